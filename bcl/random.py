@@ -1,0 +1,89 @@
+"""Randomness as a function of its keys, without generator state.
+
+The same keys give the same numbers on every device, rank and worker, before and after a resume.
+"""
+
+import torch
+from torch import Tensor
+
+_GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed 64-bit integer
+_MIX_1 = -4658895280553007687  # 0xBF58476D1CE4E5B9
+_MIX_2 = -7723592293110705685  # 0x94D049BB133111EB
+
+
+def _as_signed(value: int) -> int:
+    """Fold a Python integer of any size into the signed 64-bit range."""
+    return (value + 2**63) % 2**64 - 2**63
+
+
+def _shift_right(x: Tensor, bits: int) -> Tensor:
+    """Logical right shift; torch's own is arithmetic on signed integers."""
+    return (x >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def _mix(x: Tensor) -> Tensor:
+    """Finaliser of SplitMix64: every input bit reaches every output bit."""
+    x = (x ^ _shift_right(x, 30)) * _MIX_1
+    x = (x ^ _shift_right(x, 27)) * _MIX_2
+    return x ^ _shift_right(x, 31)
+
+
+def hash64(*keys: int | Tensor, device: torch.device | str | None = None) -> Tensor:
+    """Hash broadcast integer keys to 64 random bits each.
+
+    Args:
+        keys: integers or int64 tensors, broadcast against one another; their order matters.
+        device: where the result lies when all keys are plain integers.
+
+    Returns:
+        int64 tensor of the broadcast shape.
+
+    Example:
+        >>> hash64(0, torch.arange(3)).equal(hash64(0, torch.arange(3)))
+        True
+    """
+    where = next((key.device for key in keys if isinstance(key, Tensor)), device)
+    state = torch.zeros((), dtype=torch.int64, device=where)
+    for key in keys:
+        value = key.to(torch.int64) if isinstance(key, Tensor) else _as_signed(key)
+        state = _mix((state ^ value) + _GOLDEN)
+    return state
+
+
+def uniform(*keys: int | Tensor, device: torch.device | str | None = None) -> Tensor:
+    """Uniform float32 numbers in [0, 1), 24 random bits each, as a function of the keys.
+
+    Args:
+        keys: as in `hash64`, for example ``seed, epoch, ids, view, stream``.
+        device: where the result lies when all keys are plain integers.
+
+    Returns:
+        float32 tensor of the broadcast shape.
+
+    Example:
+        >>> u = uniform(0, torch.arange(1000))
+        >>> bool((u >= 0).all() and (u < 1).all())
+        True
+    """
+    bits = _shift_right(hash64(*keys, device=device), 40)
+    return bits.to(torch.float32) * 2.0**-24
+
+
+def permutation(n: int, *keys: int, device: torch.device | str | None = None) -> Tensor:
+    """Random order of ``0 .. n-1`` as a function of the keys.
+
+    Args:
+        n: how many positions.
+        keys: integers, for example ``seed, epoch``.
+        device: where the result lies.
+
+    Returns:
+        (n,) int64 permutation.
+
+    Example:
+        >>> sorted(permutation(5, 7, 0).tolist())
+        [0, 1, 2, 3, 4]
+    """
+    index = torch.arange(n, dtype=torch.int64, device=device)
+    # Stable sort: equal hashes (one chance in 2**64 a pair) keep one order everywhere.
+    return torch.sort(hash64(*keys, index), stable=True).indices
