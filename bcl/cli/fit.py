@@ -13,6 +13,7 @@ from bcl.cli.messages import readable_error
 from bcl.configuration import Config, find_config, merge
 from bcl.errors import InputError
 
+KEYS = ("seed_everything", "model", "data", "trainer")
 EXAMPLES = """Pretrain from a named configuration (`bcl configs` lists them) or a YAML file.
 
 examples:
@@ -40,29 +41,17 @@ def main(arguments: list[str]) -> int:
         raise InputError(
             "`bcl fit` needs jsonargparse; install it with pip install 'bcl-cacr[cli]'."
         ) from None
+    from bcl.learners.training import fit
+
     arguments, config, name = _resolve_configs(arguments)
     with _program_name("bcl fit"):
         cli = _build(arguments, config, name)
     resume = _checkpoint(cli)
-    try:
-        cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=resume)
-    except RuntimeError as error:
-        cause = _input_error(error)
-        if cause is None:
-            raise
-        raise cause from None
-    if cli.trainer.interrupted:
-        raise KeyboardInterrupt
+    fit(cli.trainer, cli.model, cli.datamodule, resume)
     last = Path(cli.trainer.default_root_dir) / "checkpoints" / "last.ckpt"
     if cli.trainer.is_global_zero:
         print(f"Checkpoint: {last}")
     return 0
-
-
-def _input_error(error: BaseException) -> InputError | None:
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return error if isinstance(error, InputError) else None
 
 
 def _resolve_configs(arguments: list[str]) -> tuple[list[str], Config, str]:
@@ -101,9 +90,9 @@ def _build(arguments: list[str], config: Config, name: str) -> Any:
     from jsonargparse import ArgumentError
     from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
-    from bcl import provenance
     from bcl.checkpoints import AtomicCheckpointIO
     from bcl.learners.callbacks import run_callbacks
+    from bcl.learners.training import new_record
 
     class FitCLI(LightningCLI):
         """Adds the run's own options, its record and its atomic checkpoints."""
@@ -144,18 +133,9 @@ def _build(arguments: list[str], config: Config, name: str) -> Any:
             folder = Path(settings.default_root_dir)
             _make_writable(folder)
             self._dump_config()
-            record = {
-                "name": self.config.name,
-                "method": type(self.model).__name__,
-                "seed": self.config.seed_everything,
-                "config": {
-                    key: self.config_dump[key]
-                    for key in ("seed_everything", "model", "data", "trainer")
-                },
-                "commit": provenance.commit(),
-                "versions": provenance.versions(),
-                "hardware": provenance.hardware(),
-            }
+            config = {key: self.config_dump[key] for key in KEYS}
+            seed = self.config.seed_everything
+            record = new_record(self.config.name, self.model, seed, config)
             epochs = settings.max_epochs or 0
             callbacks = run_callbacks(
                 record, folder, self.config.checkpoint_every, short=0 < epochs <= 3
