@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Pretrain both methods from one seed, probe them and write the report."""
     from bcl.cli.output import new_folder
-    from bcl.evaluation import render_report
+    from bcl.evaluation import render_report, text_table
 
     if args.epochs is not None and args.epochs < 1:
         raise InputError(f"--epochs must be at least 1, got {args.epochs}.")
