@@ -124,7 +124,7 @@ class BoostedRandAugment(nn.Module):
         magnitude = self.magnitudes(scores, ids, epoch, seed)  # (B,)
         streams = torch.arange(5 * self.num_ops, device=ids.device) + _FIRST
         u = uniform(hash64(seed, epoch, ids, view)[:, None], streams)  # (B, 5 k)
-        op, coin, sign, centre_x, centre_y = u.unflatten(1, (self.num_ops, 5)).unbind(2)
+        op, coin, sign, centre_x, centre_y = u.view(-1, self.num_ops, 5).unbind(2)
         return BoostParams(
             op=(op * len(OPS)).to(torch.int64),
             active=coin < scores[:, None],
@@ -183,9 +183,9 @@ class BoostedRandAugment(nn.Module):
         ids = check_ids(ids, images)
         scores = check_scores(scores, images)
         params = self.sample(scores, ids, epoch, view)
-        return self.apply(images, params)  # type: ignore[return-value,arg-type]
+        return self.transform(images, params)
 
-    def apply(self, images: Tensor, params: BoostParams) -> Tensor:  # type: ignore[override]
+    def transform(self, images: Tensor, params: BoostParams) -> Tensor:
         """Apply stored parameters to pictures, uint8 or float in [0, 1]."""
         if images.dtype == torch.uint8:
             return self.apply_levels(images.to(torch.float32), params).to(torch.uint8)

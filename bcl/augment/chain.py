@@ -100,8 +100,8 @@ def _blur_weights(sigma: Tensor, size: int) -> Tensor:
     total = weight(there - place)
     if size > 1:
         # Mirrored about the first and the last pixel, which themselves are not repeated.
-        inner = (place > 0) & (place < size - 1)
         left, right = weight(there + place), weight(there - (2 * (size - 1) - place))
-        total = total + torch.where(place > 0, left, 0.0) + torch.where(place < size - 1, right, 0.0)
-        del inner
+        total = (
+            total + torch.where(place > 0, left, 0.0) + torch.where(place < size - 1, right, 0.0)
+        )
     return total / total.sum(dim=2, keepdim=True)

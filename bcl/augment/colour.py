@@ -73,14 +73,18 @@ def shift_hue(x: Tensor, shift: Tensor, exact: bool) -> Tensor:
     value = x.amax(dim=1)
     chroma = value - x.amin(dim=1)
     safe = torch.where(chroma == 0, 1.0, chroma)
+    to_red, to_green, to_blue = ((value - y) / safe for y in (red, green, blue))
     sector = torch.where(
         value == red,
-        (green - blue) / safe,
-        torch.where(value == green, (blue - red) / safe + 2, (red - green) / safe + 4),
+        to_blue - to_green,
+        torch.where(value == green, to_red - to_blue + 2, to_green - to_red + 4),
     )
     turns = shift[:, None, None]
     if exact:
-        hue = ((sector / 6 + 1) % 1 * 255).floor()
+        # Pillow turns sectors into turns in double precision, keeps them in single, and scales
+        # them in double; pixels whose hue is a whole level of 255 depend on it.
+        hue = ((sector.to(torch.float64) / 6 + 1) % 1).to(torch.float32)
+        hue = (hue.to(torch.float64) * 255).floor().to(torch.float32)
         # torchvision adds int(shift * 255) in unsigned bytes, so the sum wraps around.
         hue = (hue + (turns * 255).trunc()) % 256
         saturation = (chroma / torch.where(value == 0, 1.0, value) * 255).floor()

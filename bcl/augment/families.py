@@ -84,7 +84,7 @@ def warp(x: Tensor, op: Tensor, value: Tensor) -> Tensor:
     index = from_y.clamp(0, height - 1) * width + from_x.clamp(0, width - 1)
     flat = x.flatten(2)  # (R, C, HW)
     picked = flat.gather(2, index.flatten(1)[:, None].expand_as(flat)).view_as(x)
-    return picked * inside[:, None]
+    return torch.where(inside[:, None], picked, 0.0)
 
 
 def channel_histogram(x: Tensor) -> Tensor:
@@ -98,7 +98,8 @@ def channel_histogram(x: Tensor) -> Tensor:
     """
     index = x.flatten(2).to(torch.int64)
     counts = torch.zeros(*x.shape[:2], 256, device=x.device)
-    return counts.scatter_add_(2, index, torch.ones_like(x.flatten(2)))
+    counts.scatter_add_(2, index, torch.ones_like(x.flatten(2)))
+    return counts
 
 
 def _equalized(counts: Tensor) -> Tensor:
@@ -130,7 +131,8 @@ def lookup_table(x: Tensor, op: Tensor, value: Tensor, monotone: bool) -> Tensor
     low = x.amin(dim=(2, 3))[:, :, None].to(torch.float64)  # (R, 3, 1)
     high = x.amax(dim=(2, 3))[:, :, None].to(torch.float64)
     # The order of the operations is Pillow's: the product may fall just under a whole number.
-    scale = 255.0 / (high - low).clamp(min=1)
+    # (255 / tensor would be computed as a reciprocal times 255, which rounds twice.)
+    scale = torch.full_like(low, 255.0) / (high - low).clamp(min=1)
     stretched = (level * scale + -low * scale).trunc().clamp(0, 255)
     stretched = torch.where(high > low, stretched, level)
     equalized = _equalized(channel_histogram(x)).to(torch.float64)

@@ -94,23 +94,25 @@ class ContrastiveViews(nn.Module):
                 f"{num_local!r}."
             )
         if num_local and local_size is None:
-            raise InputError("num_local needs local_size, the side of the local views; 96 is usual.")
+            raise InputError(
+                "num_local needs local_size, the side of the local views; 96 is usual."
+            )
         self.local_size = None if local_size is None else check_size("local_size", local_size)
         if (mean is None) != (std is None):
             raise InputError("mean and std go together; give both or neither.")
         self.mean, self.std = mean, std
         self.settings = ChainSettings(
-            scale=tuple(scale),
-            ratio=tuple(ratio),
+            scale=scale,
+            ratio=ratio,
             flip=flip,
-            jitter=tuple(jitter),
+            jitter=jitter,
             jitter_probability=jitter_probability,
             grey_probability=grey_probability,
             blur_probability=blur_probability,
-            blur_sigma=tuple(blur_sigma),
+            blur_sigma=blur_sigma,
             solarize_probability=solarize_probability,
         )
-        self.local_settings = ChainSettings(**{**vars(self.settings), "scale": tuple(local_scale)})
+        self.local_settings = ChainSettings(**{**vars(self.settings), "scale": local_scale})
         check_settings(self.settings)
         check_settings(self.local_settings)
 
@@ -144,9 +146,7 @@ class ContrastiveViews(nn.Module):
             drawn.append(params)
         return drawn
 
-    def apply(  # type: ignore[override]
-        self, images: Tensor, params: list[ViewParams]
-    ) -> Tensor | list[Tensor]:
+    def transform(self, images: Tensor, params: list[ViewParams]) -> Tensor | list[Tensor]:
         """Make the views that ``params`` describe (from `sample`, or stored ones).
 
         Args:
@@ -193,7 +193,7 @@ class ContrastiveViews(nn.Module):
         if self.boost is not None:
             scores = check_scores(scores, images)
         rows, cols = images.shape[2:]
-        return self.apply(images, self.sample(ids, (rows, cols), scores, epoch))
+        return self.transform(images, self.sample(ids, (rows, cols), scores, epoch))
 
     def _stack(self, images: Tensor, params: list[ViewParams], size: tuple[int, int]) -> Tensor:
         count = images.shape[0]
