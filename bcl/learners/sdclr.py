@@ -16,7 +16,7 @@ _DOT = "/"
 
 
 class SDCLR(SimCLR):
-    r"""Self-damaging contrastive learning: view 1 through the network, view 2 through its pruned self.
+    r"""Self-damaging contrastive learning: view 2 goes through the pruned network.
 
     .. math:: z_1 = g(f_\theta(x_1)), \qquad z_2 = \tilde g(f_{\theta \odot m}(x_2))
 
