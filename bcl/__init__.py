@@ -45,5 +45,5 @@ _HOMES = {
     "nt_xent": "bcl.functional",
     "shot_groups": "bcl.shots",
 }
-__all__ = sorted(_HOMES)  # noqa: PLE0605
+__all__ = sorted(_HOMES)
 __getattr__ = lazy_names(__name__, _HOMES)

@@ -12,5 +12,5 @@ _HOMES = {
     "CACRLoss": "cacr.loss",
     "cacr_terms": "cacr.functional",
 }
-__all__ = sorted(_HOMES)  # noqa: PLE0605
+__all__ = sorted(_HOMES)
 __getattr__ = lazy_names(__name__, _HOMES)

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from bcl.evaluation.report import render_report as render_report
     from bcl.evaluation.results import ProbeReport as ProbeReport
     from bcl.evaluation.suite import evaluate as evaluate
+    from bcl.evaluation.text import text_table as text_table
 
 _HOMES = {
     "ProbeReport": "bcl.evaluation.results",
@@ -19,6 +20,7 @@ _HOMES = {
     "extract_features": "bcl.evaluation.features",
     "fit_linear_probe": "bcl.evaluation.linear",
     "render_report": "bcl.evaluation.report",
+    "text_table": "bcl.evaluation.text",
 }
 __all__ = sorted(_HOMES)
 __getattr__ = lazy_names(__name__, _HOMES)

@@ -49,8 +49,8 @@ def evaluate(
         data: a datamodule that is set up: ``probe_set()``, ``test_set()``, ``train_set()``,
             ``few_shot(shots, draw)``, ``class_counts``, ``class_names``, ``num_classes``.
         protocols: names, see `bcl.evaluation.protocols.parse_protocols`.
-        rule: main grouping rule, ``"thirds"`` or ``"thresholds"``; thirds up to 100 classes and
-            32 px as in the CIFAR papers, else thresholds. Both are in the report.
+        rule: main grouping rule, ``"thirds"`` or ``"thresholds"``; the data's ``group_rule`` if
+            not given. Both are in the report.
         record: what was run, copied into the report.
         tracker: the run's `bcl.MemorizationTracker`, if it has one.
         batch_size: pictures encoded at a time.
@@ -134,7 +134,16 @@ def evaluate(
 
 
 def default_rule(data: Any) -> str:
-    """The grouping rule that the literature uses on such data; named in every report."""
+    """The data set's own ``group_rule``, or else what the literature uses on data of its kind.
+
+    Args:
+        data: the datamodule.
+
+    Returns:
+        A name of `bcl.shots.RULES`.
+    """
+    if getattr(data, "group_rule", None) is not None:
+        return str(data.group_rule)
     small = int(getattr(data, "image_size", 32)) <= 32 and 3 <= int(data.num_classes) <= 100
     return "thirds" if small else "thresholds"
 
