@@ -143,15 +143,17 @@ class EpochBar(TQDMProgressBar):
             self._bar.close()
 
 
-def progress_callback(name: str, short: bool = False) -> Callback:
-    """A bar in a terminal (one over the epochs if the run is short), plain lines elsewhere."""
-    if not sys.stderr.isatty():
-        return PlainProgress(name)
-    return EpochBar(name) if short else TQDMProgressBar()
+def in_terminal() -> bool:
+    """Whether a bar can be drawn: standard error, where bars go, is a terminal."""
+    return sys.stderr.isatty()
 
 
 def run_callbacks(
-    record: dict[str, Any], folder: str | Path, every_n_epochs: int = 1, short: bool = False
+    record: dict[str, Any],
+    folder: str | Path,
+    every_n_epochs: int = 1,
+    progress: bool = True,
+    short: bool = False,
 ) -> list[Callback]:
     """What every recorded run needs: recorder, checkpoints, progress.
 
@@ -159,10 +161,12 @@ def run_callbacks(
         record: see `RunRecorder`.
         folder: the run's folder; checkpoints go to ``checkpoints/last.ckpt`` below it.
         every_n_epochs: how often a checkpoint is written.
-        short: whether the run is short enough for one bar over all epochs.
+        progress: whether to show any.
+        short: whether the epochs are so short that one bar over all of them is better.
 
     Returns:
-        Callbacks for ``Trainer(callbacks=…)``.
+        Callbacks for ``Trainer(callbacks=…)``. Without a terminal there is no bar but a plain line
+        now and then, and the trainer needs ``enable_progress_bar=False``.
     """
     checkpoints = ModelCheckpoint(
         dirpath=Path(folder) / "checkpoints",
@@ -173,4 +177,10 @@ def run_callbacks(
         save_on_train_epoch_end=True,
         enable_version_counter=False,
     )
-    return [RunRecorder(record, folder), checkpoints, progress_callback(record["name"], short)]
+    callbacks: list[Callback] = [RunRecorder(record, folder), checkpoints]
+    name = record["name"]
+    if progress and not in_terminal():
+        callbacks.append(PlainProgress(name))
+    elif progress:
+        callbacks.append(EpochBar(name) if short else TQDMProgressBar())
+    return callbacks
