@@ -75,8 +75,8 @@ def run(args: argparse.Namespace) -> int:
             raise InputError(f"cannot write to {folder}: {error.strerror}.") from error
 
     import torch
-    from bcl.checkpoints import load_run
 
+    from bcl.checkpoints import load_run
     from bcl.evaluation import evaluate
     from bcl.evaluation.text import text_table
 
