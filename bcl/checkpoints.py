@@ -90,7 +90,7 @@ def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, An
             f"{file} has checkpoint format {version!r}, this version reads {FORMAT}; "
             "update bcl-cacr."
         )
-    return content  # type: ignore[no-any-return]
+    return content
 
 
 def load_run(path: str | Path, trusted: tuple[str, ...] = ()) -> Run:

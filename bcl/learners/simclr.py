@@ -165,15 +165,15 @@ class SimCLR(pl.LightningModule):
         if stage != "fit":
             return
         data: Any = getattr(self.trainer, "datamodule", None)
-        samples = getattr(data, "num_samples", None)
+        samples: Any = getattr(data, "num_samples", None)
         if self.tracker is None and samples is None:
             raise InputError(
                 f"the tracker's size is not known: give {type(self).__name__}(num_samples=N), or "
                 "train with a datamodule that has num_samples."
             )
         if self.tracker is None:
-            self._make_tracker(int(samples))
-        elif samples is not None and self.tracker.num_samples != int(samples):
+            self._make_tracker(samples)
+        elif samples is not None and self.tracker.num_samples != samples:
             raise InputError(
                 f"the learner tracks {self.tracker.num_samples} samples but the datamodule has "
                 f"{samples}; train on the data that it was made for, or make a new learner."
