@@ -72,7 +72,7 @@ def build_optimizer(
     if name == "adamw":
         return torch.optim.AdamW(parameters, lr=learning_rate, betas=betas)
     if name == "lars":
-        from timm.optim import Lars
+        from timm.optim.lars import Lars
 
-        return Lars(parameters, lr=learning_rate, momentum=momentum)  # type: ignore[no-any-return]
+        return Lars(parameters, lr=learning_rate, momentum=momentum)
     raise unknown_name("optimizer", name, OPTIMIZERS)

@@ -211,16 +211,24 @@ class SimCLR(pl.LightningModule):
         """Build the optimiser; warm-up and cosine by the step."""
         groups = parameter_groups([self], self.weight_decay, self.decay_norm_and_bias)
         optimizer = build_optimizer(self.optimizer_name, groups, self.learning_rate, self.momentum)
-        total = int(self.trainer.estimated_stepping_batches)
-        epochs = self.trainer.max_epochs or 1
-        warmup = round(self.warmup_epochs * total / max(epochs, 1))
+        epochs = self.trainer.max_epochs
+        if epochs is None or epochs < 1:
+            raise InputError(
+                f"the cosine schedule needs to know its end; set max_epochs to at least 1, "
+                f"not {epochs!r}."
+            )
 
         def factor(step: int) -> float:
+            # Step 0 is asked for here and now, but the number of steps only once training runs:
+            # asked earlier, Lightning makes the loaders before it restores their position.
+            if step == 0:
+                return 0.0 if self.warmup_epochs else 1.0
+            total = int(self.trainer.estimated_stepping_batches)
             rate = warmup_cosine(
                 step,
                 base=self.learning_rate,
                 total=total,
-                warmup=min(warmup, total),
+                warmup=min(round(self.warmup_epochs * total / epochs), total),
                 minimum=self.min_learning_rate,
             )
             return rate / self.learning_rate
