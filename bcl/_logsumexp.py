@@ -7,6 +7,8 @@ right, and need the whole matrix.
 Exponentials are to the base 2, which several CPUs compute many times faster than those to e.
 """
 
+# ruff: noqa: ARG001, ARG004 -- shape functions and autograd hooks have the signatures torch calls
+
 import math
 from typing import Any
 
@@ -63,7 +65,7 @@ def gram_logsumexp(z: Tensor, chunk_size: int | None = None) -> Tensor:
     if block == 0:
         return _dense_rows(z, z, 0)
     if chunk_size is None:  # the thinner the blocks, the less of the lower triangle is computed
-        block = min(block, max(-(-n // 8), 32))
+        block = min(block, max(-(-n // 8), 128))
     result: Tensor = _GramLogSumExp.apply(z, block)
     return result
 
@@ -148,7 +150,9 @@ def _gram_backward(grad: Tensor, z: Tensor, logsumexp: Tensor, block: int) -> Te
             rows, columns = z[start:stop], z[start:]
             logits = _logits(rows, columns, buffer)  # (r, n - start), base 2
             # Pair (i, j) counts in row i and, by symmetry, in row j.
-            share = torch.sub(logits, base_2[start:stop, None], out=other[: logits.numel()].view_as(logits))
+            share = torch.sub(
+                logits, base_2[start:stop, None], out=other[: logits.numel()].view_as(logits)
+            )
             share.exp2_().mul_(grad[start:stop, None])
             logits.sub_(base_2[start:]).exp2_()
             share.addcmul_(logits, grad[start:])
@@ -182,8 +186,14 @@ def _(x: Tensor, y: Tensor, skip: int | None, block: int) -> Tensor:
 
 @_rows_backward.register_fake
 def _(
-    grad: Tensor, x: Tensor, y: Tensor, logsumexp: Tensor, skip: int | None, block: int,
-    x_wanted: bool, y_wanted: bool,
+    grad: Tensor,
+    x: Tensor,
+    y: Tensor,
+    logsumexp: Tensor,
+    skip: int | None,
+    block: int,
+    x_wanted: bool,
+    y_wanted: bool,
 ) -> tuple[Tensor, Tensor]:
     return (
         torch.empty_like(x) if x_wanted else x.new_empty(0),
@@ -206,7 +216,8 @@ class _RowLogSumExp(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, y: Tensor, skip: int | None, block: int) -> Tensor:
-        return _rows(x, y, skip, block)
+        result: Tensor = _rows(x, y, skip, block)
+        return result
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -228,7 +239,8 @@ class _RowLogSumExpBackward(torch.autograd.Function):
 
     @staticmethod
     def forward(*inputs: Any) -> tuple[Tensor, Tensor]:
-        return _rows_backward(*inputs)
+        grads: tuple[Tensor, Tensor] = _rows_backward(*inputs)
+        return grads
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -251,7 +263,8 @@ class _GramLogSumExp(torch.autograd.Function):
 
     @staticmethod
     def forward(z: Tensor, block: int) -> Tensor:
-        return _gram(z, block)
+        result: Tensor = _gram(z, block)
+        return result
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -269,7 +282,8 @@ class _GramLogSumExpBackward(torch.autograd.Function):
 
     @staticmethod
     def forward(grad: Tensor, z: Tensor, logsumexp: Tensor, block: int) -> Tensor:
-        return _gram_backward(grad, z, logsumexp, block)
+        result: Tensor = _gram_backward(grad, z, logsumexp, block)
+        return result
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

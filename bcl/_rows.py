@@ -16,7 +16,7 @@ LN_2 = math.log(2)
 
 # Pairs up to which the dense form is quicker (measured with benchmarks/losses.py), and pairs of a
 # block: on a CPU a block should stay in its cache, on a GPU it should fill the device.
-DENSE_PAIRS = {"cpu": 2**14, "other": 2**22}
+DENSE_PAIRS = {"cpu": 2**16, "other": 2**22}
 BLOCK_PAIRS = {"cpu": 2**19, "other": 2**25}
 SMALLEST_BLOCK = 64  # rows; thinner matrix products lose more than caches give
 
@@ -97,13 +97,13 @@ def fill_own(matrix: Tensor, skip: int | None, value: float, start: int = 0) -> 
     """Write ``value`` in place where column = row + ``start`` + ``skip``: a sample with itself.
 
     Args:
-        matrix: (r, m), the rows from ``start`` on.
+        matrix: (r, m) or (r, S, m), the rows from ``start`` on.
         skip: column of row 0 in the whole matrix; None fills nothing.
         value: what to write.
         start: row of the whole matrix that the block's first row is.
     """
     if skip is not None:
-        matrix.diagonal(skip + start).fill_(value)
+        matrix.diagonal(skip + start, 0, -1).fill_(value)
 
 
 def own_pairs(rows: int, columns: int, skip: int, device: torch.device) -> Tensor:

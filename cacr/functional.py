@@ -9,7 +9,7 @@ from torch import Tensor
 from bcl._rows import unit_rows
 from bcl.distributed import gather_rows, rank, row_counts, sum_over_ranks, world_size
 from bcl.errors import InputError, unknown_name
-from bcl.functional import REDUCTIONS, Reduction, reduce_samples
+from bcl.functional import Reduction, reduce_samples
 
 Cost = Literal["euclidean", "rbf"]
 Weights = Literal["conditional", "uniform"]
@@ -91,7 +91,7 @@ def cacr_terms(
         repel = repel.mean(0)
         known = total if spread else None
         return CACRTerms(
-            reduce_samples(attract, reduction, known), reduce_samples(repel, reduction, known)
+            reduce_samples(attract, reduction, total), reduce_samples(repel, reduction, total)
         )
 
 
