@@ -1,10 +1,10 @@
-"""Softmin-weighted cost of a row against many columns, without the matrix of all pairs.
+r"""Softmin-weighted cost of a row against many columns, without the matrix of all pairs.
 
-For unit rows :math:`x_i` and columns :math:`y_j` with :math:`c_{ij} = \\lVert x_i - y_j\\rVert^2`,
+For unit rows :math:`x_i` and columns :math:`y_j` with :math:`c_{ij} = \lVert x_i - y_j\rVert^2`,
 
-.. math:: r_i = \\sum_j w_{ij} h(c_{ij}), \\qquad w_{ij} = \\mathrm{softmax}_j(-t c_{ij})
+.. math:: r_i = \sum_j w_{ij} h(c_{ij}), \qquad w_{ij} = \mathrm{softmax}_j(-t c_{ij})
 
-where h is the identity (Euclidean cost) or :math:`\\exp(-s c)` (RBF cost); t = 0 gives uniform
+where h is the identity (Euclidean cost) or :math:`\exp(-s c)` (RBF cost); t = 0 gives uniform
 weights. The distances come from dot products, block by block, and again in the backward pass.
 """
 
@@ -299,7 +299,9 @@ class _SoftminCostBackward(torch.autograd.Function):
             return [part for part, yes in zip(pair, ctx.wanted, strict=True) if yes]
 
         def first(grad: Tensor, x: Tensor, y: Tensor) -> list[Tensor]:
-            grads = torch.func.vjp(lambda a, b: dense_cost(a, b, bank, *ctx.settings), x, y)[1](grad)
+            grads = torch.func.vjp(lambda a, b: dense_cost(a, b, bank, *ctx.settings), x, y)[1](
+                grad
+            )
             return keep(grads)
 
         second = torch.func.vjp(first, grad, x, y)[1](keep(cotangents))
