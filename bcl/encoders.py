@@ -227,7 +227,7 @@ def create_encoder(
     except TypeError as error:
         raise InputError(f"encoder '{name}' cannot be built so: {error}.") from None
 
-    import timm  # noqa: PLC0415 - heavy, and not needed for our own networks
+    import timm
 
     if not timm.is_model(name):
         raise unknown_name("encoder", name, [*_OWN, "small_alexnet", *timm.list_models()])

@@ -12,5 +12,5 @@ _HOMES = {
     "DigitsLT": "datamodules.digits",
     "ImageFolderLT": "datamodules.folder",
 }
-__all__ = sorted(_HOMES)  # noqa: PLE0605
+__all__ = sorted(_HOMES)
 __getattr__ = lazy_names(__name__, _HOMES)

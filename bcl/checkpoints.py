@@ -1,0 +1,137 @@
+"""Checkpoints: written whole or not at all, read back into the learner that wrote them."""
+
+import pickle
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning.plugins.io import TorchCheckpointIO
+
+from bcl.errors import InputError
+from bcl.files import atomic_write
+from bcl.instantiate import instantiate
+
+FORMAT = 1
+KEY = "bcl"  # where a checkpoint holds the run's record
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Write checkpoints beside their target, sync, and rename: a reader never sees a part.
+
+    Lightning's own goes through the system's temporary folder, and across file systems its last
+    step is a copy.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
+    ) -> None:
+        """Save a checkpoint atomically."""
+        del storage_options
+        atomic_write(path, lambda file: torch.save(checkpoint, file))
+
+    def load_checkpoint(
+        self, path: Any, map_location: Any = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Load tensors and plain values; a foreign or broken file is refused with the reason."""
+        del weights_only  # tensors and plain values always
+        return read_checkpoint(path, map_location)
+
+
+@dataclass
+class Run:
+    """A pretrained learner, its datamodule (not set up) and the record of its run."""
+
+    learner: Any
+    data: Any
+    record: dict[str, Any]
+    path: Path
+
+
+def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
+    """Read a checkpoint of this library.
+
+    Args:
+        path: the file.
+        map_location: as in ``torch.load``.
+
+    Returns:
+        The checkpoint; its ``"bcl"`` entry holds format and record.
+
+    Raises:
+        InputError: missing, unreadable, truncated, of another library, or of a newer format.
+    """
+    file = Path(path)
+    if file.is_dir():
+        raise InputError(f"{file} is a folder; name a checkpoint in it, such as last.ckpt.")
+    try:
+        content = torch.load(file, map_location=map_location, weights_only=True)
+    except FileNotFoundError:
+        raise InputError(f"no checkpoint {file}; `bcl fit` writes checkpoints/last.ckpt.") from None
+    except OSError as error:
+        raise InputError(f"cannot read checkpoint {file}: {error.strerror or error}.") from None
+    except (RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile, ValueError):
+        if zipfile.is_zipfile(file):
+            why = "it holds objects other than tensors and plain values"
+        else:
+            why = "it is truncated or not a PyTorch file"
+        others = sorted(other.name for other in file.parent.glob("*.ckpt") if other != file)
+        beside = f" Beside it: {', '.join(others)}." if others else ""
+        raise InputError(f"{file} is not a checkpoint of this library: {why}.{beside}") from None
+    if not isinstance(content, dict) or KEY not in content or "state_dict" not in content:
+        raise InputError(
+            f"{file} was written by another program: it has no '{KEY}' record. Take a checkpoint "
+            "that `bcl fit` wrote."
+        )
+    version = content[KEY].get("format")
+    if version != FORMAT:
+        raise InputError(
+            f"{file} has checkpoint format {version!r}, this version reads {FORMAT}; "
+            "update bcl-cacr."
+        )
+    return content  # type: ignore[no-any-return]
+
+
+def load_run(path: str | Path, trusted: tuple[str, ...] = ()) -> Run:
+    """Rebuild a learner with its weights and tracker, and its datamodule, from a checkpoint.
+
+    Args:
+        path: a checkpoint that `bcl fit` or the quickstart wrote.
+        trusted: packages besides this library whose classes the configuration may name.
+
+    Returns:
+        The run; the learner is in evaluation mode on the CPU.
+
+    Raises:
+        InputError: a broken or foreign checkpoint, or one of another model.
+    """
+    content = read_checkpoint(path)
+    record = dict(content[KEY]["record"])
+    config = record.get("config") or {}
+    if "model" not in config or "data" not in config:
+        raise InputError(
+            f"{path} does not say how its learner was built; it can be resumed by the program "
+            "that wrote it, but not opened by itself."
+        )
+    learner = instantiate(config["model"], trusted)
+    load_weights(learner, content["state_dict"], path)
+    learner.eval()
+    return Run(learner, instantiate(config["data"], trusted), record, Path(path))
+
+
+def load_weights(learner: Any, state: dict[str, Any], path: str | Path) -> None:
+    """Load a state dict strictly; the error of another model names what differs, briefly."""
+    own = learner.state_dict()
+    missing = [name for name in own if name not in state]
+    extra = [name for name in state if name not in own and not name.startswith("tracker.")]
+    shapes = [name for name in own if name in state and own[name].shape != state[name].shape]
+    if missing or extra or shapes:
+        shown = (missing or extra or shapes)[0]
+        what = "is missing" if missing else "is unknown" if extra else "has another shape"
+        raise InputError(
+            f"{path} is a checkpoint of another model: {len(missing)} tensors missing, "
+            f"{len(extra)} unknown, {len(shapes)} of another shape (first: '{shown}' {what}). "
+            "Use the configuration that it was trained with."
+        )
+    learner.load_state_dict(state)

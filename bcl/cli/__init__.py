@@ -1,0 +1,82 @@
+"""The command ``bcl``: one module per command, each with ``add_arguments`` and ``run``."""
+
+import argparse
+import importlib
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+
+from bcl.errors import InputError, unknown_name
+
+# Command: what it does, in one line. Modules are imported when their command is called.
+COMMANDS = {
+    "quickstart": "pretrain SimCLR and BCL-I on long-tailed digits, probe both, write a report",
+    "fit": "pretrain from a named configuration or a YAML file",
+    "probe": "evaluate checkpoints with linear probes on frozen features",
+    "report": "write one HTML page from the results of one or more probes",
+    "configs": "list the named configurations, or print one",
+}
+
+
+def _usage() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {about}" for name, about in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: bcl COMMAND [OPTIONS]",
+            "",
+            "Self-supervised learning on long-tailed data.",
+            "",
+            *lines,
+            "",
+            "`bcl COMMAND --help` explains a command; `bcl --version` prints the version.",
+        ]
+    )
+
+
+def _run(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in {"-h", "--help"}:
+        print(_usage())
+        return 0 if arguments else 2
+    name, rest = arguments[0], arguments[1:]
+    if name == "--version":
+        from bcl import __version__
+
+        print(f"bcl-cacr {__version__}")
+        return 0
+    if name not in COMMANDS:
+        raise unknown_name("command", name, COMMANDS)
+    module: ModuleType = importlib.import_module(f"bcl.cli.{name}")
+    if name == "fit":  # LightningCLI parses its own options
+        return int(module.main(rest))
+    parser = argparse.ArgumentParser(f"bcl {name}", description=f"{COMMANDS[name].capitalize()}.")
+    module.add_arguments(parser)
+    return int(module.run(parser.parse_args(rest)))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        arguments: the words after ``bcl``; those of the process if not given.
+
+    Returns:
+        The exit status: 0, 2 for bad input, 130 after an interrupt.
+    """
+    try:
+        return _run(list(sys.argv[1:] if arguments is None else arguments))
+    except InputError as error:
+        print(f"bcl: error: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # the reader of our output left, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except OSError as error:
+        place = f" {error.filename}:" if error.filename else ""
+        print(f"bcl: error:{place} {error.strerror or error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("bcl: interrupted", file=sys.stderr)
+        return 130

@@ -1,0 +1,7 @@
+"""``python -m bcl.cli``."""
+
+import sys
+
+from bcl.cli import main
+
+sys.exit(main())

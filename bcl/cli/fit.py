@@ -1,0 +1,209 @@
+"""``bcl fit``: pretraining, every option typed and documented by LightningCLI."""
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from bcl.cli.messages import readable_error
+from bcl.cli.quiet import quiet_lightning
+from bcl.configuration import Config, find_config, merge
+from bcl.errors import InputError, find_input_error
+
+KEYS = ("seed_everything", "model", "data", "trainer")
+EXAMPLES = """Pretrain from a named configuration (`bcl configs` lists them) or a YAML file.
+
+examples:
+  bcl fit --config digits_lt/bcl_i
+  bcl fit --config image_folder/bcl_i --data.root DIR --trainer.max_epochs 3
+  bcl fit --config my.yaml --ckpt_path last
+"""
+
+
+def main(arguments: list[str]) -> int:
+    """Parse, build and train.
+
+    Args:
+        arguments: the words after ``bcl fit``.
+
+    Returns:
+        The exit status.
+
+    Raises:
+        InputError: bad configuration, option or checkpoint.
+    """
+    try:
+        import jsonargparse  # noqa: F401
+    except ImportError:
+        raise InputError(
+            "`bcl fit` needs jsonargparse; install it with pip install 'bcl-cacr[cli]'."
+        ) from None
+    from bcl.learners.training import fit
+
+    arguments, config, name = _resolve_configs(arguments)
+    with quiet_lightning():
+        with _program_name("bcl fit"):
+            cli = _build(arguments, config, name)
+        resume = _checkpoint(cli)
+        fit(cli.trainer, cli.model, cli.datamodule, resume)
+    last = Path(cli.trainer.default_root_dir) / "checkpoints" / "last.ckpt"
+    if cli.trainer.is_global_zero:
+        print(f"Checkpoint: {last}")
+    return 0
+
+
+def _resolve_configs(arguments: list[str]) -> tuple[list[str], Config, str]:
+    """Take the ``--config`` options out, compose what they name, and name the run after them."""
+    rest: list[str] = []
+    configs: list[Config] = []
+    names: list[str] = []
+    words = iter(arguments)
+    for word in words:
+        option, equals, value = word.partition("=")
+        if option not in {"--config", "-c"}:
+            rest.append(word)
+            continue
+        if not equals:
+            value = next(words, "")
+        if not value:
+            raise InputError("--config needs a name or a file; `bcl configs` lists the names.")
+        configs.append(find_config(value))
+        names.append(Path(value).stem if value.endswith((".yaml", ".yml")) else value)
+    return rest, merge({}, *configs), names[-1] if names else "run"
+
+
+@contextlib.contextmanager
+def _program_name(name: str) -> Iterator[None]:
+    """Let the parser's usage line say ``bcl fit``; LightningCLI also warns of foreign arguments."""
+    old = sys.argv
+    sys.argv = [name]
+    try:
+        yield
+    finally:
+        sys.argv = old
+
+
+def _build(arguments: list[str], config: Config, name: str) -> Any:
+    import pytorch_lightning as pl
+    from jsonargparse import ArgumentError
+    from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+
+    from bcl.checkpoints import AtomicCheckpointIO
+    from bcl.learners.callbacks import in_terminal, run_callbacks
+    from bcl.learners.training import new_record
+
+    class FitCLI(LightningCLI):
+        """Adds the run's own options, its record and its atomic checkpoints."""
+
+        def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+            parser.add_argument("--name", type=str, default=name, help="the run's name in reports")
+            parser.add_argument(
+                "--ckpt_path",
+                type=str | None,
+                default=None,
+                help="checkpoint to resume from; 'last': the newest of the run's folder",
+            )
+            parser.add_argument(
+                "--checkpoint_every", type=int, default=1, help="epochs between checkpoints"
+            )
+            parser.add_argument(
+                "--overwrite", action="store_true", help="replace a run in the same folder"
+            )
+            parser.link_arguments("seed_everything", "model.init_args.seed")
+            parser.link_arguments("seed_everything", "data.init_args.seed")
+
+        def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+            try:
+                super().parse_arguments(parser, args)
+            except ArgumentError as error:
+                options = [name for action in parser._actions for name in action.option_strings]
+                raise readable_error(str(error), options) from None
+
+        def instantiate_classes(self) -> None:
+            try:
+                super().instantiate_classes()
+            except InputError:
+                raise
+            except (ValueError, ArgumentError) as error:
+                raise find_input_error(error) or error from None
+
+        def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
+            settings = self.config.trainer
+            if settings.default_root_dir is None:
+                settings.default_root_dir = str(Path("outputs", *self.config.name.split("/")))
+            folder = Path(settings.default_root_dir)
+            _make_writable(folder)
+            self._dump_config()
+            config = {key: self.config_dump[key] for key in KEYS}
+            seed = self.config.seed_everything
+            record = new_record(self.config.name, self.model, seed, config)
+            progress = settings.enable_progress_bar is not False
+            callbacks = run_callbacks(record, folder, self.config.checkpoint_every, progress)
+            defaults = {
+                "default_root_dir": settings.default_root_dir,
+                "plugins": [AtomicCheckpointIO(), *_listed(self.config_init.trainer.plugins)],
+                "callbacks": [*callbacks, *_listed(self.config_init.trainer.callbacks)],
+                "enable_progress_bar": progress and in_terminal(),
+                # The datamodule's loader shares each global batch between the ranks itself.
+                "use_distributed_sampler": False,
+            }
+            return super().instantiate_trainer(**{**kwargs, **defaults})
+
+    return FitCLI(
+        pl.LightningModule,
+        pl.LightningDataModule,
+        save_config_callback=None,
+        seed_everything_default=0,
+        # An abbreviated option would be accepted silently, and so would many a misspelt one.
+        parser_kwargs={"exit_on_error": False, "allow_abbrev": False, "description": EXAMPLES},
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        args=["--config", yaml.safe_dump(config), *arguments] if config else arguments,
+        run=False,
+        auto_configure_optimizers=False,
+    )
+
+
+def _listed(value: Any) -> list[Any]:
+    if value is None:
+        return []
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _make_writable(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"cannot write {folder}: {error.strerror}; name a writable folder with "
+            "--trainer.default_root_dir."
+        ) from None
+    if not os.access(folder, os.W_OK):
+        raise InputError(
+            f"cannot write {folder}: permission denied; name a writable folder with "
+            "--trainer.default_root_dir."
+        )
+
+
+def _checkpoint(cli: Any) -> str | None:
+    """Find the checkpoint to resume from; refuse to mix a new run into an old one's folder."""
+    folder = Path(cli.trainer.default_root_dir)
+    last = folder / "checkpoints" / "last.ckpt"
+    asked = cli.config.ckpt_path
+    if asked is None:
+        if last.exists() and not cli.config.overwrite:
+            raise InputError(
+                f"{folder} holds a run already; resume it with --ckpt_path last, replace it with "
+                "--overwrite, or name another folder with --trainer.default_root_dir."
+            )
+        return None
+    path = last if asked == "last" else Path(asked)
+    from bcl.checkpoints import load_weights, read_checkpoint
+
+    content = read_checkpoint(path)
+    load_weights(cli.model, content["state_dict"], path)
+    return str(path)

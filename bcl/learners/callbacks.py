@@ -1,0 +1,186 @@
+"""Callbacks of a recorded run: its record in every checkpoint, progress in plain lines."""
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
+
+from bcl.checkpoints import FORMAT, KEY
+from bcl.files import write_text
+
+
+class RunRecorder(Callback):
+    """Keep the record of a run (configuration, versions, history, wall time) in its checkpoints.
+
+    Args:
+        record: what is known before the run: name, method, seed, config, commit, versions,
+            hardware.
+        folder: where ``run.json`` is written at the end.
+    """
+
+    def __init__(self, record: dict[str, Any], folder: str | Path) -> None:
+        self.record = {**record, "epochs": 0, "wall_seconds": 0.0, "history": []}
+        self.folder = Path(folder)
+        self._before = 0.0
+        self._start = time.monotonic()
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start the clock."""
+        self._before = self.record["wall_seconds"]
+        self._start = time.monotonic()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Add the epoch to the history; the scores are those that steered it."""
+        epoch = trainer.current_epoch
+        row: dict[str, Any] = {"epoch": epoch}
+        loss = trainer.callback_metrics.get("loss")
+        if loss is not None:
+            row["loss"] = float(loss)
+        if trainer.optimizers:
+            row["learning_rate"] = float(trainer.optimizers[0].param_groups[0]["lr"])
+        tracker: Any = getattr(pl_module, "tracker", None)
+        if tracker is not None:
+            row["score_mean"] = float(tracker.scores.mean())
+        history = [old for old in self.record["history"] if old["epoch"] < epoch]
+        self.record["history"] = [*history, row]
+        self.record["epochs"] = epoch + 1
+        self.record["wall_seconds"] = self._before + time.monotonic() - self._start
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Put the record into the checkpoint."""
+        self.record["wall_seconds"] = self._before + time.monotonic() - self._start
+        checkpoint[KEY] = {"format": FORMAT, "record": dict(self.record)}
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Continue the history and the clock of an interrupted run."""
+        saved = checkpoint[KEY]["record"]
+        for key in ("history", "wall_seconds", "epochs"):
+            self.record[key] = saved[key]
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write ``run.json``."""
+        if trainer.is_global_zero:
+            text = json.dumps(self.record, indent=2, default=str)
+            write_text(self.folder / "run.json", text + "\n")
+
+
+class PlainProgress(Callback):
+    """One line per epoch, at most one in ``seconds``, where there is no terminal to draw a bar.
+
+    Args:
+        name: what runs, at the start of each line.
+        seconds: the least time between two lines.
+    """
+
+    def __init__(self, name: str, seconds: float = 10.0) -> None:
+        self.name = name
+        self.seconds = seconds
+        self._last = 0.0
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Print the epoch and its loss."""
+        now = time.monotonic()
+        done = trainer.current_epoch + 1
+        if not trainer.is_global_zero:
+            return
+        if now - self._last < self.seconds and done != trainer.max_epochs:
+            return
+        self._last = now
+        loss = trainer.callback_metrics.get("loss")
+        shown = "" if loss is None else f"  loss {float(loss):.4f}"
+        print(f"{self.name}: epoch {done}/{trainer.max_epochs}{shown}", flush=True)
+
+
+class EpochBar(TQDMProgressBar):
+    """One bar over the epochs of a short run, where a bar per epoch would flicker.
+
+    Args:
+        name: what runs, before the bar.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+        self._bar: Any = None
+
+    def on_train_start(self, *_: Any) -> None:
+        """Draw the bar."""
+        from tqdm import tqdm
+
+        epochs = self.trainer.max_epochs
+        self._bar = tqdm(
+            total=epochs, initial=self.trainer.current_epoch, desc=self.name, unit="epoch"
+        )
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        """Draw no bar of the epoch's own."""
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        """Keep the terminal quiet within an epoch."""
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Advance by one epoch."""
+        loss = trainer.callback_metrics.get("loss")
+        if loss is not None:
+            self._bar.set_postfix_str(f"loss {float(loss):.3f}", refresh=False)
+        self._bar.update()
+
+    def on_train_end(self, *_: Any) -> None:
+        """Leave the finished bar on the screen."""
+        self._bar.close()
+
+    def teardown(self, *_: Any, **__: Any) -> None:
+        """Close the bar of an interrupted run."""
+        if self._bar is not None:
+            self._bar.close()
+
+
+def in_terminal() -> bool:
+    """Whether a bar can be drawn: standard error, where bars go, is a terminal."""
+    return sys.stderr.isatty()
+
+
+def run_callbacks(
+    record: dict[str, Any],
+    folder: str | Path,
+    every_n_epochs: int = 1,
+    progress: bool = True,
+    short: bool = False,
+) -> list[Callback]:
+    """What every recorded run needs: recorder, checkpoints, progress.
+
+    Args:
+        record: see `RunRecorder`.
+        folder: the run's folder; checkpoints go to ``checkpoints/last.ckpt`` below it.
+        every_n_epochs: how often a checkpoint is written.
+        progress: whether to show any.
+        short: whether the epochs are so short that one bar over all of them is better.
+
+    Returns:
+        Callbacks for ``Trainer(callbacks=…)``. Without a terminal there is no bar but a plain line
+        now and then, and the trainer needs ``enable_progress_bar=False``.
+    """
+    checkpoints = ModelCheckpoint(
+        dirpath=Path(folder) / "checkpoints",
+        filename="{epoch:04d}",
+        save_last=True,
+        save_top_k=1,
+        every_n_epochs=every_n_epochs,
+        save_on_train_epoch_end=True,
+        enable_version_counter=False,
+    )
+    callbacks: list[Callback] = [RunRecorder(record, folder), checkpoints]
+    name = record["name"]
+    if progress and not in_terminal():
+        callbacks.append(PlainProgress(name))
+    elif progress:
+        callbacks.append(EpochBar(name) if short else TQDMProgressBar())
+    return callbacks

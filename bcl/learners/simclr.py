@@ -1,0 +1,233 @@
+"""SimCLR as the composition that the other learners vary."""
+
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+
+from bcl.augment import ContrastiveViews
+from bcl.encoders import Projector, create_encoder
+from bcl.errors import InputError
+from bcl.learners.schedule import warmup_cosine
+from bcl.losses import NTXentLoss
+from bcl.memorization import MemorizationTracker, Normalization
+
+# The released code normalises with ImageNet's statistics on every data set, CIFAR too.
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class SimCLR(pl.LightningModule):
+    r"""Contrastive pretraining: views, encoder, projector, a loss per sample, the tracker.
+
+    .. math:: z_{v,i} = g(f(\mathrm{view}_v(x_i))), \qquad
+        \text{loss} = \tfrac1B \textstyle\sum_i \ell_i(z)
+
+    The tracker watches the losses in every run; it steers the views only where these have a
+    ``boost`` (see `bcl.BCL`). Labels are never read.
+
+    Args:
+        encoder: a name for `bcl.create_encoder`, or a module that maps (B, 3, H, W) to (B, D) and
+            has ``num_features``.
+        image_size: side of the views in pixels.
+        encoder_args: further arguments of `bcl.create_encoder`.
+        projection_features: width of the projection z.
+        projector_layers: number of linear layers of the projector.
+        views: makes (V, B, 3, S, S) from a batch; two views with the papers' augmentation by
+            default.
+        loss: maps (V, B, D) to (B,) losses; `bcl.NTXentLoss` at temperature 0.2 by default.
+        num_samples: size of the training set; read from the datamodule where there is one.
+        tracker_momentum: momentum of the loss memory.
+        tracker_normalization: ``"max"`` (paper) or ``"rank"``.
+        learning_rate: highest learning rate of SGD.
+        momentum: momentum of SGD.
+        weight_decay: weight decay of SGD.
+        warmup_epochs: epochs of linear warm-up, by the step.
+        min_learning_rate: where the cosine ends.
+        seed: seed of the views; what they have already, if not given.
+
+    Raises:
+        InputError: a loss that does not return one value per sample.
+
+    Source: SimCLR (arXiv 2002.05709) with the settings of BCL (arXiv 2205.12693).
+
+    Example:
+        >>> learner = SimCLR("resnet8", image_size=16, num_samples=8)
+        >>> learner.encode(torch.zeros(2, 3, 16, 16, dtype=torch.uint8)).shape
+        torch.Size([2, 64])
+    """
+
+    tracker: MemorizationTracker | None
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        encoder: str | nn.Module = "resnet18",
+        image_size: int = 32,
+        encoder_args: dict[str, Any] | None = None,
+        projection_features: int = 128,
+        projector_layers: int = 2,
+        views: ContrastiveViews | None = None,
+        loss: nn.Module | None = None,
+        num_samples: int | None = None,
+        tracker_momentum: float = 0.97,
+        tracker_normalization: Normalization = "max",
+        learning_rate: float = 0.5,
+        momentum: float = 0.9,
+        weight_decay: float = 5e-4,
+        warmup_epochs: int = 10,
+        min_learning_rate: float = 1e-6,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.image_size = image_size
+        if isinstance(encoder, str):
+            encoder = create_encoder(encoder, image_size, **(encoder_args or {}))
+        features = getattr(encoder, "num_features", None)
+        if not isinstance(features, int):
+            raise InputError(
+                "the encoder must have an integer attribute num_features, the width of its "
+                f"output; {type(encoder).__name__} has none. Set it, or name a timm model."
+            )
+        self.encoder = encoder
+        self.projector = Projector(features, projection_features, num_layers=projector_layers)
+        self.views = views if views is not None else self.default_views(image_size)
+        if seed is not None:
+            self.views.seed = seed
+        self.loss = loss if loss is not None else NTXentLoss(0.2, reduction="none")
+        if getattr(self.loss, "reduction", "none") != "none":
+            raise InputError(
+                f"the tracker needs one loss per sample, but {type(self.loss).__name__} has "
+                f"reduction='{self.loss.reduction}'; build it with reduction='none'."
+            )
+        self.tracker_momentum = tracker_momentum
+        self.tracker_normalization: Normalization = tracker_normalization
+        self.tracker = None
+        if num_samples is not None:
+            self._make_tracker(num_samples)
+        self.learning_rate = learning_rate
+        self.momentum = momentum
+        self.weight_decay = weight_decay
+        self.warmup_epochs = warmup_epochs
+        self.min_learning_rate = min_learning_rate
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
+
+    def default_views(self, image_size: int) -> ContrastiveViews:
+        """Build the views of this method for the given picture size."""
+        return ContrastiveViews(image_size)
+
+    def _make_tracker(self, num_samples: int) -> None:
+        self.tracker = MemorizationTracker(
+            num_samples, self.tracker_momentum, self.tracker_normalization
+        ).to(self.device)
+        # The tracker is the same on every rank by its own doing; DDP's broadcast of buffers
+        # before each forward would send all N samples every step.
+        self._ddp_params_and_buffers_to_ignore = [
+            f"tracker.{name}" for name, _ in self.tracker.named_buffers()
+        ]
+
+    # --- features -------------------------------------------------------------------------
+
+    def _normalise(self, images: Tensor) -> Tensor:
+        if not images.is_floating_point():
+            images = images.to(self.mean.dtype) / 255
+        return (images - self.mean) / self.std
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) pictures, uint8 or in [0, 1], to (B, D) features, with gradient."""
+        return self.encoder(self._normalise(images))  # type: ignore[no-any-return]
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) pictures, uint8 or in [0, 1], to (B, D) features, in evaluation mode."""
+        training = self.training
+        self.eval()
+        try:
+            return self(images)  # type: ignore[no-any-return]
+        finally:
+            self.train(training)
+
+    def project(self, views: Tensor | list[Tensor]) -> Tensor:
+        """(V, B, 3, S, S) views, or a list of such by size, to (V, B, D) projections."""
+        if isinstance(views, list):
+            return torch.cat([self.project(group) for group in views])
+        count, batch = views.shape[:2]
+        z = self.projector(self(views.flatten(0, 1)))  # (V * B, D)
+        return z.view(count, batch, -1)  # type: ignore[no-any-return]
+
+    # --- training -------------------------------------------------------------------------
+
+    def setup(self, stage: str) -> None:
+        """Size the tracker by the datamodule's training set."""
+        if stage != "fit":
+            return
+        data: Any = getattr(self.trainer, "datamodule", None)
+        samples = getattr(data, "num_samples", None)
+        if self.tracker is None and samples is None:
+            raise InputError(
+                f"the tracker's size is not known: give {type(self).__name__}(num_samples=N), or "
+                "train with a datamodule that has num_samples."
+            )
+        if self.tracker is None:
+            self._make_tracker(int(samples))
+        elif samples is not None and self.tracker.num_samples != int(samples):
+            raise InputError(
+                f"the learner tracks {self.tracker.num_samples} samples but the datamodule has "
+                f"{samples}; train on the data that it was made for, or make a new learner."
+            )
+
+    def training_step(self, batch: dict[str, Tensor], _: int) -> Tensor:
+        """One step as in the design: scores, views, projections, losses, tracker."""
+        assert self.tracker is not None  # made in setup
+        images, ids = batch["image"], batch["id"]
+        scores = self.tracker.scores[ids] if self.views.boost is not None else None
+        views = self.views(images, scores=scores, ids=ids, epoch=self.current_epoch)
+        losses = self.loss(self.project(views))  # (B,)
+        self.tracker.update(ids, losses)
+        loss: Tensor = losses.mean()
+        self.log("loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=ids.numel())
+        return loss
+
+    def on_train_epoch_end(self) -> None:
+        """Refresh the scores once an epoch, before checkpoints are written."""
+        assert self.tracker is not None
+        self.tracker.refresh()
+
+    def configure_optimizers(self) -> Any:
+        """SGD with momentum; warm-up and cosine by the step."""
+        # Rates are set through the multiplier of LambdaLR, so the base must not be 0.
+        optimizer = torch.optim.SGD(
+            self.parameters(),
+            lr=self.learning_rate,
+            momentum=self.momentum,
+            weight_decay=self.weight_decay,
+        )
+        total = int(self.trainer.estimated_stepping_batches)
+        epochs = self.trainer.max_epochs or 1
+        warmup = round(self.warmup_epochs * total / max(epochs, 1))
+
+        def factor(step: int) -> float:
+            rate = warmup_cosine(
+                step,
+                base=self.learning_rate,
+                total=total,
+                warmup=min(warmup, total),
+                minimum=self.min_learning_rate,
+            )
+            return rate / self.learning_rate
+
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
+
+    def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
+        """Load weights and tracker; a learner without a tracker takes the saved size."""
+        saved = state_dict.get("tracker.momentum_loss")
+        if self.tracker is None and saved is not None:
+            self._make_tracker(saved.numel())
+        return super().load_state_dict(state_dict, strict=strict, assign=assign)

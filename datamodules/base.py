@@ -1,0 +1,255 @@
+"""What every long-tailed datamodule gives."""
+
+from dataclasses import dataclass, field
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from bcl.errors import InputError
+from bcl.random import hash64
+from datamodules.loader import BatchLoader, MemoryLoader
+from datamodules.stores import MemoryStore, PictureSet
+
+__all__ = ["LongTailedDataModule", "PictureSet", "Sets"]
+
+# Keeps few-shot draws apart from other random numbers.
+_SHOT_STREAM = 0x5407
+
+
+@dataclass
+class Sets:
+    """The three sets of a long-tailed benchmark.
+
+    Attributes:
+        train: long-tailed, for pretraining.
+        probe: balanced, for training linear probes.
+        test: balanced.
+        class_names: one a label.
+        recipe: one line that names how ``train`` was chosen.
+        notes: what a report should say besides, such as pictures that were left out.
+    """
+
+    train: PictureSet
+    probe: PictureSet
+    test: PictureSet
+    class_names: list[str]
+    recipe: str
+    notes: list[str] = field(default_factory=list)
+
+
+class LongTailedDataModule(pl.LightningDataModule):
+    """A long-tailed training set with a balanced probe set and test set.
+
+    A subclass builds its sets in `build`. Batches are
+    ``{"image": uint8 (B, 3, S, S), "id": int64 (B,), "label": int64 (B,)}``; an id is a
+    picture's position in the long-tailed training set.
+
+    Args:
+        image_size: S, height and width in pixels.
+        batch_size: pictures a step over all ranks together.
+        seed: of the order of training.
+
+    Attributes:
+        group_rule: the published rule of Many / Medium / Few for this data set.
+
+    Raises:
+        InputError: an argument out of its range.
+    """
+
+    group_rule: str = "thirds"
+
+    def __init__(self, *, image_size: int = 32, batch_size: int = 256, seed: int = 0) -> None:
+        super().__init__()
+        if image_size < 1:
+            raise InputError(f"image_size must be positive, got {image_size!r}.")
+        if batch_size < 1:
+            raise InputError(f"batch_size must be positive, got {batch_size!r}.")
+        self.image_size = image_size
+        self.batch_size = batch_size
+        self.seed = seed
+        self._sets: Sets | None = None
+        self._loader: BatchLoader | None = None
+
+    def build(self) -> Sets:
+        """Make the sets; called once, on every rank."""
+        raise NotImplementedError
+
+    def setup(self, stage: str | None = None) -> None:  # noqa: ARG002
+        """Build the sets, once."""
+        if self._sets is None:
+            self._sets = self.build()
+
+    @property
+    def sets(self) -> Sets:
+        """The three sets; built when first asked for."""
+        self.setup()
+        if self._sets is None:
+            raise InputError("the data module was not set up; call setup() first.")
+        return self._sets
+
+    def train_set(self) -> PictureSet:
+        """The long-tailed training set."""
+        return self.sets.train
+
+    def probe_set(self) -> PictureSet:
+        """The balanced set that linear probes are trained on."""
+        return self.sets.probe
+
+    def test_set(self) -> PictureSet:
+        """The balanced test set."""
+        return self.sets.test
+
+    @property
+    def num_samples(self) -> int:
+        """Size of the long-tailed training set."""
+        return len(self.sets.train)
+
+    @property
+    def class_names(self) -> list[str]:
+        """One name a label."""
+        return self.sets.class_names
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self.sets.class_names)
+
+    @property
+    def class_counts(self) -> Tensor:
+        """(C,) int64 pictures of each class in the long-tailed training set."""
+        return torch.bincount(self.sets.train.labels, minlength=self.num_classes)
+
+    @property
+    def recipe(self) -> str:
+        """One line that names the split and its total."""
+        return self.sets.recipe
+
+    @property
+    def content_hash(self) -> str:
+        """Hash of which pictures the long-tailed training set holds."""
+        return self.sets.train.content_hash
+
+    @property
+    def notes(self) -> list[str]:
+        """What a report should say besides, such as pictures that were left out."""
+        return self.sets.notes
+
+    def train_dataloader(self) -> BatchLoader:
+        """Batches of the training set; this rank's slice of each global batch.
+
+        Returns:
+            A loader with ``set_epoch``, ``state_dict`` and ``load_state_dict``.
+
+        Raises:
+            InputError: the batch does not divide among the ranks, or exceeds the set.
+        """
+        rank, world_size = _ranks()
+        data = self.sets.train
+        if not isinstance(data.store, MemoryStore):
+            raise InputError(f"no loader for a {type(data.store).__name__}.")
+        return MemoryLoader(
+            data,
+            self.batch_size,
+            seed=self.seed,
+            rank=rank,
+            world_size=world_size,
+            trained=self._trained_batches,
+            device=self._device(),
+        )
+
+    def _device(self) -> torch.device:
+        if self.trainer is None:
+            return torch.device("cpu")
+        return self.trainer.strategy.root_device
+
+    def _trained_batches(self) -> int | None:
+        """Batches of the running epoch that Lightning has trained, if it is training."""
+        trainer = self.trainer
+        if trainer is None or not trainer.training:
+            return None
+        progress = trainer.fit_loop.epoch_loop.batch_progress.current
+        return int(getattr(progress, "processed", progress.ready))
+
+    def few_shot(self, shots: int | float, draw: int = 0) -> Tensor:
+        """Choose a few-shot subset of the probe set.
+
+        Args:
+            shots: an integer for pictures per class, a float in (0, 1] for a share of each class
+                (rounded, at least one picture).
+            draw: which of the random draws.
+
+        Returns:
+            (n,) int64 positions in `probe_set`, ascending.
+
+        Raises:
+            InputError: a class has too few pictures, or ``shots`` is out of range.
+        """
+        return few_shot(self.sets.probe.labels, self.num_classes, shots, draw)
+
+
+def few_shot(labels: Tensor, num_classes: int, shots: int | float, draw: int = 0) -> Tensor:
+    """Choose the same number, or the same share, of every class at random.
+
+    Args:
+        labels: (N,) int64 classes.
+        num_classes: C.
+        shots: an integer for pictures per class, a float in (0, 1] for a share of each class.
+        draw: which of the random draws.
+
+    Returns:
+        (n,) int64 positions, ascending.
+
+    Raises:
+        InputError: a class has too few pictures, or ``shots`` is out of range.
+
+    Example:
+        >>> few_shot(torch.tensor([0, 0, 1, 1]), 2, 1).shape
+        torch.Size([2])
+    """
+    counts = torch.bincount(labels, minlength=num_classes)  # (C,)
+    if isinstance(shots, float):
+        if not 0 < shots <= 1:
+            raise InputError(f"a share of the probe set must lie in (0, 1], got {shots!r}.")
+        wanted = (counts * shots).round().to(torch.int64).clamp(min=1).minimum(counts)
+    else:
+        if shots < 1:
+            raise InputError(f"shots per class must be positive, got {shots!r}.")
+        if int(counts.min()) < shots:
+            poorest = int(counts.argmin())
+            raise InputError(
+                f"{shots} shots per class, but class {poorest} has {int(counts[poorest])} "
+                f"pictures in the probe set; take at most {int(counts.min())}."
+            )
+        wanted = torch.full_like(counts, shots)
+    return choose(labels, wanted, _SHOT_STREAM, draw)
+
+
+def choose(labels: Tensor, counts: Tensor, *keys: int) -> Tensor:
+    """Choose so many pictures of each class at random, as a function of the keys.
+
+    Args:
+        labels: (N,) int64 classes.
+        counts: (C,) how many of each; at most as many as there are.
+        keys: integers; the same keys choose the same pictures, and a larger count of a class
+            contains the smaller.
+
+    Returns:
+        (n,) int64 positions, ascending.
+    """
+    position = torch.arange(len(labels))
+    # Random order within each class: sort by hash, then stably by class.
+    by_hash = torch.sort(hash64(*keys, position), stable=True).indices
+    order = by_hash[torch.sort(labels[by_hash], stable=True).indices]
+    sizes = torch.bincount(labels, minlength=len(counts))  # (C,)
+    first = sizes.cumsum(0) - sizes  # (C,) where each class starts in `order`
+    rank = position - first[labels[order]]  # (N,) place within its class
+    return order[rank < counts[labels[order]]].sort().values
+
+
+def _ranks() -> tuple[int, int]:
+    import torch.distributed as dist
+
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank(), dist.get_world_size()
+    return 0, 1

@@ -1,0 +1,170 @@
+"""Decoded pictures on disk: made once, whole or absent, shared by all processes."""
+
+import contextlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import torch
+from torch import Tensor
+
+from bcl.errors import InputError
+from bcl.files import atomic_write
+from datamodules.decode import DECODE_VERSION, decode_all
+from datamodules.sources import Source
+from datamodules.stores import fingerprint_of
+
+_MAGIC = b"BCLCACR1"
+
+
+@dataclass
+class Decoded:
+    """A set decoded to one tensor.
+
+    Attributes:
+        images: uint8 (N, 3, S, S) of the good pictures, mapped from the file.
+        bad: row and reason of the pictures that could not be read.
+    """
+
+    images: Tensor
+    bad: list[tuple[int, str]]
+
+
+def default_cache() -> Path:
+    """``$BCL_CACHE``, or ``bcl-cacr`` in the user's cache folder."""
+    if chosen := os.environ.get("BCL_CACHE"):
+        return Path(chosen).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "bcl-cacr"
+
+
+def decoded(
+    source: Source,
+    names: Sequence[str],
+    size: int,
+    *,
+    cache: str | Path | None = None,
+    workers: int | None = None,
+    progress: bool = False,
+) -> Decoded:
+    """Decode pictures, or map what an earlier run decoded.
+
+    The file is named by a hash of names, sizes, times of change, picture size and decoder, so
+    nothing stale is ever read. The first process decodes, others wait for it; a killed one leaves
+    nothing that is mistaken for a cache.
+
+    Args:
+        source: where the files lie.
+        names: their names; they exist.
+        size: height and width in pixels.
+        cache: folder of the cache (`default_cache` if not given).
+        workers: decoding processes; the usable cores if not given.
+        progress: show a bar.
+
+    Returns:
+        The pictures and what could not be read.
+
+    Raises:
+        InputError: the folder cannot be written, or the disk is full.
+    """
+    folder = Path(cache).expanduser() if cache is not None else default_cache()
+    key = fingerprint_of(
+        f"{DECODE_VERSION} {size}", *(f"{name}\0{source.stamp(name)}" for name in names)
+    )
+    path = folder / f"{key}.u8"
+    if (found := _load(path, size)) is not None:
+        return found
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with _lock(folder / f"{key}.lock"):
+            if (found := _load(path, size)) is not None:  # made while we waited
+                return found
+            _check_space(folder, len(names) * 3 * size * size)
+            atomic_write(path, lambda file: _fill(file, source, names, size, workers, progress))
+    except OSError as error:
+        raise InputError(
+            f"cannot cache decoded pictures in {folder}: {error.strerror or error}; name a "
+            "writable folder with room with cache_dir or $BCL_CACHE."
+        ) from None
+    if (found := _load(path, size)) is None:
+        raise InputError(f"the cache {path} was damaged as it was written; delete it and retry.")
+    return found
+
+
+def _check_space(folder: Path, wanted: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < wanted:
+        raise OSError(
+            28, f"{wanted / 2**20:.0f} MiB wanted, {free / 2**20:.0f} MiB free", str(folder)
+        )
+
+
+def _fill(
+    file: BinaryIO,
+    source: Source,
+    names: Sequence[str],
+    size: int,
+    workers: int | None,
+    progress: bool,
+) -> None:
+    bad: list[tuple[int, str]] = []
+    count = 0
+    chunks = decode_all(source, names, size, workers)
+    for chunk in chunks:
+        file.write(chunk.pixels.data)
+        bad += chunk.bad
+        count += len(chunk.pixels)
+        if progress:
+            _show(count + len(bad), len(names), source.root)
+    footer = json.dumps({"count": count, "size": size, "bad": bad}).encode()
+    file.write(footer + len(footer).to_bytes(8, "little") + _MAGIC)
+
+
+def _show(done: int, total: int, root: Path) -> None:
+    end = "\n" if done == total else ""
+    text = f"\rdecoding {root}: {done:,} of {total:,} pictures"
+    print(text, end=end, file=sys.stderr, flush=True)
+
+
+def _load(path: Path, size: int) -> Decoded | None:
+    """Map a cache file; None if there is none that is whole."""
+    try:
+        with path.open("rb") as file:
+            total = file.seek(0, os.SEEK_END)
+            if total < 16:
+                return None
+            file.seek(total - 16)
+            tail = file.read(16)
+            length = int.from_bytes(tail[:8], "little")
+            if tail[8:] != _MAGIC or length > total - 16:
+                return None
+            file.seek(total - 16 - length)
+            footer = json.loads(file.read(length))
+    except (OSError, json.JSONDecodeError):
+        return None
+    count = int(footer["count"])
+    if count * 3 * size * size + length + 16 != total:
+        return None
+    bad = [(int(row), str(why)) for row, why in footer["bad"]]
+    if not count:
+        return Decoded(torch.empty(0, 3, size, size, dtype=torch.uint8), bad)
+    flat = torch.from_file(str(path), shared=False, size=count * 3 * size * size, dtype=torch.uint8)
+    return Decoded(flat.view(count, 3, size, size), bad)
+
+
+@contextlib.contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    """Let one process at a time in; freed by the system if the process dies."""
+    try:
+        import fcntl
+    except ImportError:  # no such locks on this system: both decode, and the last one's file stays
+        yield
+        return
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,86 @@
+"""Scikit-learn's handwritten digits, long-tailed: real pictures without a download."""
+
+import torch
+
+from bcl.errors import InputError
+from datamodules.base import LongTailedDataModule, Sets, choose
+from datamodules.profiles import exponential_counts, shuffled_counts
+from datamodules.stores import MemoryStore, PictureSet
+
+_TEST_STREAM = 0x7E57
+_TRAIN_STREAM = 0x17A1
+
+
+class DigitsLT(LongTailedDataModule):
+    """The 1,797 digits of scikit-learn (8 x 8 grey), enlarged, with an exponential long tail.
+
+    A balanced test set (``test_per_class`` of each digit) is set apart first; the probe set has
+    the same number of each digit from the rest, and the long-tailed training set is part of it.
+
+    Args:
+        imbalance_factor: largest over smallest class; 1 for balanced.
+        image_size: height and width in pixels after bicubic enlargement.
+        batch_size: pictures a step over all ranks together.
+        seed: of the order of training.
+        split_seed: of the choice of pictures and of which digits are rare.
+        test_per_class: pictures of each digit in the test set, 1 to 100.
+
+    Raises:
+        InputError: an argument out of its range.
+
+    Example:
+        >>> data = DigitsLT()
+        >>> data.num_samples, len(data.probe_set()), len(data.test_set())
+        (417, 1240, 500)
+    """
+
+    def __init__(
+        self,
+        imbalance_factor: float = 20.0,
+        image_size: int = 16,
+        batch_size: int = 128,
+        seed: int = 0,
+        split_seed: int = 0,
+        test_per_class: int = 50,
+    ) -> None:
+        super().__init__(image_size=image_size, batch_size=batch_size, seed=seed)
+        if not 1 <= test_per_class <= 100:
+            raise InputError(f"test_per_class must lie in 1 to 100, got {test_per_class!r}.")
+        self.imbalance_factor = imbalance_factor
+        self.split_seed = split_seed
+        self.test_per_class = test_per_class
+
+    def build(self) -> Sets:
+        """Load, split and enlarge the digits."""
+        from sklearn.datasets import load_digits
+
+        source = load_digits()
+        labels = torch.from_numpy(source.target).to(torch.int64)  # (1797,)
+        grey = torch.from_numpy(source.images).to(torch.float32)[:, None] * (255 / 16)
+        large = torch.nn.functional.interpolate(
+            grey, size=self.image_size, mode="bicubic", align_corners=False
+        )
+        images = large.round().clamp(0, 255).to(torch.uint8).expand(-1, 3, -1, -1).contiguous()
+        store = MemoryStore(images)
+
+        held_out = choose(labels, torch.full((10,), self.test_per_class), _TEST_STREAM, 0)
+        rest = torch.ones(len(labels), dtype=torch.bool)
+        rest[held_out] = False
+        pool = rest.nonzero()[:, 0]
+        smallest = int(torch.bincount(labels[pool]).min())
+        probe = pool[choose(labels[pool], torch.full((10,), smallest), _TEST_STREAM, 1)]
+
+        counts = exponential_counts(smallest, self.imbalance_factor, 10)
+        per_class = shuffled_counts(counts, self.split_seed)
+        train = probe[choose(labels[probe], per_class, _TRAIN_STREAM, self.split_seed)]
+        recipe = (
+            f"Digits-LT, exponential, imbalance factor {self.imbalance_factor:g}, "
+            f"n_max {smallest}, split seed {self.split_seed}: {len(train)} pictures"
+        )
+        return Sets(
+            train=PictureSet(store, train, labels[train]),
+            probe=PictureSet(store, probe, labels[probe]),
+            test=PictureSet(store, held_out, labels[held_out]),
+            class_names=[str(digit) for digit in range(10)],
+            recipe=recipe,
+        )

@@ -1,0 +1,144 @@
+"""Where pictures lie, and how a set of them is read."""
+
+import hashlib
+from collections.abc import Iterator
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from bcl.errors import InputError
+
+Batch = dict[str, Tensor]
+
+
+class Store(Protocol):
+    """Pictures that can be read by their row."""
+
+    image_size: int
+    fingerprint: str  # of the pool of pictures: their names or bytes, and their labels
+
+    def __len__(self) -> int: ...
+
+    def read(self, rows: Tensor) -> Tensor:
+        """(n,) rows to uint8 (n, 3, S, S)."""
+        ...
+
+
+class MemoryStore:
+    """Decoded pictures in one uint8 tensor, on the host or on the device.
+
+    Args:
+        images: uint8 (N, 3, S, S).
+        fingerprint: hash of the pool; of the bytes if not given.
+
+    Raises:
+        InputError: another shape or type.
+    """
+
+    def __init__(self, images: Tensor, fingerprint: str | None = None) -> None:
+        square = images.ndim == 4 and images.shape[1] == 3 and images.shape[2] == images.shape[3]
+        if images.dtype != torch.uint8 or not square:
+            raise InputError(
+                "pictures must be uint8 of shape (N, 3, S, S), got "
+                f"{images.dtype} of shape {tuple(images.shape)}."
+            )
+        self.images = images
+        self.image_size = images.shape[2]
+        self.fingerprint = fingerprint or fingerprint_of(images.contiguous().numpy().tobytes())
+
+    def __len__(self) -> int:
+        return self.images.shape[0]
+
+    def read(self, rows: Tensor) -> Tensor:
+        """(n,) rows to uint8 (n, 3, S, S) on the store's device."""
+        return self.images.index_select(0, rows.to(self.images.device))
+
+
+def fingerprint_of(*parts: bytes | str | Tensor) -> str:
+    """Sixteen hexadecimal digits of the SHA-256 of all parts.
+
+    Example:
+        >>> len(fingerprint_of("a", b"b", torch.arange(3)))
+        16
+    """
+    digest = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, Tensor):
+            part = part.detach().cpu().contiguous().numpy().tobytes()
+        raw = part.encode() if isinstance(part, str) else part
+        digest.update(len(raw).to_bytes(8, "little"))  # so that ("ab", "c") is not ("a", "bc")
+        digest.update(raw)
+    return digest.hexdigest()[:16]
+
+
+class PictureSet:
+    """Some pictures of a store in a fixed order; a picture's id is its position here.
+
+    Args:
+        store: where the pictures lie.
+        rows: (N,) int64 rows of the store.
+        labels: (N,) int64 classes.
+
+    Raises:
+        InputError: rows outside the store, or labels of another length.
+    """
+
+    def __init__(self, store: Store, rows: Tensor, labels: Tensor) -> None:
+        self.store = store
+        self.rows = rows.to(torch.int64)
+        self.labels = labels.to(torch.int64)
+        if self.rows.shape != self.labels.shape or self.rows.ndim != 1:
+            raise InputError(
+                f"{tuple(self.rows.shape)} rows and {tuple(self.labels.shape)} labels; "
+                "every picture needs one label."
+            )
+        if len(self.rows) and (int(self.rows.min()) < 0 or int(self.rows.max()) >= len(store)):
+            bad = self.rows[(self.rows < 0) | (self.rows >= len(store))]
+            raise InputError(
+                f"index {int(bad[0])} lies outside the set of {len(store)} pictures; "
+                "was the split made for another data set?"
+            )
+        self.content_hash = fingerprint_of(store.fingerprint, self.rows, self.labels)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def image_size(self) -> int:
+        """Height and width in pixels."""
+        return self.store.image_size
+
+    def pictures(self, indices: Tensor) -> Tensor:
+        """Read pictures by their position in this set.
+
+        Args:
+            indices: (n,) int64 in [0, N).
+
+        Returns:
+            uint8 (n, 3, S, S).
+
+        Raises:
+            InputError: a position outside the set.
+        """
+        if indices.numel() and not 0 <= int(indices.min()) <= int(indices.max()) < len(self):
+            raise InputError(f"picture positions must lie in [0, {len(self)}).")
+        return self.store.read(self.rows[indices.cpu()])
+
+    def batches(self, batch_size: int = 512, device: torch.device | str = "cpu") -> Iterator[Batch]:
+        """Read the whole set in id order, each picture once; the last batch may be short.
+
+        Args:
+            batch_size: pictures per batch.
+            device: where the batches are put.
+
+        Yields:
+            ``{"image": uint8 (B, 3, S, S), "id": int64 (B,), "label": int64 (B,)}``.
+        """
+        for start in range(0, len(self), batch_size):
+            ids = torch.arange(start, min(start + batch_size, len(self)))
+            yield {
+                "image": self.pictures(ids).to(device),
+                "id": ids.to(device),
+                "label": self.labels[ids].to(device),
+            }

@@ -1,0 +1,87 @@
+"""Equality with recorded outputs of Pillow: a few in the repository, all beside it."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from bcl.augment.boost import apply_op
+from bcl.augment.chain import jitter
+from bcl.augment.colour import luminance
+from bcl.augment.params import BoostParams, ViewParams
+from bcl.augment.policy import OPS, op_index
+from bcl.augment.resize import crop_resize_flip
+
+HERE = Path(__file__).parent / "golden"
+
+
+def levels(array):
+    return torch.from_numpy(array).permute(0, 3, 1, 2).float().contiguous()
+
+
+def run_op(images, key, centres):
+    """``ShearX_m17_n`` is ShearX at magnitude 17 of 30 with sign -1."""
+    op, magnitude, sign = key.split("_")
+    rows, side = images.shape[0], images.shape[3]
+    centres = torch.zeros(rows, 2) if centres is None else torch.from_numpy(centres)
+    params = BoostParams(
+        op=torch.full((rows,), op_index(op)),
+        active=torch.ones(rows, dtype=torch.bool),
+        magnitude=torch.full((rows,), float(magnitude[1:])),
+        sign=torch.full((rows,), -1.0 if sign == "n" else 1.0),
+        centre_x=centres[:, 0] / side,
+        centre_y=centres[:, 1] / side,
+    )
+    return apply_op(images, params, "reference")
+
+
+def check_ops(data, name):
+    images = levels(data["images"])
+    keys = [key for key in data if key.startswith(f"{name}_") and not key.endswith("centres")]
+    assert keys
+    for key in keys:
+        centres = data.get(f"{key}_centres")
+        assert run_op(images, key, centres).equal(levels(data[key])), key
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_every_op_equals_pillow(name):
+    check_ops(np.load(HERE / "randaugment.npz"), name)
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_every_op_equals_pillow_on_all_recorded_cases(golden, name):
+    check_ops(np.load(golden / "randaugment_pil.npz"), name)
+    cases = json.loads((golden / "randaugment_cases.json").read_text())
+    assert any(case["op"] == name for case in cases)
+
+
+def check_views(data):
+    images = levels(data["images"])
+    boxes = torch.from_numpy(data["crop_box_top_left_height_width"])
+    flip = torch.from_numpy(data["flip"])
+    cropped = crop_resize_flip(images, *boxes.unbind(1), flip, (32, 32), exact=True)
+    difference = (cropped - levels(data["crop_flip_bicubic"])).abs()
+    assert difference.max() <= 1
+    assert (difference > 0).float().mean() < 1e-3
+
+    table = torch.from_numpy(data["jitter_brightness_contrast_saturation_hue_order"])
+    rows = len(table)
+    none, zero = torch.zeros(rows, dtype=torch.bool), torch.zeros(rows, dtype=torch.int64)
+    params = ViewParams(
+        zero, zero, zero, zero, none, *table[:, :4].float().unbind(1), table[:, 4:].long(),
+        none, torch.zeros(rows), none,
+    )  # fmt: skip
+    difference = (jitter(images, params, exact=True) - levels(data["jitter"])).abs()
+    assert (difference > 1).float().mean() < 1e-3
+    assert luminance(images, exact=True).expand_as(images).equal(levels(data["gray"]))
+
+
+def test_crop_jitter_and_grey_equal_pillow():
+    check_views(np.load(HERE / "views.npz"))
+
+
+def test_crop_jitter_and_grey_equal_pillow_on_all_recorded_cases(golden):
+    check_views(np.load(golden / "views_pil.npz"))

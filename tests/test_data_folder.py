@@ -1,0 +1,145 @@
+"""Folders and archives of class folders."""
+
+import os
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from bcl import InputError
+from datamodules import ImageFolderLT
+
+
+def make_folder(root: Path, sizes: dict[str, int], side: int = 12) -> Path:
+    rng = np.random.default_rng(0)
+    for name, count in sizes.items():
+        (root / name).mkdir(parents=True)
+        for number in range(count):
+            pixels = rng.integers(0, 256, (side, side, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(root / name / f"{number:03}.png")
+    return root
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return make_folder(tmp_path / "set", {"ant": 20, "bee": 20, "cat": 25})
+
+
+def module(root: Path, **options) -> ImageFolderLT:
+    settings = {"imbalance_factor": 4, "image_size": 12, "batch_size": 8, "workers": 0}
+    settings |= {"cache_dir": str(root.parent / "cache")} | options
+    return ImageFolderLT(str(root), **settings)
+
+
+def test_flat_folder(folder: Path) -> None:
+    data = module(folder)
+    assert data.class_names == ["ant", "bee", "cat"]
+    assert torch.bincount(data.test_set().labels).tolist() == [4, 4, 4]
+    assert torch.bincount(data.probe_set().labels).tolist() == [16, 16, 21]
+    assert data.class_counts.tolist() == [16, 8, 4]
+    assert "28 pictures" in data.recipe
+    batch = next(iter(data.train_dataloader()))
+    assert batch["image"].shape == (8, 3, 12, 12)
+    # Pixels are those of the files.
+    names = sorted(folder.glob("*/*.png"))
+    train = data.train_set()
+    with Image.open(names[int(train.rows[3])]) as image:
+        expected = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+    assert train.pictures(torch.tensor([3]))[0].equal(expected)
+
+
+def test_train_and_test_folders(tmp_path: Path) -> None:
+    make_folder(tmp_path / "set" / "train", {"ant": 20, "bee": 20})
+    make_folder(tmp_path / "set" / "val", {"ant": 3, "bee": 5})
+    data = module(tmp_path / "set")
+    assert torch.bincount(data.test_set().labels).tolist() == [3, 5]
+    assert data.class_counts.tolist() == [20, 5]
+    natural = module(tmp_path / "set", imbalance_factor=None)
+    assert natural.num_samples == 40
+
+
+def test_archive_gives_the_same(folder: Path) -> None:
+    archive = folder.parent / "set.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        for path in sorted(folder.rglob("*.png")):
+            file.write(path, path.relative_to(folder))
+    one, other = module(folder), module(archive, workers=2)
+    assert one.content_hash == other.content_hash
+    index = torch.arange(28)
+    assert one.train_set().pictures(index).equal(other.train_set().pictures(index))
+
+
+def test_second_run_reads_the_cache(folder: Path, monkeypatch) -> None:
+    module(folder).setup()
+    files = list((folder.parent / "cache").glob("*.u8"))
+    assert len(files) == 1
+    monkeypatch.setattr("datamodules.cache.decode_all", None)
+    module(folder).setup()
+    monkeypatch.undo()
+    os.utime(folder / "ant" / "000.png", ns=(1, 1))  # a changed file makes another cache
+    module(folder).setup()
+    assert len(list((folder.parent / "cache").glob("*.u8"))) == 2
+
+
+def test_missing_folder(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"does not exist.*--data\.root"):
+        module(tmp_path / "nowhere").setup()
+
+
+def test_no_class_folders(tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    with pytest.raises(InputError, match="holds no class folders"):
+        module(tmp_path / "set").setup()
+
+
+def test_empty_class_folder(folder: Path) -> None:
+    (folder / "dog").mkdir()
+    with pytest.raises(InputError, match="class folder without a picture: dog"):
+        module(folder).setup()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_unreadable_pictures_are_all_listed(folder: Path, workers: int) -> None:
+    whole = (folder / "ant" / "001.png").read_bytes()
+    (folder / "ant" / "001.png").write_bytes(whole[: len(whole) // 2])
+    (folder / "bee" / "002.png").write_text("no picture")
+    (folder / "cat" / "003.png").write_bytes(b"")
+    with pytest.raises(InputError, match="3 unreadable") as caught:
+        module(folder, workers=workers).setup()
+    for name in ("ant/001.png", "bee/002.png", "cat/003.png"):
+        assert name in str(caught.value)
+    skipped = module(folder, workers=workers, on_bad_image="skip", imbalance_factor=1.0)
+    assert len(skipped.notes) == 3
+    assert len(skipped.probe_set()) + len(skipped.test_set()) == 62
+
+
+def test_other_classes_in_the_test_folder(tmp_path: Path) -> None:
+    make_folder(tmp_path / "set" / "train", {"ant": 3, "bee": 3})
+    make_folder(tmp_path / "set" / "test", {"ant": 3, "fox": 3})
+    with pytest.raises(InputError, match=r"different classes \(bee, fox\)"):
+        module(tmp_path / "set").setup()
+
+
+def test_impossible_profiles(folder: Path) -> None:
+    with pytest.raises(InputError, match="take at most 16"):
+        module(folder, imbalance_factor=100.0).setup()
+    with pytest.raises(InputError, match="at least 1"):
+        module(folder, imbalance_factor=0.5).setup()
+    with pytest.raises(InputError, match="'ant' has 16 pictures, the profile wants 18"):
+        module(folder, max_per_class=18).setup()
+    with pytest.raises(InputError, match="test_share"):
+        module(folder, test_share=1.0)
+
+
+def test_archive_that_leaves_its_folder(tmp_path: Path) -> None:
+    archive = tmp_path / "evil.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("../../etc/a.png", b"x")
+    with pytest.raises(InputError, match="leaves its folder"):
+        module(archive).setup()
+    archive.write_bytes(b"not an archive")
+    with pytest.raises(InputError, match="not a whole zip archive"):
+        module(archive).setup()
