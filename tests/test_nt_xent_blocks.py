@@ -31,10 +31,10 @@ def test_equal_to_the_dense_form_in_float32(form, temperature, chunk_size):
     blocks, grads = value_and_grads(
         (z1, z2), temperature=temperature, chunk_size=chunk_size, **form
     )
-    largest = dense.abs().max()
+    largest = max(dense.abs().max(), 1 / temperature)  # float32 rounds at the size of the logits
     assert (blocks - dense).abs().max() <= 1e-6 * largest
     for grad, dense_grad in zip(grads, dense_grads, strict=True):
-        assert (grad - dense_grad).norm() <= 2e-6 * dense_grad.norm()
+        assert (grad - dense_grad).norm() <= 1e-6 / min(temperature, 0.1) * dense_grad.norm()
 
 
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
