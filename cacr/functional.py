@@ -440,6 +440,8 @@ def _teacher(batch: _Batch, options: _Options) -> tuple[Tensor, Tensor]:
     known: dict[tuple[int, int], Tensor] = {}  # repulsion of query v from key view g, (B,)
     for v, query in enumerate(z):
         others = _others(v, len(keys))
+        if not others:  # the only key is of the query's own view
+            continue
         if options.scale is None:
             columns, near = batch.every[others], distance[v, others]  # (S, N, D), (S, B)
             values = _repulsion(query, columns, batch, options, near).unbind(1)

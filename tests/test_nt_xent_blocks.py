@@ -45,7 +45,7 @@ def test_first_and_second_derivatives_in_float64(form):
         return nt_xent(z1, z2, 0.4, reduction="none", chunk_size=2, **form)
 
     assert torch.autograd.gradcheck(losses, views)
-    assert torch.autograd.gradgradcheck(losses, views)
+    assert torch.autograd.gradgradcheck(losses, views, fast_mode=True)
 
 
 def test_third_derivatives_are_those_of_the_dense_form():
