@@ -1,14 +1,25 @@
-"""Crop, resize and flip as two matrix products with Pillow's antialiased bicubic weights."""
+"""Crop, resize and flip with Pillow's antialiased bicubic weights."""
+
+import math
 
 import torch
 from torch import Tensor
+from torch.nn import functional
+
+# Pictures up to this side are resized on a CPU by one matrix product and one sparse sum over the
+# whole block; larger ones by torch's 8-bit kernel, picture by picture, whose calls then cost less
+# than what they save.
+_SMALL_SIDE = 48
 
 
 def bicubic(x: Tensor) -> Tensor:
     r"""Keys' cubic kernel with a = -0.5, as Pillow's ``BICUBIC``.
 
-    .. math:: k(x) = 1.5|x|^3 - 2.5x^2 + 1 \;(|x| < 1), \quad
-        -0.5|x|^3 + 2.5x^2 - 4|x| + 2 \;(1 \le |x| < 2), \quad 0 \text{ else}
+    .. math:: k(x) = \tfrac12 t^2 (t - 1) + s^2 (1 - 2s), \qquad
+        t = \max(0, 2 - |x|), \quad s = \max(0, 1 - |x|)
+
+    which is :math:`1.5|x|^3 - 2.5x^2 + 1` within one pixel, :math:`-0.5|x|^3 + 2.5x^2 - 4|x| + 2`
+    up to two, and 0 beyond.
 
     Args:
         x: distances in source pixels, any shape.
@@ -20,22 +31,21 @@ def bicubic(x: Tensor) -> Tensor:
         >>> bicubic(torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0]))
         tensor([ 1.0000,  0.5625,  0.0000, -0.0625,  0.0000])
     """
-    x = x.abs().clamp(max=2)
-    near = (1.5 * x - 2.5) * x * x + 1
-    far = ((-0.5 * x + 2.5) * x - 4) * x + 2
-    return torch.where(x < 1, near, far)
+    t = (2 - x.abs()).clamp_(min=0)
+    s = (t - 1).clamp_(min=0)
+    return (t - 1).mul_(t).mul_(t).mul_(0.5) + (1 - 2 * s).mul_(s).mul_(s)
 
 
-def resize_weights(
+def resize_taps(
     start: Tensor, length: Tensor, in_size: int, out_size: int, flip: Tensor | None = None
-) -> Tensor:
-    r"""Matrices that crop ``[start, start + length)`` out of a line and resize it.
+) -> tuple[Tensor, Tensor]:
+    r"""Source pixels and their weights when ``[start, start + length)`` of a line is resized.
 
     .. math:: w_{oi} \propto k\Bigl(\frac{i + 0.5 - (o + 0.5) s}{\max(s, 1)}\Bigr),
         \qquad s = \mathrm{length} / \mathrm{out\_size}
 
-    with i counted from the start of the crop and each row summing to one: pixels outside the
-    crop have no part, as when Pillow resizes a picture that was cropped before.
+    with i counted from the start of the crop; the weights of an output pixel o sum to one, and
+    pixels outside the crop have none, as when Pillow resizes a picture that was cropped before.
 
     Args:
         start: (R,) int64 first pixel.
@@ -45,30 +55,50 @@ def resize_weights(
         flip: (R,) bool, mirror the result.
 
     Returns:
-        (R, out_size, in_size) float32.
+        (R, out_size, T) int64 positions in the line and (R, out_size, T) float32 weights, where
+        T = ceil(4 max(in_size / out_size, 1)).
 
     Example:
-        >>> resize_weights(torch.tensor([1]), torch.tensor([2]), 4, 2)
-        tensor([[[0., 1., 0., 0.],
-                 [0., 0., 1., 0.]]])
+        >>> position, weight = resize_taps(torch.tensor([1]), torch.tensor([2]), 4, 4)
+        >>> position[0, 0].tolist(), [abs(round(w, 4)) for w in weight[0, 0].tolist()]
+        ([1, 1, 1, 2], [0.0, 0.0, 1.0882, 0.0882])
     """
     device = start.device
-    where = torch.arange(in_size, device=device) - start[:, None]  # (R, in) place in the crop
+    taps = math.ceil(4 * max(in_size / out_size, 1))
     scale = length.to(torch.float32)[:, None] / out_size  # (R, 1)
-    out = torch.arange(out_size, device=device).expand(start.shape[0], out_size)  # (R, out)
+    stretch = scale.clamp(min=1)
+    place = torch.arange(out_size, device=device, dtype=torch.float32)  # (S,)
     if flip is not None:
-        out = torch.where(flip[:, None], out_size - 1 - out, out)
-    centre = (out + 0.5) * scale  # (R, out)
-    distance = (where[:, None, :] + 0.5) - centre[:, :, None]  # (R, out, in)
-    weight = bicubic(distance / scale.clamp(min=1)[:, :, None])
-    inside = (where >= 0) & (where < length[:, None])  # (R, in)
-    weight = weight * inside[:, None, :]
-    return weight / weight.sum(dim=2, keepdim=True)
+        mirrored = flip[:, None].to(torch.float32)
+        place = place + mirrored * (out_size - 1 - 2 * place)  # (R, S)
+    centre = (place + 0.5) * scale  # (R, S) in the crop
+    first = (centre - 2 * stretch + 0.5).floor_()  # (R, S)
+    offset = torch.arange(taps, device=device, dtype=torch.float32)
+    where = first[:, :, None] + offset  # (R, S, T)
+    weight = bicubic((where + 0.5 - centre[:, :, None]).div_(stretch[:, :, None]))
+    last = (length[:, None, None] - 1).to(torch.float32)
+    kept = where.clamp(min=0).minimum(last)
+    # 1 where the tap lies in the crop, 0 where it had to be moved into it.
+    weight = weight * (1 - (kept - where).abs_().clamp_(max=1))
+    weight = weight / weight.sum(dim=2, keepdim=True)
+    return kept.to(torch.int64) + start[:, None, None], weight
+
+
+def resize_matrix(position: Tensor, weight: Tensor, in_size: int) -> Tensor:
+    """(R, S, T) taps as (R, S, in_size) matrices."""
+    matrix = torch.zeros(*position.shape[:2], in_size, device=weight.device)
+    return matrix.scatter_add_(2, position, weight)
 
 
 def round_levels(x: Tensor) -> Tensor:
-    """Round to whole levels 0 .. 255, halves up, in place."""
-    return x.add_(0.5).floor_().clamp_(0, 255)
+    """Round to whole levels 0 .. 255 in place."""
+    return x.clamp_(0, 255).add_(0.5).floor_()
+
+
+def to_levels(images: Tensor) -> Tensor:
+    """Uint8, or float in [0, 1], as float32 levels 0 .. 255."""
+    x = images.to(torch.float32)
+    return x * 255 if images.is_floating_point() else x
 
 
 def crop_resize_flip(
@@ -84,7 +114,7 @@ def crop_resize_flip(
     """Cut one box out of each picture, resize it, and mirror some.
 
     Args:
-        images: (R, C, H, W) float32 levels 0 .. 255.
+        images: (R, 3, H, W) uint8, or float in [0, 1].
         top: (R,) int64, with ``left``, ``height`` and ``width`` the boxes.
         left: (R,) int64.
         height: (R,) int64.
@@ -94,13 +124,56 @@ def crop_resize_flip(
         exact: round to whole levels after each direction, as Pillow does.
 
     Returns:
-        (R, C, *size) float32 levels within [0, 255].
+        (R, 3, *size) float32 levels within [0, 255].
     """
     rows, cols = images.shape[2:]
-    across = resize_weights(left, width, cols, size[1], flip)  # (R, S_w, W)
-    down = resize_weights(top, height, rows, size[0])  # (R, S_h, H)
-    x = images @ across.transpose(1, 2)[:, None]  # (R, C, H, S_w)
+    on_cpu = images.device.type == "cpu" and not torch.compiler.is_compiling()
+    if on_cpu and max(rows, cols, *size) > _SMALL_SIDE:
+        boxes = torch.stack([top, left, height, width, flip.to(torch.int64)], dim=1)
+        return _picture_by_picture(images, boxes, size, exact)
+    across = resize_matrix(*resize_taps(left, width, cols, size[1], flip), cols)  # (R, S_w, W)
+    taps, weights = resize_taps(top, height, rows, size[0])  # (R, S_h, T)
+    x = to_levels(images)
+    x = torch.bmm(x.flatten(1, 2), across.transpose(1, 2))  # (R, 3 H, S_w)
     if exact:
         x = round_levels(x)
-    x = down[:, None] @ x  # (R, C, S_h, S_w)
+    x = x.unflatten(1, (3, rows))  # type: ignore[no-untyped-call]
+    x = _sum_rows(x, taps, weights) if on_cpu else _multiply_rows(x, taps, weights)
     return round_levels(x) if exact else x.clamp_(0, 255)
+
+
+def _multiply_rows(x: Tensor, taps: Tensor, weights: Tensor) -> Tensor:
+    """(R, 3, H, S_w) to (R, 3, S_h, S_w) by a matrix product."""
+    return resize_matrix(taps, weights, x.shape[2])[:, None] @ x
+
+
+def _sum_rows(x: Tensor, taps: Tensor, weights: Tensor) -> Tensor:
+    """The same, summing only the rows that have a weight."""
+    count, channels, height, width = x.shape
+    line = torch.arange(count * channels, device=x.device) * height  # (3 R,) first rows
+    index = line.view(count, channels, 1, 1) + taps[:, None]  # (R, 3, S, T)
+    many = weights[:, None].expand(-1, channels, -1, -1)
+    bags = functional.embedding_bag(
+        index.flatten(0, 2),
+        x.reshape(-1, width),
+        per_sample_weights=many.flatten(0, 2),
+        mode="sum",
+    )
+    return bags.view(count, channels, -1, width)
+
+
+def _picture_by_picture(
+    images: Tensor, boxes: Tensor, size: tuple[int, int], exact: bool
+) -> Tensor:
+    """Torch's own antialiased bicubic, which has Pillow's kernel and an 8-bit form."""
+    out = torch.empty(images.shape[0], 3, *size)
+    for row, image, (top, left, height, width, flip) in zip(
+        out, images, boxes.tolist(), strict=True
+    ):
+        box = image[None, :, top : top + height, left : left + width]
+        view = functional.interpolate(box, size=size, mode="bicubic", antialias=True)[0]
+        row.copy_(view.flip(2) if flip else view)
+    if images.is_floating_point():
+        out *= 255
+        return round_levels(out) if exact else out.clamp_(0, 255)
+    return out
