@@ -1,23 +1,38 @@
 """Apply the base chain: crop, flip, colour jitter, grey, blur, solarize."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from bcl.augment.colour import luminance, per_picture
 from bcl.augment.jitter import JitterPlan, apply_jitter
-from bcl.augment.params import ViewParams
-from bcl.augment.resize import crop_resize_flip, round_levels
+from bcl.augment.params import Params, ViewParams
+from bcl.augment.resize import CropPlan, crop_resize_flip, round_levels
 from bcl.augment.rows import block_rows, change_rows
 
 Jitter = Callable[[Tensor, JitterPlan, bool, int | None], Tensor]
 
 
+@dataclass(frozen=True)
+class ChainPlan(Params):
+    """What follows from the parameters of R views for the crop and for the jitter."""
+
+    crop: CropPlan
+    jitter: JitterPlan
+
+    @classmethod
+    def of(cls, params: ViewParams, images: Tensor, size: tuple[int, int]) -> "ChainPlan":
+        """Plan the chain for pictures of this size."""
+        rows, cols = images.shape[2:]
+        return cls(CropPlan.of(params, (rows, cols), size), JitterPlan.of(params))
+
+
 def apply_chain(
     images: Tensor,
     params: ViewParams,
-    plan: JitterPlan,
+    plan: ChainPlan,
     size: tuple[int, int],
     exact: bool,
     place: int | None = None,
@@ -28,7 +43,7 @@ def apply_chain(
     Args:
         images: (R, 3, H, W) uint8, or float in [0, 1].
         params: of R rows.
-        plan: of R rows, how to jitter them.
+        plan: of R rows, made of the same parameters.
         size: rows and columns of the views.
         exact: Pillow's 8-bit arithmetic after every step; else float without rounding.
         place: as for `apply_jitter`.
@@ -37,12 +52,12 @@ def apply_chain(
     Returns:
         (R, 3, *size) float32 levels 0 .. 255; whole ones when ``exact``.
     """
-    p = params
-    x = crop_resize_flip(images, p.top, p.left, p.height, p.width, p.flip, size, exact)
-    x = jitter_with(x, plan, exact, place)
-    x = change_rows(x, p.grey, lambda y: luminance(y, exact).expand_as(y))
-    x = change_rows(x, p.blur > 0, lambda y, sigma: gaussian_blur(y, sigma, exact), p.blur)
-    return change_rows(x, p.solarize, solarize)
+    x = crop_resize_flip(images, plan.crop, size, exact)
+    x = jitter_with(x, plan.jitter, exact, place)
+    x = change_rows(x, params.grey, lambda y: luminance(y, exact).expand_as(y))
+    blurred = params.blur > 0
+    x = change_rows(x, blurred, lambda y, sigma: gaussian_blur(y, sigma, exact), params.blur)
+    return change_rows(x, params.solarize, solarize)
 
 
 def chain_at_once(
@@ -61,7 +76,7 @@ def chain_at_once(
         (R, 3, *size) float32 levels.
     """
     views = params.top.shape[0] // images.shape[0]
-    plan = JitterPlan.of(params)
+    plan = ChainPlan.of(params, images, size)
     return apply_chain(images.repeat(views, 1, 1, 1), params, plan, size, exact, None, jitter_with)
 
 
@@ -73,10 +88,11 @@ def chain_in_blocks(
     Rows whose hue is turned at the same place among the jitter's steps share their blocks, so
     that the hue, the dearest step, is computed once for each row and without masks.
     """
-    plan = JitterPlan.of(params)
-    counts = plan.place.bincount(minlength=6).tolist()
-    order = plan.place.argsort(stable=True)  # (R,)
+    plan = ChainPlan.of(params, images, size)
+    counts = plan.jitter.place.bincount(minlength=6).tolist()
+    order = plan.jitter.place.argsort(stable=True)  # (R,)
     out = torch.empty(params.top.shape[0], 3, *size)
+    flat = out.flatten(1)  # (R, 3 S_h S_w)
     block = block_rows(3 * size[0] * size[1])
     for place, rows in enumerate(torch.split(order, counts)):
         for part in torch.split(rows, block):
@@ -91,7 +107,7 @@ def chain_in_blocks(
                 place,
                 jitter_with,
             )
-            out.index_copy_(0, part, views)
+            flat.index_copy_(0, part, views.flatten(1))
     return out
 
 

@@ -101,37 +101,48 @@ def shift_hue(x: Tensor, shift: Tensor, exact: bool) -> Tensor:
     red, green, blue = x[:, 0], x[:, 1], x[:, 2]  # (R, H, W)
     value = torch.maximum(torch.maximum(red, green), blue)
     chroma = value - torch.minimum(torch.minimum(red, green), blue)
-    # Whole levels differ by one at least; where there is no chroma the hue does not matter.
-    safe = chroma.clamp(min=1 if exact else 1e-4)
-    from_red, from_green, from_blue = value - red, value - green, value - blue
-    is_red = 1 - from_red.sign()
-    is_green = (1 - from_green.sign()).mul_(1 - is_red)
-    is_blue = 1 - is_red - is_green
-    to_red, to_green = from_red.div_(safe), from_green.div_(safe)
-    to_blue = from_blue.div_(safe)
-    sector = (to_blue - to_green).mul_(is_red)
-    sector.add_((to_red - to_blue).add_(2).mul_(is_green))
-    sector.add_((to_green - to_red).add_(4).mul_(is_blue))  # -1 .. 5 sixths of a turn
+    sixth = _hue_sixths(x, value, chroma, exact)  # -1 .. 5
     turns = shift[:, None, None]
     if exact:
-        # Pillow turns sectors into turns in double precision, keeps them in single, and scales
-        # them in double; pixels whose hue is a whole level of 255 depend on it.
-        hue = sector.to(torch.float64).div_(6).add_(1)
-        hue = hue.sub_(hue.floor()).to(torch.float32).to(torch.float64).mul_(255)
-        # torchvision adds int(shift * 255) in unsigned bytes, so the sum wraps around.
-        hue = hue.floor_().to(torch.float32).add_((turns * 255).trunc())
-        hue = hue.sub_((hue / 256).floor_().mul_(256))
-        sixth = hue.mul_(6).div_(255)
-        saturation = (chroma / value.clamp(min=1)).mul_(255).floor_()
-        depth = saturation.div_(255).mul_(value)
+        sixth = _turn_levels(sixth, turns)
+        depth = (chroma / value.clamp(min=1)).mul_(255).floor_().div_(255).mul_(value)
+        value = value.add_(0.5)
     else:
-        sixth = sector.add_(6 * turns)
+        sixth = sixth.add_(6 * turns)
+        sixth = sixth.sub_((sixth / 6).floor_().mul_(6))
         depth = chroma
-    channels = []
-    for n in (5, 3, 1):
-        k = sixth + n
-        k = k.sub_((k / 6).floor_().mul_(6))
-        ramp = k.sub_(2).abs_().neg_().add_(2).clamp_(0, 1)
-        channel = value - ramp.mul_(depth)
-        channels.append(channel.add_(0.5).floor_() if exact else channel)
-    return torch.stack(channels, dim=1)
+    # min(k, 4 - k, 1) is 2 less the distance of h from the channel's complement around the
+    # circle, and that distance is |3 - distance of h from the channel's own hue| for h in [0, 6].
+    turned = torch.empty_like(x)
+    for channel, own in enumerate((0, 2, 4)):
+        away = (sixth - own).abs_().sub_(3).abs_()
+        ramp = away.neg_().add_(2).clamp_(0, 1)
+        turned[:, channel] = torch.addcmul(value, ramp, depth, value=-1)
+    return turned.floor_() if exact else turned
+
+
+def _hue_sixths(x: Tensor, value: Tensor, chroma: Tensor, exact: bool) -> Tensor:
+    """(R, H, W) hue in sixths of a turn, -1 .. 5, as colorsys and Pillow define it."""
+    # Whole levels differ by one at least; where there is no chroma the hue does not matter.
+    safe = chroma.clamp(min=1 if exact else 1e-4)
+    away = value[:, None] - x  # (R, 3, H, W)
+    is_red = away[:, 0].sign().neg_().add_(1)
+    not_green = away[:, 1].sign()
+    is_green = (1 - not_green).mul_(1 - is_red)
+    is_blue = (1 - is_red).mul_(not_green)
+    away.div_(safe[:, None])
+    to_red, to_green, to_blue = away[:, 0], away[:, 1], away[:, 2]
+    sector = (to_blue - to_green).mul_(is_red)
+    sector.add_((to_red - to_blue).add_(2).mul_(is_green))
+    return sector.add_((to_green - to_red).add_(4).mul_(is_blue))
+
+
+def _turn_levels(sixth: Tensor, turns: Tensor) -> Tensor:
+    """Turn a hue in sixths as Pillow's HSV mode holds it, in 256 levels; 0 .. 6 sixths."""
+    # Pillow turns sectors into turns in double precision, keeps them in single, and scales them
+    # in double; pixels whose hue is a whole level of 255 depend on it.
+    wide = torch.float32 if sixth.device.type == "mps" else torch.float64
+    hue = sixth.to(wide).mul_(1 / 6).add_(1).frac_().to(torch.float32)
+    # torchvision adds int(shift * 255) in unsigned bytes, so the sum wraps around.
+    level = hue.to(wide).mul_(255).floor_().to(torch.float32).add_((turns * 255).trunc())
+    return level.sub_((level * (1 / 256)).floor_().mul_(256)).mul_(6 / 255)

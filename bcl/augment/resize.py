@@ -1,10 +1,14 @@
 """Crop, resize and flip with Pillow's antialiased bicubic weights."""
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from bcl.augment.params import Params, ViewParams
+from bcl.augment.rows import waits_for_nothing
 
 # Pictures up to this side are resized on a CPU by one matrix product and one sparse sum over the
 # whole block; larger ones by torch's 8-bit kernel, picture by picture, whose calls then cost less
@@ -101,25 +105,50 @@ def to_levels(images: Tensor) -> Tensor:
     return x * 255 if images.is_floating_point() else x
 
 
-def crop_resize_flip(
-    images: Tensor,
-    top: Tensor,
-    left: Tensor,
-    height: Tensor,
-    width: Tensor,
-    flip: Tensor,
-    size: tuple[int, int],
-    exact: bool,
-) -> Tensor:
+@dataclass(frozen=True)
+class CropPlan(Params):
+    """Boxes of R views and, for pictures resized by sums, the pixels that make up each view.
+
+    Attributes:
+        box: (R, 5) int64 top, left, height, width, flip.
+        across: (R, S_w, T) int64 source columns of each column, or (R, 0, 0).
+        across_weight: (R, S_w, T) float32.
+        down: (R, S_h, T) int64 source rows of each row.
+        down_weight: (R, S_h, T) float32.
+    """
+
+    box: Tensor
+    across: Tensor
+    across_weight: Tensor
+    down: Tensor
+    down_weight: Tensor
+
+    @classmethod
+    def of(
+        cls, params: ViewParams, picture_size: tuple[int, int], size: tuple[int, int]
+    ) -> "CropPlan":
+        """Plan the crops that ``params`` describe, of pictures of this size to views of that."""
+        p = params
+        box = torch.stack([p.top, p.left, p.height, p.width, p.flip.to(torch.int64)], dim=1)
+        if singly(p.top, picture_size, size):
+            none = box.new_empty(box.shape[0], 0, 0)
+            return cls(box, none, none, none, none)
+        across = resize_taps(p.left, p.width, picture_size[1], size[1], p.flip)
+        down = resize_taps(p.top, p.height, picture_size[0], size[0])
+        return cls(box, *across, *down)
+
+
+def singly(x: Tensor, picture_size: tuple[int, int], size: tuple[int, int]) -> bool:
+    """Whether pictures are resized one by one: on a CPU, where they are large."""
+    return not waits_for_nothing(x) and max(*picture_size, *size) > _SMALL_SIDE
+
+
+def crop_resize_flip(images: Tensor, plan: CropPlan, size: tuple[int, int], exact: bool) -> Tensor:
     """Cut one box out of each picture, resize it, and mirror some.
 
     Args:
         images: (R, 3, H, W) uint8, or float in [0, 1].
-        top: (R,) int64, with ``left``, ``height`` and ``width`` the boxes.
-        left: (R,) int64.
-        height: (R,) int64.
-        width: (R,) int64.
-        flip: (R,) bool.
+        plan: of R rows.
         size: rows and columns of the result.
         exact: round to whole levels after each direction, as Pillow does.
 
@@ -127,18 +156,16 @@ def crop_resize_flip(
         (R, 3, *size) float32 levels within [0, 255].
     """
     rows, cols = images.shape[2:]
-    on_cpu = images.device.type == "cpu" and not torch.compiler.is_compiling()
-    if on_cpu and max(rows, cols, *size) > _SMALL_SIDE:
-        boxes = torch.stack([top, left, height, width, flip.to(torch.int64)], dim=1)
-        return _picture_by_picture(images, boxes, size, exact)
-    across = resize_matrix(*resize_taps(left, width, cols, size[1], flip), cols)  # (R, S_w, W)
-    taps, weights = resize_taps(top, height, rows, size[0])  # (R, S_h, T)
+    if singly(images, (rows, cols), size):
+        return _picture_by_picture(images, plan.box, size, exact)
+    across = resize_matrix(plan.across, plan.across_weight, cols)  # (R, S_w, W)
     x = to_levels(images)
     x = torch.bmm(x.flatten(1, 2), across.transpose(1, 2))  # (R, 3 H, S_w)
     if exact:
         x = round_levels(x)
-    x = x.unflatten(1, (3, rows))  # type: ignore[no-untyped-call]
-    x = _sum_rows(x, taps, weights) if on_cpu else _multiply_rows(x, taps, weights)
+    x = x.view(-1, 3, rows, size[1])
+    add_up = _multiply_rows if waits_for_nothing(images) else _sum_rows
+    x = add_up(x, plan.down, plan.down_weight)  # (R, 3, S_h, S_w)
     return round_levels(x) if exact else x.clamp_(0, 255)
 
 
