@@ -39,8 +39,12 @@ def change_rows(x: Tensor, mask: Tensor, change: Callable[..., Tensor], *params:
     if waits_for_nothing(x):
         return torch.where(mask[:, None, None, None], change(x, *params), x)
     rows = mask.nonzero().squeeze(1)
-    for part in torch.split(rows, block_rows(x[0].numel())):
-        if part.numel():
-            taken = (param.index_select(0, part) for param in params)
+    block = block_rows(x[0].numel())
+    for part in torch.split(rows, block) if rows.numel() else ():
+        taken = (param.index_select(0, part) for param in params)
+        if block == 1:  # a large picture is worth no copy
+            row = x[int(part) : int(part) + 1]
+            row.copy_(change(row, *taken))
+        else:
             x.index_copy_(0, part, change(x.index_select(0, part), *taken))
     return x
