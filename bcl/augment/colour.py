@@ -113,11 +113,11 @@ def shift_hue(x: Tensor, shift: Tensor, exact: bool) -> Tensor:
         depth = chroma
     # min(k, 4 - k, 1) is 2 less the distance of h from the channel's complement around the
     # circle, and that distance is |3 - distance of h from the channel's own hue| for h in [0, 6].
+    least = torch.add(value, depth, alpha=-2)
     turned = torch.empty_like(x)
     for channel, own in enumerate((0, 2, 4)):
-        away = (sixth - own).abs_().sub_(3).abs_()
-        ramp = away.neg_().add_(2).clamp_(0, 1)
-        turned[:, channel] = torch.addcmul(value, ramp, depth, value=-1)
+        near = (sixth - own).abs_().sub_(3) if own else sixth - 3
+        turned[:, channel] = torch.addcmul(least, depth, near.abs_().clamp_(1, 2))
     return turned.floor_() if exact else turned
 
 
@@ -126,15 +126,15 @@ def _hue_sixths(x: Tensor, value: Tensor, chroma: Tensor, exact: bool) -> Tensor
     # Whole levels differ by one at least; where there is no chroma the hue does not matter.
     safe = chroma.clamp(min=1 if exact else 1e-4)
     away = value[:, None] - x  # (R, 3, H, W)
-    is_red = away[:, 0].sign().neg_().add_(1)
-    not_green = away[:, 1].sign()
-    is_green = (1 - not_green).mul_(1 - is_red)
-    is_blue = (1 - is_red).mul_(not_green)
+    other = away[:, :2].sign()  # 1 where red, and where green, is not the largest
+    is_blue = other[:, 0] * other[:, 1]  # the first of equals counts
+    is_green = other[:, 0] - is_blue
+    is_red = 1 - other[:, 0]
     away.div_(safe[:, None])
     to_red, to_green, to_blue = away[:, 0], away[:, 1], away[:, 2]
     sector = (to_blue - to_green).mul_(is_red)
-    sector.add_((to_red - to_blue).add_(2).mul_(is_green))
-    return sector.add_((to_green - to_red).add_(4).mul_(is_blue))
+    sector.addcmul_((to_red - to_blue).add_(2), is_green)
+    return sector.addcmul_((to_green - to_red).add_(4), is_blue)
 
 
 def _turn_levels(sixth: Tensor, turns: Tensor) -> Tensor:
