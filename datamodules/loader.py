@@ -160,6 +160,22 @@ class BatchLoader:
         raise NotImplementedError
 
 
+class StreamLoader(BatchLoader):
+    """Batches that a store reads ahead, in worker processes (see `BatchLoader`).
+
+    Args:
+        data: a training set in any store.
+        batch_size: B, over all ranks together.
+        options: those of `BatchLoader`.
+    """
+
+    def _fetch(self, ids: list[Tensor]) -> Iterator[Batch]:
+        data = self.dataset
+        images = data.store.stream(data.rows[chosen] for chosen in ids)
+        for chosen, pictures in zip(ids, images, strict=True):
+            yield {"image": pictures, "id": chosen, "label": data.labels[chosen]}
+
+
 class MemoryLoader(BatchLoader):
     """Batches gathered from decoded pictures in memory, best the device's own (see `BatchLoader`).
 
@@ -180,10 +196,13 @@ class MemoryLoader(BatchLoader):
     ) -> None:
         super().__init__(data, batch_size, **options)
         if not isinstance(data.store, MemoryStore):
-            raise InputError("MemoryLoader needs decoded pictures; use WorkerLoader for files.")
+            raise InputError("MemoryLoader needs decoded pictures; use StreamLoader for files.")
         self.device = torch.device(device)
-        self._images = data.store.images.to(self.device)  # (M, 3, S, S)
-        self._rows = data.rows.to(self.device)
+        self._images, self._rows = data.store.images, data.rows
+        if self.device.type != "cpu":
+            # The device holds the training pictures alone; the host maps the file of all.
+            self._images = data.store.read(data.rows).to(self.device)  # (N, 3, S, S)
+            self._rows = torch.arange(len(data), device=self.device)
         self._labels = data.labels.to(self.device)
 
     def order(self, epoch: int) -> Tensor:

@@ -1,7 +1,7 @@
 """Where pictures lie, and how a set of them is read."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Protocol
 
 import torch
@@ -22,6 +22,10 @@ class Store(Protocol):
 
     def read(self, rows: Tensor) -> Tensor:
         """(n,) rows to uint8 (n, 3, S, S)."""
+        ...
+
+    def stream(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Read one batch of rows after the other, ahead of use where that helps."""
         ...
 
 
@@ -53,6 +57,10 @@ class MemoryStore:
     def read(self, rows: Tensor) -> Tensor:
         """(n,) rows to uint8 (n, 3, S, S) on the store's device."""
         return self.images.index_select(0, rows.to(self.images.device))
+
+    def stream(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Read one batch of rows after the other."""
+        return map(self.read, batches)
 
 
 def fingerprint_of(*parts: bytes | str | Tensor) -> str:
@@ -135,10 +143,11 @@ class PictureSet:
         Yields:
             ``{"image": uint8 (B, 3, S, S), "id": int64 (B,), "label": int64 (B,)}``.
         """
-        for start in range(0, len(self), batch_size):
-            ids = torch.arange(start, min(start + batch_size, len(self)))
+        everything = torch.split(torch.arange(len(self)), batch_size)
+        rows = (self.rows[ids] for ids in everything)
+        for ids, images in zip(everything, self.store.stream(rows), strict=True):
             yield {
-                "image": self.pictures(ids).to(device),
+                "image": images.to(device, non_blocking=True),
                 "id": ids.to(device),
                 "label": self.labels[ids].to(device),
             }
