@@ -34,5 +34,5 @@ _HOMES = {
     "PictureSet": "datamodules.stores",
     "PlacesLT": "datamodules.benchmarks",
 }
-__all__ = sorted(_HOMES)  # noqa: PLE0605
+__all__ = sorted(_HOMES)
 __getattr__ = lazy_names(__name__, _HOMES)

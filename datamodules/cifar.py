@@ -8,24 +8,40 @@ from torch import Tensor
 
 from bcl.errors import InputError
 from datamodules.pools import Pool, PoolDataModule
+from datamodules.recipes import RECIPES
 
 
 class _CIFAR(PoolDataModule):
     _kind: ClassVar[str]
     _archive: ClassVar[str]
-    _default_recipe: ClassVar[str]
+    _data: ClassVar[str]
 
     def __init__(
         self, root: str, download: bool, recipe: str | None, image_size: int, **options: Any
     ) -> None:
-        chosen = {"imbalance_factor", "profile", "max_per_class", "split_file"} & set(options)
-        if recipe is None and not chosen:
-            recipe = self._default_recipe
+        if recipe is None:
+            recipe = self._published(**options)
         if image_size != 32:
             raise InputError(f"the pictures of CIFAR have 32 px, got image_size {image_size}.")
         super().__init__(recipe=recipe, image_size=image_size, **options)
         self.root = root
         self.download = download
+
+    @classmethod
+    def _published(
+        cls,
+        imbalance_factor: float | None = 100.0,
+        profile: str = "exponential",
+        max_per_class: int | None = None,
+        class_order: str = "name",
+        split_file: str | None = None,
+        **_: Any,
+    ) -> str | None:
+        """The named subset that these choices describe, so that its very pictures are chosen."""
+        if imbalance_factor is None or split_file or max_per_class or class_order != "name":
+            return None
+        name = f"{cls._data}/{profile}-{imbalance_factor:g}"
+        return name if name in RECIPES else None
 
     def prepare_data(self) -> None:
         """Download, on one process of each machine."""
@@ -72,8 +88,8 @@ class CIFAR10LT(_CIFAR):
     Args:
         root: where torchvision keeps or puts the data set.
         download: fetch it if it is not there.
-        recipe: a named subset (`bcl split --list`); ``cifar10/exponential-100`` if neither it nor
-            another choice is given.
+        recipe: a named subset (`bcl split --list`). Without it, an exponential profile of imbalance
+            100 (the default), 50 or 10 is LDAM's published subset, picture for picture.
         image_size: 32.
         options: those of `PoolDataModule` and `FilesDataModule`, such as ``imbalance_factor`` or
             ``split_file`` (a published index file).
@@ -83,7 +99,7 @@ class CIFAR10LT(_CIFAR):
     """
 
     _kind = "CIFAR10"
-    _default_recipe = "cifar10/exponential-100"
+    _data = "cifar10"
 
     def __init__(
         self,
@@ -102,8 +118,8 @@ class CIFAR100LT(_CIFAR):
     Args:
         root: where torchvision keeps or puts the data set.
         download: fetch it if it is not there.
-        recipe: a named subset (`bcl split --list`); ``cifar100/exponential-100`` if neither it nor
-            another choice is given.
+        recipe: a named subset (`bcl split --list`). Without it, an exponential profile of imbalance
+            100 (the default), 50 or 10 is LDAM's published subset, picture for picture.
         image_size: 32.
         options: those of `PoolDataModule` and `FilesDataModule`, such as ``imbalance_factor`` or
             ``split_file`` (a published index file).
@@ -113,7 +129,7 @@ class CIFAR100LT(_CIFAR):
     """
 
     _kind = "CIFAR100"
-    _default_recipe = "cifar100/exponential-100"
+    _data = "cifar100"
 
     def __init__(
         self,

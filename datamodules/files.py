@@ -148,7 +148,8 @@ class _Pictures(Dataset[Tensor]):
     def __getitems__(self, rows: list[int]) -> Tensor:
         images = torch.empty((len(rows), 3, self.size, self.size), dtype=torch.uint8)
         if torch.utils.data.get_worker_info() is not None:
-            torch.Tensor.share_memory_(images)  # decode in place instead of copying afterwards
+            # Decoded in place; torch would copy it there afterwards.
+            images.untyped_storage().share_memory_()
         pixels = images.numpy()
         for place, row in enumerate(rows):
             name = self.names[row]

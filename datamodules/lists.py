@@ -11,7 +11,7 @@ from bcl.errors import InputError
 from datamodules.base import Sets
 from datamodules.pools import FilesDataModule, Pool, resolve
 from datamodules.recipes import LISTS
-from datamodules.sources import Source, check_inside, open_source
+from datamodules.sources import Source, ZipSource, check_inside, open_source
 from datamodules.stores import PictureSet
 
 _SHOWN = 20
@@ -38,7 +38,7 @@ class PictureList:
 
 
 def read_list(path: str | Path, num_classes: int | None = None) -> PictureList:
-    """Read a list file.
+    r"""Read a list file.
 
     Args:
         path: the file; one ``relative/path label`` a line, empty lines are passed over.
@@ -55,19 +55,35 @@ def read_list(path: str | Path, num_classes: int | None = None) -> PictureList:
     Example:
         >>> import tempfile
         >>> path = Path(tempfile.mkdtemp()) / "list.txt"
-        >>> _ = path.write_text("train/a.jpg 0\\ntrain/b.jpg 1\\n")
+        >>> _ = path.write_text("train/a.jpg 0\ntrain/b.jpg 1\n")
         >>> read_list(path).names
         ['train/a.jpg', 'train/b.jpg']
     """
     path = Path(path).expanduser()
     try:
-        text = path.read_text("utf-8")
+        return parse_list(path, path.read_text("utf-8"), num_classes)
     except FileNotFoundError:
         raise InputError(f"list file {path} does not exist.") from None
     except (UnicodeDecodeError, IsADirectoryError):
         raise InputError(f"{path} is not a list file (a text with one `path label` a line).") from (
             None
         )
+
+
+def parse_list(path: Path, text: str, num_classes: int | None = None) -> PictureList:
+    """Read the text of a list file (see `read_list`).
+
+    Args:
+        path: where the text stands, for messages.
+        text: rows of ``relative/path label``.
+        num_classes: C.
+
+    Returns:
+        Its rows.
+
+    Raises:
+        InputError: bad rows; all are listed with their line.
+    """
     names: list[str] = []
     labels: list[int] = []
     lines: list[int] = []
@@ -211,7 +227,14 @@ class ImageListLT(FilesDataModule):
         )
 
     def _read(self, name: str, classes: int | None) -> PictureList:
-        return read_list(resolve(self.root, name), classes)
+        path = resolve(self.root, name)
+        if not path.exists() and isinstance(source := open_source(self.root), ZipSource):
+            # A list that lies in the archive itself.
+            if name in source.names():
+                return parse_list(
+                    source.root / name, source.read(name).decode("utf-8", "replace"), classes
+                )
+        return read_list(path, classes)
 
     def _differences(self, lists: dict[str, PictureList], classes: int) -> list[str]:
         if self.benchmark is None:

@@ -87,6 +87,7 @@ class ZipSource:
             for info in self._archive.infolist()
             if not info.is_dir() and not PurePosixPath(info.filename).name.startswith(".")
         }
+        self._names = sorted(self._files)
         self._process = os.getpid()
 
     def __getstate__(self) -> dict[str, object]:
@@ -104,7 +105,7 @@ class ZipSource:
     def names(self) -> list[str]:
         """All files of the archive, hidden ones left out."""
         self._own()
-        return sorted(self._files)
+        return self._names
 
     def read(self, name: str) -> bytes:
         """The bytes of one file."""

@@ -16,6 +16,7 @@ from bcl.files import atomic_write, write_text
 from datamodules.stores import fingerprint_of
 
 _FORMAT = "bcl-split-1"
+_SDCLR_TOTALS = (9754, 11165)  # CIFAR-100, CIFAR-10
 
 
 @dataclass(frozen=True)
