@@ -11,7 +11,7 @@ from bcl.errors import InputError
 from datamodules.base import Sets
 from datamodules.pools import FilesDataModule, Pool, resolve
 from datamodules.recipes import LISTS
-from datamodules.sources import Source, ZipSource, check_inside, open_source
+from datamodules.sources import Source, check_inside, open_source
 from datamodules.stores import PictureSet
 
 _SHOWN = 20
@@ -228,12 +228,11 @@ class ImageListLT(FilesDataModule):
 
     def _read(self, name: str, classes: int | None) -> PictureList:
         path = resolve(self.root, name)
-        if not path.exists() and isinstance(source := open_source(self.root), ZipSource):
-            # A list that lies in the archive itself.
+        if not path.exists() and Path(self.root).expanduser().is_file():
+            source = open_source(self.root)  # a list that lies in the archive itself
             if name in source.names():
-                return parse_list(
-                    source.root / name, source.read(name).decode("utf-8", "replace"), classes
-                )
+                text = source.read(name).decode("utf-8", "replace")
+                return parse_list(source.root / name, text, classes)
         return read_list(path, classes)
 
     def _differences(self, lists: dict[str, PictureList], classes: int) -> list[str]:

@@ -88,7 +88,18 @@ def with_labels(split: Split, labels: Tensor, num_classes: int, pool: str) -> Sp
             "it was made for, or make the split anew."
         )
     check_indices(split.indices, len(labels), f"the split '{split.recipe}'")
-    return Split(split.indices, labels[split.indices], num_classes, split.recipe, pool, len(labels))
+    chosen = labels[split.indices]
+    if not split.pool and len(split) in _SDCLR_TOTALS:
+        # An index file does not say whose indices it holds; that of another order of the pictures
+        # would pass as a random subset.
+        counts = torch.bincount(chosen, minlength=num_classes)
+        if int(counts.max()) < 2 * int(counts.min()):
+            raise InputError(
+                f"the split '{split.recipe}' of {len(split)} pictures should be long-tailed, but "
+                f"gives {int(counts.min())} to {int(counts.max())} pictures a class here; its "
+                "indices are those of CIFAR's own order, as CIFAR10LT and CIFAR100LT load it."
+            )
+    return Split(split.indices, chosen, num_classes, split.recipe, pool, len(labels))
 
 
 def check_indices(indices: Tensor, size: int, where: str) -> None:
