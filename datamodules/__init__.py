@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from datamodules.folder import ImageFolderLT as ImageFolderLT
     from datamodules.huggingface import HuggingFaceLT as HuggingFaceLT
     from datamodules.lists import ImageListLT as ImageListLT
+    from datamodules.shards import ShardsLT as ShardsLT
     from datamodules.stores import PictureSet as PictureSet
 
 _HOMES = {
@@ -33,6 +34,7 @@ _HOMES = {
     "LongTailedDataModule": "datamodules.base",
     "PictureSet": "datamodules.stores",
     "PlacesLT": "datamodules.benchmarks",
+    "ShardsLT": "datamodules.shards",
 }
 __all__ = sorted(_HOMES)
 __getattr__ = lazy_names(__name__, _HOMES)

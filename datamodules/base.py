@@ -172,19 +172,21 @@ class LongTailedDataModule(pl.LightningDataModule):
         Raises:
             InputError: the batch does not divide among the ranks, or exceeds the set.
         """
-        rank, world_size = _ranks()
         data = self.sets.train
-        kind = MemoryLoader if isinstance(data.store, MemoryStore) else StreamLoader
-        options: dict[str, Any] = {"device": self._device()} if kind is MemoryLoader else {}
-        return kind(
-            data,
-            self.batch_size,
-            seed=self.seed,
-            rank=rank,
-            world_size=world_size,
-            trained=self._trained_batches,
-            **options,
-        )
+        options = self.loader_options()
+        if isinstance(data.store, MemoryStore):
+            return MemoryLoader(data, self.batch_size, device=self._device(), **options)
+        return StreamLoader(data, self.batch_size, **options)
+
+    def loader_options(self) -> dict[str, Any]:
+        """What every `BatchLoader` of this run is told: seed, ranks, and what is trained."""
+        rank, world_size = _ranks()
+        return {
+            "seed": self.seed,
+            "rank": rank,
+            "world_size": world_size,
+            "trained": self._trained_batches,
+        }
 
     def _device(self) -> torch.device:
         if self.trainer is None:

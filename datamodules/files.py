@@ -1,7 +1,8 @@
 """Pictures that stay in their files: decoded by workers, batch by batch."""
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -66,12 +67,14 @@ class FileStore:
         self.image_size = image_size
         self.fingerprint = fingerprint
         self.workers = default_workers() if workers is None else workers
-        self._pictures = _Pictures(source, PackedNames(names), image_size)
-        self._size = len(names)
+        self.source = source
+        # Names that are not a plain list are lean already.
+        self.names = PackedNames(names) if isinstance(names, list) else names
+        self._pictures = _Pictures(source, self.names, image_size)
         self._stream: _Stream | None = None
 
     def __len__(self) -> int:
-        return self._size
+        return len(self.names)
 
     def read(self, rows: Tensor) -> Tensor:
         """(n,) rows to uint8 (n, 3, S, S), decoded in this process."""
@@ -79,12 +82,25 @@ class FileStore:
 
     def stream(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
         """Decode one batch of rows after the other in worker processes, ahead of use."""
-        rows = list(batches)
         if self.workers == 0:
-            return map(self.read, rows)
+            return map(self.read, batches)
         if self._stream is None or self._stream.busy:
             self._stream = _Stream(self._pictures, self.workers)
-        return self._stream.run(rows)
+        return self._stream.run(batches)
+
+
+class _Chunks:
+    """Cuts batches of rows into the small lists that workers decode."""
+
+    def __init__(self) -> None:
+        self.batches: Iterable[Tensor] = ()
+        self.sizes: deque[int] = deque()  # of the batches under way
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for rows in self.batches:
+            self.sizes.append(len(rows))
+            for chunk in torch.split(rows, _CHUNK):
+                yield chunk.tolist()
 
 
 class _Stream:
@@ -93,10 +109,10 @@ class _Stream:
     def __init__(self, pictures: "_Pictures", workers: int) -> None:
         self.busy = False
         self._size = pictures.size
-        self._chunks: list[list[int]] = []
+        self._chunks = _Chunks()
         self._loader: DataLoader[Any] = DataLoader(
             pictures,
-            batch_sampler=self._chunks,
+            batch_sampler=cast("Any", self._chunks),
             collate_fn=_as_it_is,
             num_workers=workers,
             prefetch_factor=8,
@@ -105,27 +121,21 @@ class _Stream:
             generator=torch.Generator(),
         )
 
-    def run(self, batches: list[Tensor]) -> Iterator[Tensor]:
+    def run(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
         self.busy = True
         try:
-            self._chunks[:] = [
-                chunk.tolist()
-                for rows in batches
-                for chunk in torch.split(rows, _CHUNK)
-                if len(rows)
-            ]
-            chunks = iter(self._loader)
+            self._chunks.batches = batches
+            self._chunks.sizes.clear()
             pinned = torch.cuda.is_available()
-            for rows in batches:
-                images = torch.empty(
-                    (len(rows), 3, self._size, self._size), dtype=torch.uint8, pin_memory=pinned
-                )
-                done = 0
-                while done < len(rows):
-                    chunk = next(chunks)
-                    images[done : done + len(chunk)] = chunk
-                    done += len(chunk)
-                yield images
+            images, done = torch.empty(0), 0
+            for chunk in self._loader:
+                if done == len(images):
+                    shape = (self._chunks.sizes.popleft(), 3, self._size, self._size)
+                    images, done = torch.empty(shape, dtype=torch.uint8, pin_memory=pinned), 0
+                images[done : done + len(chunk)] = chunk
+                done += len(chunk)
+                if done == len(images):
+                    yield images
         finally:
             self.busy = False
 

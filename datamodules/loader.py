@@ -1,6 +1,7 @@
 """Training batches whose order is a function of (seed, epoch, position)."""
 
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -134,6 +135,20 @@ class BatchLoader:
         """(N,) ids in the order of an epoch."""
         return permutation(len(self.dataset), self.seed, _ORDER_STREAM, epoch)
 
+    def slices(self, epoch: int, bounds: Iterable[tuple[int, int]]) -> Iterator[Tensor]:
+        """Ids at some positions of an epoch's order.
+
+        Args:
+            epoch: the epoch.
+            bounds: first position and the one after the last, ascending.
+
+        Yields:
+            (n,) ids.
+        """
+        order = self.order(epoch)
+        for first, last in bounds:
+            yield order[first:last]
+
     def __iter__(self) -> Iterator[Batch]:
         if self._done >= len(self):
             self.epoch, self._start, self._done = self.epoch + 1, 0, 0
@@ -144,19 +159,19 @@ class BatchLoader:
     def _run(self) -> Iterator[Batch]:
         start, self._start = self._start, 0
         self._done = start
-        order = self.order(self.epoch)
         share = self.batch_size // self.world_size
-        first = start * self.batch_size + self.rank * share
-        ids = [
-            order[at : at + share]
-            for at in range(first, len(self) * self.batch_size, self.batch_size)
-        ]
+        firsts = range(
+            start * self.batch_size + self.rank * share,
+            len(self) * self.batch_size,
+            self.batch_size,
+        )
+        ids = self.slices(self.epoch, ((first, first + share) for first in firsts))
         for batch in self._fetch(ids):
             # Counted before it is handed out: a generator does not run on after a last batch.
             self._done += 1
             yield batch
 
-    def _fetch(self, ids: list[Tensor]) -> Iterator[Batch]:
+    def _fetch(self, ids: Iterable[Tensor]) -> Iterator[Batch]:
         raise NotImplementedError
 
 
@@ -169,11 +184,18 @@ class StreamLoader(BatchLoader):
         options: those of `BatchLoader`.
     """
 
-    def _fetch(self, ids: list[Tensor]) -> Iterator[Batch]:
+    def _fetch(self, ids: Iterable[Tensor]) -> Iterator[Batch]:
         data = self.dataset
-        images = data.store.stream(data.rows[chosen] for chosen in ids)
-        for chosen, pictures in zip(ids, images, strict=True):
-            yield {"image": pictures, "id": chosen, "label": data.labels[chosen]}
+        ahead: deque[Tensor] = deque()  # ids whose pictures are being read
+
+        def rows() -> Iterator[Tensor]:
+            for chosen in ids:
+                ahead.append(chosen)
+                yield data.locate(chosen)
+
+        for images in data.store.stream(rows()):
+            chosen = ahead.popleft()
+            yield {"image": images, "id": chosen, "label": data.labels[chosen]}
 
 
 class MemoryLoader(BatchLoader):
@@ -209,7 +231,7 @@ class MemoryLoader(BatchLoader):
         """(N,) ids in the order of an epoch, on the device."""
         return permutation(len(self.dataset), self.seed, _ORDER_STREAM, epoch, device=self.device)
 
-    def _fetch(self, ids: list[Tensor]) -> Iterator[Batch]:
+    def _fetch(self, ids: Iterable[Tensor]) -> Iterator[Batch]:
         for chosen in ids:
             yield {
                 "image": self._images.index_select(0, self._rows[chosen]),
