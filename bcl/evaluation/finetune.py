@@ -56,9 +56,9 @@ def fine_tune(
 ) -> Tensor:
     """Train a copy of the encoder with its linear probe as head; the last epoch is tested.
 
-    SGD with momentum 0.9 and a cosine from ``learning_rate`` to zero, weight decay 1e-4, random
-    crops and flips. Starting from the fitted probe, the features do not first have to survive a
-    random head.
+    SGD with momentum 0.9 and a cosine from ``learning_rate`` to zero, weight decay 1e-4, gradients
+    clipped to norm 1, random crops and flips. Starting from the fitted probe, the features do not
+    first have to survive a random head.
 
     Args:
         learner: maps pictures to features with gradient; not changed.
@@ -114,6 +114,7 @@ def fine_tune(
                 )
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
             step += 1
             if progress is not None:
