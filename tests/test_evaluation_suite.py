@@ -26,7 +26,7 @@ def report(tracker):
     return bcl.evaluate(
         encode,
         FakeData(),
-        protocols=["full", "10-shot", "10%", "long-tailed", "knn"],
+        protocols=["full", "10-shot", "10%", "long-tailed", "knn", "knn-euclidean"],
         record={"name": "one", "history": history, "config": {"a": 1}, "seed": 0},
         tracker=tracker,
         batch_size=50,
@@ -37,7 +37,7 @@ def test_report_holds_every_protocol(report):
     names = [entry["name"] for entry in report.protocols]
     assert names[:4] == ["full", "10-shot", "10%", "long-tailed"]
     assert names[4:7] == ["knn@1", "knn@10", "knn@200"]
-    assert names[7:] == ["knn@1 euclidean", "knn@10 euclidean", "knn@200 euclidean"]
+    assert names[7:] == ["knn-euclidean@1", "knn-euclidean@10", "knn-euclidean@200"]
     full = report.protocol("full")
     assert full["summary"]["accuracy"]["mean"] > 0.5
     assert len(report.protocol("10-shot")["draws"]) == 5

@@ -152,6 +152,17 @@ class Chart:
             f"<title>{escape(tip)}</title></rect>"
         )
 
+    def cell(
+        self, x: tuple[float, float], y: tuple[float, float], share: float, colour: str, tip: str
+    ) -> None:
+        """A rectangle of a heat map; the share, from 0 to 1, is its opacity."""
+        left, top = self.x(x[0]), self.y(y[1])
+        width, height = self.x(x[1]) - left, self.y(y[0]) - top
+        self.parts.append(
+            f'<rect x="{left}" y="{top}" width="{width + 0.3:.2f}" height="{height + 0.3:.2f}" '
+            f'fill="{colour}" fill-opacity="{share:.3f}"><title>{escape(tip)}</title></rect>'
+        )
+
     def level(self, y: float, text: str) -> None:
         """A dashed horizontal line with a name."""
         self.parts.append(

@@ -18,7 +18,8 @@ SUITES = {
     "ts": ("long-tailed-knn", "balanced-lt:svc", "long-tailed:svc"),
 }
 SINGLE = ("full", "1%", "50-shot", "100-shot", "long-tailed", "balanced-lt", "knn",
-          "long-tailed-knn", "finetune", "finetune-1%")  # fmt: skip
+    "knn-euclidean",
+    "long-tailed-knn", "finetune", "finetune-1%")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Protocol:
         shots: pictures per class (int; 0: as many as the rarest class has), share of the balanced
             set (float), or None for all.
         draws: how many subsets.
-        solver: of a linear probe.
+        solver: of a linear probe; the metric of nearest neighbours.
     """
 
     name: str
@@ -60,7 +61,8 @@ def parse_protocols(names: str | Sequence[str]) -> list[Protocol]:
     """Turn protocol names into protocols, each once, in the order asked for.
 
     ``full``, ``1%`` (any share), ``50-shot`` (any number), ``long-tailed``, ``balanced-lt`` are
-    linear probes and take a solver behind a colon (``full:sgd``); ``knn``, ``long-tailed-knn``;
+    linear probes and take a solver behind a colon (``full:sgd``); ``knn`` (k = 1, 10, 200, cosine),
+    ``knn-euclidean``, ``long-tailed-knn``;
     ``finetune``, ``finetune-1%`` (any share). The papers' sets: ``bcl``, ``sdclr``, ``cacr``,
     ``ts`` (`SUITES`).
 
@@ -109,9 +111,11 @@ def _single(name: str) -> Protocol:
             return Protocol(name, "linear", "probe", shots, DRAWS, solver)
     if not colon:
         if base == "knn":
-            return Protocol(name, "knn", "probe")
+            return Protocol(name, "knn", "probe", solver="cosine")
+        if base == "knn-euclidean":
+            return Protocol(name, "knn", "probe", solver="euclidean")
         if base == "long-tailed-knn":
-            return Protocol(name, "knn", "long-tailed")
+            return Protocol(name, "knn", "long-tailed", solver="cosine")
         if base == "finetune":
             return Protocol(name, "finetune", "probe")
     raise unknown_name("protocol", name, (*SINGLE, *SUITES))

@@ -28,10 +28,7 @@ from bcl.evaluation.results import ProbeReport
 from bcl.random import permutation
 from bcl.shots import RULES, ShotGroups, shot_groups
 
-NEIGHBOURS = {
-    "probe": ((1, 10, 200), ("cosine", "euclidean")),
-    "long-tailed": ((1, 10), ("cosine",)),
-}
+NEIGHBOURS = {"probe": (1, 10, 200), "long-tailed": (1, 10)}
 SHOWN = 16  # pictures at either end of the scores
 VIEWED = 1024  # test pictures whose two views give the alignment
 
@@ -295,28 +292,25 @@ def _run_linear(
 
 
 def _run_knn(protocol: Protocol, run: _Evaluation) -> list[tuple[dict[str, Any], Tensor]]:
-    ks, metrics = NEIGHBOURS[protocol.train]
     test_y, found = run.labels["test"], []
-    for metric in metrics:
-        predicted = knn_predict(
-            run.features[protocol.train], run.labels[protocol.train], run.features["test"], ks,
-            metric=metric, num_classes=run.num_classes,
-        )  # fmt: skip
-        for k, labels in predicted.items():
-            base = "knn" if protocol.train == "probe" else "long-tailed-knn"
-            name = f"{base}@{k}" + ("" if metric == "cosine" else f" {metric}")
-            result = ProbeResult(
-                accuracy=float((labels == test_y).double().mean()),
-                top5=float("nan"),
-                per_class_accuracy=class_accuracy(labels, test_y, run.num_classes),
-                predictions=labels.cpu(),
-                chosen={"solver": "knn", "k": k, "metric": metric},
-                weight=torch.empty(0),
-                bias=torch.empty(0),
-            )
-            description = f"{k} nearest in the {protocol.description}, {metric}, equal votes"
-            entry = _entry(name, "knn", description, [result], run.groups)
-            found.append((entry, result.predictions[None]))
+    metric = protocol.solver
+    predicted = knn_predict(
+        run.features[protocol.train], run.labels[protocol.train], run.features["test"],
+        NEIGHBOURS[protocol.train], metric=metric, num_classes=run.num_classes,
+    )  # fmt: skip
+    for k, labels in predicted.items():
+        result = ProbeResult(
+            accuracy=float((labels == test_y).double().mean()),
+            top5=float("nan"),
+            per_class_accuracy=class_accuracy(labels, test_y, run.num_classes),
+            predictions=labels.cpu(),
+            chosen={"solver": "knn", "k": k, "metric": metric},
+            weight=torch.empty(0),
+            bias=torch.empty(0),
+        )
+        description = f"{k} nearest in the {protocol.description}, {metric}, equal votes"
+        entry = _entry(f"{protocol.name}@{k}", "knn", description, [result], run.groups)
+        found.append((entry, result.predictions[None]))
     return found
 
 
