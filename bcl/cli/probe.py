@@ -24,8 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="full,knn",
         metavar="NAMES",
         help="with commas: full, 1%%, 50-shot, 100-shot, long-tailed, balanced-lt, each also with "
-        "a solver (full:sgd; lbfgs, ridge, adam, sgd, cacr, svc); knn, knn-euclidean, long-tailed-knn; finetune, "
-        "finetune-1%%; or a paper's set: bcl, sdclr, cacr, ts (default: %(default)s)",
+        "a solver (full:sgd; lbfgs, ridge, adam, sgd, cacr, svc); knn, knn-euclidean, "
+        "long-tailed-knn; finetune, finetune-1%%; or a paper's set: bcl, sdclr, cacr, ts "
+        "(default: %(default)s)",
     )
     add(
         "--data.root",

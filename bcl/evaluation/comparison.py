@@ -126,10 +126,17 @@ def difference_notes(reports: Sequence[ProbeReport]) -> list[str]:
             notes.append(f"Other {words} than {first.name}: {', '.join(others)}.")
     for rule in sorted({report.rule for report in reports} - {first.rule}):
         notes.append(f"Some runs name the rule {rule}; all tables here use {first.rule}.")
+    of_all = [note for note in first.data.get("notes") or [] if _everywhere(note, reports)]
+    notes += [note[:1].upper() + note[1:] for note in of_all]
     for report in reports:
         for note in report.data.get("notes") or []:
-            notes.append(f"{report.name}: {note}")
+            if note not in of_all:
+                notes.append(f"{report.name}: {note}")
     return list(dict.fromkeys(notes))
+
+
+def _everywhere(note: str, reports: Sequence[ProbeReport]) -> bool:
+    return all(note in (report.data.get("notes") or []) for report in reports)
 
 
 def compare(reports: Sequence[ProbeReport]) -> list[Values]:

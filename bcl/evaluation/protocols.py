@@ -17,9 +17,19 @@ SUITES = {
     "cacr": ("full:cacr",),
     "ts": ("long-tailed-knn", "balanced-lt:svc", "long-tailed:svc"),
 }
-SINGLE = ("full", "1%", "50-shot", "100-shot", "long-tailed", "balanced-lt", "knn",
+SINGLE = (
+    "full",
+    "1%",
+    "50-shot",
+    "100-shot",
+    "long-tailed",
+    "balanced-lt",
+    "knn",
     "knn-euclidean",
-    "long-tailed-knn", "finetune", "finetune-1%")  # fmt: skip
+    "long-tailed-knn",
+    "finetune",
+    "finetune-1%",
+)
 
 
 @dataclass(frozen=True)
