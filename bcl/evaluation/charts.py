@@ -93,7 +93,6 @@ def accuracy_over_frequency(methods: Sequence[Method], protocol: str) -> str:
         (max(low, 0.0) if low >= 0.5 else 0.0, 1.0),
         x_log=True,
         y_format=_whole,
-        width=520 if len(methods) > 1 else 640,
     )
     lines = []
     for method, by_class in rows:
@@ -147,7 +146,6 @@ def gain_over_baseline(methods: Sequence[Method], protocol: str) -> str:
         (-largest, largest),
         x_log=True,
         y_format=_signed,
-        width=520,
     )
     chart.level(0.0, "")
     for method, gains in rows:
@@ -281,7 +279,6 @@ def history_curve(methods: Sequence[Method], key: str, title: str, label: str) -
         label,
         (min(x for x, _ in every), max(x for x, _ in every)),
         _limits([y for _, y in every]),
-        width=520,
     )
     for method, points in curves:
         chart.line(points, colour(method.index), width=2 if len(method.plain) == 1 else 1.3)
@@ -313,7 +310,6 @@ def momentum_loss(method: Method) -> str:
         _count_limits(counts),
         _limits([row[key] for row in rows for key in ("low", "high", "mean")]),
         x_log=True,
-        width=520,
     )
     tint = colour(method.index)
     for row in rows:
@@ -360,7 +356,6 @@ def score_histogram(method: Method) -> str:
         (0.0, 1.0),
         (0.0, max(bins) / total * 1.08),
         y_format=lambda value: f"{100 * value:g}",
-        width=520,
     )
     for index, count in enumerate(bins):
         low, high = index / len(bins), (index + 1) / len(bins)
@@ -381,7 +376,6 @@ def _score_map(label: str, rows: list[tuple[int, list[int]]], tint: str) -> str:
         "memorization score",
         (epochs[0], last),
         (0.0, 1.0),
-        width=520,
     )
     largest = max(max(bins) / sum(bins) for _, bins in rows)
     for (epoch, bins), end in zip(rows, [*epochs[1:], last], strict=True):

@@ -78,11 +78,11 @@ class Chart:
     x_log: bool = False
     y_format: Callable[[float], str] = number
     x_format: Callable[[float], str] = number
-    width: int = 640
-    height: int = 340
+    width: int = 520
+    height: int = 320
     parts: list[str] = field(default_factory=list)
 
-    left, right, top, bottom = 58, 14, 14, 46
+    left, right, top, bottom = 66, 14, 14, 48
 
     def x(self, value: float) -> float:
         """Pixel of a data value."""
