@@ -7,7 +7,7 @@ right, and need the whole matrix.
 Exponentials are to the base 2, which several CPUs compute many times faster than those to e.
 """
 
-# ruff: noqa: ARG001, ARG004 -- shape functions and autograd hooks have the signatures torch calls
+# ruff: noqa: ARG004, ARG005 -- autograd hooks and shape functions have given signatures
 
 import math
 from typing import Any

@@ -8,10 +8,14 @@ Forward and backward pass, float32, d = 128. Implementations take turns within a
 machine that drifts does so for all alike: ratios within a row are what counts. Memory is the peak
 beyond what the inputs take, in a fresh process each: resident set on a CPU, the allocator's count
 on a GPU. An implementation is left out where it is not installed, where it would need more than
---max-gb, or where one pass would take longer than --max-seconds.
+--max-gb, and runs once only where a pass takes longer than --max-seconds.
+
+On a machine that does other work at the same time, ``--clock cpu --threads 1`` counts the
+processor time of one thread, which the other work hardly changes.
 """
 
 import argparse
+import functools
 import json
 import math
 import os
@@ -35,6 +39,8 @@ NT_XENT_SIZES = [128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768]
 CACR_SIZES = [(2, b) for b in (128, 512, 2048, 8192, 32768)] + [
     (5, b) for b in (128, 512, 1024, 2048, 8192)
 ]
+
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 Step = Callable[[Tensor], Tensor]
 
@@ -159,13 +165,18 @@ def needed_gb(name: str, views: int, batch: int) -> float:
     return 4 * numbers / 1e9
 
 
-def run_once(step: Step, views: Tensor) -> float:
-    views.grad = None
-    start = time.perf_counter()
-    step(views).backward()
-    if views.is_cuda:
+def timed(call: Callable[[], object], clock: str, device: torch.device) -> float:
+    """Seconds of a call."""
+    start = CLOCKS[clock]()
+    call()
+    if device.type == "cuda":
         torch.cuda.synchronize()
-    return time.perf_counter() - start
+    return CLOCKS[clock]() - start
+
+
+def run_once(step: Step, views: Tensor, clock: str = "wall") -> float:
+    views.grad = None
+    return timed(lambda: step(views).backward(), clock, views.device)
 
 
 def make_views(views: int, batch: int, device: str) -> Tensor:
@@ -229,20 +240,17 @@ def measure_row(
     pairs, rows = (1, 2 * batch) if loss == "nt_xent" else (views * (views - 1) // 2, batch)
     times: dict[str, list[float]] = {name: [] for name in [*steps, "products"]}
     for name, step in list(steps.items()):
-        first = min(run_once(step, z) for _ in range(2 if batch <= 4096 else 1))
+        first = min(run_once(step, z, options.clock) for _ in range(2 if batch <= 4096 else 1))
         if first > options.max_seconds:
             times[name] = [first]
             del steps[name]
-    longest = max([run_once(step, z) for step in steps.values()], default=1.0)
+    longest = max([run_once(step, z, options.clock) for step in steps.values()], default=1.0)
     rounds = max(3, min(options.rounds, int(options.seconds / max(longest, 1e-4))))
     for _ in range(rounds):
         for name, step in steps.items():
-            times[name].append(run_once(step, z))
-        start = time.perf_counter()
-        products(z.detach(), pairs, rows)
-        if z.is_cuda:
-            torch.cuda.synchronize()
-        times["products"].append(time.perf_counter() - start)
+            times[name].append(run_once(step, z, options.clock))
+        floor = functools.partial(products, z.detach(), pairs, rows)
+        times["products"].append(timed(floor, options.clock, z.device))
     row: dict[str, object] = {"loss": loss, "views": views, "batch": batch, "rounds": rounds}
     for name, values in times.items():
         if not values:
@@ -301,6 +309,7 @@ def main() -> None:
     parser.add_argument("--views", type=int, nargs="+", help="views, for CACR")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--clock", choices=CLOCKS, default="wall")
     parser.add_argument("--rounds", type=int, default=30, help="at most")
     parser.add_argument("--seconds", type=float, default=10, help="aim for each implementation")
     parser.add_argument(
@@ -343,6 +352,7 @@ def main() -> None:
     machine = {
         "processor": processor(options.device),
         "threads": options.threads,
+        "clock": options.clock,
         "torch": torch.__version__,
         "python": platform.python_version(),
     }

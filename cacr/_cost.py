@@ -8,7 +8,7 @@ where h is the identity (Euclidean cost) or :math:`\exp(-s c)` (RBF cost); t = 0
 weights. The distances come from dot products, block by block, and again in the backward pass.
 """
 
-# ruff: noqa: ARG001, ARG004 -- shape functions and autograd hooks have the signatures torch calls
+# ruff: noqa: ARG004, ARG005 -- autograd hooks and shape functions have given signatures
 
 from typing import Any
 
