@@ -1,18 +1,16 @@
 """Apply the base chain: crop, flip, colour jitter, grey, blur, solarize."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from bcl.augment.colour import luminance, per_picture
-from bcl.augment.jitter import JitterPlan, apply_jitter
+from bcl.augment.jitter import ColourOps, JitterPlan, apply_jitter
 from bcl.augment.params import Params, ViewParams
 from bcl.augment.resize import CropPlan, crop_resize_flip, round_levels
 from bcl.augment.rows import block_rows, change_rows, empty_rows
-
-Jitter = Callable[[Tensor, JitterPlan, bool, int | None], Tensor]
 
 
 @dataclass(frozen=True)
@@ -39,7 +37,7 @@ def apply_chain(
     size: tuple[int, int],
     exact: bool,
     place: int | None = None,
-    jitter_with: Jitter = apply_jitter,
+    ops: ColourOps = ColourOps(),  # noqa: B008 - immutable
 ) -> Tensor:
     """Make one view of each picture.
 
@@ -49,20 +47,20 @@ def apply_chain(
         size: rows and columns of the views.
         exact: Pillow's 8-bit arithmetic after every step; else float without rounding.
         place: as for `apply_jitter`.
-        jitter_with: `apply_jitter`, or a compiled form of it.
+        ops: the colour operations, as they are or compiled.
 
     Returns:
         (R, 3, *size) float32 levels 0 .. 255; whole ones when ``exact``.
     """
     x = crop_resize_flip(images, plan.crop, size, exact)
-    x = jitter_with(x, plan.jitter, exact, place)
+    x = apply_jitter(x, plan.jitter, exact, place, ops)
     x = change_rows(x, plan.grey, lambda y: luminance(y, exact).expand_as(y))
     x = change_rows(x, plan.blur > 0, lambda y, sigma: gaussian_blur(y, sigma, exact), plan.blur)
     return change_rows(x, plan.solarize, solarize)
 
 
 def chain_at_once(
-    images: Tensor, params: ViewParams, size: tuple[int, int], exact: bool, jitter_with: Jitter
+    images: Tensor, params: ViewParams, size: tuple[int, int], exact: bool, ops: ColourOps
 ) -> Tensor:
     """Make R = V B views of B pictures without asking the device for any value.
 
@@ -71,18 +69,18 @@ def chain_at_once(
         params: of R rows, view-major.
         size: rows and columns of the views.
         exact: as for `apply_chain`.
-        jitter_with: `apply_jitter`, or a compiled form of it.
+        ops: the colour operations, as they are or compiled.
 
     Returns:
         (R, 3, *size) float32 levels.
     """
     views = params.top.shape[0] // images.shape[0]
     plan = ChainPlan.of(params, images, size)
-    return apply_chain(images.repeat(views, 1, 1, 1), plan, size, exact, None, jitter_with)
+    return apply_chain(images.repeat(views, 1, 1, 1), plan, size, exact, None, ops)
 
 
 def chain_in_blocks(
-    images: Tensor, params: ViewParams, size: tuple[int, int], exact: bool, jitter_with: Jitter
+    images: Tensor, params: ViewParams, size: tuple[int, int], exact: bool, ops: ColourOps
 ) -> Tensor:
     """The same on a CPU, in blocks that stay in its cache.
 
@@ -99,7 +97,7 @@ def chain_in_blocks(
         chosen = order[start:stop]
         pictures = images.index_select(0, chosen % images.shape[0])
         part = plan.rows(slice(start, stop))
-        views = apply_chain(pictures, part, size, exact, place, jitter_with)
+        views = apply_chain(pictures, part, size, exact, place, ops)
         flat.index_copy_(0, chosen, views.flatten(1))
         start = stop
     return out

@@ -1,6 +1,8 @@
 """Colour jitter: brightness, contrast, saturation and hue in each picture's own order."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -49,7 +51,20 @@ class JitterPlan(Params):
         )
 
 
-def apply_jitter(x: Tensor, plan: JitterPlan, exact: bool, place: int | None = None) -> Tensor:
+class ColourOps(NamedTuple):
+    """The two functions that most of the time goes into, as they are or compiled."""
+
+    enhance: Callable[[Tensor, Tensor, Tensor, Tensor, bool], Tensor] = enhance
+    shift_hue: Callable[[Tensor, Tensor, bool], Tensor] = shift_hue
+
+
+def apply_jitter(
+    x: Tensor,
+    plan: JitterPlan,
+    exact: bool,
+    place: int | None = None,
+    ops: ColourOps = ColourOps(),  # noqa: B008 - immutable
+) -> Tensor:
     """Jitter the colours.
 
     Args:
@@ -58,6 +73,7 @@ def apply_jitter(x: Tensor, plan: JitterPlan, exact: bool, place: int | None = N
         exact: whole levels after every step.
         place: the ``plan.place`` that all rows share; None where they differ, and the hue is then
             computed at every place and kept where it belongs.
+        ops: how to do it.
 
     Returns:
         (R, 3, H, W) float32 levels; rows that are not jittered are unchanged.
@@ -66,11 +82,11 @@ def apply_jitter(x: Tensor, plan: JitterPlan, exact: bool, place: int | None = N
         return x
     for step in range(4):
         if place is None:
-            turned = shift_hue(x, plan.hue, exact)
+            turned = ops.shift_hue(x, plan.hue, exact)
             x = torch.where((plan.place == step)[:, None, None, None], turned, x)
         elif place == step:
-            x = shift_hue(x, plan.hue, exact)
+            x = ops.shift_hue(x, plan.hue, exact)
         if step < 3:
             flags = plan.to_mean[:, step], plan.to_grey[:, step]
-            x = enhance(x, plan.factor[:, step], *flags, exact)
+            x = ops.enhance(x, plan.factor[:, step], *flags, exact)
     return x

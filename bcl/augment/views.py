@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from bcl.augment.boost import BoostedRandAugment
-from bcl.augment.chain import Jitter, chain_at_once, chain_in_blocks
+from bcl.augment.chain import chain_at_once, chain_in_blocks
 from bcl.augment.checks import check_boxes, check_ids, check_images, check_scores
-from bcl.augment.jitter import apply_jitter
+from bcl.augment.colour import enhance, shift_hue
+from bcl.augment.jitter import ColourOps
 from bcl.augment.params import ViewParams
 from bcl.augment.rows import waits_for_nothing
 from bcl.augment.sampling import ChainSettings, sample_chain
@@ -91,7 +92,7 @@ class ContrastiveViews(nn.Module):
         self.boost = boost
         self.arithmetic: Arithmetic = arithmetic
         self.seed = seed
-        self._jitter: Jitter = apply_jitter
+        self._ops = ColourOps()
         if num_views < 1 or num_local < 0:
             raise InputError(
                 f"num_views must be at least 1 and num_local not negative, got {num_views!r} and "
@@ -217,7 +218,7 @@ class ContrastiveViews(nn.Module):
         """(V, B, 3, *size) levels 0 .. 255."""
         exact = self.arithmetic == "exact"
         make = chain_at_once if waits_for_nothing(images) else chain_in_blocks
-        out = make(images, params, size, exact, self._jitter)  # (V B, 3, *size)
+        out = make(images, params, size, exact, self._ops)  # (V B, 3, *size)
         if self.boost is not None and params.boost is not None:
             out = self.boost.apply_levels(out, params.boost, whole=exact)
         return out.view(-1, *images.shape[:2], *size)
@@ -231,12 +232,15 @@ class ContrastiveViews(nn.Module):
         return views
 
     def compile_parts(self) -> "ContrastiveViews":
-        """Compile the colour jitter with ``torch.compile`` and return the module.
+        """Compile the colour operations with ``torch.compile`` and return the module.
 
         On a CPU this is faster than compiling the module as a whole, since each picture still
         gets only the ops that it needs; on a GPU use ``torch.compile(views)``.
         """
-        self._jitter = torch.compile(apply_jitter, dynamic=True)
+        self._ops = ColourOps(
+            enhance=torch.compile(enhance, dynamic=True),
+            shift_hue=torch.compile(shift_hue, dynamic=True),
+        )
         return self
 
     def extra_repr(self) -> str:
