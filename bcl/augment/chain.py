@@ -60,13 +60,19 @@ def apply_chain(
 
 
 def chain_at_once(
-    images: Tensor, params: ViewParams, size: tuple[int, int], exact: bool, ops: ColourOps
+    images: Tensor,
+    params: ViewParams,
+    rows: slice,
+    size: tuple[int, int],
+    exact: bool,
+    ops: ColourOps,
 ) -> Tensor:
-    """Make R = V B views of B pictures without asking the device for any value.
+    """Make some of the V B views of B pictures without asking the device for any value.
 
     Args:
         images: (B, 3, H, W) uint8, or float in [0, 1].
-        params: of R rows, view-major.
+        params: of V B rows, view-major.
+        rows: which R of them.
         size: rows and columns of the views.
         exact: as for `apply_chain`.
         ops: the colour operations, as they are or compiled.
@@ -74,15 +80,16 @@ def chain_at_once(
     Returns:
         (R, 3, *size) float32 levels.
     """
-    views = params.top.shape[0] // images.shape[0]
-    plan = ChainPlan.of(params, images, size)
-    return apply_chain(images.repeat(views, 1, 1, 1), plan, size, exact, None, ops)
+    pictures = torch.arange(rows.start, rows.stop, device=images.device) % images.shape[0]
+    chosen = images.index_select(0, pictures)
+    plan = ChainPlan.of(params.rows(rows), images, size)
+    return apply_chain(chosen, plan, size, exact, None, ops)
 
 
 def chain_in_blocks(
     images: Tensor, params: ViewParams, size: tuple[int, int], exact: bool, ops: ColourOps
 ) -> Tensor:
-    """The same on a CPU, in blocks that stay in its cache.
+    """Make all views on a CPU, in blocks that stay in its cache.
 
     Rows whose hue is turned at the same place among the jitter's steps share their blocks, so
     that the hue, the dearest step, is computed once for each row and without masks.

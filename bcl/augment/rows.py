@@ -9,6 +9,8 @@ from torch import Tensor
 # Levels that are worked on at a time on a CPU: enough for the cost of calling an operator to be
 # small, few enough for its operands to stay in the caches (1.6 MB of float32).
 _BLOCK_LEVELS = 128 * 3 * 32 * 32
+# Up to so many levels (64 MB of float32) a device works on a whole batch at once.
+_SMALL_BATCH_LEVELS = 1 << 24
 # From this size on, memory is asked for in huge pages.
 _HUGE_BYTES = 4 << 20
 
@@ -35,6 +37,15 @@ def waits_for_nothing(x: Tensor) -> bool:
 def block_rows(levels: int) -> int:
     """Rows of so many levels each that make up a block."""
     return max(1, _BLOCK_LEVELS // levels)
+
+
+def device_blocks(rows: int, levels: int) -> list[slice]:
+    """Blocks of rows on a device: four where the batch is large, so that temporary copies of a
+    block stay well under the size of the output; one where it is small or being compiled.
+    """
+    small = rows * levels <= _SMALL_BATCH_LEVELS
+    block = rows if small or torch.compiler.is_compiling() else -(-rows // 4)
+    return [slice(first, min(first + block, rows)) for first in range(0, rows, block)]
 
 
 def change_rows(x: Tensor, mask: Tensor, change: Callable[..., Tensor], *params: Tensor) -> Tensor:

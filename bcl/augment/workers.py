@@ -8,7 +8,7 @@ views with the same parameters, and so the same views, as the batched form.
 
 import io
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Union
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ from bcl.errors import InputError
 if TYPE_CHECKING:
     from PIL import Image
 
-    Picture = Union[str, Path, bytes, Image.Image, Tensor]
+    Picture = str | Path | bytes | Image.Image | Tensor
 
 
 def as_tensor(picture: "Picture") -> Tensor:

@@ -3,7 +3,7 @@
 import argparse
 import io
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
             "scale": (1.0, 1.0), "ratio": (1.0, 1.0), "flip": 0.0, "jitter_probability": 0.0,
             "grey_probability": 0.0,
         }  # fmt: skip
-        settings = plain if args.whole else {}
+        settings: dict[str, Any] = plain if args.whole else {}
         views = ContrastiveViews(args.size, boost=boost, seed=args.seed, **settings)
         grid = score_grid(images, views, steps, args.epoch)
         rows, columns = [], [f"score {step:.1f}" for step in steps]
