@@ -40,8 +40,9 @@ def block_rows(levels: int) -> int:
 
 
 def device_blocks(rows: int, levels: int) -> list[slice]:
-    """Blocks of rows on a device: four where the batch is large, so that temporary copies of a
-    block stay well under the size of the output; one where it is small or being compiled.
+    """Blocks of rows on a device: four where the batch is large, else one.
+
+    The temporary copies of a block then stay under the size of the output.
     """
     small = rows * levels <= _SMALL_BATCH_LEVELS
     block = rows if small or torch.compiler.is_compiling() else -(-rows // 4)
