@@ -14,6 +14,14 @@ HERE = Path(__file__).parent / "golden"
 STEPS = [0, 5, 10, 15, 20, 25, 30]
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def distances(images, policy):
     """(15, 7) mean distance in levels from the picture, at growing magnitudes."""
     total = torch.zeros(len(OPS), len(STEPS))
