@@ -10,7 +10,7 @@ from bcl.augment.colour import luminance, per_picture
 from bcl.augment.jitter import ColourOps, JitterPlan, apply_jitter
 from bcl.augment.params import Params, ViewParams
 from bcl.augment.resize import CropPlan, crop_resize_flip, round_levels
-from bcl.augment.rows import block_rows, change_rows, empty_rows
+from bcl.augment.rows import FEW_ROWS, block_rows, change_rows, empty_rows, keep_freed_memory
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,7 @@ def apply_chain(
     size: tuple[int, int],
     exact: bool,
     place: int | None = None,
+    blends: tuple[int, ...] | None = None,
     ops: ColourOps = ColourOps(),  # noqa: B008 - immutable
 ) -> Tensor:
     """Make one view of each picture.
@@ -46,14 +47,15 @@ def apply_chain(
         plan: of R rows.
         size: rows and columns of the views.
         exact: Pillow's 8-bit arithmetic after every step; else float without rounding.
-        place: as for `apply_jitter`.
+        place: as for `apply_jitter`, like ``blends``.
+        blends: likewise.
         ops: the colour operations, as they are or compiled.
 
     Returns:
         (R, 3, *size) float32 levels 0 .. 255; whole ones when ``exact``.
     """
     x = crop_resize_flip(images, plan.crop, size, exact)
-    x = apply_jitter(x, plan.jitter, exact, place, ops)
+    x = apply_jitter(x, plan.jitter, exact, place, blends, ops)
     x = change_rows(x, plan.grey, lambda y: luminance(y, exact).expand_as(y))
     x = change_rows(x, plan.blur > 0, lambda y, sigma: gaussian_blur(y, sigma, exact), plan.blur)
     return change_rows(x, plan.solarize, solarize)
@@ -83,7 +85,7 @@ def chain_at_once(
     pictures = torch.arange(rows.start, rows.stop, device=images.device) % images.shape[0]
     chosen = images.index_select(0, pictures)
     plan = ChainPlan.of(params.rows(rows), images, size)
-    return apply_chain(chosen, plan, size, exact, None, ops)
+    return apply_chain(chosen, plan, size, exact, ops=ops)
 
 
 def chain_in_blocks(
@@ -92,31 +94,38 @@ def chain_in_blocks(
     """Make all views on a CPU, in blocks that stay in its cache.
 
     Rows whose hue is turned at the same place among the jitter's steps share their blocks, so
-    that the hue, the dearest step, is computed once for each row and without masks.
+    that the hue, the dearest step, is computed once for each row and without masks. Large
+    pictures, of which few fill a block, share the order of the other steps as well.
     """
+    keep_freed_memory()
     plan = ChainPlan.of(params, images, size)
-    order = plan.jitter.place.argsort(stable=True)  # (R,)
+    key = plan.jitter.place[:, None]  # (R, 1)
+    block = block_rows(3 * size[0] * size[1])
+    if block <= FEW_ROWS:
+        key = torch.cat([key, plan.jitter.blend], dim=1)  # (R, 4)
+    weights = 8 ** torch.arange(key.shape[1] - 1, -1, -1)
+    order = (key * weights).sum(dim=1).argsort(stable=True)  # (R,)
     plan = plan.rows(order)
     out = empty_rows(order.shape[0], size)
     flat = out.flatten(1)
     start = 0
-    for place, stop in _runs(plan.jitter.place.tolist(), block_rows(flat.shape[1])):
+    for (place, *blends), stop in _runs(key[order].tolist(), block):
         chosen = order[start:stop]
         pictures = images.index_select(0, chosen % images.shape[0])
         part = plan.rows(slice(start, stop))
-        views = apply_chain(pictures, part, size, exact, place, ops)
+        views = apply_chain(pictures, part, size, exact, place, tuple(blends) or None, ops)
         flat.index_copy_(0, chosen, views.flatten(1))
         start = stop
     return out
 
 
-def _runs(places: list[int], longest: int) -> Iterator[tuple[int, int]]:
-    """(place, stop) of runs of equal places, none longer than ``longest``."""
+def _runs(keys: list[list[int]], longest: int) -> Iterator[tuple[list[int], int]]:
+    """(key, stop) of runs of equal keys, none longer than ``longest``."""
     start = 0
-    for stop in range(1, len(places) + 1):
+    for stop in range(1, len(keys) + 1):
         full = stop - start == longest
-        if full or stop == len(places) or places[stop] != places[start]:
-            yield places[start], stop
+        if full or stop == len(keys) or keys[stop] != keys[start]:
+            yield keys[start], stop
             start = stop
 
 
