@@ -1,6 +1,7 @@
 """Pictures in shards of litdata's format: data sets past one machine's memory."""
 
 import hashlib
+import importlib
 import json
 import os
 import shutil
@@ -74,12 +75,11 @@ class ShardSource:
 
 def _litdata() -> Any:
     try:
-        import litdata
+        return importlib.import_module("litdata")
     except ImportError:
         raise InputError(
             "shards need the library `litdata`; install it with: pip install 'bcl-cacr[shards]'."
         ) from None
-    return litdata
 
 
 @dataclass
@@ -412,13 +412,12 @@ def pack(
 def _pack_set(
     pictures: PictureSet, out: Path, shard_mb: float, max_side: int | None, bar: Progress
 ) -> dict[str, Any]:
-    from litdata.streaming.writer import BinaryWriter
-
     out.mkdir(parents=True, exist_ok=True)
     wanted = len(pictures) * 3 * pictures.image_size**2 // 20  # a guess: JPEG takes a twentieth
     if shutil.disk_usage(out).free < wanted // 4:
         raise OSError(28, "no room for the shards", str(out))
-    writer = BinaryWriter(str(out), chunk_bytes=int(shard_mb * 2**20))
+    module = importlib.import_module("litdata.streaming.writer")
+    writer = module.BinaryWriter(str(out), chunk_bytes=int(shard_mb * 2**20))
     digest = hashlib.sha256()
     for row, raw in enumerate(encoded(pictures, max_side)):
         label = int(pictures.labels[row])
