@@ -42,6 +42,8 @@ class _Numbers(Sequence[str]):
         return self._count
 
     def __getitem__(self, index: Any) -> Any:
+        if not 0 <= index < self._count:
+            raise IndexError(index)
         return str(index)
 
 
