@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from bcl.evaluation import fit_linear_probe as fit_linear_probe
     from bcl.functional import nt_xent as nt_xent
     from bcl.learners import BCL as BCL
+    from bcl.learners import SDCLR as SDCLR
     from bcl.learners import SimCLR as SimCLR
     from bcl.losses import NTXentLoss as NTXentLoss
     from bcl.memorization import MemorizationTracker as MemorizationTracker
@@ -37,6 +38,7 @@ _HOMES = {
     "ProbeReport": "bcl.evaluation",
     "ProbeResult": "bcl.evaluation",
     "Projector": "bcl.encoders",
+    "SDCLR": "bcl.learners",
     "SimCLR": "bcl.learners",
     "SmallAlexNet": "bcl.encoders",
     "create_encoder": "bcl.encoders",

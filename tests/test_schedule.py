@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import numpy as np
@@ -51,8 +52,8 @@ def test_rises_then_falls_between_its_bounds(total, share, base, low):
         warmup_cosine(t, base=base, total=total, warmup=warmup, minimum=minimum)
         for t in range(total + 1)
     ]
-    assert all(a <= b for a, b in zip(rates[:warmup], rates[1 : warmup + 1], strict=True))
-    tail = rates[warmup:]
-    assert all(a >= b or math.isclose(a, b) for a, b in zip(tail, tail[1:], strict=False))
+    rise, fall = rates[: warmup + 1], rates[warmup:]
+    assert all(a <= b for a, b in itertools.pairwise(rise))
+    assert all(a >= b or math.isclose(a, b) for a, b in itertools.pairwise(fall))
     assert max(rates) == pytest.approx(base)
     assert rates[-1] == pytest.approx(minimum)

@@ -1,12 +1,18 @@
 """``bcl quickstart``: from nothing to a report in one command."""
 
 import argparse
+import json
 import time
 from pathlib import Path
+from typing import Any
 
+from bcl.cli.quiet import quiet_lightning
+from bcl.configuration import compose, merge
 from bcl.errors import InputError
+from bcl.files import write_text
 
 METHODS = ("simclr", "bcl_i")
+PROTOCOLS = ("full", "10-shot", "long-tailed")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,17 +26,58 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Pretrain both methods from one seed, probe them and write the report."""
     from bcl.cli.output import new_folder
+    from bcl.evaluation import render_report, text_table
 
     if args.epochs is not None and args.epochs < 1:
         raise InputError(f"--epochs must be at least 1, got {args.epochs}.")
     start = time.monotonic()
     with new_folder(args.out, args.overwrite) as folder:
-        # Fail now, not after the training, if the report cannot be written.
-        from bcl.evaluation import render_report
-
-        reports = [_pretrain_and_probe(method, args, folder) for method in METHODS]
+        reports = [_pretrain_and_probe(method, args, folder / method) for method in METHODS]
         render_report(reports, folder / "report.html")
-        _write_json(reports, folder)
-    _print_table(reports)
-    print(f"Done in {time.monotonic() - start:.0f} s. Open {Path(args.out) / 'report.html'}")
+        together = {"reports": [report.to_dict() for report in reports]}
+        write_text(folder / "report.json", json.dumps(together, indent=2) + "\n")
+    print(text_table(reports))
+    print(f"Done in {time.monotonic() - start:.0f} s. Results: {args.out}")
+    print(f"Open {Path(args.out, 'report.html')}")
     return 0
+
+
+def _pretrain_and_probe(method: str, args: argparse.Namespace, folder: Path) -> Any:
+    import pytorch_lightning as pl
+
+    from bcl.checkpoints import AtomicCheckpointIO
+    from bcl.evaluation import evaluate
+    from bcl.instantiate import instantiate
+    from bcl.learners.callbacks import in_terminal, run_callbacks
+    from bcl.learners.training import fit, new_record
+
+    config = compose(f"digits_lt/{method}")
+    epochs = args.epochs or config["trainer"]["max_epochs"]
+    seed = {"init_args": {"seed": args.seed}}
+    changes = {"seed_everything": args.seed, "model": seed, "data": seed}
+    config = merge(config, changes, {"trainer": {"max_epochs": epochs}})
+    with quiet_lightning():
+        pl.seed_everything(args.seed)
+        learner, data = instantiate(config["model"]), instantiate(config["data"])
+        record = new_record(f"digits_lt/{method}", learner, args.seed, config)
+        callbacks = run_callbacks(record, folder, short=True, every_n_epochs=epochs)
+        trainer = pl.Trainer(
+            **config["trainer"],
+            default_root_dir=folder,
+            callbacks=callbacks,
+            enable_progress_bar=in_terminal(),
+            plugins=[AtomicCheckpointIO()],
+            use_distributed_sampler=False,
+        )
+        fit(trainer, learner, data)
+    recorder: Any = callbacks[0]
+    report = evaluate(
+        learner.encode,
+        data,
+        protocols=PROTOCOLS,
+        record=recorder.record,
+        tracker=learner.tracker,
+        seed=args.seed,
+    )
+    report.save(folder / "probe")
+    return report

@@ -2,6 +2,7 @@
 
 from bcl.learners.boosted import BCL
 from bcl.learners.schedule import warmup_cosine
+from bcl.learners.sdclr import SDCLR
 from bcl.learners.simclr import SimCLR
 
-__all__ = ["BCL", "SimCLR", "warmup_cosine"]
+__all__ = ["BCL", "SDCLR", "SimCLR", "warmup_cosine"]

@@ -1,0 +1,10 @@
+"""Augmentation of a whole batch on its device, with a strength for every sample."""
+
+from bcl.augment.boost import RULES as RULES
+from bcl.augment.boost import BoostedRandAugment as BoostedRandAugment
+from bcl.augment.params import BoostParams as BoostParams
+from bcl.augment.params import ViewParams as ViewParams
+from bcl.augment.policy import OPS as OPS
+from bcl.augment.policy import POLICIES as POLICIES
+from bcl.augment.sampling import ChainSettings as ChainSettings
+from bcl.augment.views import ContrastiveViews as ContrastiveViews

@@ -1,0 +1,244 @@
+"""Views for contrastive learning, a whole batch at a time on its device."""
+
+from dataclasses import replace
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from bcl.augment.boost import BoostedRandAugment
+from bcl.augment.chain import Jitter, chain_at_once, chain_in_blocks
+from bcl.augment.checks import check_boxes, check_ids, check_images, check_scores
+from bcl.augment.jitter import apply_jitter
+from bcl.augment.params import ViewParams
+from bcl.augment.rows import waits_for_nothing
+from bcl.augment.sampling import ChainSettings, sample_chain
+from bcl.augment.settings import check_settings, check_size
+from bcl.errors import InputError, unknown_name
+
+Arithmetic = Literal["exact", "fast"]
+ARITHMETICS: tuple[Arithmetic, ...] = ("exact", "fast")
+
+
+class ContrastiveViews(nn.Module):
+    r"""Random views of a batch: the SimCLR chain, then ops as strong as each score says.
+
+    Random resized crop (antialiased bicubic), flip, colour jitter, grey, optional blur and
+    solarize, then `BoostedRandAugment` if ``boost`` is given. What is drawn is a function of
+    (seed, epoch, id, view) alone: the same on every device, rank and resume.
+
+    Args:
+        size: side of a view in pixels, or (rows, columns).
+        num_views: V.
+        scale: least and largest share of the picture's area in a crop.
+        ratio: least and largest width over height of a crop.
+        flip: probability of mirroring.
+        jitter: reach of brightness, contrast, saturation and hue.
+        jitter_probability: of jittering.
+        grey_probability: of taking the colour away.
+        blur_probability: of a Gaussian blur.
+        blur_sigma: least and largest standard deviation of the blur, in pixels.
+        solarize_probability: of inverting the levels from 128 up.
+        boost: the boosted ops, or None for the plain chain.
+        num_local: further, smaller views (multi-crop).
+        local_size: their side, or (rows, columns).
+        local_scale: their share of the area.
+        mean: subtracted from each channel at the end, or None.
+        std: divides each channel at the end, or None.
+        arithmetic: ``"exact"`` rounds to 8-bit levels after every step as Pillow does, ``"fast"``
+            computes the base chain in float without rounding.
+        seed: of the draws.
+
+    Raises:
+        InputError: an argument out of its range.
+
+    Example:
+        >>> views = ContrastiveViews(32, boost=BoostedRandAugment())
+        >>> images = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
+        >>> out = views(images, scores=torch.rand(4), ids=torch.arange(4), epoch=1)
+        >>> out.shape, out.dtype
+        (torch.Size([2, 4, 3, 32, 32]), torch.float32)
+    """
+
+    def __init__(
+        self,
+        size: int | tuple[int, int],
+        num_views: int = 2,
+        scale: tuple[float, float] = (0.1, 1.0),
+        ratio: tuple[float, float] = (3 / 4, 4 / 3),
+        flip: float = 0.5,
+        jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.4, 0.1),
+        jitter_probability: float = 0.8,
+        grey_probability: float = 0.2,
+        blur_probability: float = 0.0,
+        blur_sigma: tuple[float, float] = (0.1, 2.0),
+        solarize_probability: float = 0.0,
+        boost: BoostedRandAugment | None = None,
+        num_local: int = 0,
+        local_size: int | tuple[int, int] | None = None,
+        local_scale: tuple[float, float] = (0.05, 0.3),
+        mean: tuple[float, float, float] | None = None,
+        std: tuple[float, float, float] | None = None,
+        arithmetic: Arithmetic = "exact",
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if arithmetic not in ARITHMETICS:
+            raise unknown_name("arithmetic", arithmetic, ARITHMETICS)
+        self.size = check_size("size", size)
+        self.num_views = num_views
+        self.num_local = num_local
+        self.boost = boost
+        self.arithmetic: Arithmetic = arithmetic
+        self.seed = seed
+        self._jitter: Jitter = apply_jitter
+        if num_views < 1 or num_local < 0:
+            raise InputError(
+                f"num_views must be at least 1 and num_local not negative, got {num_views!r} and "
+                f"{num_local!r}."
+            )
+        if num_local and local_size is None:
+            raise InputError(
+                "num_local needs local_size, the side of the local views; 96 is usual."
+            )
+        self.local_size = None if local_size is None else check_size("local_size", local_size)
+        if (mean is None) != (std is None):
+            raise InputError("mean and std go together; give both or neither.")
+        self.mean, self.std = mean, std
+        self.settings = ChainSettings(
+            scale=scale,
+            ratio=ratio,
+            flip=flip,
+            jitter=jitter,
+            jitter_probability=jitter_probability,
+            grey_probability=grey_probability,
+            blur_probability=blur_probability,
+            blur_sigma=blur_sigma,
+            solarize_probability=solarize_probability,
+        )
+        self.local_settings = ChainSettings(**{**vars(self.settings), "scale": local_scale})
+        check_settings(self.settings)
+        check_settings(self.local_settings)
+
+    def sample(
+        self,
+        ids: Tensor,
+        picture_size: tuple[int, int],
+        scores: Tensor | None = None,
+        epoch: int = 0,
+    ) -> list[ViewParams]:
+        """Draw the parameters of all views.
+
+        Args:
+            ids: (B,) integer sample ids.
+            picture_size: rows and columns of the pictures.
+            scores: (B,) in [0, 1], needed by ``boost``.
+            epoch: number of the epoch.
+
+        Returns:
+            The parameters of the num_views * B views, row ``v * B + b`` for view v of picture b;
+            with local views a second item with those of the num_local * B local ones.
+        """
+        first = self._draw(range(self.num_views), self.settings, ids, picture_size, scores, epoch)
+        if not self.num_local:
+            return [first]
+        local = range(self.num_views, self.num_views + self.num_local)
+        return [first, self._draw(local, self.local_settings, ids, picture_size, scores, epoch)]
+
+    def _draw(
+        self,
+        views: range,
+        settings: ChainSettings,
+        ids: Tensor,
+        picture_size: tuple[int, int],
+        scores: Tensor | None,
+        epoch: int,
+    ) -> ViewParams:
+        number = torch.arange(views.start, views.stop, device=ids.device)
+        view = number.repeat_interleave(ids.shape[0], output_size=len(views) * ids.shape[0])
+        ids = ids.repeat(len(views))  # (V B,)
+        params = sample_chain(settings, ids, picture_size, seed=self.seed, epoch=epoch, view=view)
+        if self.boost is None or scores is None:
+            return params
+        scores = scores.repeat(len(views))
+        return replace(params, boost=self.boost.sample(scores, ids, epoch, view, seed=self.seed))
+
+    def transform(self, images: Tensor, params: list[ViewParams]) -> Tensor | list[Tensor]:
+        """Make the views that ``params`` describe (from `sample`, or stored ones).
+
+        Args:
+            images: (B, 3, H, W) uint8, or float in [0, 1].
+            params: as `sample` returns them.
+
+        Returns:
+            As `forward`.
+        """
+        check_images(images)
+        views = []
+        for drawn, size in zip(params, (self.size, self.local_size), strict=False):
+            if size is not None:
+                check_boxes(drawn, images)
+                views.append(self._finish(self._levels(images, drawn, size)))
+        if len(views) == 1:
+            return views[0]
+        return [view for group in views for view in group.unbind(0)]
+
+    def forward(
+        self,
+        images: Tensor,
+        scores: Tensor | None = None,
+        ids: Tensor | None = None,
+        epoch: int = 0,
+    ) -> Tensor | list[Tensor]:
+        """Make the views of a batch.
+
+        Args:
+            images: (B, 3, H, W) uint8, or float in [0, 1]; any size.
+            scores: (B,) memorization scores in [0, 1], needed by ``boost``; a score of 0 leaves
+                the base chain's view as it is, bit for bit.
+            ids: (B,) integer sample ids, on which the draws depend.
+            epoch: number of the epoch.
+
+        Returns:
+            (V, B, 3, *size) float32 in [0, 1], before ``mean`` and ``std``; with local views a
+            list of V + num_local tensors (B, 3, rows, columns).
+
+        Raises:
+            InputError: bad shapes or values, no ids, or no scores where ``boost`` needs them.
+        """
+        check_images(images)
+        ids = check_ids(ids, images)
+        if self.boost is not None:
+            scores = check_scores(scores, images)
+        rows, cols = images.shape[2:]
+        return self.transform(images, self.sample(ids, (rows, cols), scores, epoch))
+
+    def _levels(self, images: Tensor, params: ViewParams, size: tuple[int, int]) -> Tensor:
+        """(V, B, 3, *size) levels 0 .. 255."""
+        exact = self.arithmetic == "exact"
+        make = chain_at_once if waits_for_nothing(images) else chain_in_blocks
+        out = make(images, params, size, exact, self._jitter)  # (V B, 3, *size)
+        if self.boost is not None and params.boost is not None:
+            out = self.boost.apply_levels(out, params.boost, whole=exact)
+        return out.view(-1, *images.shape[:2], *size)
+
+    def _finish(self, views: Tensor) -> Tensor:
+        """Levels to [0, 1], then ``mean`` and ``std``."""
+        views = views.div_(255)
+        if self.mean is not None and self.std is not None:
+            views = views.sub_(views.new_tensor(self.mean)[:, None, None])
+            views = views.div_(views.new_tensor(self.std)[:, None, None])
+        return views
+
+    def compile_parts(self) -> "ContrastiveViews":
+        """Compile the colour jitter with ``torch.compile`` and return the module.
+
+        On a CPU this is faster than compiling the module as a whole, since each picture still
+        gets only the ops that it needs; on a GPU use ``torch.compile(views)``.
+        """
+        self._jitter = torch.compile(apply_jitter, dynamic=True)
+        return self
+
+    def extra_repr(self) -> str:
+        """Describe the module in the model's print-out."""
+        return f"size={self.size}, num_views={self.num_views}, {self.settings}, seed={self.seed}"

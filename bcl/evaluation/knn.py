@@ -1,0 +1,80 @@
+"""Nearest neighbours on frozen features."""
+
+import torch
+from torch import Tensor
+
+from bcl.errors import InputError, unknown_name
+
+METRICS = ("cosine", "euclidean")
+BLOCK_BYTES = 64 << 20  # similarities held at a time
+
+
+def knn_predict(
+    train_features: Tensor,
+    train_labels: Tensor,
+    test_features: Tensor,
+    ks: tuple[int, ...] = (1, 10, 200),
+    *,
+    metric: str = "cosine",
+    num_classes: int | None = None,
+    temperature: float | None = None,
+) -> dict[int, Tensor]:
+    r"""Predict labels by a vote of the k nearest training pictures, for several k at once.
+
+    Each neighbour has one vote, or :math:`e^{s/\tau}` with its cosine similarity s when a
+    temperature is given. Among equal votes the class of the nearer neighbour wins. Distances are
+    worked on in blocks, so memory does not grow with the test set.
+
+    Args:
+        train_features: (N, D).
+        train_labels: (N,).
+        test_features: (M, D).
+        ks: numbers of neighbours; those above N use N.
+        metric: ``"cosine"`` or ``"euclidean"``.
+        num_classes: C.
+        temperature: for weighted votes with the cosine metric.
+
+    Returns:
+        k to (M,) predicted labels.
+
+    Raises:
+        InputError: unknown metric, or k below 1.
+
+    Example:
+        >>> x, y = torch.tensor([[0.0, 1.0], [1.0, 0.0]]), torch.tensor([0, 1])
+        >>> knn_predict(x, y, torch.tensor([[0.2, 1.0]]), ks=(1,))
+        {1: tensor([0])}
+    """
+    if metric not in METRICS:
+        raise unknown_name("metric", metric, METRICS)
+    if not ks or min(ks) < 1:
+        raise InputError(f"k must be at least 1, got {ks}.")
+    classes = num_classes if num_classes is not None else int(train_labels.max()) + 1
+    train, test = train_features.float(), test_features.float()
+    if metric == "cosine":
+        train = torch.nn.functional.normalize(train, dim=1)
+        test = torch.nn.functional.normalize(test, dim=1)
+        offset = train.new_zeros(train.shape[0])
+    else:
+        # |a - b|² orders like |b|² / 2 - a·b for a fixed a.
+        centre = train.mean(0)
+        train, test = train - centre, test - centre
+        offset = train.square().sum(1) / 2
+    largest = min(max(ks), train.shape[0])
+    rows = max(1, BLOCK_BYTES // (4 * train.shape[0]))
+    found: dict[int, list[Tensor]] = {k: [] for k in ks}
+    for start in range(0, test.shape[0], rows):
+        block = test[start : start + rows]
+        near = torch.addmm(-offset, block, train.T).topk(largest, dim=1)  # (m, k), nearest first
+        labels = train_labels[near.indices]
+        if temperature is None or metric != "cosine":
+            weights = torch.ones_like(near.values)
+        else:
+            weights = (near.values / temperature).exp()
+        # The nearer neighbour breaks ties: its vote counts more by less than any whole vote.
+        tie = torch.linspace(1e-4, 0, largest, device=weights.device) / largest
+        for k in ks:
+            votes = weights.new_zeros(block.shape[0], classes)
+            votes.scatter_add_(1, labels[:, :k], (weights + tie)[:, :k])
+            found[k].append(votes.argmax(1))
+    return {k: torch.cat(parts) for k, parts in found.items()}

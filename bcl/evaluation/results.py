@@ -1,0 +1,186 @@
+"""What an evaluation found, as plain values that are saved, loaded and rendered."""
+
+import io
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bcl.errors import InputError
+from bcl.files import atomic_write, write_text
+
+SCHEMA = "bcl-cacr/probe-report"
+SCHEMA_VERSION = 1
+
+
+@dataclass
+class ProbeReport:
+    """Everything that one run's evaluation found; `docs/evaluation.md` describes the fields.
+
+    Attributes:
+        record: what was run: name, method, seed, config, commit, versions, hardware, history, …
+        data: the data set: recipe, class names and counts, hashes, number of test pictures.
+        groups: grouping rule to its description and class ids; the first rule is the main one.
+        protocols: one entry a protocol, with its draws and their summary.
+        measures: representation measures by name.
+        tracker: momentum loss and score by class, rank correlation with class frequency; or None.
+        pictures: pictures of the highest and lowest scores; ``"png"`` holds the bytes.
+        predictions: protocol name to (draws, M) predicted labels; ``"labels"`` to the (M,) truth.
+    """
+
+    record: dict[str, Any]
+    data: dict[str, Any]
+    groups: dict[str, dict[str, Any]]
+    protocols: list[dict[str, Any]]
+    measures: dict[str, Any] = field(default_factory=dict)
+    tracker: dict[str, Any] | None = None
+    pictures: list[dict[str, Any]] = field(default_factory=list)
+    predictions: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """What the run is called."""
+        return str(self.record.get("name") or "run")
+
+    @property
+    def rule(self) -> str:
+        """The main grouping rule."""
+        return next(iter(self.groups))
+
+    def protocol(self, name: str) -> dict[str, Any]:
+        """The entry of a protocol.
+
+        Args:
+            name: such as ``"full"``.
+
+        Returns:
+            The entry.
+
+        Raises:
+            InputError: this report lacks it.
+        """
+        for entry in self.protocols:
+            if entry["name"] == name:
+                return entry
+        known = ", ".join(entry["name"] for entry in self.protocols)
+        raise InputError(f"report '{self.name}' has no protocol '{name}'; it has {known}.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON: NaN becomes None, pictures are named by file."""
+        pictures = [
+            {**{key: value for key, value in picture.items() if key != "png"}}
+            for picture in self.pictures
+        ]
+        plain = _plain(
+            {
+                "schema": SCHEMA,
+                "schema_version": SCHEMA_VERSION,
+                "record": self.record,
+                "data": self.data,
+                "groups": self.groups,
+                "protocols": self.protocols,
+                "measures": self.measures,
+                "tracker": self.tracker,
+                "pictures": pictures,
+            }
+        )
+        return dict(plain)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write ``report.json``, ``predictions.pt`` and the pictures into a folder.
+
+        Args:
+            folder: made if need be; files of an older report in it are replaced.
+
+        Returns:
+            The path of ``report.json``, which is written last.
+
+        Raises:
+            InputError: the folder cannot be written.
+        """
+        folder = Path(folder)
+        try:
+            for picture in self.pictures:
+                _write_bytes(folder / picture["file"], picture["png"])
+            if self.predictions:
+                buffer = io.BytesIO()
+                torch.save(self.predictions, buffer)
+                _write_bytes(folder / "predictions.pt", buffer.getvalue())
+            text = json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False)
+            write_text(folder / "report.json", text + "\n")
+        except OSError as error:
+            raise InputError(
+                f"cannot write the report to {folder}: {error.strerror}; choose another folder."
+            ) from error
+        return folder / "report.json"
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "ProbeReport":
+        """Read what `save` wrote.
+
+        Args:
+            folder: the folder, or the path of its ``report.json``.
+
+        Returns:
+            The report.
+
+        Raises:
+            InputError: nothing there, not a report, or of another schema version.
+        """
+        path = Path(folder)
+        if path.is_dir():
+            path = path / "report.json"
+        if not path.is_file():
+            raise InputError(f"no report at {path}; make one with 'bcl probe CKPT --out DIR'.")
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise InputError(f"{path} is not JSON: {error}.") from error
+        if not isinstance(values, dict) or values.get("schema") != SCHEMA:
+            raise InputError(f"{path} is not a probe report; its schema should be '{SCHEMA}'.")
+        version = values.get("schema_version")
+        if version != SCHEMA_VERSION:
+            newer = isinstance(version, int) and version > SCHEMA_VERSION
+            step = "update bcl-cacr" if newer else "run 'bcl probe' on the checkpoint again"
+            raise InputError(
+                f"{path} has schema version {version}, this release reads {SCHEMA_VERSION}; {step}."
+            )
+        try:
+            report = cls(
+                **{
+                    key: values[key]
+                    for key in ("record", "data", "groups", "protocols", "measures", "tracker")
+                },
+                pictures=[dict(picture) for picture in values["pictures"]],
+            )
+        except (KeyError, TypeError) as error:
+            raise InputError(f"{path} lacks {error}; it was cut short or edited.") from error
+        for picture in report.pictures:
+            file = path.parent / picture["file"]
+            picture["png"] = file.read_bytes() if file.is_file() else b""
+        if (path.parent / "predictions.pt").is_file():
+            report.predictions = torch.load(path.parent / "predictions.pt", weights_only=True)
+        return report
+
+
+def _write_bytes(path: Path, content: bytes) -> None:
+    atomic_write(path, lambda file: file.write(content))
+
+
+def _plain(value: Any) -> Any:
+    """Lists, dicts, strings and finite numbers; what JSON has no sign for becomes None."""
+    if isinstance(value, Tensor):
+        return _plain(value.tolist())
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, float):
+        return round(value, 6) if math.isfinite(value) else None
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    return str(value)

@@ -1,0 +1,90 @@
+"""The whole evaluation on a small made-up data set."""
+
+import json
+import math
+
+import pytest
+import torch
+from fakes import FakeData, encode
+
+import bcl
+from bcl.errors import InputError
+from bcl.evaluation import ProbeReport, render_report
+
+
+@pytest.fixture(scope="module")
+def tracker():
+    tracker = bcl.MemorizationTracker(128)
+    tracker.update(torch.arange(128), torch.linspace(1, 2, 128))
+    tracker.refresh()
+    return tracker
+
+
+@pytest.fixture(scope="module")
+def report(tracker):
+    history = [{"epoch": epoch, "loss": 5 - epoch / 10} for epoch in range(10)]
+    return bcl.evaluate(
+        encode,
+        FakeData(),
+        protocols=["full", "10-shot", "10%", "long-tailed", "knn", "knn-euclidean"],
+        record={"name": "one", "history": history, "config": {"a": 1}, "seed": 0},
+        tracker=tracker,
+        batch_size=50,
+    )
+
+
+def test_report_holds_every_protocol(report):
+    names = [entry["name"] for entry in report.protocols]
+    assert names[:4] == ["full", "10-shot", "10%", "long-tailed"]
+    assert names[4:7] == ["knn@1", "knn@10", "knn@200"]
+    assert names[7:] == ["knn-euclidean@1", "knn-euclidean@10", "knn-euclidean@200"]
+    full = report.protocol("full")
+    assert full["summary"]["accuracy"]["mean"] > 0.5
+    assert len(report.protocol("10-shot")["draws"]) == 5
+    right = report.predictions["full"][0] == report.predictions["labels"]
+    assert full["summary"]["accuracy"]["mean"] == pytest.approx(right.double().mean().item())
+    assert set(report.groups) == {"thirds", "thresholds"}
+    assert math.isnan(full["summary"]["thresholds"]["many"]["mean"])
+
+
+def test_tracker_correlation_matches_the_made_up_losses(report):
+    # Losses rise with the id and classes get rarer with the id.
+    assert report.tracker["spearman_classes"] == pytest.approx(-1)
+    assert report.tracker["auroc_tail"] == pytest.approx(1)
+
+
+def test_saves_and_loads(report, tmp_path):
+    path = report.save(tmp_path / "a")
+    values = json.loads(path.read_text())
+    assert values["schema_version"] == 1
+    again = ProbeReport.load(tmp_path / "a")
+    assert again.to_dict() == report.to_dict()
+    assert again.predictions["full"].equal(report.predictions["full"])
+    assert [p["png"] for p in again.pictures] == [p["png"] for p in report.pictures]
+
+
+def test_renders_one_self_contained_page(report, tmp_path):
+    out = render_report([report, report], tmp_path / "report.html")
+    text = out.read_text()
+    assert "class &lt;0&gt;" in text
+    assert "http://" not in text.replace("http://www.w3.org", "")
+    assert "https://" not in text
+    assert text.count("data:image/png;base64,") == 64
+    with pytest.raises(InputError, match="overwrite"):
+        render_report(report, out, overwrite=False)
+
+
+def test_refuses_other_test_sets(report, tmp_path):
+    other = ProbeReport(**{**report.__dict__, "data": {**report.data, "test_hash": "other"}})
+    with pytest.raises(InputError, match="different pictures"):
+        render_report([report, other], tmp_path / "report.html")
+
+
+def test_unknown_protocol_names_the_nearest():
+    with pytest.raises(InputError, match="did you mean 'long-tailed'"):
+        bcl.evaluate(encode, FakeData(), protocols="long-tailled")
+
+
+def test_tracker_of_other_data_is_refused():
+    with pytest.raises(InputError, match="tracker has 3 samples"):
+        bcl.evaluate(encode, FakeData(), tracker=bcl.MemorizationTracker(3))

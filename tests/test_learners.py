@@ -1,0 +1,222 @@
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch import nn
+
+from bcl import BCL, SDCLR, BoostedRandAugment, ContrastiveViews, InputError, NTXentLoss, SimCLR
+from bcl.pruning import convolution_weights
+
+SIZE = 16
+
+
+class Pictures(pl.LightningDataModule):
+    """24 random pictures in batches of 8, in a fixed order, without labels."""
+
+    num_samples = 24
+
+    def train_dataloader(self):
+        generator = torch.Generator().manual_seed(0)
+        images = torch.randint(0, 256, (24, 3, SIZE, SIZE), dtype=torch.uint8, generator=generator)
+        rows = [{"image": images[i], "id": torch.tensor(i)} for i in range(24)]
+        return torch.utils.data.DataLoader(rows, batch_size=8)
+
+
+def train(learner, epochs=2, **settings):
+    trainer = pl.Trainer(
+        max_epochs=epochs,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **settings,
+    )
+    trainer.fit(learner, datamodule=Pictures())
+    return trainer
+
+
+@pytest.fixture(params=[SimCLR, BCL, SDCLR])
+def learner(request):
+    torch.manual_seed(0)
+    return request.param("resnet8", SIZE, {"width": 4}, learning_rate=0.1, warmup_epochs=1)
+
+
+def test_trains_without_labels_and_fills_the_tracker(learner):
+    before = {name: value.clone() for name, value in learner.encoder.named_parameters()}
+    train(learner)
+    now = dict(learner.encoder.named_parameters())
+    assert all(not torch.equal(now[name], value) for name, value in before.items())
+    assert learner.tracker.seen.all()
+    assert int(learner.tracker.epoch) == 2
+    scores = learner.tracker.scores
+    assert scores.min() == 0 or scores.max() == 1  # the farthest loss is at an end
+    assert scores.min() >= 0
+    assert scores.max() <= 1
+
+
+def test_schedule_is_by_the_step(learner):
+    rates = []
+
+    class Watch(pl.Callback):
+        def on_train_batch_start(self, trainer, *_):
+            rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+    train(learner, callbacks=[Watch()])
+    assert rates[:4] == pytest.approx([0, 0.1 / 3, 0.2 / 3, 0.1])
+    assert rates[4] < 0.1
+
+
+@pytest.mark.parametrize(("cls", "fed"), [(SimCLR, False), (BCL, True)])
+def test_scores_steer_the_views_only_where_there_is_a_boost(cls, fed):
+    calls = []
+
+    class Spy(ContrastiveViews):
+        def forward(self, images, scores=None, ids=None, epoch=0):
+            calls.append((scores, ids, epoch))
+            return super().forward(images, scores=scores, ids=ids, epoch=epoch)
+
+    views = Spy(SIZE, boost=BoostedRandAugment() if fed else None)
+    learner = cls("resnet8", SIZE, {"width": 4}, views=views)
+    train(learner)
+    assert [epoch for _, _, epoch in calls] == [0, 0, 0, 1, 1, 1]
+    assert torch.cat([ids for _, ids, _ in calls[:3]]).tolist() == list(range(24))
+    if not fed:
+        assert all(scores is None for scores, _, _ in calls)
+    else:
+        assert not torch.cat([scores for scores, _, _ in calls[:3]]).any()  # epoch 1: no boost
+        assert torch.cat([scores for scores, _, _ in calls[3:]]).any()
+
+
+def test_loss_of_a_step_is_the_mean_of_the_losses_of_its_views(learner):
+    learner.setup("predict")
+    learner._make_tracker(24)
+    images = torch.randint(0, 256, (8, 3, SIZE, SIZE), dtype=torch.uint8)
+    ids = torch.arange(8)
+    views = learner.views(images, scores=torch.zeros(8), ids=ids, epoch=0)
+    z = learner.project(views)
+    losses = NTXentLoss(0.2, reduction="none")(z)
+    learner.tracker.update(ids, losses)
+    torch.testing.assert_close(learner.tracker.momentum_loss[:8], losses.detach())
+
+
+def test_accumulated_gradients_count_a_sample_once_an_epoch(learner):
+    train(learner, epochs=1, accumulate_grad_batches=3)
+    assert learner.tracker.seen.all()
+
+
+def test_encode_is_in_evaluation_mode_and_leaves_no_trace():
+    learner = SimCLR("resnet8", SIZE, {"width": 4}).train()
+    images = torch.randint(0, 256, (5, 3, SIZE, SIZE), dtype=torch.uint8)
+    state = {name: value.clone() for name, value in learner.state_dict().items()}
+    features = learner.encode(images)
+    assert learner.training
+    assert not features.requires_grad
+    assert all(torch.equal(value, state[name]) for name, value in learner.state_dict().items())
+    torch.testing.assert_close(features[:2], learner.encode(images[:2]))
+    torch.testing.assert_close(features, learner.encode(images / 255))
+
+
+def test_encoder_may_be_a_module_of_ones_own():
+    encoder = nn.Sequential(nn.Flatten(), nn.Linear(3 * SIZE * SIZE, 8))
+    encoder.num_features = 8
+    learner = SimCLR(encoder, SIZE)
+    train(learner, epochs=1)
+    assert learner.encode(torch.zeros(2, 3, SIZE, SIZE)).shape == (2, 8)
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (lambda: SimCLR(nn.Flatten(), SIZE), "num_features"),
+        (lambda: SimCLR("resnet8", SIZE, loss=NTXentLoss()), "reduction='none'"),
+        (lambda: BCL("resnet8", SIZE, views=ContrastiveViews(SIZE)), "boost"),
+        (lambda: SimCLR("resnet81", SIZE), "did you mean"),
+        (lambda: SimCLR("resnet8", SIZE, {"widht": 3}), "widht"),
+        (lambda: SDCLR("resnet8", SIZE, prune_fraction=1.5), "fraction"),
+        (lambda: SDCLR("vit_tiny_patch16_224", 224), "batch norm"),
+    ],
+)
+def test_bad_arguments(make, told):
+    with pytest.raises(InputError) as error:
+        make()
+    assert told in str(error.value)
+
+
+def test_unknown_size_and_wrong_size_of_the_training_set():
+    loader = Pictures().train_dataloader()
+    trainer = pl.Trainer(max_epochs=1, accelerator="cpu", logger=False, barebones=True)
+    with pytest.raises(InputError, match="num_samples=N"):
+        trainer.fit(SimCLR("resnet8", SIZE), loader)
+    with pytest.raises(InputError, match="tracks 7 samples but the datamodule has 24"):
+        train(SimCLR("resnet8", SIZE, num_samples=7))
+
+
+def test_a_run_without_end_is_refused():
+    with pytest.raises(InputError, match="max_epochs"):
+        train(SimCLR("resnet8", SIZE), epochs=-1, max_steps=3)
+
+
+def test_non_finite_loss_stops_the_run_and_leaves_the_tracker_clean():
+    learner = SimCLR("resnet8", SIZE, {"width": 4})
+    with torch.no_grad():
+        learner.encoder.conv1.weight.fill_(torch.nan)
+    with pytest.raises(InputError, match="not finite for sample ids"):
+        train(learner)
+    assert not learner.tracker.seen.any()
+
+
+class TestSDCLR:
+    def learner(self):
+        torch.manual_seed(1)
+        return SDCLR("resnet8", SIZE, {"width": 4}, prune_fraction=0.5, num_samples=8)
+
+    def test_one_backward_equals_the_released_two_step_gradient(self):
+        learner = self.learner().double()
+        views = torch.rand(2, 8, 3, SIZE, SIZE, dtype=torch.float64)
+        loss = NTXentLoss(0.2)
+        loss(learner.project(views)).backward()
+        ours = {name: p.grad.clone() for name, p in learner.named_parameters()}
+        learner.zero_grad()
+        dense, damaged = learner.project(views)
+        loss(torch.stack([dense, damaged.detach()])).backward()
+        dense, damaged = learner.project(views)
+        loss(torch.stack([dense.detach(), damaged])).backward()
+        for name, parameter in learner.named_parameters():
+            torch.testing.assert_close(ours[name], parameter.grad, msg=name)
+
+    def test_pruned_weights_get_their_gradient_from_the_dense_branch_alone(self):
+        learner = self.learner()
+        views = torch.rand(2, 8, 3, SIZE, SIZE)
+        _, damaged = learner.project(views)
+        damaged.square().sum().backward()
+        for name, weight in convolution_weights(learner.encoder).items():
+            assert not weight.grad[~learner.masks.get(name)].any()
+
+    def test_branches_have_norms_of_their_own(self):
+        learner = self.learner()
+        views = torch.rand(2, 8, 3, SIZE, SIZE)
+        learner.project(views)
+        own = learner.encoder_norms.get("bn1.running_mean")
+        assert not torch.equal(own, learner.encoder.bn1.running_mean)
+        assert int(learner.encoder.bn1.num_batches_tracked) == 1
+        assert int(learner.encoder_norms.get("bn1.num_batches_tracked")) == 1
+        assert learner.encoder_norms.get("bn1.weight").requires_grad
+
+    def test_fraction_zero_and_equal_views_give_equal_branches(self):
+        learner = SDCLR("resnet8", SIZE, {"width": 4}, prune_fraction=0.0, num_samples=8)
+        view = torch.rand(8, 3, SIZE, SIZE)
+        dense, damaged = learner.project(torch.stack([view, view]))
+        torch.testing.assert_close(dense, damaged)
+
+    def test_the_mask_is_renewed_each_epoch(self):
+        learner = self.learner()
+        first = learner.masks.get("conv1.weight").clone()
+        with torch.no_grad():
+            learner.encoder.conv1.weight.mul_(1e-6)
+        learner.prune()
+        assert not learner.masks.get("conv1.weight").any()
+        assert first.any()
+
+    def test_encoder_keeps_the_names_of_its_tensors(self):
+        plain = SimCLR("resnet8", SIZE, {"width": 4}).encoder.state_dict()
+        assert list(self.learner().encoder.state_dict()) == list(plain)
