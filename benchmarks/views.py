@@ -134,9 +134,7 @@ def ours(arithmetic: str, compiled: bool) -> Callable[..., Callable[[], object]]
     return prepare
 
 
-def torchvision_batch(
-    images: Tensor, scores: Tensor, size: int, k: int
-) -> Callable[[], object]:
+def torchvision_batch(images: Tensor, scores: Tensor, size: int, k: int) -> Callable[[], object]:
     from torchvision.transforms import InterpolationMode, v2
 
     chain = v2.Compose(

@@ -103,11 +103,9 @@ def test_wheel_carries_configurations_types_and_template(wheel):
         assert f"bcl/configs/{path.relative_to(ROOT / 'configs')}" in names
     for path in [*ROOT.glob("*/py.typed"), *(ROOT / "bcl").rglob("*.j2")]:
         assert str(path.relative_to(ROOT)) in names
-    modules = [path for name in ("bcl", "cacr", "datamodules") for path in (ROOT / name).rglob("*.py")]  # fmt: skip
-    for path in modules:
-        assert str(path.relative_to(ROOT)) in names, (
-            f"setup.cfg does not list the package of {path}"
-        )
+    for package in ("bcl", "cacr", "datamodules"):
+        for path in (ROOT / package).rglob("*.py"):
+            assert str(path.relative_to(ROOT)) in names, f"setup.cfg lacks the package of {path}"
     assert not any(name.startswith(("tests/", "benchmarks/")) for name in names)
 
 
