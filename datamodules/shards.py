@@ -291,6 +291,13 @@ class ShardsLT(LongTailedDataModule):
         self.workers = workers
         self.verify = verify
         self._sizes: list[int] = []
+        self._counts = torch.empty(0, dtype=torch.int64)
+
+    @property
+    def class_counts(self) -> Tensor:
+        """(C,) int64 pictures of each class, from the manifest: the labels stay unread."""
+        self.setup()
+        return self._counts.clone()
 
     def build(self) -> Sets:
         """Check the shards against their manifest and open them."""
@@ -298,6 +305,7 @@ class ShardsLT(LongTailedDataModule):
         root = Path(self.root).expanduser()
         manifest = read_manifest(root)
         self.group_rule = str(manifest["group_rule"])
+        self._counts = torch.tensor(manifest["class_counts"], dtype=torch.int64)
         sets: dict[str, PictureSet] = {}
         for name, part in manifest["parts"].items():
             folder = open_shards(root / name, part, self.verify)
