@@ -1,5 +1,6 @@
 """CIFAR, arrays in memory, and sets of the Hugging Face library."""
 
+import argparse
 import hashlib
 import pickle
 from pathlib import Path
@@ -77,7 +78,7 @@ def test_cifar_without_data_or_network(tmp_path: Path, monkeypatch) -> None:
         assert "MD5" in str(caught.value)
 
 
-def test_cifar_through_torchvision(tmp_path: Path, monkeypatch) -> None:
+def test_cifar_through_torchvision(tmp_path: Path, monkeypatch, capsys) -> None:
     from torchvision.datasets import CIFAR10
 
     folder = tmp_path / CIFAR10.base_folder
@@ -103,6 +104,14 @@ def test_cifar_through_torchvision(tmp_path: Path, monkeypatch) -> None:
     picture = data.probe_set().pictures(torch.tensor([7]))[0]
     assert picture.flatten().tolist() == pixels[7].tolist()
     assert int(data.class_counts.max()) == 10
+
+    from bcl.cli import split as command
+
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    words = ["make", "--profile", "exponential", "--imbalance-factor", "5"]
+    command.run(parser.parse_args([*words, "--root", str(tmp_path)]))
+    assert data.content_hash in capsys.readouterr().out
 
 
 def test_arrays(tmp_path: Path) -> None:
