@@ -100,7 +100,7 @@ def minimise(
     l2: Tensor,
     start: tuple[Tensor, Tensor] | None = None,
     *,
-    tolerance: float = 1e-4,
+    tolerance: float = 5e-4,
     max_iterations: int = 200,
 ) -> tuple[Tensor, Tensor, int]:
     """Fit all P problems together.
