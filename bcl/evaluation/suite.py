@@ -264,8 +264,15 @@ def _subsets(protocol: Protocol, run: _Evaluation) -> list[Tensor]:
         if protocol.shots == 0:
             found.append(_as_rarest(labels, draw))
         else:
-            rows = torch.as_tensor(run.data.few_shot(protocol.shots, draw))
-            found.append(rows.to(labels.device))
+            rows = torch.as_tensor(run.data.few_shot(protocol.shots, draw)).to(labels.device)
+            counts = torch.bincount(labels[rows], minlength=run.num_classes)
+            if isinstance(protocol.shots, int) and int(counts.min()) < protocol.shots:
+                poorest = int(counts.argmin())
+                raise InputError(
+                    f"'{protocol.name}' needs {protocol.shots} pictures of every class, but class "
+                    f"{poorest} has {int(counts[poorest])} in the probe set; take fewer shots."
+                )
+            found.append(rows)
     return found
 
 
