@@ -3,6 +3,8 @@
 Every function here is the identity when no process group exists, so callers need no branches.
 """
 
+# ruff: noqa: ARG004 -- autograd hooks have the signatures torch calls
+
 from typing import Any
 
 import torch

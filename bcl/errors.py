@@ -29,4 +29,29 @@ def unknown_name(kind: str, name: str, allowed: Iterable[str]) -> InputError:
     names = sorted(allowed)
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f"; did you mean '{near[0]}'?" if near else "."
-    return InputError(f"unknown {kind} '{name}'{hint} Known: {', '.join(names)}")
+    known = f" Known: {', '.join(names)}" if len(names) <= 40 else f" {len(names)} are known."
+    return InputError(f"unknown {kind} '{name}'{hint}{known}")
+
+
+def find_input_error(error: BaseException) -> InputError | None:
+    """Find the input error that another library's exception was made from.
+
+    Args:
+        error: any exception.
+
+    Returns:
+        The first `InputError` along its causes and contexts, or None.
+
+    Example:
+        >>> try:
+        ...     raise RuntimeError("wrapped") from InputError("the cause")
+        ... except RuntimeError as error:
+        ...     print(find_input_error(error))
+        the cause
+    """
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, InputError):
+            return seen
+        seen = seen.__cause__ or seen.__context__
+    return None

@@ -3,9 +3,9 @@
 from typing import Any, Literal
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
+from bcl.distributed import gather_rows, world_size
 from bcl.errors import InputError, unknown_name
 
 Normalization = Literal["max", "rank"]
@@ -182,10 +182,10 @@ class MemorizationTracker(nn.Module):
                 "tracker was made for another data set. Make it with num_samples of this one, or "
                 "call grow()."
             )
-        shown = ids[bad].unique()
-        more = f" and {shown.numel() - 10} more" if shown.numel() > 10 else ""
+        shown = sorted(set(ids[bad].tolist()))
+        more = f" and {len(shown) - 10} more" if len(shown) > 10 else ""
         raise InputError(
-            f"loss not finite for sample ids {shown[:10].tolist()}{more}; nothing of this step was "
+            f"loss not finite for sample ids {shown[:10]}{more}; nothing of this step was "
             "recorded. Lower the learning rate, or look at these samples."
         )
 
@@ -237,18 +237,8 @@ class MemorizationTracker(nn.Module):
 
 def _gather(ids: Tensor, losses: Tensor) -> tuple[Tensor, Tensor]:
     """Concatenate the ranks' rows in rank order; batches may be of unequal size."""
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+    if world_size() == 1:
         return ids, losses
-    world = dist.get_world_size()
-    sizes = [torch.empty(1, dtype=torch.int64, device=ids.device) for _ in range(world)]
-    dist.all_gather(sizes, torch.tensor([ids.numel()], device=ids.device))
-    counts = torch.cat(sizes).tolist()
-    longest = max(counts)
     # float64 holds ids up to 2**53 and float32 losses exactly, so that one collective does.
-    rows = torch.zeros(longest, 2, dtype=torch.float64, device=ids.device)  # (B_max, 2)
-    rows[: ids.numel(), 0] = ids.to(torch.float64)
-    rows[: ids.numel(), 1] = losses.to(torch.float64)
-    gathered = [torch.empty_like(rows) for _ in range(world)]
-    dist.all_gather(gathered, rows)
-    table = torch.cat([part[:count] for part, count in zip(gathered, counts, strict=True)])
+    table = gather_rows(torch.stack([ids.double(), losses.double()], 1))  # (N, 2)
     return table[:, 0].to(torch.int64), table[:, 1].to(torch.float32)

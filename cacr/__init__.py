@@ -5,12 +5,22 @@ from typing import TYPE_CHECKING
 from bcl._lazy import lazy_names
 
 if TYPE_CHECKING:
+    from cacr.functional import CACRTerms as CACRTerms
+    from cacr.functional import CACRWeights as CACRWeights
     from cacr.functional import cacr_terms as cacr_terms
+    from cacr.functional import cacr_weights as cacr_weights
     from cacr.loss import CACRLoss as CACRLoss
+    from cacr.queue import MomentumQueue as MomentumQueue
+    from cacr.queue import momentum_update as momentum_update
 
 _HOMES = {
     "CACRLoss": "cacr.loss",
+    "CACRTerms": "cacr.functional",
+    "CACRWeights": "cacr.functional",
+    "MomentumQueue": "cacr.queue",
     "cacr_terms": "cacr.functional",
+    "cacr_weights": "cacr.functional",
+    "momentum_update": "cacr.queue",
 }
 __all__ = sorted(_HOMES)
 __getattr__ = lazy_names(__name__, _HOMES)

@@ -1,22 +1,54 @@
-"""CACR's attraction and repulsion as a function: per sample, exact across ranks."""
+"""CACR's attraction and repulsion as functions: per sample, exact across ranks."""
 
-import math
-from typing import Literal, NamedTuple
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
-from bcl._rows import unit_rows
+from bcl._checks import (
+    check_choice,
+    check_chunk_size,
+    check_features,
+    check_positive,
+    check_together,
+    faults,
+    refuse_faults,
+)
+from bcl._logsumexp import row_logsumexp
+from bcl._rows import at_least_float32, full_precision, unit_rows
 from bcl.distributed import gather_rows, rank, row_counts, sum_over_ranks, world_size
-from bcl.errors import InputError, unknown_name
-from bcl.functional import REDUCTIONS, Reduction, reduce_samples
+from bcl.errors import InputError
+from bcl.functional import Reduction, reduce_samples
+from cacr._cost import dense_weights, softmin_cost
 
 Cost = Literal["euclidean", "rbf"]
 Weights = Literal["conditional", "uniform"]
+Constant = Literal["none", "queue", "all"]
 
 
 class CACRTerms(NamedTuple):
-    """The two parts of the loss, each () or (B,)."""
+    """The two parts of the loss.
+
+    Attributes:
+        attraction: () or (B,), not negative; smaller when positives are closer.
+        repulsion: () or (B,); smaller when negatives are farther.
+    """
+
+    attraction: Tensor
+    repulsion: Tensor
+
+
+class CACRWeights(NamedTuple):
+    """The conditional weights, for inspection.
+
+    Attributes:
+        attraction: (A, B, P), of anchor a and its P positives; they sum to 1 over the last
+            dimension and grow with the distance.
+        repulsion: (R, B, M), of one comparison r, a row's M negatives (its own sample has weight
+            0); they sum to 1 over the last dimension and grow with closeness.
+    """
 
     attraction: Tensor
     repulsion: Tensor
@@ -34,71 +66,436 @@ def cacr_terms(
     attraction: Weights = "conditional",
     repulsion: Weights = "conditional",
     debias: float = 0.0,
+    both_directions: bool = False,
+    constant_weights: Constant = "none",
     normalize: bool = True,
     reduction: Reduction = "mean",
     gather: bool = True,
     chunk_size: int | None = None,
+    validate: bool = False,
 ) -> CACRTerms:
-    """CACR's two terms."""
-    if reduction not in REDUCTIONS:
-        raise unknown_name("reduction", reduction, REDUCTIONS)
-    if views.ndim != 3 or views.shape[0] < 2:
-        raise InputError(f"views must be of shape (V, B, D) with V >= 2, got {tuple(views.shape)}.")
+    r"""Contrastive attraction and contrastive repulsion: far positives pull, near negatives push.
+
+    With unit rows, :math:`c(a, b) = \lVert a - b \rVert^2` and a query q,
+
+    .. math::
+        \text{attraction} = \sum_{p} \pi^+_p\, c(q, p), \qquad
+            \pi^+ = \mathrm{softmax}_p\bigl(t^+ c(q, p)\bigr) \\
+        \text{repulsion} = -\sum_{n} \pi^-_n\, c(q, n), \qquad
+            \pi^- = \mathrm{softmax}_n\bigl(-t^- c(q, n)\bigr)
+
+    averaged over the queries. The temperatures multiply distances: at 0 the weights are uniform,
+    at infinity the farthest positive and the nearest negative remain. There are three forms.
+
+    - ``views`` alone: every view of a sample is a query whose positives are the other V - 1.
+      Negatives are the other samples in another view, for all pairs of views a < b with the
+      queries from a, as released; ``both_directions=True`` takes b's queries too, and the loss no
+      longer depends on the order of the views.
+    - with ``negatives``, a queue (MoCo): positives are the other views, or their ``keys``
+      where given; negatives are the queue and the other samples in the query's own view.
+    - with ``keys`` alone (MoCo v3): the anchor is a key and its positives are the queries of the
+      other views; V may exceed the number of keys G by local views, which are compared with all
+      keys. Negatives of a query are the other samples' keys in the anchor's view, and
+      :math:`\pi^+` weighs repulsion as well as attraction, as released.
+
+    **RBF cost.** The repulsion is :math:`\log` of the batch mean of
+    :math:`\sum_n \pi^-_n e^{-s c(q, n)}`, a comparison of views at a time. The logarithm stands
+    outside the mean, so no per-sample numbers have it as their mean except by convention: here
+    sample i gets :math:`\log \bar r + r_i / \bar r - 1`, which has the loss as its mean, the loss's
+    gradient as its mean gradient, and grows with :math:`r_i`. With ``keys`` alone it is, as
+    released, :math:`\tfrac1s \log \sum_n e^{-s c(q, n)}` over all keys, the positive included:
+    attraction and repulsion together are then InfoNCE at temperature 1 / (2s), times 1 / s.
+
+    **Debiased.** Negatives drawn blindly share the query's class with probability
+    :math:`\tau^+` = ``debias``; the repulsion becomes :math:`(\text{repulsion} + \tau^+ c^+) /
+    (1 - \tau^+)` with :math:`c^+` the (mean) distance to the positives. The released code has
+    :math:`-\tau^+ c^+` here, which pushes positives apart; the derivation gives the plus.
+
+    **Across ranks.** With a process group, the views (and keys) are gathered and a sample is
+    compared with those of all ranks; the queue must be the same on all, as `MomentumQueue` keeps
+    it. The value on each rank is the mean over its own samples; the gathered features get their
+    gradient by an all-reduce in the backward pass, so that the average that DDP takes of the
+    parameters' gradients is exactly the whole batch's gradient. Batches may be of unequal size:
+    ``"mean"`` then weighs a rank by its share of the samples. All ranks must call it; pass
+    ``gather=False`` where only one does.
+
+    **Memory, precision, transforms.** As `bcl.nt_xent`: linear in B, float32 under half precision,
+    second derivatives right but with the whole matrix, ``chunk_size=0`` for forward mode.
+
+    Args:
+        views: (V, B, D) features, V at least 2, of any length unless ``normalize=False``.
+        negatives: (Q, D) a queue, without gradient.
+        keys: (V, B, D) momentum features of the same samples and views; without ``negatives`` also
+            (G, B, D) with G < V, of the first G views.
+        attraction_temperature: :math:`t^+ \ge 0`.
+        repulsion_temperature: :math:`t^- \ge 0`.
+        cost: ``"euclidean"`` or ``"rbf"``, the cost of repulsion; attraction is Euclidean always.
+        rbf_scale: s > 0.
+        attraction: ``"conditional"`` or ``"uniform"`` weights (the paper's ablation).
+        repulsion: likewise.
+        debias: :math:`\tau^+` in [0, 1), for the Euclidean cost; the paper uses 0.1.
+        both_directions: queries from both views of a pair (``views`` alone).
+        constant_weights: which weights are constants in the backward pass: ``"none"`` (the paper),
+            ``"all"`` (released for MoCo v3), or ``"queue"``: those of the attraction, and the
+            queue's part of the repulsion's (released for MoCo).
+        normalize: False takes rows of length one as they are.
+        reduction: ``"mean"``, ``"sum"`` or ``"none"`` (one number a sample).
+        gather: compare with the samples of all ranks.
+        chunk_size: rows of a block; 0 for the dense form; None for a choice by size.
+        validate: look for NaN, infinity and (with ``normalize=False``) rows not of length one.
+
+    Returns:
+        The two terms, each () or (B,). Their weighted sum is the loss (`CACRLoss`).
+
+    Raises:
+        InputError: shapes, types, devices, names or numbers out of range, no negatives (one sample
+            without a queue), or (with ``validate``) values that are not finite.
+
+    Source: CACR (arXiv 2105.03746), the forms of its small-scale, MoCo and MoCo v3 experiments.
+
+    Example:
+        >>> z = torch.eye(3).expand(2, 3, 3)  # positives coincide, negatives are orthogonal
+        >>> cacr_terms(z)
+        CACRTerms(attraction=tensor(0.), repulsion=tensor(-2.))
+    """
+    check_choice("cost", cost, get_args(Cost))
+    check_choice("attraction", attraction, get_args(Weights))
+    check_choice("repulsion", repulsion, get_args(Weights))
+    check_choice("constant_weights", constant_weights, get_args(Constant))
+    check_choice("reduction", reduction, get_args(Reduction))
+    check_positive("attraction_temperature", attraction_temperature, zero=True)
+    check_positive("repulsion_temperature", repulsion_temperature, zero=True)
+    check_positive("rbf_scale", rbf_scale)
+    check_chunk_size(chunk_size)
+    _check_debias(debias, cost)
+    _check_shapes(views, negatives, keys)
     spread = gather and world_size() > 1
-    with torch.autocast(views.device.type, enabled=False):
-        z = unit_rows(views) if normalize else views
-        V, B, _ = z.shape
-        counts = row_counts(z.transpose(0, 1)) if spread else [B]
-        total, start = sum(counts), sum(counts[: rank()]) if spread else 0
-        every = gather_rows(z.transpose(0, 1), counts).transpose(0, 1) if spread else z
-        positives = z if keys is None else (unit_rows(keys) if normalize else keys)
-        own = (
-            torch.arange(total, device=z.device)
-            == start + torch.arange(B, device=z.device)[:, None]
-        )
-        t_plus = attraction_temperature if attraction == "conditional" else 0.0
-        t_minus = repulsion_temperature if repulsion == "conditional" else 0.0
-        pull = []
-        for v in range(V):
-            others = [u for u in range(V) if u != v]
-            distance = (z[v] - positives[others]).square().sum(-1)  # (K, B)
-            pull.append(((t_plus * distance).softmax(0) * distance).sum(0))
-        attract = torch.stack(pull).mean(0)  # (B,)
-        push = []
-        if negatives is None:
-            for a in range(V):
-                for b in range(a + 1, V):
-                    push.append(_push(z[a], every[b], own, t_minus, cost, rbf_scale))
-                    if debias:
-                        c_pos = (z[a] - z[b]).square().sum(-1)
-                        push[-1] = (push[-1] + debias * c_pos) / (1 - debias)
+    if validate:
+        _validate([views, negatives, keys], normalize, spread)
+    options = _Options(
+        pull=attraction_temperature if attraction == "conditional" else 0.0,
+        push=repulsion_temperature if repulsion == "conditional" else 0.0,
+        scale=rbf_scale if cost == "rbf" else None,
+        debias=debias,
+        constant=constant_weights,
+        chunk_size=chunk_size,
+    )
+    with full_precision(views):
+        batch = _Batch.of(views, negatives, keys, normalize, spread)
+        if keys is not None and negatives is None:
+            pull, push = _teacher(batch, options)  # (B,) each
         else:
-            bank = unit_rows(negatives) if normalize else negatives
-            mask = torch.cat([own, own.new_zeros(B, bank.shape[0])], 1)
-            for v in range(V):
-                push.append(
-                    _push(z[v], torch.cat([every[v], bank]), mask, t_minus, cost, rbf_scale)
-                )
-        repel = torch.stack(push)  # (P, B)
-        if cost == "rbf":
-            # (P, 1): the log stands outside the mean over the batch.
-            mean = (
-                sum_over_ranks(repel.sum(1, keepdim=True)) / total
-                if spread
-                else repel.mean(1, keepdim=True)
-            )
-            repel = mean.log() + (repel - mean) / mean
-        repel = repel.mean(0)
-        known = total if spread else None
+            distance = _distances(batch.z, batch.positives)  # (V, V, B)
+            pull = _attraction(distance, options)  # (B,)
+            compare = _pairs(batch, options, distance, both_directions)
+            if negatives is not None:
+                compare = _queue(batch, options, distance)
+            push = torch.cat(list(compare), 1)  # (B, R)
+            if options.scale is not None:
+                push = _log_mean(push, batch)
+            push = push.mean(1)  # (B,)
         return CACRTerms(
-            reduce_samples(attract, reduction, known), reduce_samples(repel, reduction, known)
+            reduce_samples(pull, reduction, batch.total),
+            reduce_samples(push, reduction, batch.total),
         )
 
 
-def _push(x: Tensor, y: Tensor, own: Tensor, t: float, cost: Cost, scale: float) -> Tensor:
-    norms = x.square().sum(-1)[:, None] + y.square().sum(-1)
-    distance = norms - 2 * x @ y.T  # (n, m)
-    weight = (-t * distance).masked_fill(own, -math.inf).softmax(-1)
-    if cost == "rbf":
-        return (weight * (-scale * distance).exp()).sum(-1)
-    return -(weight * distance).sum(-1)
+def cacr_weights(
+    views: Tensor,
+    negatives: Tensor | None = None,
+    *,
+    keys: Tensor | None = None,
+    attraction_temperature: float = 1.0,
+    repulsion_temperature: float = 2.0,
+    normalize: bool = True,
+) -> CACRWeights:
+    r"""Show the conditional weights that `cacr_terms` uses, on this rank's samples alone.
+
+    Takes memory for all pairs; meant for looking, not for training.
+
+    Args:
+        views: (V, B, D).
+        negatives: (Q, D) or None.
+        keys: (V, B, D) or None; with ``keys`` alone (G, B, D), G at most V.
+        attraction_temperature: :math:`t^+ \ge 0`.
+        repulsion_temperature: :math:`t^- \ge 0`.
+        normalize: False takes rows of length one as they are.
+
+    Returns:
+        Attraction (V, B, V - 1): of query v, over the other views in order; with ``keys`` alone
+        (G, B, V - 1): of key g, over the queries of the other views. Repulsion (R, B, M): for the
+        pairs of views a < b in the order (0, 1), (0, 2), ..., over the B samples of view b; with a
+        queue R = V, over the B samples of the own view and then the Q of the queue; with ``keys``
+        alone for query 0 and its keys, then query 1 and so on, over the B keys.
+
+    Raises:
+        InputError: as `cacr_terms`.
+
+    Example:
+        >>> weights = cacr_weights(torch.eye(3).expand(2, 3, 3))
+        >>> weights.repulsion[0]
+        tensor([[0.0000, 0.5000, 0.5000],
+                [0.5000, 0.0000, 0.5000],
+                [0.5000, 0.5000, 0.0000]])
+    """
+    check_positive("attraction_temperature", attraction_temperature, zero=True)
+    check_positive("repulsion_temperature", repulsion_temperature, zero=True)
+    _check_shapes(views, negatives, keys)
+    with torch.no_grad(), full_precision(views):
+        batch = _Batch.of(views, negatives, keys, normalize, spread=False)
+        z, t = batch.z, repulsion_temperature
+        if keys is not None and negatives is None:
+            distance = _distances(z, batch.positives).transpose(0, 1)  # (G, V, B)
+            rows = [
+                (z[v], batch.positives[_others(v, len(batch.positives))]) for v in range(len(z))
+            ]
+        else:
+            distance = _distances(z, batch.positives)  # (V, V, B)
+            rows = [(z[v], z[v + 1 :]) for v in range(len(z) - 1)]
+            if negatives is not None:
+                rows = [(z[v], z[v : v + 1]) for v in range(len(z))]
+        pull = torch.stack(
+            [
+                (attraction_temperature * near[_others(a, len(near))]).softmax(0).T
+                for a, near in enumerate(distance)
+            ]
+        )  # (A, B, P)
+        push = [dense_weights(x, y, batch.bank, 0, t)[0].transpose(0, 1) for x, y in rows]
+        return CACRWeights(pull, torch.cat(push))
+
+
+@dataclass
+class _Options:
+    pull: float  # t+
+    push: float  # t-
+    scale: float | None  # s, None for the Euclidean cost
+    debias: float
+    constant: Constant
+    chunk_size: int | None
+
+
+@dataclass
+class _Batch:
+    """This rank's features and those of all ranks."""
+
+    z: Tensor  # (V, B, D) this rank's queries
+    every: Tensor  # (V, N, D) all ranks' queries; with keys alone (G, N, D), all ranks' keys
+    positives: Tensor  # (V or G, B, D) this rank's keys, or its queries where there are none
+    bank: Tensor | None  # (Q, D)
+    total: int  # N
+    start: int  # place of this rank's first sample among the N
+    spread: bool
+
+    @classmethod
+    def of(
+        cls,
+        views: Tensor,
+        negatives: Tensor | None,
+        keys: Tensor | None,
+        normalize: bool,
+        spread: bool,
+    ) -> "_Batch":
+        prepare = unit_rows if normalize else at_least_float32
+        z = prepare(views)
+        positives = z if keys is None else prepare(keys).to(z.dtype)
+        bank = None if negatives is None else prepare(negatives).to(z.dtype)
+        rows = positives if negatives is None else z
+        counts = row_counts(rows[0]) if spread else [z.shape[1]]
+        total, start = sum(counts), sum(counts[: rank()]) if spread else 0
+        if total < 2 and negatives is None:
+            raise InputError(
+                f"a batch of {total} sample has no negatives; CACR needs at least 2, or a queue. "
+                "Use drop_last=True in the loader, or a larger batch."
+            )
+        every = rows
+        if spread:
+            every = gather_rows(rows.transpose(0, 1), counts).transpose(0, 1).contiguous()
+        return cls(z, every, positives, bank, total, start, spread)
+
+
+def _others(view: int, count: int) -> list[int]:
+    return [u for u in range(count) if u != view]
+
+
+def _distances(x: Tensor, y: Tensor) -> Tensor:
+    """Squared distances between the views of each sample.
+
+    Args:
+        x: (V, B, D).
+        y: (U, B, D); the same tensor as ``x`` has each pair computed once.
+
+    Returns:
+        (V, U, B); 0 for a view with itself, which nobody needs.
+    """
+    zero = x.new_zeros(x.shape[1])
+    known: dict[tuple[int, int], Tensor] = {}
+    for a in range(x.shape[0]):
+        for b in _others(a, y.shape[0]):
+            if x is y and b < a:
+                known[a, b] = known[b, a]
+            else:
+                difference = x[a] - y[b]  # (B, D); exact where views coincide
+                known[a, b] = (difference * difference).sum(-1)
+    rows = [
+        torch.stack([known.get((a, b), zero) for b in range(y.shape[0])]) for a in range(x.shape[0])
+    ]
+    return torch.stack(rows)
+
+
+def _attraction(distance: Tensor, options: _Options) -> Tensor:
+    """Mean over anchors of their positives' weighted distance.
+
+    Args:
+        distance: (A, P, B), of anchor a to position p; its own view is left out.
+        options: as given.
+
+    Returns:
+        (B,).
+    """
+    return torch.stack(
+        [
+            (_pull_weights(near, a, options) * near[_others(a, len(near))]).sum(0)
+            for a, near in enumerate(distance)
+        ]
+    ).mean(0)
+
+
+def _pull_weights(distance: Tensor, own: int, options: _Options) -> Tensor:
+    """(P, B) distances to the (P - 1, B) weights of all but the anchor's own view."""
+    logits = options.pull * distance[_others(own, len(distance))]
+    return (logits if options.constant == "none" else logits.detach()).softmax(0)
+
+
+def _pairs(
+    batch: _Batch, options: _Options, distance: Tensor, both_directions: bool
+) -> Iterator[Tensor]:
+    """Repulsion from the other samples in another view: (B, comparisons) at a time."""
+    for a in range(len(batch.z)):
+        for others in ([*range(a)] if both_directions else [], [*range(a + 1, len(batch.z))]):
+            if others:
+                columns = batch.every[others[0] : others[-1] + 1]  # (S, N, D)
+                yield _repulsion(batch.z[a], columns, batch, options, distance[a, others])
+
+
+def _queue(batch: _Batch, options: _Options, distance: Tensor) -> Iterator[Tensor]:
+    """Repulsion from the queue and the own view's other samples: (B, 1) at a time."""
+    for v, query in enumerate(batch.z):
+        near = distance[v, _others(v, len(batch.positives))].mean(0, keepdim=True)  # (1, B)
+        yield _repulsion(query, batch.every[v : v + 1], batch, options, near)
+
+
+def _repulsion(
+    query: Tensor, columns: Tensor, batch: _Batch, options: _Options, near: Tensor
+) -> Tensor:
+    """Repulsion of one view's rows from segments of columns.
+
+    Args:
+        query: (B, D).
+        columns: (S, N, D).
+        batch: for the queue, and the place of the rows among the columns.
+        options: as given.
+        near: (S, B) distances to the positives, for debiasing.
+
+    Returns:
+        (B, S); with the RBF cost before the logarithm.
+    """
+    value = softmin_cost(
+        query,
+        columns,
+        batch.bank,
+        skip=batch.start,
+        temperature=options.push,
+        rbf_scale=options.scale,
+        constant_from={"none": None, "queue": columns.shape[1], "all": 0}[options.constant],
+        chunk_size=options.chunk_size,
+    )
+    if options.scale is not None:
+        return value
+    return (options.debias * near.T - value) / (1 - options.debias)
+
+
+def _log_mean(values: Tensor, batch: _Batch) -> Tensor:
+    """Per-sample numbers whose mean is the logarithm of the mean; see `cacr_terms`.
+
+    Args:
+        values: (B, R), above 0.
+        batch: for the ranks.
+
+    Returns:
+        (B, R).
+    """
+    mean = values.sum(0)
+    mean = (sum_over_ranks(mean) if batch.spread else mean) / batch.total  # (R,)
+    return mean.log() + (values - mean) / mean
+
+
+def _teacher(batch: _Batch, options: _Options) -> tuple[Tensor, Tensor]:
+    """Momentum-teacher form: keys are anchors and weigh the queries of the other views.
+
+    Returns:
+        Attraction and repulsion, (B,) each.
+    """
+    z, keys = batch.z, batch.positives
+    distance = _distances(z, keys)  # (V, G, B)
+    known: dict[tuple[int, int], Tensor] = {}  # repulsion of query v from key view g, (B,)
+    for v, query in enumerate(z):
+        others = _others(v, len(keys))
+        if not others:  # the only key is of the query's own view
+            continue
+        if options.scale is None:
+            columns, near = batch.every[others], distance[v, others]  # (S, N, D), (S, B)
+            values = _repulsion(query, columns, batch, options, near).unbind(1)
+        else:
+            values = tuple(_soft_nearest(query, batch.every[g], options) for g in others)
+        known.update({(v, g): value for g, value in zip(others, values, strict=True)})
+    pulled, pushed = [], []
+    for g in range(len(keys)):
+        weights, rows = _pull_weights(distance[:, g], g, options), _others(g, len(z))
+        pulled.append((weights * distance[rows, g]).sum(0))
+        pushed.append((weights * torch.stack([known[v, g] for v in rows])).sum(0))
+    return torch.stack(pulled).mean(0), torch.stack(pushed).mean(0)
+
+
+def _soft_nearest(query: Tensor, keys: Tensor, options: _Options) -> Tensor:
+    """(B,): 1 / s log sum exp(-s c) of each query over all keys (N, D)."""
+    s = options.scale or 1.0
+    # -s c = (2 s q, -s) . (k, |k|^2) - s |q|^2, so that a product of rows has it all.
+    ones = query.new_full((len(query), 1), -s)
+    rows = torch.cat([2 * s * query, ones], 1)
+    columns = torch.cat([keys, keys.square().sum(-1, keepdim=True)], 1)
+    return row_logsumexp(rows, columns, None, options.chunk_size) / s - query.square().sum(-1)
+
+
+def _check_debias(debias: float, cost: Cost) -> None:
+    if not 0 <= debias < 1:
+        raise InputError(f"debias must lie in [0, 1), got {debias!r}; the paper uses 0.1.")
+    if debias and cost != "euclidean":
+        raise InputError("debias is defined for cost='euclidean' alone; pass debias=0.0.")
+
+
+def _check_shapes(views: Tensor, negatives: Tensor | None, keys: Tensor | None) -> None:
+    check_features("views", views, "(V, B, D)")
+    if views.shape[0] < 2:
+        raise InputError(
+            f"views must hold at least 2 views, (V, B, D) with V >= 2, got {tuple(views.shape)}; "
+            "a single view has no positives."
+        )
+    if negatives is not None:
+        check_features("negatives", negatives, "(Q, D)")
+        if negatives.requires_grad:
+            raise InputError("negatives are a queue without gradient; pass negatives.detach().")
+    if keys is not None:
+        check_features("keys", keys, "(V, B, D)")
+        fewer = negatives is None and 1 <= keys.shape[0] <= views.shape[0]
+        if keys.shape[1] != views.shape[1] or not (fewer or keys.shape[0] == views.shape[0]):
+            raise InputError(
+                f"keys must be the momentum features of the same {views.shape[1]} samples and "
+                f"{views.shape[0]} views (without negatives: of the first G views), got "
+                f"{tuple(keys.shape)}."
+            )
+    check_together(("views", views), {"negatives": negatives, "keys": keys})
+
+
+def _validate(tensors: list[Tensor | None], normalize: bool, spread: bool) -> None:
+    counts = torch.stack([faults(x, unit=not normalize) for x in tensors if x is not None]).sum(0)
+    refuse_faults(sum_over_ranks(counts) if spread else counts)

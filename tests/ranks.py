@@ -1,11 +1,11 @@
 """Real process groups for tests: a pool of gloo ranks that stays up for the whole session."""
 
 import atexit
-import functools
 import multiprocessing
 import tempfile
 import traceback
 from collections.abc import Callable
+from datetime import timedelta
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-TIMEOUT = 120.0  # seconds; a collective that not all ranks enter would wait for ever
+TIMEOUT = 60.0  # seconds after which a collective that not all ranks enter is an error
 
 
 class RankPool:
@@ -26,6 +26,7 @@ class RankPool:
         store = str(Path(self.folder.name) / "store")
         self.pipes: list[Connection] = []
         self.processes = []
+        self.closed = False
         for rank in range(world_size):
             ours, theirs = context.Pipe()
             process = context.Process(
@@ -42,9 +43,9 @@ class RankPool:
             pipe.send((function, args))
         results = []
         for rank, pipe in enumerate(self.pipes):
-            if not pipe.poll(TIMEOUT):
+            if not pipe.poll(2 * TIMEOUT):
                 self.close()
-                raise TimeoutError(f"rank {rank} gave no answer within {TIMEOUT} s")
+                raise TimeoutError(f"rank {rank} gave no answer within {2 * TIMEOUT} s")
             results.append(pipe.recv())
         failures = [text for ok, text in results if not ok]
         if failures:
@@ -52,21 +53,32 @@ class RankPool:
         return [value for _, value in results]
 
     def close(self) -> None:
+        self.closed = True
         for process in self.processes:
             process.terminate()
         for process in self.processes:
             process.join(5)
 
 
-@functools.cache
+_pools: dict[int, RankPool] = {}
+
+
 def pool(world_size: int) -> RankPool:
     """The group of this size, started when first asked for."""
-    return RankPool(world_size)
+    if world_size not in _pools or _pools[world_size].closed:
+        _pools[world_size] = RankPool(world_size)
+    return _pools[world_size]
 
 
 def _serve(pipe: Connection, store: str, rank: int, world_size: int) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world_size)
+    dist.init_process_group(
+        "gloo",
+        init_method=f"file://{store}",
+        rank=rank,
+        world_size=world_size,
+        timeout=timedelta(seconds=TIMEOUT),
+    )
     while True:
         try:
             function, args = pipe.recv()

@@ -151,6 +151,11 @@ def test_unknown_size_and_wrong_size_of_the_training_set():
         train(SimCLR("resnet8", SIZE, num_samples=7))
 
 
+def test_a_run_without_end_is_refused():
+    with pytest.raises(InputError, match="max_epochs"):
+        train(SimCLR("resnet8", SIZE), epochs=-1, max_steps=3)
+
+
 def test_non_finite_loss_stops_the_run_and_leaves_the_tracker_clean():
     learner = SimCLR("resnet8", SIZE, {"width": 4})
     with torch.no_grad():

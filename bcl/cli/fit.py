@@ -10,8 +10,9 @@ from typing import Any
 import yaml
 
 from bcl.cli.messages import readable_error
+from bcl.cli.quiet import quiet_lightning
 from bcl.configuration import Config, find_config, merge
-from bcl.errors import InputError
+from bcl.errors import InputError, find_input_error
 
 KEYS = ("seed_everything", "model", "data", "trainer")
 EXAMPLES = """Pretrain from a named configuration (`bcl configs` lists them) or a YAML file.
@@ -44,10 +45,11 @@ def main(arguments: list[str]) -> int:
     from bcl.learners.training import fit
 
     arguments, config, name = _resolve_configs(arguments)
-    with _program_name("bcl fit"):
-        cli = _build(arguments, config, name)
-    resume = _checkpoint(cli)
-    fit(cli.trainer, cli.model, cli.datamodule, resume)
+    with quiet_lightning():
+        with _program_name("bcl fit"):
+            cli = _build(arguments, config, name)
+        resume = _checkpoint(cli)
+        fit(cli.trainer, cli.model, cli.datamodule, resume)
     last = Path(cli.trainer.default_root_dir) / "checkpoints" / "last.ckpt"
     if cli.trainer.is_global_zero:
         print(f"Checkpoint: {last}")
@@ -91,7 +93,7 @@ def _build(arguments: list[str], config: Config, name: str) -> Any:
     from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
     from bcl.checkpoints import AtomicCheckpointIO
-    from bcl.learners.callbacks import run_callbacks
+    from bcl.learners.callbacks import in_terminal, run_callbacks
     from bcl.learners.training import new_record
 
     class FitCLI(LightningCLI):
@@ -106,7 +108,19 @@ def _build(arguments: list[str], config: Config, name: str) -> Any:
                 help="checkpoint to resume from; 'last': the newest of the run's folder",
             )
             parser.add_argument(
-                "--checkpoint_every", type=int, default=1, help="epochs between checkpoints"
+                "--save.every_n_epochs", type=int, default=1, help="epochs between checkpoints"
+            )
+            parser.add_argument(
+                "--save.every_n_steps",
+                type=int | None,
+                default=None,
+                help="optimiser steps between checkpoints within an epoch",
+            )
+            parser.add_argument(
+                "--save.every_minutes",
+                type=float | None,
+                default=None,
+                help="minutes between checkpoints within an epoch",
             )
             parser.add_argument(
                 "--overwrite", action="store_true", help="replace a run in the same folder"
@@ -120,11 +134,14 @@ def _build(arguments: list[str], config: Config, name: str) -> Any:
             except ArgumentError as error:
                 options = [name for action in parser._actions for name in action.option_strings]
                 raise readable_error(str(error), options) from None
-            if self.config.model is None or self.config.data is None:
-                raise InputError(
-                    "a run needs a model and data; name a configuration with --config, such as "
-                    "digits_lt/bcl_i (`bcl configs` lists them)."
-                )
+
+        def instantiate_classes(self) -> None:
+            try:
+                super().instantiate_classes()
+            except InputError:
+                raise
+            except (ValueError, ArgumentError) as error:
+                raise find_input_error(error) or error from None
 
         def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
             settings = self.config.trainer
@@ -136,14 +153,14 @@ def _build(arguments: list[str], config: Config, name: str) -> Any:
             config = {key: self.config_dump[key] for key in KEYS}
             seed = self.config.seed_everything
             record = new_record(self.config.name, self.model, seed, config)
-            epochs = settings.max_epochs or 0
-            callbacks = run_callbacks(
-                record, folder, self.config.checkpoint_every, short=0 < epochs <= 3
-            )
+            progress = settings.enable_progress_bar is not False
+            intervals = vars(self.config.save)
+            callbacks = run_callbacks(record, folder, progress, **intervals)
             defaults = {
                 "default_root_dir": settings.default_root_dir,
                 "plugins": [AtomicCheckpointIO(), *_listed(self.config_init.trainer.plugins)],
                 "callbacks": [*callbacks, *_listed(self.config_init.trainer.callbacks)],
+                "enable_progress_bar": progress and in_terminal(),
                 # The datamodule's loader shares each global batch between the ranks itself.
                 "use_distributed_sampler": False,
             }

@@ -29,6 +29,13 @@ def readable_error(message: str, options: Iterable[str]) -> InputError:
     inner = re.split(r"Problem with given class_path ", message)
     if len(inner) > 1:
         return _class_error(inner[-1])
+    if match := re.search(r"following arguments are required: (.*)", message):
+        if {"model", "data"} & set(re.findall(r"\w+", match[1])):
+            return InputError(
+                "a run needs a model and data; name a configuration with --config, such as "
+                "digits_lt/bcl_i (`bcl configs` lists them)."
+            )
+        return InputError(f"option needed: {match[1]}.")
     if match := re.search(r"unrecognized arguments: (\S+)", message, re.I):
         return _unknown_option(match[1].partition("=")[0], options)
     if match := re.search(r"Group '(\S+)' does not accept option '(\S+)'", message):
@@ -41,11 +48,12 @@ def readable_error(message: str, options: Iterable[str]) -> InputError:
 
 
 def _unknown_option(option: str, options: list[str]) -> InputError:
-    near = difflib.get_close_matches(option, options, n=1, cutoff=0.5)
-    if not near:
-        # `--modle.encoder` is nearest to no whole option, but its first part is.
-        head = option.partition(".")[0]
-        near = difflib.get_close_matches(head, ["--model", "--data", "--trainer"], n=1)
+    head, dot, rest = option.partition(".")
+    heads = sorted({name.partition(".")[0] for name in options})
+    if dot and head not in heads:
+        near = [name + dot + rest for name in difflib.get_close_matches(head, heads, n=1)]
+    else:
+        near = difflib.get_close_matches(option, options, n=1, cutoff=0.5)
     hint = f"; did you mean '{near[0]}'?" if near else "; `bcl fit --help` lists them all."
     return InputError(f"unknown option '{option}'{hint}")
 
@@ -66,6 +74,8 @@ def _class_error(text: str) -> InputError:
 def _value_error(text: str) -> str:
     """``expected int or None, got 'abc'`` out of the union's list of failures."""
     kinds = re.findall(r"Expected an? <class '([^']+)'>", text)
+    if re.match(r"\s*Expected an? <class '[^']+'>\. Got value", text):
+        kinds = kinds[:1]  # what follows belongs to the option around it
     value = re.search(r"(?:Given value|Got value): (.*)", text)
     if not kinds or value is None:
         return " ".join(text.split()).rstrip(".")

@@ -1,20 +1,18 @@
 """``bcl quickstart``: from nothing to a report in one command."""
 
 import argparse
-import contextlib
 import json
-import logging
 import time
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from bcl.cli.quiet import quiet_lightning
 from bcl.configuration import compose, merge
 from bcl.errors import InputError
 from bcl.files import write_text
 
 METHODS = ("simclr", "bcl_i")
+PROTOCOLS = ("full", "10-shot", "long-tailed")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,7 +48,7 @@ def _pretrain_and_probe(method: str, args: argparse.Namespace, folder: Path) -> 
     from bcl.checkpoints import AtomicCheckpointIO
     from bcl.evaluation import evaluate
     from bcl.instantiate import instantiate
-    from bcl.learners.callbacks import run_callbacks
+    from bcl.learners.callbacks import in_terminal, run_callbacks
     from bcl.learners.training import fit, new_record
 
     config = compose(f"digits_lt/{method}")
@@ -58,37 +56,28 @@ def _pretrain_and_probe(method: str, args: argparse.Namespace, folder: Path) -> 
     seed = {"init_args": {"seed": args.seed}}
     changes = {"seed_everything": args.seed, "model": seed, "data": seed}
     config = merge(config, changes, {"trainer": {"max_epochs": epochs}})
-    with _quiet_lightning():
+    with quiet_lightning():
         pl.seed_everything(args.seed)
         learner, data = instantiate(config["model"]), instantiate(config["data"])
         record = new_record(f"digits_lt/{method}", learner, args.seed, config)
-        callbacks = run_callbacks(record, folder, every_n_epochs=epochs, short=True)
+        callbacks = run_callbacks(record, folder, short=True, every_n_epochs=epochs)
         trainer = pl.Trainer(
             **config["trainer"],
             default_root_dir=folder,
             callbacks=callbacks,
+            enable_progress_bar=in_terminal(),
             plugins=[AtomicCheckpointIO()],
             use_distributed_sampler=False,
         )
         fit(trainer, learner, data)
     recorder: Any = callbacks[0]
-    report = evaluate(learner.encode, data, record=recorder.record, tracker=learner.tracker)
+    report = evaluate(
+        learner.encode,
+        data,
+        protocols=PROTOCOLS,
+        record=recorder.record,
+        tracker=learner.tracker,
+        seed=args.seed,
+    )
     report.save(folder / "probe")
     return report
-
-
-@contextlib.contextmanager
-def _quiet_lightning() -> Iterator[None]:
-    """Keep Lightning's notes on devices and loaders away from a first-time user."""
-    names = ("pytorch_lightning", "lightning_fabric", "lightning.fabric", "lightning.pytorch")
-    loggers = [logging.getLogger(name) for name in names]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric")
-        try:
-            for logger in loggers:
-                logger.setLevel(logging.ERROR)
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from bcl.augment import ContrastiveViews
 from bcl.encoders import Projector, create_encoder
 from bcl.errors import InputError
+from bcl.learners.optimizers import OptimizerName, build_optimizer, parameter_groups
 from bcl.learners.schedule import warmup_cosine
 from bcl.losses import NTXentLoss
 from bcl.memorization import MemorizationTracker, Normalization
@@ -40,9 +41,11 @@ class SimCLR(pl.LightningModule):
         num_samples: size of the training set; read from the datamodule where there is one.
         tracker_momentum: momentum of the loss memory.
         tracker_normalization: ``"max"`` (paper) or ``"rank"``.
-        learning_rate: highest learning rate of SGD.
-        momentum: momentum of SGD.
-        weight_decay: weight decay of SGD.
+        optimizer: ``"sgd"``, ``"lars"`` or ``"adamw"``.
+        learning_rate: the highest of the schedule.
+        momentum: momentum of SGD and LARS.
+        weight_decay: weight decay.
+        decay_norm_and_bias: whether weight decay applies to norms and biases too.
         warmup_epochs: epochs of linear warm-up, by the step.
         min_learning_rate: where the cosine ends.
         seed: seed of the views; what they have already, if not given.
@@ -74,9 +77,11 @@ class SimCLR(pl.LightningModule):
         num_samples: int | None = None,
         tracker_momentum: float = 0.97,
         tracker_normalization: Normalization = "max",
+        optimizer: OptimizerName = "sgd",
         learning_rate: float = 0.5,
         momentum: float = 0.9,
         weight_decay: float = 5e-4,
+        decay_norm_and_bias: bool = True,
         warmup_epochs: int = 10,
         min_learning_rate: float = 1e-6,
         seed: int | None = None,
@@ -107,9 +112,11 @@ class SimCLR(pl.LightningModule):
         self.tracker = None
         if num_samples is not None:
             self._make_tracker(num_samples)
+        self.optimizer_name: OptimizerName = optimizer
         self.learning_rate = learning_rate
         self.momentum = momentum
         self.weight_decay = weight_decay
+        self.decay_norm_and_bias = decay_norm_and_bias
         self.warmup_epochs = warmup_epochs
         self.min_learning_rate = min_learning_rate
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
@@ -158,6 +165,10 @@ class SimCLR(pl.LightningModule):
         z = self.projector(self(views.flatten(0, 1)))  # (V * B, D)
         return z.view(count, batch, -1)  # type: ignore[no-any-return]
 
+    def sample_losses(self, views: Tensor | list[Tensor]) -> Tensor:
+        """Views to (B,) losses."""
+        return self.loss(self.project(views))  # type: ignore[no-any-return]
+
     # --- training -------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
@@ -165,15 +176,15 @@ class SimCLR(pl.LightningModule):
         if stage != "fit":
             return
         data: Any = getattr(self.trainer, "datamodule", None)
-        samples = getattr(data, "num_samples", None)
+        samples: Any = getattr(data, "num_samples", None)
         if self.tracker is None and samples is None:
             raise InputError(
                 f"the tracker's size is not known: give {type(self).__name__}(num_samples=N), or "
                 "train with a datamodule that has num_samples."
             )
         if self.tracker is None:
-            self._make_tracker(int(samples))
-        elif samples is not None and self.tracker.num_samples != int(samples):
+            self._make_tracker(samples)
+        elif samples is not None and self.tracker.num_samples != samples:
             raise InputError(
                 f"the learner tracks {self.tracker.num_samples} samples but the datamodule has "
                 f"{samples}; train on the data that it was made for, or make a new learner."
@@ -185,7 +196,7 @@ class SimCLR(pl.LightningModule):
         images, ids = batch["image"], batch["id"]
         scores = self.tracker.scores[ids] if self.views.boost is not None else None
         views = self.views(images, scores=scores, ids=ids, epoch=self.current_epoch)
-        losses = self.loss(self.project(views))  # (B,)
+        losses = self.sample_losses(views)  # (B,)
         self.tracker.update(ids, losses)
         loss: Tensor = losses.mean()
         self.log("loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=ids.numel())
@@ -197,24 +208,27 @@ class SimCLR(pl.LightningModule):
         self.tracker.refresh()
 
     def configure_optimizers(self) -> Any:
-        """SGD with momentum; warm-up and cosine by the step."""
-        # Rates are set through the multiplier of LambdaLR, so the base must not be 0.
-        optimizer = torch.optim.SGD(
-            self.parameters(),
-            lr=self.learning_rate,
-            momentum=self.momentum,
-            weight_decay=self.weight_decay,
-        )
-        total = int(self.trainer.estimated_stepping_batches)
-        epochs = self.trainer.max_epochs or 1
-        warmup = round(self.warmup_epochs * total / max(epochs, 1))
+        """Build the optimiser; warm-up and cosine by the step."""
+        groups = parameter_groups([self], self.weight_decay, self.decay_norm_and_bias)
+        optimizer = build_optimizer(self.optimizer_name, groups, self.learning_rate, self.momentum)
+        epochs = self.trainer.max_epochs
+        if epochs is None or epochs < 1:
+            raise InputError(
+                f"the cosine schedule needs to know its end; set max_epochs to at least 1, "
+                f"not {epochs!r}."
+            )
 
         def factor(step: int) -> float:
+            # Step 0 is asked for here and now, but the number of steps only once training runs:
+            # asked earlier, Lightning makes the loaders before it restores their position.
+            if step == 0:
+                return 0.0 if self.warmup_epochs else 1.0
+            total = int(self.trainer.estimated_stepping_batches)
             rate = warmup_cosine(
                 step,
                 base=self.learning_rate,
                 total=total,
-                warmup=min(warmup, total),
+                warmup=min(round(self.warmup_epochs * total / epochs), total),
                 minimum=self.min_learning_rate,
             )
             return rate / self.learning_rate

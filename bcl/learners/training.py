@@ -6,7 +6,7 @@ from typing import Any
 import pytorch_lightning as pl
 
 from bcl import provenance
-from bcl.errors import InputError
+from bcl.errors import find_input_error
 
 
 def new_record(
@@ -59,9 +59,7 @@ def fit(
             raise KeyboardInterrupt from None
         raise
     except RuntimeError as error:
-        cause: BaseException = error
-        while cause.__cause__ is not None:
-            cause = cause.__cause__
-        if isinstance(cause, InputError):
-            raise cause from None
-        raise
+        cause = find_input_error(error)
+        if cause is None:
+            raise
+        raise cause from None
