@@ -117,7 +117,7 @@ def test_baseline_by_name(checkpoint, tmp_path):
         (["--batch-size", "0"], "--batch-size must be at least 1"),
         (["--epochs", "0"], "--epochs must be at least 1"),
         (["--earlier", "missing.ckpt"], "no checkpoint at missing.ckpt"),
-        (["--data.root", "no/such/folder"], "no folder no/such/folder"),
+        (["--data.root", "no/such/folder"], "nothing at no/such/folder"),
         (["--layer", "blocks"], "unknown layer 'blocks'"),
         (["--device", "cuda:99"], "--device cuda:99 cannot be used here"),
     ],
