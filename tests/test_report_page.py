@@ -196,6 +196,14 @@ def test_old_and_foreign_reports(change, message, tmp_path):
 
 
 def test_missing_and_broken_reports(tmp_path):
+    folder = tmp_path / "whole"
+    made("one", 0, 0.1).save(folder)
+    (folder / "predictions.pt").write_bytes(b"short")
+    with pytest.raises(InputError, match=r"predictions\.pt is damaged"):
+        ProbeReport.load(folder)
+    (folder / "predictions.pt").unlink()
+    assert ProbeReport.load(folder).predictions == {}
+    render_report(ProbeReport.load(folder), tmp_path / "page.html")
     with pytest.raises(InputError, match="no report at"):
         ProbeReport.load(tmp_path)
     (tmp_path / "report.json").write_text("{")

@@ -17,7 +17,9 @@ from torch import Tensor
 
 from bcl.errors import InputError
 
-BLOCK_BYTES = 16 << 20  # logits worked on at a time; larger blocks fall out of the cache
+# Logits worked on at a time: larger blocks fall out of a processor's cache, smaller ones leave a
+# GPU idle.
+BLOCK_BYTES = {"cpu": 16 << 20, "cuda": 512 << 20}
 MEMORY = 10  # pairs of (step, change of gradient) that L-BFGS keeps
 MAX_HALVINGS = 12
 
@@ -80,7 +82,8 @@ class SoftmaxProblem:
         P, n, _ = self.x.shape
         value = torch.zeros(P, device=w.device)
         grad_w, grad_b = torch.zeros_like(w), torch.zeros_like(b)
-        block = max(256, BLOCK_BYTES // (4 * P * self.num_classes))
+        block_bytes = BLOCK_BYTES.get(w.device.type, BLOCK_BYTES["cpu"])
+        block = max(256, block_bytes // (4 * P * self.num_classes))
         for start in range(0, n, block):
             x, y = self.x[:, start : start + block], self.y[:, start : start + block, None]
             z = torch.baddbmm(b[:, None, :], x, w)  # (P, m, C)

@@ -438,7 +438,9 @@ def _views(
                 torch.no_grad(),
                 torch.autocast(where.type, autocast, enabled=autocast is not None),
             ):
-                rows.append(torch.stack([run.encode(view).float() for view in images]))
+                # In bytes, as every encoder of pictures takes them.
+                views = [(view * 255).round().to(torch.uint8) for view in images]
+                rows.append(torch.stack([run.encode(view).float() for view in views]))
         both = torch.cat(rows, 1)
         return both[0], both[1]
 
