@@ -279,7 +279,7 @@ def browser(page, tmp_path):
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         port_file = tmp_path / "profile" / "DevToolsActivePort"
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         tabs = []
         while not tabs and time.monotonic() < deadline:
             time.sleep(0.2)
@@ -290,7 +290,10 @@ def browser(page, tmp_path):
                     tabs = [tab for tab in json.load(answer) if tab["type"] == "page"]
         assert tabs, "chromium opened no page"
         tools = DevTools(tabs[0]["webSocketDebuggerUrl"])
-        while tools.evaluate("document.readyState") != "complete":
+        # The first document is an empty one; it too is "complete".
+        ready = "document.readyState === 'complete' && !!document.querySelector('#classes button')"
+        while not tools.evaluate(ready):
+            assert time.monotonic() < deadline, "the page did not load"
             time.sleep(0.1)
         yield tools
     finally:
