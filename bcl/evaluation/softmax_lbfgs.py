@@ -33,8 +33,9 @@ class SoftmaxProblem:
         y: (P, n) int64 labels.
         num_classes: C.
         log_share: (P, C) log of the class shares; -inf for a class without pictures.
-        eigenvalues: (P, D) of the second moment of ``x``.
-        eigenvectors: (P, D, D), in columns.
+        eigenvalues: (D,) of the second moment of ``x``, all P sets together: they only
+            precondition, and draws of one set of pictures have nearly the same.
+        eigenvectors: (D, D), in columns.
     """
 
     x: Tensor
@@ -56,10 +57,11 @@ class SoftmaxProblem:
         Returns:
             The problem.
         """
-        P, n, _ = x.shape
+        P, n, D = x.shape
         counts = torch.zeros(P, num_classes, device=x.device)
         counts.scatter_add_(1, y, torch.ones_like(y, dtype=counts.dtype))
-        moment = torch.bmm(x.transpose(1, 2), x).div_(n)  # (P, D, D)
+        rows = x.reshape(P * n, D)
+        moment = (rows.T @ rows).div_(P * n)  # (D, D)
         values, vectors = torch.linalg.eigh(moment)
         return cls(x, y, num_classes, (counts / n).log(), values.clamp_(min=0), vectors)
 
@@ -128,7 +130,7 @@ def minimise(
     share = problem.log_share.exp()
     kappa = (share * (1 - share)).clamp(min=1e-8)[:, None, :]  # (P, 1, C)
     # (P, D, C): the curvature of every class along every eigenvector.
-    curvature = kappa * problem.eigenvalues[:, :, None] + l2[:, None, None]
+    curvature = kappa * problem.eigenvalues[None, :, None] + l2[:, None, None]
     if start is None:
         w = problem.x.new_zeros(P, D, C)
         b = problem.log_share.clone()
@@ -138,8 +140,7 @@ def minimise(
     vectors = problem.eigenvectors
 
     def precondition(gw: Tensor, gb: Tensor) -> tuple[Tensor, Tensor]:
-        rotated = torch.bmm(vectors.transpose(1, 2), gw).div_(curvature)
-        return torch.bmm(vectors, rotated), gb / kappa[:, 0]
+        return vectors @ (vectors.T @ gw).div_(curvature), gb / kappa[:, 0]
 
     def dot(a: tuple[Tensor, Tensor], c: tuple[Tensor, Tensor]) -> Tensor:
         return (a[0] * c[0]).sum((1, 2)) + (a[1] * c[1]).sum(1)  # (P,)
