@@ -385,7 +385,12 @@ def _queue(batch: _Batch, options: _Options, distance: Tensor) -> Iterator[Tenso
 
 
 def _repulsion(
-    query: Tensor, columns: Tensor, batch: _Batch, options: _Options, near: Tensor
+    query: Tensor,
+    columns: Tensor,
+    batch: _Batch,
+    options: _Options,
+    near: Tensor,
+    even: bool = True,
 ) -> Tensor:
     """Repulsion of one view's rows from segments of columns.
 
@@ -395,6 +400,7 @@ def _repulsion(
         batch: for the queue, and the place of the rows among the columns.
         options: as given.
         near: (S, B) distances to the positives, for debiasing.
+        even: whether the samples weigh the same in the mean loss.
 
     Returns:
         (B, S); with the RBF cost before the logarithm.
@@ -408,6 +414,7 @@ def _repulsion(
         rbf_scale=options.scale,
         constant_from={"none": None, "queue": columns.shape[1], "all": 0}[options.constant],
         chunk_size=options.chunk_size,
+        even=even,
     )
     if options.scale is not None:
         return value
@@ -444,7 +451,8 @@ def _teacher(batch: _Batch, options: _Options) -> tuple[Tensor, Tensor]:
             continue
         if options.scale is None:
             columns, near = batch.every[others], distance[v, others]  # (S, N, D), (S, B)
-            values = _repulsion(query, columns, batch, options, near).unbind(1)
+            even = len(z) == 2  # with more views the weights differ from sample to sample
+            values = _repulsion(query, columns, batch, options, near, even).unbind(1)
         else:
             values = tuple(_soft_nearest(query, batch.every[g], options) for g in others)
         known.update({(v, g): value for g, value in zip(others, values, strict=True)})
