@@ -1,6 +1,7 @@
 """Checkpoints: written whole or not at all, read back into the learner that wrote them."""
 
 import pickle
+import shutil
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,9 +28,18 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
     ) -> None:
-        """Save a checkpoint atomically."""
+        """Save a checkpoint atomically; the one before stays as ``previous.ckpt``."""
         del storage_options
-        atomic_write(path, lambda file: torch.save(checkpoint, file))
+        target = Path(path)
+        fresh = target.with_name(f".{target.name}.new")
+        try:
+            atomic_write(fresh, lambda file: torch.save(checkpoint, file))
+            _verify(fresh)
+            if target.exists():
+                _keep(target, target.with_name("previous.ckpt"))
+            fresh.replace(target)
+        finally:
+            fresh.unlink(missing_ok=True)
 
     def load_checkpoint(
         self, path: Any, map_location: Any = None, weights_only: bool | None = None
@@ -37,6 +47,26 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """Load tensors and plain values; a foreign or broken file is refused with the reason."""
         del weights_only  # tensors and plain values always
         return read_checkpoint(path, map_location)
+
+
+def _verify(path: Path) -> None:
+    """Read a new checkpoint back before it takes the place of the old one."""
+    with zipfile.ZipFile(path) as archive:
+        broken = archive.testzip()
+    if broken is not None:
+        raise OSError(f"{path} was not written correctly ('{broken}'); is the disk full?")
+    torch.load(path, map_location="meta", weights_only=True)
+
+
+def _keep(path: Path, other: Path) -> None:
+    """Give a file a second name, so that there is a file under the first at every moment."""
+    link = path.with_name(f".{path.name}.old")
+    link.unlink(missing_ok=True)
+    try:
+        link.hardlink_to(path)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(path, link)
+    link.replace(other)
 
 
 @dataclass
@@ -90,7 +120,7 @@ def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, An
             f"{file} has checkpoint format {version!r}, this version reads {FORMAT}; "
             "update bcl-cacr."
         )
-    return content  # type: ignore[no-any-return]
+    return content
 
 
 def load_run(path: str | Path, trusted: tuple[str, ...] = ()) -> Run:

@@ -237,7 +237,7 @@ def create_encoder(
         raise InputError(f"encoder '{name}' cannot be built so: {error}.") from None
     if small and hasattr(model, "conv1") and hasattr(model, "maxpool"):
         _shrink_stem(model, in_channels)
-    return model  # type: ignore[no-any-return]
+    return model
 
 
 def _shrink_stem(model: Any, in_channels: int) -> None:

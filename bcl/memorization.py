@@ -182,10 +182,10 @@ class MemorizationTracker(nn.Module):
                 "tracker was made for another data set. Make it with num_samples of this one, or "
                 "call grow()."
             )
-        shown = ids[bad].unique()
-        more = f" and {shown.numel() - 10} more" if shown.numel() > 10 else ""
+        shown = sorted(set(ids[bad].tolist()))
+        more = f" and {len(shown) - 10} more" if len(shown) > 10 else ""
         raise InputError(
-            f"loss not finite for sample ids {shown[:10].tolist()}{more}; nothing of this step was "
+            f"loss not finite for sample ids {shown[:10]}{more}; nothing of this step was "
             "recorded. Lower the learning rate, or look at these samples."
         )
 

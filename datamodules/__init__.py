@@ -5,12 +5,36 @@ from typing import TYPE_CHECKING
 from bcl._lazy import lazy_names
 
 if TYPE_CHECKING:
+    from datamodules.arrays import ArraysLT as ArraysLT
+    from datamodules.base import LongTailedDataModule as LongTailedDataModule
+    from datamodules.benchmarks import ImageNet100LT as ImageNet100LT
+    from datamodules.benchmarks import ImageNetLT as ImageNetLT
+    from datamodules.benchmarks import INaturalist18 as INaturalist18
+    from datamodules.benchmarks import PlacesLT as PlacesLT
+    from datamodules.cifar import CIFAR10LT as CIFAR10LT
+    from datamodules.cifar import CIFAR100LT as CIFAR100LT
     from datamodules.digits import DigitsLT as DigitsLT
     from datamodules.folder import ImageFolderLT as ImageFolderLT
+    from datamodules.huggingface import HuggingFaceLT as HuggingFaceLT
+    from datamodules.lists import ImageListLT as ImageListLT
+    from datamodules.shards import ShardsLT as ShardsLT
+    from datamodules.stores import PictureSet as PictureSet
 
 _HOMES = {
+    "ArraysLT": "datamodules.arrays",
+    "CIFAR100LT": "datamodules.cifar",
+    "CIFAR10LT": "datamodules.cifar",
     "DigitsLT": "datamodules.digits",
+    "HuggingFaceLT": "datamodules.huggingface",
+    "INaturalist18": "datamodules.benchmarks",
     "ImageFolderLT": "datamodules.folder",
+    "ImageListLT": "datamodules.lists",
+    "ImageNet100LT": "datamodules.benchmarks",
+    "ImageNetLT": "datamodules.benchmarks",
+    "LongTailedDataModule": "datamodules.base",
+    "PictureSet": "datamodules.stores",
+    "PlacesLT": "datamodules.benchmarks",
+    "ShardsLT": "datamodules.shards",
 }
 __all__ = sorted(_HOMES)
 __getattr__ = lazy_names(__name__, _HOMES)

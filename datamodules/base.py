@@ -1,14 +1,16 @@
 """What every long-tailed datamodule gives."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
 from bcl.errors import InputError
-from bcl.random import hash64
-from datamodules.loader import BatchLoader, MemoryLoader
+from datamodules.loader import BatchLoader, MemoryLoader, StreamLoader
+from datamodules.recipes import choose
+from datamodules.splits import Split
 from datamodules.stores import MemoryStore, PictureSet
 
 __all__ = ["LongTailedDataModule", "PictureSet", "Sets"]
@@ -24,18 +26,20 @@ class Sets:
     Attributes:
         train: long-tailed, for pretraining.
         probe: balanced, for training linear probes.
-        test: balanced.
+        test: balanced; None where there is none.
         class_names: one a label.
         recipe: one line that names how ``train`` was chosen.
         notes: what a report should say besides, such as pictures that were left out.
+        split: the split that ``train`` is of a larger set, if it is of one.
     """
 
     train: PictureSet
     probe: PictureSet
-    test: PictureSet
+    test: PictureSet | None
     class_names: list[str]
     recipe: str
     notes: list[str] = field(default_factory=list)
+    split: Split | None = None
 
 
 class LongTailedDataModule(pl.LightningDataModule):
@@ -97,7 +101,16 @@ class LongTailedDataModule(pl.LightningDataModule):
         return self.sets.probe
 
     def test_set(self) -> PictureSet:
-        """The balanced test set."""
+        """The balanced test set.
+
+        Raises:
+            InputError: the data module has none.
+        """
+        if self.sets.test is None:
+            raise InputError(
+                f"{type(self).__name__} was given no test set, so nothing can be evaluated; give "
+                "test_list (or the data set's own test pictures)."
+            )
         return self.sets.test
 
     @property
@@ -125,10 +138,25 @@ class LongTailedDataModule(pl.LightningDataModule):
         """One line that names the split and its total."""
         return self.sets.recipe
 
+    def shot_groups(self, rule: str | None = None) -> Any:
+        """Many / Medium / Few by the class counts of the training set.
+
+        Args:
+            rule: a rule that `bcl.shot_groups` knows; the published one of this data set
+                (``group_rule``) if not given.
+
+        Returns:
+            What `bcl.shot_groups` gives.
+        """
+        import bcl
+
+        return bcl.shot_groups(self.class_counts, rule or self.group_rule)
+
     @property
     def content_hash(self) -> str:
-        """Hash of which pictures the long-tailed training set holds."""
-        return self.sets.train.content_hash
+        """Hash of which pictures the long-tailed training set holds; `bcl split` prints it too."""
+        sets = self.sets
+        return sets.train.content_hash if sets.split is None else sets.split.content_hash
 
     @property
     def notes(self) -> list[str]:
@@ -144,19 +172,21 @@ class LongTailedDataModule(pl.LightningDataModule):
         Raises:
             InputError: the batch does not divide among the ranks, or exceeds the set.
         """
-        rank, world_size = _ranks()
         data = self.sets.train
-        if not isinstance(data.store, MemoryStore):
-            raise InputError(f"no loader for a {type(data.store).__name__}.")
-        return MemoryLoader(
-            data,
-            self.batch_size,
-            seed=self.seed,
-            rank=rank,
-            world_size=world_size,
-            trained=self._trained_batches,
-            device=self._device(),
-        )
+        options = self.loader_options()
+        if isinstance(data.store, MemoryStore):
+            return MemoryLoader(data, self.batch_size, device=self._device(), **options)
+        return StreamLoader(data, self.batch_size, **options)
+
+    def loader_options(self) -> dict[str, Any]:
+        """What every `BatchLoader` of this run is told: seed, ranks, and what is trained."""
+        rank, world_size = _ranks()
+        return {
+            "seed": self.seed,
+            "rank": rank,
+            "world_size": world_size,
+            "trained": self._trained_batches,
+        }
 
     def _device(self) -> torch.device:
         if self.trainer is None:
@@ -223,28 +253,6 @@ def few_shot(labels: Tensor, num_classes: int, shots: int | float, draw: int = 0
             )
         wanted = torch.full_like(counts, shots)
     return choose(labels, wanted, _SHOT_STREAM, draw)
-
-
-def choose(labels: Tensor, counts: Tensor, *keys: int) -> Tensor:
-    """Choose so many pictures of each class at random, as a function of the keys.
-
-    Args:
-        labels: (N,) int64 classes.
-        counts: (C,) how many of each; at most as many as there are.
-        keys: integers; the same keys choose the same pictures, and a larger count of a class
-            contains the smaller.
-
-    Returns:
-        (n,) int64 positions, ascending.
-    """
-    position = torch.arange(len(labels))
-    # Random order within each class: sort by hash, then stably by class.
-    by_hash = torch.sort(hash64(*keys, position), stable=True).indices
-    order = by_hash[torch.sort(labels[by_hash], stable=True).indices]
-    sizes = torch.bincount(labels, minlength=len(counts))  # (C,)
-    first = sizes.cumsum(0) - sizes  # (C,) where each class starts in `order`
-    rank = position - first[labels[order]]  # (N,) place within its class
-    return order[rank < counts[labels[order]]].sort().values
 
 
 def _ranks() -> tuple[int, int]:

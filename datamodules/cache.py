@@ -61,7 +61,7 @@ def decoded(
     Args:
         source: where the files lie.
         names: their names; they exist.
-        size: height and width in pixels.
+        size: height and width in pixels; 0 only checks that the pictures can be read.
         cache: folder of the cache (`default_cache` if not given).
         workers: decoding processes; the usable cores if not given.
         progress: show a bar.
@@ -73,9 +73,8 @@ def decoded(
         InputError: the folder cannot be written, or the disk is full.
     """
     folder = Path(cache).expanduser() if cache is not None else default_cache()
-    key = fingerprint_of(
-        f"{DECODE_VERSION} {size}", *(f"{name}\0{source.stamp(name)}" for name in names)
-    )
+    stamps = "\n".join([f"{name}\0{source.stamp(name)}" for name in names])
+    key = fingerprint_of(f"{DECODE_VERSION} {size}", stamps)
     path = folder / f"{key}.u8"
     if (found := _load(path, size)) is not None:
         return found
@@ -114,21 +113,43 @@ def _fill(
 ) -> None:
     bad: list[tuple[int, str]] = []
     count = 0
-    chunks = decode_all(source, names, size, workers)
-    for chunk in chunks:
+    bar = Progress(f"{'decoding' if size else 'checking'} {source.root}", len(names), progress)
+    for chunk in decode_all(source, names, size, workers):
         file.write(chunk.pixels.data)
         bad += chunk.bad
         count += len(chunk.pixels)
-        if progress:
-            _show(count + len(bad), len(names), source.root)
+        bar.add(chunk.rows)
     footer = json.dumps({"count": count, "size": size, "bad": bad}).encode()
     file.write(footer + len(footer).to_bytes(8, "little") + _MAGIC)
 
 
-def _show(done: int, total: int, root: Path) -> None:
-    end = "\n" if done == total else ""
-    text = f"\rdecoding {root}: {done:,} of {total:,} pictures"
-    print(text, end=end, file=sys.stderr, flush=True)
+class Progress:
+    """A line on a terminal, or one in ten per cent elsewhere.
+
+    Args:
+        text: what is being done.
+        total: how many pictures.
+        shown: whether to show anything.
+    """
+
+    def __init__(self, text: str, total: int, shown: bool) -> None:
+        self.text = text
+        self.total = total
+        self.shown = shown
+        self._done = 0
+        self._told = 0.0
+        self._live = sys.stderr.isatty()
+
+    def add(self, count: int) -> None:
+        """Count pictures, and tell when it is time."""
+        self._done += count
+        share = self._done / max(self.total, 1)
+        if not self.shown or (share < 1 and share - self._told < (0.005 if self._live else 0.1)):
+            return
+        self._told = share
+        line = f"{self.text}: {self._done:,} of {self.total:,} pictures"
+        end = "\n" if share >= 1 or not self._live else ""
+        print(f"\r{line}" if self._live else line, end=end, file=sys.stderr, flush=True)
 
 
 def _load(path: Path, size: int) -> Decoded | None:
@@ -151,7 +172,7 @@ def _load(path: Path, size: int) -> Decoded | None:
     if count * 3 * size * size + length + 16 != total:
         return None
     bad = [(int(row), str(why)) for row, why in footer["bad"]]
-    if not count:
+    if not count * size:
         return Decoded(torch.empty(0, 3, size, size, dtype=torch.uint8), bad)
     flat = torch.from_file(str(path), shared=False, size=count * 3 * size * size, dtype=torch.uint8)
     return Decoded(flat.view(count, 3, size, size), bad)

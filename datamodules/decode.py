@@ -27,10 +27,12 @@ class Chunk:
     Attributes:
         pixels: uint8 (n, 3, S, S), of the good ones alone.
         bad: row and reason of those that could not be read.
+        rows: how many rows the chunk spans.
     """
 
     pixels: "NDArray[np.uint8]"
     bad: list[tuple[int, str]]
+    rows: int
 
 
 def decode(data: bytes, size: int) -> "NDArray[np.uint8]":
@@ -70,6 +72,25 @@ def decode(data: bytes, size: int) -> "NDArray[np.uint8]":
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
+def check(data: bytes) -> None:
+    """Decode a picture at the lowest cost that still reads all of it.
+
+    Args:
+        data: bytes of the file.
+
+    Raises:
+        OSError: truncated, or not a picture.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(BytesIO(data)) as image:
+            image.draft("RGB", (1, 1))
+            image.load()
+    except (SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        raise OSError(f"damaged picture: {error}") from None
+
+
 def reason(error: OSError) -> str:
     """Why a picture could not be read, in a few words."""
     text = (error.strerror or str(error)).split(" <")[0]
@@ -89,6 +110,8 @@ class _Job:
         pixels = np.empty((last - first, 3, self.size, self.size), dtype=np.uint8)
         bad: list[tuple[int, str]] = []
         good = 0
+        if not self.size:
+            return Chunk(pixels[:0], self._check(first, last), last - first)
         for row in range(first, last):
             try:
                 pixels[good] = decode(self.source.read(self.names[row]), self.size)
@@ -96,7 +119,16 @@ class _Job:
                 bad.append((row, reason(error)))
             else:
                 good += 1
-        return Chunk(pixels[:good], bad)
+        return Chunk(pixels[:good], bad, last - first)
+
+    def _check(self, first: int, last: int) -> list[tuple[int, str]]:
+        bad: list[tuple[int, str]] = []
+        for row in range(first, last):
+            try:
+                check(self.source.read(self.names[row]))
+            except OSError as error:
+                bad.append((row, reason(error)))
+        return bad
 
 
 _job: _Job | None = None  # inherited by forked workers, so that names are not sent again
@@ -120,6 +152,12 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
+def default_workers() -> int:
+    """Usable cores over the ranks of this machine, at least one."""
+    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1") or 1)
+    return max(usable_cores() // max(ranks, 1), 1)
+
+
 def decode_all(
     source: "Source", names: Sequence[str], size: int, workers: int | None = None
 ) -> Iterator[Chunk]:
@@ -128,13 +166,13 @@ def decode_all(
     Args:
         source: where the files lie.
         names: their names.
-        size: height and width in pixels.
+        size: height and width in pixels; 0 only checks that the pictures can be read.
         workers: processes; the usable cores if not given, 0 for none.
 
     Yields:
         Chunks in the order of ``names``.
     """
-    step = min(max(_CHUNK_BYTES // (3 * size * size), 1), 512)
+    step = min(max(_CHUNK_BYTES // max(3 * size * size, 1), 1), 256)
     bounds = [(first, min(first + step, len(names))) for first in range(0, len(names), step)]
     job = _Job(source, names, size)
     processes = min(usable_cores() if workers is None else workers, len(bounds))

@@ -3,12 +3,12 @@
 import torch
 
 from bcl.errors import InputError
-from datamodules.base import LongTailedDataModule, Sets, choose
+from datamodules.base import LongTailedDataModule, Sets
 from datamodules.profiles import exponential_counts, shuffled_counts
+from datamodules.recipes import choose, select
 from datamodules.stores import MemoryStore, PictureSet
 
 _TEST_STREAM = 0x7E57
-_TRAIN_STREAM = 0x17A1
 
 
 class DigitsLT(LongTailedDataModule):
@@ -72,7 +72,7 @@ class DigitsLT(LongTailedDataModule):
 
         counts = exponential_counts(smallest, self.imbalance_factor, 10)
         per_class = shuffled_counts(counts, self.split_seed)
-        train = probe[choose(labels[probe], per_class, _TRAIN_STREAM, self.split_seed)]
+        train = probe[select(labels[probe], per_class, self.split_seed)]
         recipe = (
             f"Digits-LT, exponential, imbalance factor {self.imbalance_factor:g}, "
             f"n_max {smallest}, split seed {self.split_seed}: {len(train)} pictures"

@@ -1,6 +1,7 @@
 """Training batches whose order is a function of (seed, epoch, position)."""
 
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -134,6 +135,20 @@ class BatchLoader:
         """(N,) ids in the order of an epoch."""
         return permutation(len(self.dataset), self.seed, _ORDER_STREAM, epoch)
 
+    def slices(self, epoch: int, bounds: Iterable[tuple[int, int]]) -> Iterator[Tensor]:
+        """Ids at some positions of an epoch's order.
+
+        Args:
+            epoch: the epoch.
+            bounds: first position and the one after the last, ascending.
+
+        Yields:
+            (n,) ids.
+        """
+        order = self.order(epoch)
+        for first, last in bounds:
+            yield order[first:last]
+
     def __iter__(self) -> Iterator[Batch]:
         if self._done >= len(self):
             self.epoch, self._start, self._done = self.epoch + 1, 0, 0
@@ -144,20 +159,43 @@ class BatchLoader:
     def _run(self) -> Iterator[Batch]:
         start, self._start = self._start, 0
         self._done = start
-        order = self.order(self.epoch)
         share = self.batch_size // self.world_size
-        first = start * self.batch_size + self.rank * share
-        ids = [
-            order[at : at + share]
-            for at in range(first, len(self) * self.batch_size, self.batch_size)
-        ]
+        firsts = range(
+            start * self.batch_size + self.rank * share,
+            len(self) * self.batch_size,
+            self.batch_size,
+        )
+        ids = self.slices(self.epoch, ((first, first + share) for first in firsts))
         for batch in self._fetch(ids):
             # Counted before it is handed out: a generator does not run on after a last batch.
             self._done += 1
             yield batch
 
-    def _fetch(self, ids: list[Tensor]) -> Iterator[Batch]:
+    def _fetch(self, ids: Iterable[Tensor]) -> Iterator[Batch]:
         raise NotImplementedError
+
+
+class StreamLoader(BatchLoader):
+    """Batches that a store reads ahead, in worker processes (see `BatchLoader`).
+
+    Args:
+        data: a training set in any store.
+        batch_size: B, over all ranks together.
+        options: those of `BatchLoader`.
+    """
+
+    def _fetch(self, ids: Iterable[Tensor]) -> Iterator[Batch]:
+        data = self.dataset
+        ahead: deque[Tensor] = deque()  # ids whose pictures are being read
+
+        def rows() -> Iterator[Tensor]:
+            for chosen in ids:
+                ahead.append(chosen)
+                yield data.locate(chosen)
+
+        for images in data.store.stream(rows()):
+            chosen = ahead.popleft()
+            yield {"image": images, "id": chosen, "label": data.labels[chosen]}
 
 
 class MemoryLoader(BatchLoader):
@@ -180,17 +218,20 @@ class MemoryLoader(BatchLoader):
     ) -> None:
         super().__init__(data, batch_size, **options)
         if not isinstance(data.store, MemoryStore):
-            raise InputError("MemoryLoader needs decoded pictures; use WorkerLoader for files.")
+            raise InputError("MemoryLoader needs decoded pictures; use StreamLoader for files.")
         self.device = torch.device(device)
-        self._images = data.store.images.to(self.device)  # (M, 3, S, S)
-        self._rows = data.rows.to(self.device)
+        self._images, self._rows = data.store.images, data.rows
+        if self.device.type != "cpu":
+            # The device holds the training pictures alone; the host maps the file of all.
+            self._images = data.store.read(data.rows).to(self.device)  # (N, 3, S, S)
+            self._rows = torch.arange(len(data), device=self.device)
         self._labels = data.labels.to(self.device)
 
     def order(self, epoch: int) -> Tensor:
         """(N,) ids in the order of an epoch, on the device."""
         return permutation(len(self.dataset), self.seed, _ORDER_STREAM, epoch, device=self.device)
 
-    def _fetch(self, ids: list[Tensor]) -> Iterator[Batch]:
+    def _fetch(self, ids: Iterable[Tensor]) -> Iterator[Batch]:
         for chosen in ids:
             yield {
                 "image": self._images.index_select(0, self._rows[chosen]),

@@ -1,6 +1,9 @@
 """How many pictures each class keeps: the long-tailed profiles of the literature."""
 
+import math
+
 import torch
+from torch import Tensor
 
 from bcl.errors import InputError
 from bcl.random import permutation
@@ -31,23 +34,142 @@ def exponential_counts(n_max: int, imbalance_factor: float, num_classes: int) ->
         >>> sum(exponential_counts(500, 100, 100)), sum(exponential_counts(450, 100, 100))
         (10847, 9754)
     """
-    _check(n_max, num_classes)
-    if not 1 <= imbalance_factor < float("inf"):
-        raise InputError(
-            f"imbalance_factor must be at least 1 (1: balanced), got {imbalance_factor!r}."
-        )
+    _check(n_max, num_classes, imbalance_factor)
     mu = 1 / imbalance_factor
     return [int(n_max * mu ** (i / max(num_classes - 1, 1))) for i in range(num_classes)]
 
 
-def _check(n_max: int, num_classes: int) -> None:
-    if num_classes < 1:
-        raise InputError(f"num_classes must be positive, got {num_classes!r}.")
-    if n_max < 1:
-        raise InputError(f"the largest class must have at least one picture, got {n_max!r}.")
+def step_counts(n_max: int, imbalance_factor: float, num_classes: int) -> list[int]:
+    r"""Full classes and rare ones: the first half keeps n_max, the rest n_max / IF.
+
+    Args:
+        n_max: pictures of each class of the first half (rounded down).
+        imbalance_factor: IF >= 1.
+        num_classes: C.
+
+    Returns:
+        C counts, largest first.
+
+    Raises:
+        InputError: an argument out of its range.
+
+    Source: LDAM (arXiv 1906.07413), step imbalance.
+
+    Example:
+        >>> step_counts(500, 100, 4)
+        [500, 500, 5, 5]
+    """
+    _check(n_max, num_classes, imbalance_factor)
+    rare = int(n_max * (1 / imbalance_factor))
+    head = num_classes // 2
+    return [n_max] * head + [rare] * (num_classes - head)
 
 
-def shuffled_counts(counts: list[int], seed: int) -> torch.Tensor:
+def cacr_linear_counts(n_max: int, num_classes: int) -> list[int]:
+    r"""Counts that rise by tenths of n_max from the first tenth of the classes to the last.
+
+    .. math:: n_i = \lfloor \frac{\lfloor 10 i / C \rfloor + 1}{10} \, n_{max} \rfloor
+
+    Args:
+        n_max: pictures of the largest classes.
+        num_classes: C, a multiple of ten.
+
+    Returns:
+        C counts by class id, smallest first.
+
+    Raises:
+        InputError: an argument out of its range.
+
+    Source: CACR (arXiv 2105.03746), imbalanced CIFAR as in its released code.
+
+    Example:
+        >>> cacr_linear_counts(5000, 10)[:3], sum(cacr_linear_counts(500, 100))
+        ([500, 1000, 1500], 27500)
+    """
+    return [int((step + 1) / 10 * n_max) for step in _tenths(n_max, num_classes)]
+
+
+def cacr_exponential_counts(n_max: int, num_classes: int, *, repaired: bool = False) -> list[int]:
+    r"""Counts that rise by a factor e from each tenth of the classes to the next.
+
+    .. math:: n_i = \lfloor e^{\lfloor 10 i / C \rfloor + 1 - 10} \, n_{max} \rfloor
+
+    The released code rounds down to zero: class 0 of CIFAR-10 and the first 30 classes of CIFAR-100
+    are empty (`empty_classes`).
+
+    Args:
+        n_max: pictures of the largest classes.
+        num_classes: C, a multiple of ten.
+        repaired: leave one picture at least in every class.
+
+    Returns:
+        C counts by class id, smallest first.
+
+    Raises:
+        InputError: an argument out of its range.
+
+    Source: CACR (arXiv 2105.03746), imbalanced CIFAR as in its released code.
+
+    Example:
+        >>> cacr_exponential_counts(5000, 10)
+        [0, 1, 4, 12, 33, 91, 248, 676, 1839, 5000]
+        >>> sum(cacr_exponential_counts(500, 100)), sum(cacr_exponential_counts(500, 100,
+        ...                                                                     repaired=True))
+        (7870, 7900)
+    """
+    counts = [int(math.exp(step + 1 - 10) * n_max) for step in _tenths(n_max, num_classes)]
+    return [max(count, 1) for count in counts] if repaired else counts
+
+
+def pareto_counts(n_max: int, n_min: int, num_classes: int, alpha: float = 6.0) -> list[int]:
+    r"""Counts that follow the quantiles of a Pareto (Lomax) distribution.
+
+    .. math:: q_i = \Bigl(\frac{i + 0.81}{C}\Bigr)^{-1/\alpha} - 1, \qquad
+        n_i = \Bigl\lfloor n_{min} + (n_{max} - n_{min}) \frac{q_i - q_{C-1}}{q_0 - q_{C-1}}
+        \Bigr\rfloor
+
+    ImageNet-LT was drawn at random with alpha 6; this deterministic form gives 115,897 pictures for
+    its 115,846.
+
+    Args:
+        n_max: pictures of the largest class.
+        n_min: pictures of the smallest class.
+        num_classes: C.
+        alpha: the distribution's exponent.
+
+    Returns:
+        C counts, largest first.
+
+    Raises:
+        InputError: an argument out of its range.
+
+    Source: OLTR (arXiv 1904.05160), ImageNet-LT; the 0.81 is fitted to its total.
+
+    Example:
+        >>> sum(pareto_counts(1280, 5, 1000))
+        115897
+    """
+    _check(n_max, num_classes)
+    if not 0 <= n_min <= n_max:
+        raise InputError(f"n_min must lie in 0 to n_max ({n_max}), got {n_min!r}.")
+    if not alpha > 0:
+        raise InputError(f"alpha must be positive, got {alpha!r}.")
+    quantiles = [((i + 0.81) / num_classes) ** (-1 / alpha) - 1 for i in range(num_classes)]
+    low, spread = quantiles[-1], max(quantiles[0] - quantiles[-1], 1e-300)
+    return [int(n_min + (n_max - n_min) * (q - low) / spread) for q in quantiles]
+
+
+def empty_classes(counts: list[int] | Tensor) -> list[int]:
+    """Ids of the classes that a profile leaves without a picture.
+
+    Example:
+        >>> empty_classes(cacr_exponential_counts(5000, 10))
+        [0]
+    """
+    return [index for index, count in enumerate(counts) if int(count) == 0]
+
+
+def shuffled_counts(counts: list[int], seed: int) -> Tensor:
     """Deal the counts of a profile to the classes at random, as a function of the seed.
 
     Args:
@@ -64,3 +186,21 @@ def shuffled_counts(counts: list[int], seed: int) -> torch.Tensor:
     dealt = torch.empty(len(counts), dtype=torch.int64)
     dealt[permutation(len(counts), _CLASS_STREAM, seed)] = torch.tensor(counts)
     return dealt
+
+
+def _tenths(n_max: int, num_classes: int) -> list[int]:
+    _check(n_max, num_classes)
+    if num_classes % 10:
+        raise InputError(f"this profile goes by tenths of the classes; {num_classes} has none.")
+    return [index * 10 // num_classes for index in range(num_classes)]
+
+
+def _check(n_max: int, num_classes: int, imbalance_factor: float = 1.0) -> None:
+    if num_classes < 1:
+        raise InputError(f"num_classes must be positive, got {num_classes!r}.")
+    if n_max < 1:
+        raise InputError(f"the largest class must have at least one picture, got {n_max!r}.")
+    if not 1 <= imbalance_factor < float("inf"):
+        raise InputError(
+            f"imbalance_factor must be at least 1 (1: balanced), got {imbalance_factor!r}."
+        )

@@ -1,7 +1,7 @@
 """Where pictures lie, and how a set of them is read."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Protocol
 
 import torch
@@ -22,6 +22,10 @@ class Store(Protocol):
 
     def read(self, rows: Tensor) -> Tensor:
         """(n,) rows to uint8 (n, 3, S, S)."""
+        ...
+
+    def stream(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Read one batch of rows after the other, ahead of use where that helps."""
         ...
 
 
@@ -54,6 +58,10 @@ class MemoryStore:
         """(n,) rows to uint8 (n, 3, S, S) on the store's device."""
         return self.images.index_select(0, rows.to(self.images.device))
 
+    def stream(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Read one batch of rows after the other."""
+        return map(self.read, batches)
+
 
 def fingerprint_of(*parts: bytes | str | Tensor) -> str:
     """Sixteen hexadecimal digits of the SHA-256 of all parts.
@@ -77,32 +85,58 @@ class PictureSet:
 
     Args:
         store: where the pictures lie.
-        rows: (N,) int64 rows of the store.
+        rows: (N,) int64 rows of the store; None for all of them in order, which takes no memory.
         labels: (N,) int64 classes.
+        content_hash: hash of the pictures and labels, where it is known already.
 
     Raises:
         InputError: rows outside the store, or labels of another length.
     """
 
-    def __init__(self, store: Store, rows: Tensor, labels: Tensor) -> None:
+    def __init__(
+        self, store: Store, rows: Tensor | None, labels: Tensor, content_hash: str | None = None
+    ) -> None:
         self.store = store
-        self.rows = rows.to(torch.int64)
         self.labels = labels.to(torch.int64)
-        if self.rows.shape != self.labels.shape or self.rows.ndim != 1:
+        self._rows = None if rows is None else rows.to(torch.int64)
+        if self._rows is None:
+            if self.labels.shape != (len(store),):
+                raise InputError(f"{len(store)} pictures and {len(self.labels)} labels.")
+        else:
+            self._check(self._rows)
+        self._hash = content_hash
+
+    def _check(self, rows: Tensor) -> None:
+        if rows.shape != self.labels.shape or rows.ndim != 1:
             raise InputError(
-                f"{tuple(self.rows.shape)} rows and {tuple(self.labels.shape)} labels; "
+                f"{tuple(rows.shape)} rows and {tuple(self.labels.shape)} labels; "
                 "every picture needs one label."
             )
-        if len(self.rows) and (int(self.rows.min()) < 0 or int(self.rows.max()) >= len(store)):
-            bad = self.rows[(self.rows < 0) | (self.rows >= len(store))]
+        if len(rows) and (int(rows.min()) < 0 or int(rows.max()) >= len(self.store)):
+            bad = rows[(rows < 0) | (rows >= len(self.store))]
             raise InputError(
-                f"index {int(bad[0])} lies outside the set of {len(store)} pictures; "
+                f"index {int(bad[0])} lies outside the set of {len(self.store)} pictures; "
                 "was the split made for another data set?"
             )
-        self.content_hash = fingerprint_of(store.fingerprint, self.rows, self.labels)
+
+    @property
+    def rows(self) -> Tensor:
+        """(N,) int64 rows of the store."""
+        return torch.arange(len(self)) if self._rows is None else self._rows
+
+    @property
+    def content_hash(self) -> str:
+        """Hash of the pool, of which of its pictures are here, and of their labels."""
+        if self._hash is None:
+            self._hash = fingerprint_of(self.store.fingerprint, self.rows, self.labels)
+        return self._hash
+
+    def locate(self, ids: Tensor) -> Tensor:
+        """(n,) ids to (n,) rows of the store."""
+        return ids if self._rows is None else self._rows[ids]
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.labels)
 
     @property
     def image_size(self) -> int:
@@ -123,7 +157,7 @@ class PictureSet:
         """
         if indices.numel() and not 0 <= int(indices.min()) <= int(indices.max()) < len(self):
             raise InputError(f"picture positions must lie in [0, {len(self)}).")
-        return self.store.read(self.rows[indices.cpu()])
+        return self.store.read(self.locate(indices.cpu()))
 
     def batches(self, batch_size: int = 512, device: torch.device | str = "cpu") -> Iterator[Batch]:
         """Read the whole set in id order, each picture once; the last batch may be short.
@@ -135,10 +169,11 @@ class PictureSet:
         Yields:
             ``{"image": uint8 (B, 3, S, S), "id": int64 (B,), "label": int64 (B,)}``.
         """
-        for start in range(0, len(self), batch_size):
-            ids = torch.arange(start, min(start + batch_size, len(self)))
+        everything = torch.split(torch.arange(len(self)), batch_size)
+        rows = (self.locate(ids) for ids in everything)
+        for ids, images in zip(everything, self.store.stream(rows), strict=True):
             yield {
-                "image": self.pictures(ids).to(device),
+                "image": images.to(device, non_blocking=True),
                 "id": ids.to(device),
                 "label": self.labels[ids].to(device),
             }

@@ -5,65 +5,11 @@ import math
 
 import pytest
 import torch
+from fakes import FakeData, encode
 
 import bcl
 from bcl.errors import InputError
 from bcl.evaluation import ProbeReport, render_report
-
-
-class FakeSet:
-    def __init__(self, labels, seed, size=8):
-        self.labels = labels
-        generator = torch.Generator().manual_seed(seed)
-        noise = torch.randint(0, 90, (labels.numel(), 3, size, size), generator=generator)
-        base = (labels * 53 % 160)[:, None, None, None]
-        self.images = (noise + base).clamp(0, 255).to(torch.uint8)
-        self.content_hash = f"hash-{seed}-{labels.numel()}"
-
-    def __len__(self):
-        return self.labels.numel()
-
-    def pictures(self, indices):
-        return self.images[indices]
-
-    def batches(self, batch_size, device):
-        for ids in torch.arange(len(self)).split(batch_size):
-            yield {"image": self.images[ids].to(device), "id": ids, "label": self.labels[ids]}
-
-
-class FakeData:
-    num_classes = 6
-    image_size = 8
-    recipe = "fake, 6 classes"
-    content_hash = "fake"
-
-    def __init__(self):
-        self.class_counts = torch.tensor([60, 30, 20, 10, 5, 3])
-        self.class_names = [f"class <{index}>" for index in range(6)]
-        self._train = FakeSet(torch.repeat_interleave(torch.arange(6), self.class_counts), 1)
-        self._probe = FakeSet(torch.arange(240) % 6, 2)
-        self._test = FakeSet(torch.arange(120) % 6, 3)
-
-    def train_set(self):
-        return self._train
-
-    def probe_set(self):
-        return self._probe
-
-    def test_set(self):
-        return self._test
-
-    def few_shot(self, shots, draw):
-        if isinstance(shots, float):
-            shots = max(1, round(shots * 40))
-        generator = torch.Generator().manual_seed(draw)
-        order = torch.randperm(240, generator=generator)
-        return torch.cat([order[order % 6 == c][:shots] for c in range(6)])
-
-
-def encode(images):
-    x = images.float() / 255
-    return torch.cat([x.mean((2, 3)), x.std((2, 3)), x[:, :, 0, :3].flatten(1)], 1)
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +26,7 @@ def report(tracker):
     return bcl.evaluate(
         encode,
         FakeData(),
-        protocols=["full", "10-shot", "10%", "long-tailed", "knn"],
+        protocols=["full", "10-shot", "10%", "long-tailed", "knn", "knn-euclidean"],
         record={"name": "one", "history": history, "config": {"a": 1}, "seed": 0},
         tracker=tracker,
         batch_size=50,
@@ -89,7 +35,9 @@ def report(tracker):
 
 def test_report_holds_every_protocol(report):
     names = [entry["name"] for entry in report.protocols]
-    assert names == ["full", "10-shot", "10%", "long-tailed", "knn@1", "knn@10", "knn@200"]
+    assert names[:4] == ["full", "10-shot", "10%", "long-tailed"]
+    assert names[4:7] == ["knn@1", "knn@10", "knn@200"]
+    assert names[7:] == ["knn-euclidean@1", "knn-euclidean@10", "knn-euclidean@200"]
     full = report.protocol("full")
     assert full["summary"]["accuracy"]["mean"] > 0.5
     assert len(report.protocol("10-shot")["draws"]) == 5

@@ -131,6 +131,12 @@ def test_encoder_may_be_a_module_of_ones_own():
         (lambda: SimCLR("resnet8", SIZE, loss=NTXentLoss()), "reduction='none'"),
         (lambda: BCL("resnet8", SIZE, views=ContrastiveViews(SIZE)), "boost"),
         (lambda: SimCLR("resnet81", SIZE), "did you mean"),
+        (
+            lambda: SimCLR(
+                "resnet8", SIZE, views=ContrastiveViews(SIZE, mean=(0, 0, 0), std=(1, 1, 1))
+            ),
+            "normalises",
+        ),
         (lambda: SimCLR("resnet8", SIZE, {"widht": 3}), "widht"),
         (lambda: SDCLR("resnet8", SIZE, prune_fraction=1.5), "fraction"),
         (lambda: SDCLR("vit_tiny_patch16_224", 224), "batch norm"),
@@ -149,6 +155,11 @@ def test_unknown_size_and_wrong_size_of_the_training_set():
         trainer.fit(SimCLR("resnet8", SIZE), loader)
     with pytest.raises(InputError, match="tracks 7 samples but the datamodule has 24"):
         train(SimCLR("resnet8", SIZE, num_samples=7))
+
+
+def test_a_run_without_end_is_refused():
+    with pytest.raises(InputError, match="max_epochs"):
+        train(SimCLR("resnet8", SIZE), epochs=-1, max_steps=3)
 
 
 def test_non_finite_loss_stops_the_run_and_leaves_the_tracker_clean():

@@ -1,5 +1,6 @@
 """Boosted RandAugment: every picture's ops are as strong and as likely as its score says."""
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -7,15 +8,20 @@ from torch import Tensor, nn
 
 from bcl.augment import families
 from bcl.augment.checks import check_ids, check_images, check_scores
+from bcl.augment.colour import enhance
 from bcl.augment.params import BoostParams
 from bcl.augment.policy import (
-    BRIGHTNESS,
+    AUTO_CONTRAST,
     COLOR,
     CONTRAST,
     CUTOUT,
+    EQUALIZE,
+    INVERT,
     OPS,
+    POSTERIZE,
     ROTATE,
     SHARPNESS,
+    SOLARIZE,
     check_magnitudes,
     check_policy,
     op_values,
@@ -105,7 +111,12 @@ class BoostedRandAugment(nn.Module):
         check_magnitudes(self.min_magnitude, self.max_magnitude)
 
     def sample(
-        self, scores: Tensor, ids: Tensor, epoch: int = 0, view: int = 0, seed: int | None = None
+        self,
+        scores: Tensor,
+        ids: Tensor,
+        epoch: int = 0,
+        view: int | Tensor = 0,
+        seed: int | None = None,
     ) -> BoostParams:
         """Draw the parameters: a pure function of seed, epoch, id and view, and of the score.
 
@@ -113,7 +124,7 @@ class BoostedRandAugment(nn.Module):
             scores: (B,) in [0, 1].
             ids: (B,) integers.
             epoch: number of the epoch.
-            view: number of the view.
+            view: number of the view, or (B,) int64.
             seed: instead of the module's.
 
         Returns:
@@ -141,19 +152,21 @@ class BoostedRandAugment(nn.Module):
             share = share * uniform(hash64(seed, epoch, ids), _ZETA)
         return self.min_magnitude + (self.max_magnitude - self.min_magnitude) * share
 
-    def apply_levels(self, x: Tensor, params: BoostParams) -> Tensor:
+    def apply_levels(self, x: Tensor, params: BoostParams, whole: bool = False) -> Tensor:
         """Apply the ops to float levels 0 .. 255.
 
         Args:
             x: (R, 3, H, W) float32 levels; rows that get an op are rounded to whole levels.
+                On a CPU the tensor is changed in place.
             params: of R rows.
+            whole: the levels are whole already.
 
         Returns:
             (R, 3, H, W) float32 levels.
         """
         for j in range(params.op.shape[1]):
             step = params.map(lambda tensor, j=j: tensor[:, j])  # type: ignore[misc]
-            x = apply_op(x, step, self.policy)
+            x = apply_op(x, step, self.policy, whole or j > 0)
         return x
 
     def forward(
@@ -188,7 +201,7 @@ class BoostedRandAugment(nn.Module):
     def transform(self, images: Tensor, params: BoostParams) -> Tensor:
         """Apply stored parameters to pictures, uint8 or float in [0, 1]."""
         if images.dtype == torch.uint8:
-            return self.apply_levels(images.to(torch.float32), params).to(torch.uint8)
+            return self.apply_levels(images.to(torch.float32), params, whole=True).to(torch.uint8)
         boosted = self.apply_levels(images.to(torch.float32) * 255, params) / 255
         changed = params.active.any(dim=1)[:, None, None, None]
         return torch.where(changed, boosted.to(images.dtype), images)
@@ -202,13 +215,14 @@ class BoostedRandAugment(nn.Module):
         )
 
 
-def apply_op(x: Tensor, params: BoostParams, policy: Policy) -> Tensor:
+def apply_op(x: Tensor, params: BoostParams, policy: Policy, whole: bool = False) -> Tensor:
     """Apply one op a picture, chosen per picture.
 
     Args:
-        x: (R, 3, H, W) float32 levels 0 .. 255.
+        x: (R, 3, H, W) float32 levels 0 .. 255; on a CPU it is changed in place.
         params: of R rows, each field (R,).
         policy: whose ranges to use.
+        whole: the levels are whole already.
 
     Returns:
         (R, 3, H, W) float32 levels; rows that are not active are unchanged.
@@ -216,31 +230,40 @@ def apply_op(x: Tensor, params: BoostParams, policy: Policy) -> Tensor:
     op, active = params.op, params.active
     monotone = policy == "monotone"
     value = op_values(op, params.magnitude, policy)  # (R,) float64
-    sign = params.sign.to(torch.float64)
-    enhance = (op >= CONTRAST) & (op <= SHARPNESS)
+    geometric, enhancing = op <= ROTATE, (op >= CONTRAST) & (op <= SHARPNESS)
+    sign = params.sign.to(value.dtype)
     if monotone:
-        value = torch.where(enhance, 1 + sign * value, value)
-    value = torch.where(op <= ROTATE, sign * value, value)
+        value = torch.where(enhancing, 1 + sign * value, value)
+        step = torch.exp2(value)
+        share = value.to(torch.float32)
+        threshold = value
+    else:
+        step = torch.exp2(8 - value.floor())
+        share = torch.ones_like(params.magnitude)
+        threshold = value * (op != INVERT)
+    value = torch.where(geometric, sign * value, value)
     factor = value.to(torch.float32)
 
-    x = change_rows(x, active, lambda y: (y + 0.5).floor().clamp(0, 255))
-    x = change_rows(x, active & (op <= ROTATE), families.warp, op, value)
-    by_level = ((op > ROTATE) & (op <= CONTRAST)) | (op == BRIGHTNESS)
-    x = change_rows(
-        x,
-        active & by_level,
-        lambda y, o, v: families.apply_lookup(y, families.lookup_table(y, o, v, monotone)),
-        op,
-        value,
-    )
-    x = change_rows(x, active & (op == COLOR), families.recolour, factor)
-    x = change_rows(x, active & (op == SHARPNESS), families.sharpen, factor)
+    def change(x: Tensor, chosen: Tensor, family: Callable[..., Tensor], *fields: Tensor) -> Tensor:
+        return change_rows(x, active & chosen, family, *fields)
+
+    if not whole:
+        x = change(x, op >= 0, lambda y: (y + 0.5).floor_().clamp_(0, 255))
+    stretching = (op == AUTO_CONTRAST) | (op == EQUALIZE)
+    inverting = (op == INVERT) | (op == SOLARIZE)
+    x = change(x, geometric, families.warp, op, value)
+    x = change(x, stretching, families.stretch, op == EQUALIZE, share)
+    x = change(x, inverting, families.invert_from, threshold.ceil().to(torch.float32))
+    x = change(x, op == POSTERIZE, families.posterize, step.to(torch.float32))
+    to_mean, to_grey = (op == CONTRAST).to(x.dtype), (op == COLOR).to(x.dtype)
+    tinting = enhancing & (op != SHARPNESS)
+    x = change(x, tinting, _enhance_whole, factor, to_mean, to_grey)
+    x = change(x, op == SHARPNESS, families.sharpen, factor)
     centre_x, centre_y = params.centre_x * x.shape[3], params.centre_y * x.shape[2]
-    return change_rows(
-        x,
-        active & (op == CUTOUT),
-        families.cutout,
-        value,
-        centre_x.to(torch.float64),
-        centre_y.to(torch.float64),
+    return change(
+        x, op == CUTOUT, families.cutout, value, centre_x.to(value.dtype), centre_y.to(value.dtype)
     )
+
+
+def _enhance_whole(x: Tensor, factor: Tensor, to_mean: Tensor, to_grey: Tensor) -> Tensor:
+    return enhance(x, factor, to_mean, to_grey, exact=True)

@@ -67,9 +67,10 @@ def check_ids(ids: Tensor | None, images: Tensor) -> Tensor:
 def check_boxes(params: ViewParams, images: Tensor) -> None:
     """Refuse parameters of another batch size, or whose crops leave the picture or are empty."""
     count, (rows, cols) = images.shape[0], images.shape[2:]
-    if params.top.shape[0] != count:
+    if params.top.shape[0] == 0 or params.top.shape[0] % count:
         raise InputError(
-            f"the parameters are for {params.top.shape[0]} pictures, the batch has {count}."
+            f"the parameters are for {params.top.shape[0]} views, which is no multiple of the "
+            f"batch of {count} pictures; draw them with the ids of this batch."
         )
     if images.device.type != "cpu" or torch.compiler.is_compiling():
         return

@@ -1,4 +1,8 @@
-"""Colour operations with one factor a picture, on float32 levels 0 .. 255."""
+"""Colour operations with one factor a picture, on float32 levels 0 .. 255.
+
+Selections are written as products with 0 or 1 rather than as ``torch.where``, whose CPU kernel
+takes tens of times as long; the products are exact.
+"""
 
 import torch
 from torch import Tensor
@@ -16,8 +20,8 @@ def luminance(x: Tensor, exact: bool) -> Tensor:
 
     Args:
         x: (R, 3, H, W) levels.
-        exact: Pillow's integer weights over 65536, rounded; every product and sum is a whole
-            number below 2**24, so float32 is exact.
+        exact: rounded to whole levels; with Pillow's integer weights over 65536 every product and
+            sum is then exact in float32.
 
     Returns:
         (R, 1, H, W) levels.
@@ -27,16 +31,14 @@ def luminance(x: Tensor, exact: bool) -> Tensor:
         76.0
     """
     red, green, blue = x[:, 0:1], x[:, 1:2], x[:, 2:3]
-    if exact:
-        grey = (red * 19595).add_(green * 38470).add_(blue * 7471).add_(32768)
-        return grey.mul_(2.0**-16).floor_()
-    return (red * 0.299).add_(green, alpha=0.587).add_(blue, alpha=0.114)
+    grey = (red * (19595 / 65536)).add_(green, alpha=38470 / 65536).add_(blue, alpha=7471 / 65536)
+    return grey.add_(0.5).floor_() if exact else grey
 
 
 def grey_mean(grey: Tensor, exact: bool) -> Tensor:
-    """(R, 1, H, W) grey levels to their (R, 1, 1, 1) mean; whole levels when ``exact``."""
-    mean = grey.mean(dim=(2, 3), keepdim=True)
-    return (mean + 0.5).floor() if exact else mean
+    """(R, 1, H, W) grey levels to their (R, 1, 1, 1) mean; a whole level when ``exact``."""
+    mean = grey.mean(dim=(1, 2, 3), keepdim=True)
+    return mean.add_(0.5).floor_() if exact else mean
 
 
 def blend(base: Tensor, x: Tensor, factor: Tensor, exact: bool) -> Tensor:
@@ -45,21 +47,43 @@ def blend(base: Tensor, x: Tensor, factor: Tensor, exact: bool) -> Tensor:
     Args:
         base: what factor 0 gives, broadcast to ``x``.
         x: (R, C, H, W) levels.
-        factor: (R, 1, 1, 1).
+        factor: (R,).
         exact: whole levels, truncated.
 
     Returns:
         (R, C, H, W) levels.
     """
-    y = (x - base).mul_(factor).add_(base).clamp_(0, 255)
+    y = (x - base).mul_(per_picture(factor)).add_(base).clamp_(0, 255)
     return y.floor_() if exact else y
+
+
+def enhance(x: Tensor, factor: Tensor, to_mean: Tensor, to_grey: Tensor, exact: bool) -> Tensor:
+    """Brightness, contrast or saturation, whichever each picture's two flags say.
+
+    All three are a `blend`: with black, with the mean grey level, or with the grey picture.
+
+    Args:
+        x: (R, 3, H, W) levels.
+        factor: (R,) float32; 1 leaves a picture of whole levels as it is.
+        to_mean: (R,) float32, 1 for contrast, else 0.
+        to_grey: (R,) float32, 1 for saturation, else 0.
+        exact: whole levels.
+
+    Returns:
+        (R, 3, H, W) levels.
+    """
+    grey = luminance(x, exact)  # (R, 1, H, W)
+    mean = grey_mean(grey, exact)  # (R, 1, 1, 1)
+    base = grey.mul_(per_picture(to_grey)).add_(mean.mul_(per_picture(to_mean)))
+    return blend(base, x, factor, exact)
 
 
 def shift_hue(x: Tensor, shift: Tensor, exact: bool) -> Tensor:
     r"""Turn the hue in HSV space.
 
-    With :math:`n = 5, 3, 1` for R, G, B and :math:`k = (n + 6h) \bmod 6`, a channel is
-    :math:`v - v s \max(0, \min(k, 4 - k, 1))`.
+    With the value v (largest channel), the chroma c (largest less smallest), the hue h in sixths
+    of a turn and :math:`k = (n + h) \bmod 6` for :math:`n = 5, 3, 1`, the channels R, G, B are
+    :math:`v - c \max(0, \min(k, 4 - k, 1))`.
 
     Args:
         x: (R, 3, H, W) levels.
@@ -67,38 +91,58 @@ def shift_hue(x: Tensor, shift: Tensor, exact: bool) -> Tensor:
         exact: hue and saturation in 256 levels as in Pillow's HSV mode.
 
     Returns:
-        (R, 3, H, W) levels. A shift of zero changes nothing in float, and rounds when ``exact``.
+        (R, 3, H, W) levels.
+
+    Example:
+        >>> red = torch.tensor([255.0, 0, 0]).view(1, 3, 1, 1)
+        >>> shift_hue(red, torch.tensor([1 / 3]), exact=False).flatten().round()
+        tensor([  0., 255.,   0.])
     """
     red, green, blue = x[:, 0], x[:, 1], x[:, 2]  # (R, H, W)
-    value = x.amax(dim=1)
-    chroma = value - x.amin(dim=1)
-    safe = torch.where(chroma == 0, 1.0, chroma)
-    to_red, to_green, to_blue = ((value - y) / safe for y in (red, green, blue))
-    sector = torch.where(
-        value == red,
-        to_blue - to_green,
-        torch.where(value == green, to_red - to_blue + 2, to_green - to_red + 4),
-    )
+    value = torch.maximum(torch.maximum(red, green), blue)
+    chroma = value - torch.minimum(torch.minimum(red, green), blue)
+    sixth = _hue_sixths(x, value, chroma, exact)  # -1 .. 5
     turns = shift[:, None, None]
     if exact:
-        # Pillow turns sectors into turns in double precision, keeps them in single, and scales
-        # them in double; pixels whose hue is a whole level of 255 depend on it.
-        hue = ((sector.to(torch.float64) / 6 + 1) % 1).to(torch.float32)
-        hue = (hue.to(torch.float64) * 255).floor().to(torch.float32)
-        # torchvision adds int(shift * 255) in unsigned bytes, so the sum wraps around.
-        hue = (hue + (turns * 255).trunc()) % 256
-        saturation = (chroma / torch.where(value == 0, 1.0, value) * 255).floor()
-        sixth = hue * 6 / 255
-        depth = saturation / 255
+        sixth = _turn_levels(sixth, turns)
+        depth = (chroma / value.clamp(min=1)).mul_(255).floor_().div_(255).mul_(value)
+        value = value.add_(0.5)
     else:
-        sixth = sector + 6 * turns
+        sixth = sixth.add_(6 * turns)
+        sixth = sixth.sub_((sixth / 6).floor_().mul_(6))
         depth = chroma
-    channels = []
-    for n in (5, 3, 1):
-        k = (sixth + n) % 6
-        ramp = torch.minimum(k, 4 - k).clamp_(0, 1)
-        if exact:
-            channels.append((value * (1 - depth * ramp) + 0.5).floor())
-        else:
-            channels.append(value - depth * ramp)
-    return torch.stack(channels, dim=1)
+    # min(k, 4 - k, 1) is 2 less the distance of h from the channel's complement around the
+    # circle, and that distance is |3 - distance of h from the channel's own hue| for h in [0, 6].
+    least = torch.add(value, depth, alpha=-2)
+    turned = torch.empty_like(x)
+    for channel, own in enumerate((0, 2, 4)):
+        near = (sixth - own).abs_().sub_(3) if own else sixth - 3
+        turned[:, channel] = torch.addcmul(least, depth, near.abs_().clamp_(1, 2))
+    return turned.floor_() if exact else turned
+
+
+def _hue_sixths(x: Tensor, value: Tensor, chroma: Tensor, exact: bool) -> Tensor:
+    """(R, H, W) hue in sixths of a turn, -1 .. 5, as colorsys and Pillow define it."""
+    # Whole levels differ by one at least; where there is no chroma the hue does not matter.
+    safe = chroma.clamp(min=1 if exact else 1e-4)
+    away = value[:, None] - x  # (R, 3, H, W)
+    other = away[:, :2].sign()  # 1 where red, and where green, is not the largest
+    is_blue = other[:, 0] * other[:, 1]  # the first of equals counts
+    is_green = other[:, 0] - is_blue
+    is_red = 1 - other[:, 0]
+    away.div_(safe[:, None])
+    to_red, to_green, to_blue = away[:, 0], away[:, 1], away[:, 2]
+    sector = (to_blue - to_green).mul_(is_red)
+    sector.addcmul_((to_red - to_blue).add_(2), is_green)
+    return sector.addcmul_((to_green - to_red).add_(4), is_blue)
+
+
+def _turn_levels(sixth: Tensor, turns: Tensor) -> Tensor:
+    """Turn a hue in sixths as Pillow's HSV mode holds it, in 256 levels; 0 .. 6 sixths."""
+    # Pillow turns sectors into turns in double precision, keeps them in single, and scales them
+    # in double; pixels whose hue is a whole level of 255 depend on it.
+    wide = torch.float32 if sixth.device.type == "mps" else torch.float64
+    hue = sixth.to(wide).mul_(1 / 6).add_(1).frac_().to(torch.float32)
+    # torchvision adds int(shift * 255) in unsigned bytes, so the sum wraps around.
+    level = hue.to(wide).mul_(255).floor_().to(torch.float32).add_((turns * 255).trunc())
+    return level.sub_((level * (1 / 256)).floor_().mul_(256)).mul_(6 / 255)

@@ -1,4 +1,4 @@
-"""The five families that the fifteen ops fall into; each takes its parameters per picture.
+"""The families that the fifteen ops fall into; each takes its parameters per picture.
 
 Pictures are float32 tensors of whole levels 0 .. 255; every function returns such a tensor.
 """
@@ -8,24 +8,13 @@ import math
 import torch
 from torch import Tensor
 
-from bcl.augment.colour import blend, grey_mean, luminance, per_picture
-from bcl.augment.policy import (
-    AUTO_CONTRAST,
-    BRIGHTNESS,
-    CONTRAST,
-    EQUALIZE,
-    INVERT,
-    POSTERIZE,
-    ROTATE,
-    SHEAR_X,
-    SHEAR_Y,
-    SOLARIZE,
-    TRANSLATE_X,
-    TRANSLATE_Y,
-)
+from bcl.augment.colour import blend, per_picture
+from bcl.augment.policy import ROTATE, SHEAR_X, SHEAR_Y, TRANSLATE_X, TRANSLATE_Y
 
 # Pillow's affine transform works in 16.16 fixed point.
 _ONE = 65536
+# Up to this side the fixed-point positions of sheared and rotated pixels fit 32 bits.
+_INT32_SIDE = 4096
 _CUTOUT_COLOUR = (125.0, 123.0, 114.0)
 
 
@@ -41,19 +30,17 @@ def affine_matrix(op: Tensor, value: Tensor, height: int, width: int) -> Tensor:
     Returns:
         (6, R) float64.
     """
-    zero, one = torch.zeros_like(value), torch.ones_like(value)
-    angle = torch.where(op == ROTATE, -value * (math.pi / 180), zero)
+    turns, shears_x, shears_y = op == ROTATE, op == SHEAR_X, op == SHEAR_Y
+    moves_x, moves_y = op == TRANSLATE_X, op == TRANSLATE_Y
+    angle = turns * value * (-math.pi / 180)
     cos, sin = torch.cos(angle), torch.sin(angle)
-    across = torch.where(op == SHEAR_X, value, sin)
-    down = torch.where(op == SHEAR_Y, value, -sin)
     mid_x, mid_y = width / 2, height / 2
-    turn_x = mid_x - (cos * mid_x + sin * mid_y)
-    turn_y = mid_y - (-sin * mid_x + cos * mid_y)
-    shift_x = torch.where(op == ROTATE, turn_x, torch.where(op == TRANSLATE_X, value * width, zero))
-    shift_y = torch.where(
-        op == ROTATE, turn_y, torch.where(op == TRANSLATE_Y, value * height, zero)
+    # Rotation is about the middle; for the other ops cos is 1 and sin is 0.
+    shift_x = mid_x - (cos * mid_x + sin * mid_y) + moves_x * value * width
+    shift_y = mid_y - (-sin * mid_x + cos * mid_y) + moves_y * value * height
+    return torch.stack(
+        [cos, sin + shears_x * value, shift_x, -sin + shears_y * value, cos, shift_y]
     )
-    return torch.stack([cos * one, across, shift_x, down, cos, shift_y])
 
 
 def warp(x: Tensor, op: Tensor, value: Tensor) -> Tensor:
@@ -70,21 +57,24 @@ def warp(x: Tensor, op: Tensor, value: Tensor) -> Tensor:
     height, width = x.shape[2:]
     a, b, c, d, e, f = affine_matrix(op, value, height, width)  # each (R,)
     # Pillow rounds to fixed point when rotating or shearing, and floors when only translating.
-    half = torch.where((b == 0) & (d == 0), 0.0, 0.5)
+    half = ((b != 0) | (d != 0)).to(b.dtype) * 0.5
+    whole = torch.int32 if max(height, width) <= _INT32_SIDE else torch.int64
     fixed = [
-        (v * _ONE + half).floor().to(torch.int64)
+        (v * _ONE + half).floor().to(whole)[:, None, None]
         for v in (a, b, c + 0.5 * (a + b), d, e, f + 0.5 * (d + e))
     ]
-    xx, xy, x0, yx, yy, y0 = (v[:, None, None] for v in fixed)
-    row = torch.arange(height, device=x.device)[:, None]
-    col = torch.arange(width, device=x.device)
-    from_x = (x0 + xx * col + xy * row) >> 16  # (R, H, W)
-    from_y = (y0 + yx * col + yy * row) >> 16
-    inside = (from_x >= 0) & (from_x < width) & (from_y >= 0) & (from_y < height)
-    index = from_y.clamp(0, height - 1) * width + from_x.clamp(0, width - 1)
+    xx, xy, x0, yx, yy, y0 = fixed
+    row = torch.arange(height, device=x.device, dtype=whole)[:, None]
+    col = torch.arange(width, device=x.device, dtype=whole)
+    from_x = ((x0 + xy * row) + xx * col) >> 16  # (R, H, W)
+    from_y = ((y0 + yy * row) + yx * col) >> 16
+    near_x, near_y = from_x.clamp(0, width - 1), from_y.clamp(0, height - 1)
+    outside = from_x.sub_(near_x).abs_() + from_y.sub_(near_y).abs_()
+    inside = 1 - outside.clamp_(max=1).to(x.dtype)
+    index = near_y.mul_(width).add_(near_x).to(torch.int64)
     flat = x.flatten(2)  # (R, C, HW)
     picked = flat.gather(2, index.flatten(1)[:, None].expand_as(flat)).view_as(x)
-    return torch.where(inside[:, None], picked, 0.0)
+    return picked.mul_(inside[:, None])
 
 
 def channel_histogram(x: Tensor) -> Tensor:
@@ -104,71 +94,60 @@ def channel_histogram(x: Tensor) -> Tensor:
 
 def _equalized(counts: Tensor) -> Tensor:
     """Pillow's equalisation table from (R, C, 256) counts."""
-    level = torch.arange(256, device=counts.device)
+    level = torch.arange(256, device=counts.device, dtype=counts.dtype)
     filled = counts > 0
-    last = torch.where(filled, level, 0).amax(dim=2, keepdim=True)
+    last = (filled * level).amax(dim=2, keepdim=True).to(torch.int64)
     step = ((counts.sum(2, keepdim=True) - counts.gather(2, last)) / 255).floor()
     before = counts.cumsum(2) - counts
     table = (((step / 2).floor() + before) / step.clamp(min=1)).floor().clamp(max=255)
-    return torch.where((filled.sum(2, keepdim=True) > 1) & (step > 0), table, level)
+    usable = ((filled.sum(2, keepdim=True) > 1) & (step > 0)).to(counts.dtype)
+    return level + usable * (table - level)
 
 
-def lookup_table(x: Tensor, op: Tensor, value: Tensor, monotone: bool) -> Tensor:
-    """Table of what each level becomes, for the ops that look at one channel's level alone.
-
-    Args:
-        x: (R, 3, H, W) whole levels, whose histograms, extremes and means the tables need.
-        op: (R,) int64; ops of other families give the identity.
-        value: (R,) float64; for the enhancements the factor.
-        monotone: AutoContrast, Invert and Equalize have a strength.
-
-    Returns:
-        (R, 3, 256) float32 whole levels.
-    """
-    level = torch.arange(256, device=x.device, dtype=torch.float64)  # (256,)
-    which, value = op[:, None, None], value[:, None, None]  # (R, 1, 1)
-
-    low = x.amin(dim=(2, 3))[:, :, None].to(torch.float64)  # (R, 3, 1)
-    high = x.amax(dim=(2, 3))[:, :, None].to(torch.float64)
+def _stretched(x: Tensor) -> Tensor:
+    """Pillow's AutoContrast table of (R, C, H, W) levels: (R, C, 256)."""
+    level = torch.arange(256, device=x.device, dtype=torch.float64)
+    flat = x.flatten(2)
+    low = flat.amin(dim=2, keepdim=True).to(torch.float64)  # (R, C, 1)
+    high = flat.amax(dim=2, keepdim=True).to(torch.float64)
     # The order of the operations is Pillow's: the product may fall just under a whole number.
     # (255 / tensor would be computed as a reciprocal times 255, which rounds twice.)
     scale = torch.full_like(low, 255.0) / (high - low).clamp(min=1)
-    stretched = (level * scale + -low * scale).trunc().clamp(0, 255)
-    stretched = torch.where(high > low, stretched, level)
-    equalized = _equalized(channel_histogram(x)).to(torch.float64)
-
-    target = torch.where(which == AUTO_CONTRAST, stretched, level)
-    target = torch.where(which == EQUALIZE, equalized, target)
-    if monotone:
-        target = (level + value * (target - level) + 0.5).floor()
-        threshold = value
-        bits = torch.exp2(value)  # the step between the levels that are left
-        posterized = ((level / bits).floor() * bits).floor()
-    else:
-        threshold = torch.where(which == INVERT, 0.0, value)
-        bits = torch.exp2(8 - value.floor())
-        posterized = (level / bits).floor() * bits
-    inverted = torch.where(level < threshold, level, 255 - level)
-    target = torch.where((which == INVERT) | (which == SOLARIZE), inverted, target)
-    target = torch.where(which == POSTERIZE, posterized, target)
-
-    mean = grey_mean(luminance(x, exact=True), exact=True)[:, 0]  # (R, 1, 1)
-    base = torch.where(which == CONTRAST, mean, 0.0)
-    level32 = level.to(torch.float32)
-    factor = value.to(torch.float32)
-    enhanced = (base + factor * (level32 - base)).clamp(0, 255).floor()
-    table = target.to(torch.float32).expand(-1, 3, -1)
-    return torch.where((which == CONTRAST) | (which == BRIGHTNESS), enhanced, table)
+    # Truncation and flooring agree, since what is negative becomes 0 either way.
+    table = (level * scale + -low * scale).floor().clamp(0, 255)
+    usable = (high > low).to(torch.float64)
+    return (level + usable * (table - level)).to(torch.float32)
 
 
-def apply_lookup(x: Tensor, table: Tensor) -> Tensor:
-    """Replace each level by its entry in the channel's table."""
+def stretch(x: Tensor, equalize: Tensor, share: Tensor) -> Tensor:
+    """AutoContrast or Equalize, by a table of what each level of a channel becomes.
+
+    Args:
+        x: (R, 3, H, W) whole levels.
+        equalize: (R,) bool, Equalize; else AutoContrast.
+        share: (R,) float32 in [0, 1], how much of the way from the picture to the op's result.
+
+    Returns:
+        (R, 3, H, W) whole levels.
+    """
+    level = torch.arange(256, device=x.device, dtype=x.dtype)
+    which = equalize[:, None, None].to(x.dtype)
+    first, second = _stretched(x), _equalized(channel_histogram(x))
+    table = first + which * (second - first)
+    table = (level + share[:, None, None] * (table - level)).add_(0.5).floor_()
     return table.gather(2, x.flatten(2).to(torch.int64)).view_as(x)
 
 
-def recolour(x: Tensor, factor: Tensor) -> Tensor:
-    """Pillow's Color: blend with the grey picture."""
-    return blend(luminance(x, exact=True), x, per_picture(factor), exact=True)
+def invert_from(x: Tensor, threshold: Tensor) -> Tensor:
+    """Invert and Solarize: levels from the threshold (R,) up become 255 less the level."""
+    high = (x - per_picture(threshold)).ge_(0)
+    return high.mul_(255 - 2 * x).add_(x)
+
+
+def posterize(x: Tensor, step: Tensor) -> Tensor:
+    """Keep only levels that are ``step`` (R,) apart: the next lower one, made whole."""
+    step = per_picture(step)
+    return (x / step).floor_().mul_(step).floor_()
 
 
 def sharpen(x: Tensor, factor: Tensor) -> Tensor:
@@ -176,12 +155,13 @@ def sharpen(x: Tensor, factor: Tensor) -> Tensor:
     smooth = x.clone()
     height, width = x.shape[2:]
     if height > 2 and width > 2:
-        lines = x[:, :, :, :-2] + x[:, :, :, 1:-1] + x[:, :, :, 2:]  # (R, C, H, W - 2)
-        total = lines[:, :, :-2] + lines[:, :, 1:-1] + lines[:, :, 2:]
-        total = total + 4 * x[:, :, 1:-1, 1:-1]
+        lines = x[:, :, :, :-2] + x[:, :, :, 1:-1]
+        lines = lines.add_(x[:, :, :, 2:])  # (R, C, H, W - 2)
+        total = lines[:, :, :-2] + lines[:, :, 1:-1]
+        total = total.add_(lines[:, :, 2:]).add_(x[:, :, 1:-1, 1:-1], alpha=4)
         # Rounded division by 13 of a whole number; 13 is odd, so there are no halves.
-        smooth[:, :, 1:-1, 1:-1] = (total / 13 + 0.5).floor()
-    return blend(smooth, x, per_picture(factor), exact=True)
+        smooth[:, :, 1:-1, 1:-1] = total.div_(13).add_(0.5).floor_()
+    return blend(smooth, x, factor, exact=True)
 
 
 def cutout(x: Tensor, share: Tensor, centre_x: Tensor, centre_y: Tensor) -> Tensor:
@@ -201,10 +181,9 @@ def cutout(x: Tensor, share: Tensor, centre_x: Tensor, centre_y: Tensor) -> Tens
     left = (centre_x - side / 2).clamp(min=0).floor()
     top = (centre_y - side / 2).clamp(min=0).floor()
     right, bottom = (left + side).clamp(max=width), (top + side).clamp(max=height)
-    col = torch.arange(width, device=x.device)
-    row = torch.arange(height, device=x.device)[:, None]
-    bounds = (v[:, None, None] for v in (left, right, top, bottom, share))
-    left, right, top, bottom, share = bounds
-    hole = (col >= left) & (col <= right) & (row >= top) & (row <= bottom) & (share > 0)
+    col, row = torch.arange(width, device=x.device), torch.arange(height, device=x.device)
+    across = (col >= left[:, None]) & (col <= right[:, None]) & (share > 0)[:, None]  # (R, W)
+    down = (row >= top[:, None]) & (row <= bottom[:, None])  # (R, H)
+    hole = down.to(x.dtype)[:, None, :, None] * across.to(x.dtype)[:, None, None]  # (R, 1, H, W)
     colour = x.new_tensor(_CUTOUT_COLOUR)[:, None, None]
-    return torch.where(hole[:, None], colour, x)
+    return (colour - x).mul_(hole).add_(x)

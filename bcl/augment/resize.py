@@ -1,14 +1,29 @@
-"""Crop, resize and flip as two matrix products with Pillow's antialiased bicubic weights."""
+"""Crop, resize and flip with Pillow's antialiased bicubic weights."""
+
+import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional
+
+from bcl.augment.params import Params, ViewParams
+from bcl.augment.rows import waits_for_nothing
+
+# Pictures up to this side are resized on a CPU by one matrix product and one sparse sum over the
+# whole block; larger ones by torch's 8-bit kernel, picture by picture, whose calls then cost less
+# than what they save.
+_SMALL_SIDE = 48
 
 
 def bicubic(x: Tensor) -> Tensor:
     r"""Keys' cubic kernel with a = -0.5, as Pillow's ``BICUBIC``.
 
-    .. math:: k(x) = 1.5|x|^3 - 2.5x^2 + 1 \;(|x| < 1), \quad
-        -0.5|x|^3 + 2.5x^2 - 4|x| + 2 \;(1 \le |x| < 2), \quad 0 \text{ else}
+    .. math:: k(x) = \tfrac12 t^2 (t - 1) + s^2 (1 - 2s), \qquad
+        t = \max(0, 2 - |x|), \quad s = \max(0, 1 - |x|)
+
+    which is :math:`1.5|x|^3 - 2.5x^2 + 1` within one pixel, :math:`-0.5|x|^3 + 2.5x^2 - 4|x| + 2`
+    up to two, and 0 beyond.
 
     Args:
         x: distances in source pixels, any shape.
@@ -20,22 +35,21 @@ def bicubic(x: Tensor) -> Tensor:
         >>> bicubic(torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0]))
         tensor([ 1.0000,  0.5625,  0.0000, -0.0625,  0.0000])
     """
-    x = x.abs().clamp(max=2)
-    near = (1.5 * x - 2.5) * x * x + 1
-    far = ((-0.5 * x + 2.5) * x - 4) * x + 2
-    return torch.where(x < 1, near, far)
+    t = (2 - x.abs()).clamp_(min=0)
+    s = (t - 1).clamp_(min=0)
+    return (t - 1).mul_(t).mul_(t).mul_(0.5) + (1 - 2 * s).mul_(s).mul_(s)
 
 
-def resize_weights(
+def resize_taps(
     start: Tensor, length: Tensor, in_size: int, out_size: int, flip: Tensor | None = None
-) -> Tensor:
-    r"""Matrices that crop ``[start, start + length)`` out of a line and resize it.
+) -> tuple[Tensor, Tensor]:
+    r"""Source pixels and their weights when ``[start, start + length)`` of a line is resized.
 
     .. math:: w_{oi} \propto k\Bigl(\frac{i + 0.5 - (o + 0.5) s}{\max(s, 1)}\Bigr),
         \qquad s = \mathrm{length} / \mathrm{out\_size}
 
-    with i counted from the start of the crop and each row summing to one: pixels outside the
-    crop have no part, as when Pillow resizes a picture that was cropped before.
+    with i counted from the start of the crop; the weights of an output pixel o sum to one, and
+    pixels outside the crop have none, as when Pillow resizes a picture that was cropped before.
 
     Args:
         start: (R,) int64 first pixel.
@@ -45,62 +59,148 @@ def resize_weights(
         flip: (R,) bool, mirror the result.
 
     Returns:
-        (R, out_size, in_size) float32.
+        (R, out_size, T) int64 positions in the line and (R, out_size, T) float32 weights, where
+        T = ceil(4 max(in_size / out_size, 1)).
 
     Example:
-        >>> resize_weights(torch.tensor([1]), torch.tensor([2]), 4, 2)
-        tensor([[[0., 1., 0., 0.],
-                 [0., 0., 1., 0.]]])
+        >>> position, weight = resize_taps(torch.tensor([1]), torch.tensor([2]), 4, 4)
+        >>> position[0, 0].tolist(), [abs(round(w, 4)) for w in weight[0, 0].tolist()]
+        ([1, 1, 1, 2], [0.0, 0.0, 1.0882, 0.0882])
     """
     device = start.device
-    where = torch.arange(in_size, device=device) - start[:, None]  # (R, in) place in the crop
+    taps = math.ceil(4 * max(in_size / out_size, 1))
     scale = length.to(torch.float32)[:, None] / out_size  # (R, 1)
-    out = torch.arange(out_size, device=device).expand(start.shape[0], out_size)  # (R, out)
+    stretch = scale.clamp(min=1)
+    place = torch.arange(out_size, device=device, dtype=torch.float32)  # (S,)
     if flip is not None:
-        out = torch.where(flip[:, None], out_size - 1 - out, out)
-    centre = (out + 0.5) * scale  # (R, out)
-    distance = (where[:, None, :] + 0.5) - centre[:, :, None]  # (R, out, in)
-    weight = bicubic(distance / scale.clamp(min=1)[:, :, None])
-    inside = (where >= 0) & (where < length[:, None])  # (R, in)
-    weight = weight * inside[:, None, :]
-    return weight / weight.sum(dim=2, keepdim=True)
+        mirrored = flip[:, None].to(torch.float32)
+        place = place + mirrored * (out_size - 1 - 2 * place)  # (R, S)
+    centre = (place + 0.5) * scale  # (R, S) in the crop
+    first = (centre - 2 * stretch + 0.5).floor_()  # (R, S)
+    offset = torch.arange(taps, device=device, dtype=torch.float32)
+    where = first[:, :, None] + offset  # (R, S, T)
+    weight = bicubic((where + 0.5 - centre[:, :, None]).div_(stretch[:, :, None]))
+    last = (length[:, None, None] - 1).to(torch.float32)
+    kept = where.clamp(min=0).minimum(last)
+    # 1 where the tap lies in the crop, 0 where it had to be moved into it.
+    weight = weight * (1 - (kept - where).abs_().clamp_(max=1))
+    weight = weight / weight.sum(dim=2, keepdim=True)
+    return kept.to(torch.int64) + start[:, None, None], weight
+
+
+def resize_matrix(position: Tensor, weight: Tensor, in_size: int) -> Tensor:
+    """(R, S, T) taps as (R, S, in_size) matrices."""
+    matrix = torch.zeros(*position.shape[:2], in_size, device=weight.device)
+    return matrix.scatter_add_(2, position, weight)
 
 
 def round_levels(x: Tensor) -> Tensor:
-    """Round to whole levels 0 .. 255, halves up, in place."""
-    return x.add_(0.5).floor_().clamp_(0, 255)
+    """Round to whole levels 0 .. 255 in place."""
+    return x.clamp_(0, 255).add_(0.5).floor_()
 
 
-def crop_resize_flip(
-    images: Tensor,
-    top: Tensor,
-    left: Tensor,
-    height: Tensor,
-    width: Tensor,
-    flip: Tensor,
-    size: tuple[int, int],
-    exact: bool,
-) -> Tensor:
+def to_levels(images: Tensor) -> Tensor:
+    """Uint8, or float in [0, 1], as float32 levels 0 .. 255."""
+    x = images.to(torch.float32)
+    return x * 255 if images.is_floating_point() else x
+
+
+@dataclass(frozen=True)
+class CropPlan(Params):
+    """Boxes of R views and, for pictures resized by sums, the pixels that make up each view.
+
+    Attributes:
+        box: (R, 5) int64 top, left, height, width, flip.
+        across: (R, S_w, T) int64 source columns of each column, or (R, 0, 0).
+        across_weight: (R, S_w, T) float32.
+        down: (R, S_h, T) int64 source rows of each row.
+        down_weight: (R, S_h, T) float32.
+    """
+
+    box: Tensor
+    across: Tensor
+    across_weight: Tensor
+    down: Tensor
+    down_weight: Tensor
+
+    @classmethod
+    def of(
+        cls, params: ViewParams, picture_size: tuple[int, int], size: tuple[int, int]
+    ) -> "CropPlan":
+        """Plan the crops that ``params`` describe, of pictures of this size to views of that."""
+        p = params
+        box = torch.stack([p.top, p.left, p.height, p.width, p.flip.to(torch.int64)], dim=1)
+        if singly(p.top, picture_size, size):
+            none = box.new_empty(box.shape[0], 0, 0)
+            return cls(box, none, none, none, none)
+        across = resize_taps(p.left, p.width, picture_size[1], size[1], p.flip)
+        down = resize_taps(p.top, p.height, picture_size[0], size[0])
+        return cls(box, *across, *down)
+
+
+def singly(x: Tensor, picture_size: tuple[int, int], size: tuple[int, int]) -> bool:
+    """Whether pictures are resized one by one: on a CPU, where they are large."""
+    return not waits_for_nothing(x) and max(*picture_size, *size) > _SMALL_SIDE
+
+
+def crop_resize_flip(images: Tensor, plan: CropPlan, size: tuple[int, int], exact: bool) -> Tensor:
     """Cut one box out of each picture, resize it, and mirror some.
 
     Args:
-        images: (R, C, H, W) float32 levels 0 .. 255.
-        top: (R,) int64, with ``left``, ``height`` and ``width`` the boxes.
-        left: (R,) int64.
-        height: (R,) int64.
-        width: (R,) int64.
-        flip: (R,) bool.
+        images: (R, 3, H, W) uint8, or float in [0, 1].
+        plan: of R rows.
         size: rows and columns of the result.
         exact: round to whole levels after each direction, as Pillow does.
 
     Returns:
-        (R, C, *size) float32 levels within [0, 255].
+        (R, 3, *size) float32 levels within [0, 255].
     """
     rows, cols = images.shape[2:]
-    across = resize_weights(left, width, cols, size[1], flip)  # (R, S_w, W)
-    down = resize_weights(top, height, rows, size[0])  # (R, S_h, H)
-    x = images @ across.transpose(1, 2)[:, None]  # (R, C, H, S_w)
+    if singly(images, (rows, cols), size):
+        return _picture_by_picture(images, plan.box, size, exact)
+    across = resize_matrix(plan.across, plan.across_weight, cols)  # (R, S_w, W)
+    x = to_levels(images)
+    x = torch.bmm(x.flatten(1, 2), across.transpose(1, 2))  # (R, 3 H, S_w)
     if exact:
         x = round_levels(x)
-    x = down[:, None] @ x  # (R, C, S_h, S_w)
+    x = x.view(-1, 3, rows, size[1])
+    add_up = _multiply_rows if waits_for_nothing(images) else _sum_rows
+    x = add_up(x, plan.down, plan.down_weight)  # (R, 3, S_h, S_w)
     return round_levels(x) if exact else x.clamp_(0, 255)
+
+
+def _multiply_rows(x: Tensor, taps: Tensor, weights: Tensor) -> Tensor:
+    """(R, 3, H, S_w) to (R, 3, S_h, S_w) by a matrix product."""
+    return resize_matrix(taps, weights, x.shape[2])[:, None] @ x
+
+
+def _sum_rows(x: Tensor, taps: Tensor, weights: Tensor) -> Tensor:
+    """The same, summing only the rows that have a weight."""
+    count, channels, height, width = x.shape
+    line = torch.arange(count * channels, device=x.device) * height  # (3 R,) first rows
+    index = line.view(count, channels, 1, 1) + taps[:, None]  # (R, 3, S, T)
+    many = weights[:, None].expand(-1, channels, -1, -1)
+    bags = functional.embedding_bag(
+        index.flatten(0, 2),
+        x.reshape(-1, width),
+        per_sample_weights=many.flatten(0, 2),
+        mode="sum",
+    )
+    return bags.view(count, channels, -1, width)
+
+
+def _picture_by_picture(
+    images: Tensor, boxes: Tensor, size: tuple[int, int], exact: bool
+) -> Tensor:
+    """Torch's own antialiased bicubic, which has Pillow's kernel and an 8-bit form."""
+    out = torch.empty(images.shape[0], 3, *size)
+    for row, image, (top, left, height, width, flip) in zip(
+        out, images, boxes.tolist(), strict=True
+    ):
+        box = image[None, :, top : top + height, left : left + width]
+        view = functional.interpolate(box, size=size, mode="bicubic", antialias=True)[0]
+        row.copy_(view.flip(2) if flip else view)
+    if images.is_floating_point():
+        out *= 255
+        return round_levels(out) if exact else out.clamp_(0, 255)
+    return out

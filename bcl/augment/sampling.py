@@ -39,7 +39,7 @@ def sample_chain(
     *,
     seed: int,
     epoch: int,
-    view: int,
+    view: int | Tensor,
 ) -> ViewParams:
     """Draw one view's parameters for a batch.
 
@@ -49,7 +49,7 @@ def sample_chain(
         picture_size: rows and columns of the pictures.
         seed: of the run.
         epoch: number of the epoch.
-        view: number of the view.
+        view: number of the view, or (B,) int64.
 
     Returns:
         Parameters of B rows, without boosted ops.

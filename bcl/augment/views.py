@@ -1,14 +1,17 @@
 """Views for contrastive learning, a whole batch at a time on its device."""
 
+from dataclasses import replace
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from bcl.augment.boost import BoostedRandAugment
-from bcl.augment.chain import apply_chain
+from bcl.augment.chain import Jitter, chain_at_once, chain_in_blocks
 from bcl.augment.checks import check_boxes, check_ids, check_images, check_scores
+from bcl.augment.jitter import apply_jitter
 from bcl.augment.params import ViewParams
+from bcl.augment.rows import waits_for_nothing
 from bcl.augment.sampling import ChainSettings, sample_chain
 from bcl.augment.settings import check_settings, check_size
 from bcl.errors import InputError, unknown_name
@@ -88,6 +91,7 @@ class ContrastiveViews(nn.Module):
         self.boost = boost
         self.arithmetic: Arithmetic = arithmetic
         self.seed = seed
+        self._jitter: Jitter = apply_jitter
         if num_views < 1 or num_local < 0:
             raise InputError(
                 f"num_views must be at least 1 and num_local not negative, got {num_views!r} and "
@@ -132,38 +136,52 @@ class ContrastiveViews(nn.Module):
             epoch: number of the epoch.
 
         Returns:
-            One `ViewParams` of B rows for each view, the local ones last.
+            The parameters of the num_views * B views, row ``v * B + b`` for view v of picture b;
+            with local views a second item with those of the num_local * B local ones.
         """
-        drawn = []
-        for view in range(self.num_views + self.num_local):
-            settings = self.settings if view < self.num_views else self.local_settings
-            params = sample_chain(
-                settings, ids, picture_size, seed=self.seed, epoch=epoch, view=view
-            )
-            if self.boost is not None and scores is not None:
-                boost = self.boost.sample(scores, ids, epoch, view, seed=self.seed)
-                params = ViewParams(**{**vars(params), "boost": boost})
-            drawn.append(params)
-        return drawn
+        first = self._draw(range(self.num_views), self.settings, ids, picture_size, scores, epoch)
+        if not self.num_local:
+            return [first]
+        local = range(self.num_views, self.num_views + self.num_local)
+        return [first, self._draw(local, self.local_settings, ids, picture_size, scores, epoch)]
+
+    def _draw(
+        self,
+        views: range,
+        settings: ChainSettings,
+        ids: Tensor,
+        picture_size: tuple[int, int],
+        scores: Tensor | None,
+        epoch: int,
+    ) -> ViewParams:
+        number = torch.arange(views.start, views.stop, device=ids.device)
+        view = number.repeat_interleave(ids.shape[0], output_size=len(views) * ids.shape[0])
+        ids = ids.repeat(len(views))  # (V B,)
+        params = sample_chain(settings, ids, picture_size, seed=self.seed, epoch=epoch, view=view)
+        if self.boost is None or scores is None:
+            return params
+        scores = scores.repeat(len(views))
+        return replace(params, boost=self.boost.sample(scores, ids, epoch, view, seed=self.seed))
 
     def transform(self, images: Tensor, params: list[ViewParams]) -> Tensor | list[Tensor]:
         """Make the views that ``params`` describe (from `sample`, or stored ones).
 
         Args:
             images: (B, 3, H, W) uint8, or float in [0, 1].
-            params: one `ViewParams` of B rows for each view.
+            params: as `sample` returns them.
 
         Returns:
             As `forward`.
         """
         check_images(images)
-        for view in params:
-            check_boxes(view, images)
-        split = self.num_views
-        views = self._stack(images, params[:split], self.size)
-        if self.local_size is None or len(params) <= split:
-            return views
-        return [*views.unbind(0), *self._stack(images, params[split:], self.local_size).unbind(0)]
+        views = []
+        for drawn, size in zip(params, (self.size, self.local_size), strict=False):
+            if size is not None:
+                check_boxes(drawn, images)
+                views.append(self._finish(self._levels(images, drawn, size)))
+        if len(views) == 1:
+            return views[0]
+        return [view for group in views for view in group.unbind(0)]
 
     def forward(
         self,
@@ -195,34 +213,31 @@ class ContrastiveViews(nn.Module):
         rows, cols = images.shape[2:]
         return self.transform(images, self.sample(ids, (rows, cols), scores, epoch))
 
-    def _stack(self, images: Tensor, params: list[ViewParams], size: tuple[int, int]) -> Tensor:
-        count = images.shape[0]
-        out = torch.empty(len(params), count, 3, *size, device=images.device)
-        block = self._block(images)
-        for view, drawn in zip(out, params, strict=True):
-            for first in range(0, count, block):
-                rows = slice(first, first + block)
-                view[rows] = self._levels(images[rows], drawn.rows(rows), size)
-        out /= 255
-        if self.mean is not None and self.std is not None:
-            out -= out.new_tensor(self.mean)[:, None, None]
-            out /= out.new_tensor(self.std)[:, None, None]
-        return out
-
     def _levels(self, images: Tensor, params: ViewParams, size: tuple[int, int]) -> Tensor:
-        x = images.to(torch.float32)
-        if images.is_floating_point():
-            x = x * 255
-        x = apply_chain(x, params, size, exact=self.arithmetic == "exact")
+        """(V, B, 3, *size) levels 0 .. 255."""
+        exact = self.arithmetic == "exact"
+        make = chain_at_once if waits_for_nothing(images) else chain_in_blocks
+        out = make(images, params, size, exact, self._jitter)  # (V B, 3, *size)
         if self.boost is not None and params.boost is not None:
-            x = self.boost.apply_levels(x, params.boost)
-        return x
+            out = self.boost.apply_levels(out, params.boost, whole=exact)
+        return out.view(-1, *images.shape[:2], *size)
 
-    def _block(self, images: Tensor) -> int:
-        """Pictures worked on at a time: as many as stay in a CPU's cache."""
-        if images.device.type != "cpu":
-            return images.shape[0]
-        return max(1, 64 * 32 * 32 // (images.shape[2] * images.shape[3]))
+    def _finish(self, views: Tensor) -> Tensor:
+        """Levels to [0, 1], then ``mean`` and ``std``."""
+        views = views.div_(255)
+        if self.mean is not None and self.std is not None:
+            views = views.sub_(views.new_tensor(self.mean)[:, None, None])
+            views = views.div_(views.new_tensor(self.std)[:, None, None])
+        return views
+
+    def compile_parts(self) -> "ContrastiveViews":
+        """Compile the colour jitter with ``torch.compile`` and return the module.
+
+        On a CPU this is faster than compiling the module as a whole, since each picture still
+        gets only the ops that it needs; on a GPU use ``torch.compile(views)``.
+        """
+        self._jitter = torch.compile(apply_jitter, dynamic=True)
+        return self
 
     def extra_repr(self) -> str:
         """Describe the module in the model's print-out."""

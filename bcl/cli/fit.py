@@ -11,10 +11,9 @@ import yaml
 
 from bcl.cli.messages import readable_error
 from bcl.cli.quiet import quiet_lightning
-from bcl.configuration import Config, find_config, merge
+from bcl.configuration import KEYS, Config, find_config, merge
 from bcl.errors import InputError, find_input_error
 
-KEYS = ("seed_everything", "model", "data", "trainer")
 EXAMPLES = """Pretrain from a named configuration (`bcl configs` lists them) or a YAML file.
 
 examples:
@@ -108,7 +107,19 @@ def _build(arguments: list[str], config: Config, name: str) -> Any:
                 help="checkpoint to resume from; 'last': the newest of the run's folder",
             )
             parser.add_argument(
-                "--checkpoint_every", type=int, default=1, help="epochs between checkpoints"
+                "--save.every_n_epochs", type=int, default=1, help="epochs between checkpoints"
+            )
+            parser.add_argument(
+                "--save.every_n_steps",
+                type=int | None,
+                default=None,
+                help="optimiser steps between checkpoints within an epoch",
+            )
+            parser.add_argument(
+                "--save.every_minutes",
+                type=float | None,
+                default=None,
+                help="minutes between checkpoints within an epoch",
             )
             parser.add_argument(
                 "--overwrite", action="store_true", help="replace a run in the same folder"
@@ -142,7 +153,8 @@ def _build(arguments: list[str], config: Config, name: str) -> Any:
             seed = self.config.seed_everything
             record = new_record(self.config.name, self.model, seed, config)
             progress = settings.enable_progress_bar is not False
-            callbacks = run_callbacks(record, folder, self.config.checkpoint_every, progress)
+            intervals = vars(self.config.save)
+            callbacks = run_callbacks(record, folder, progress, **intervals)
             defaults = {
                 "default_root_dir": settings.default_root_dir,
                 "plugins": [AtomicCheckpointIO(), *_listed(self.config_init.trainer.plugins)],

@@ -5,6 +5,7 @@ import re
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from bcl.errors import InputError
 
@@ -15,28 +16,41 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     Args:
         parser: the command's parser.
     """
-    parser.add_argument("checkpoints", nargs="+", metavar="CKPT", help="checkpoints to evaluate")
-    parser.add_argument("--out", required=True, metavar="DIR", help="folder for the reports")
-    parser.add_argument(
+    add = parser.add_argument
+    add("checkpoints", nargs="+", metavar="CKPT", help="checkpoints to evaluate")
+    add("--out", required=True, metavar="DIR", help="folder for the reports")
+    add(
         "--protocol",
         default="full,knn",
         metavar="NAMES",
-        help="protocols, with commas: full, 1%%, 50-shot, 100-shot, long-tailed, knn, or a "
-        "paper's set: bcl, sdclr (default: %(default)s)",
+        help="with commas: full, 1%%, 50-shot, 100-shot, long-tailed, balanced-lt, each also with "
+        "a solver (full:sgd; lbfgs, ridge, adam, sgd, cacr, svc); knn, knn-euclidean, "
+        "long-tailed-knn; finetune, finetune-1%%; or a paper's set: bcl, sdclr, cacr, ts "
+        "(default: %(default)s)",
     )
-    parser.add_argument(
+    add(
         "--data.root",
         dest="data_root",
         metavar="DIR",
         help="where the data set lies, if not where it lay in training",
     )
-    parser.add_argument(
-        "--rule", choices=("thirds", "thresholds"), help="main grouping rule of the report"
+    add("--rule", choices=("thirds", "thresholds"), help="main grouping rule of the report")
+    add("--layer", default="pooled", help="features to read: pooled, projector, class_token, …")
+    add("--earlier", metavar="CKPT", help="earlier checkpoint: show the samples that moved most")
+    add("--cache", metavar="DIR", help="keep features here, by checkpoint and pictures")
+    add("--epochs", type=int, help="other than the protocol's (adam, sgd, cacr)")
+    add("--finetune-epochs", type=int, help="other than 20 (finetune) and 60 (finetune-1%%)")
+    add(
+        "--selection",
+        default="last",
+        choices=("last", "best_test"),
+        help="reported epoch of adam, sgd and cacr; best_test is flagged (default: %(default)s)",
     )
-    parser.add_argument("--batch-size", type=int, default=512, help="pictures encoded at a time")
-    parser.add_argument("--device", help="cpu, cuda, cuda:1 (default: cuda where there is one)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the validation parts")
-    parser.add_argument("--overwrite", action="store_true", help="replace reports that exist")
+    add("--precision", default="float32", choices=("float32", "bfloat16"), help="of the encoder")
+    add("--batch-size", type=int, default=512, help="pictures encoded at a time")
+    add("--device", help="cpu, cuda, cuda:1 (default: cuda where there is one)")
+    add("--seed", type=int, default=0, help="seed of validation parts, orders and fine-tuning")
+    add("--overwrite", action="store_true", help="replace reports that exist")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -57,14 +71,95 @@ def run(args: argparse.Namespace) -> int:
     out = Path(args.out)
     if out.is_file():
         raise InputError(f"--out {out} is a file; name a folder.")
-    if args.batch_size < 1:
-        raise InputError(f"--batch-size must be at least 1, got {args.batch_size}.")
-    for checkpoint in args.checkpoints:
+    for option in ("batch_size", "epochs", "finetune_epochs"):
+        value = getattr(args, option)
+        if value is not None and value < 1:
+            raise InputError(f"--{option.replace('_', '-')} must be at least 1, got {value}.")
+    for checkpoint in filter(None, [*args.checkpoints, args.earlier]):
         if not Path(checkpoint).exists():
             raise InputError(f"no checkpoint at {checkpoint}; check the path.")
+    if args.earlier and len(args.checkpoints) > 1:
+        raise InputError("--earlier belongs to one run; probe its checkpoint alone.")
     folders = _folders(args.checkpoints, out)
+    _check_writable(folders, args.overwrite)
+
+    from bcl.evaluation.text import text_table
+
+    reports = []
+    for checkpoint, folder in zip(args.checkpoints, folders, strict=True):
+        report = _evaluate(Path(checkpoint), folder.name, protocols, args)
+        report.save(folder)
+        reports.append(report)
+    try:
+        print(text_table(reports))
+    except InputError:  # runs of different test sets: each has its own table
+        print("\n\n".join(text_table([report]) for report in reports))
+    print("\nreports: " + ", ".join(str(folder) for folder in folders))
+    return 0
+
+
+def _evaluate(checkpoint: Path, name: str, protocols: list[str], args: argparse.Namespace) -> Any:
+    import torch
+
+    from bcl.checkpoints import load_run
+    from bcl.evaluation import evaluate
+    from bcl.evaluation.features import FeatureCache, file_hash, layer_encoder
+
+    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"--device {device} cannot be used here: {error}") from error
+    loaded = load_run(checkpoint)
+    data, learner = loaded.data, loaded.learner
+    layer_encoder(learner, args.layer)  # refuses a model without encoder before any work
+    if args.data_root is not None:
+        _move_data(data, args.data_root)
+    data.prepare_data()
+    data.setup("fit")
+    learner.to(device).eval()
+    earlier = None
+    if args.earlier is not None:
+        tracker = getattr(load_run(args.earlier).learner, "tracker", None)
+        if tracker is None:
+            raise InputError(f"{args.earlier} has no tracker, so no earlier scores.")
+        earlier = tracker.scores
+    cache = None
+    if args.cache is not None:
+        cache = FeatureCache(args.cache, f"{file_hash(checkpoint)}:{args.layer}")
+    return evaluate(
+        learner.encode,
+        data,
+        protocols=protocols,
+        rule=args.rule,
+        record={"name": name, **loaded.record, "checkpoint": str(checkpoint)},
+        tracker=getattr(learner, "tracker", None),
+        earlier_scores=earlier,
+        learner=learner,
+        layer=args.layer,
+        batch_size=args.batch_size,
+        device=device,
+        autocast=torch.bfloat16 if args.precision == "bfloat16" else None,
+        cache=cache,
+        epochs=args.epochs,
+        finetune_epochs=args.finetune_epochs,
+        selection=args.selection,
+        seed=args.seed,
+        progress=Progress(),
+    )
+
+
+def _move_data(data: Any, root: str) -> None:
+    if not hasattr(data, "root"):
+        raise InputError(f"--data.root: {type(data).__name__} has no folder that could be moved.")
+    if not Path(root).is_dir():
+        raise InputError(f"--data.root: no folder {root}; check the path.")
+    data.root = type(data.root)(root) if isinstance(data.root, (str, Path)) else root
+
+
+def _check_writable(folders: list[Path], overwrite: bool) -> None:
     taken = [folder for folder in folders if (folder / "report.json").exists()]
-    if taken and not args.overwrite:
+    if taken and not overwrite:
         raise InputError(f"{taken[0]} holds a report; name another --out, or pass --overwrite.")
     for folder in folders:
         try:
@@ -72,43 +167,9 @@ def run(args: argparse.Namespace) -> int:
             (folder / ".writable").touch()
             (folder / ".writable").unlink()
         except OSError as error:
-            raise InputError(f"cannot write to {folder}: {error.strerror}.") from error
-
-    import torch
-
-    from bcl.checkpoints import load_run
-    from bcl.evaluation import evaluate
-    from bcl.evaluation.text import text_table
-
-    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    reports = []
-    for checkpoint, folder in zip(args.checkpoints, folders, strict=True):
-        loaded = load_run(checkpoint)
-        data, learner = loaded.data, loaded.learner
-        if args.data_root is not None:
-            if not hasattr(data, "root"):
-                raise InputError(f"--data.root: {type(data).__name__} has no root folder to move.")
-            data.root = args.data_root
-        data.prepare_data()
-        data.setup("fit")
-        learner.to(device).eval()
-        report = evaluate(
-            learner.encode,
-            data,
-            protocols=protocols,
-            rule=args.rule,
-            record={"name": folder.name, **loaded.record, "checkpoint": str(checkpoint)},
-            tracker=getattr(learner, "tracker", None),
-            batch_size=args.batch_size,
-            device=device,
-            seed=args.seed,
-            progress=_Progress(),
-        )
-        report.save(folder)
-        reports.append(report)
-    print(text_table(reports))
-    print("\nreports: " + ", ".join(str(folder) for folder in folders))
-    return 0
+            raise InputError(
+                f"cannot write to {folder}: {error.strerror}; name a writable folder with --out."
+            ) from error
 
 
 def _folders(checkpoints: list[str], out: Path) -> list[Path]:
@@ -129,13 +190,14 @@ def _folders(checkpoints: list[str], out: Path) -> list[Path]:
     return [out / name for name in names]
 
 
-class _Progress:
+class Progress:
     """One line on a terminal, rewritten at most ten times a second; silent elsewhere."""
 
     def __init__(self) -> None:
         self.last = 0.0
 
     def __call__(self, name: str, done: int, total: int) -> None:
+        """Show how far a step is."""
         if not sys.stderr.isatty():
             return
         now = time.monotonic()

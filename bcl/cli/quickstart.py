@@ -60,7 +60,7 @@ def _pretrain_and_probe(method: str, args: argparse.Namespace, folder: Path) -> 
         pl.seed_everything(args.seed)
         learner, data = instantiate(config["model"]), instantiate(config["data"])
         record = new_record(f"digits_lt/{method}", learner, args.seed, config)
-        callbacks = run_callbacks(record, folder, every_n_epochs=epochs, short=True)
+        callbacks = run_callbacks(record, folder, short=True, every_n_epochs=epochs)
         trainer = pl.Trainer(
             **config["trainer"],
             default_root_dir=folder,

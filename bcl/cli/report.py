@@ -1,9 +1,10 @@
 """``bcl report``: one HTML page of several reports."""
 
 import argparse
+import json
 from pathlib import Path
 
-from bcl.errors import InputError
+from bcl.errors import InputError, unknown_name
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -12,12 +13,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     Args:
         parser: the command's parser.
     """
-    parser.add_argument(
-        "reports", nargs="+", metavar="DIR", help="folders of 'bcl probe', the baseline first"
+    add = parser.add_argument
+    add("reports", nargs="+", metavar="DIR", help="folders of 'bcl probe', the baseline first")
+    add("--out", default="report.html", metavar="FILE", help="the page to write")
+    add("--baseline", metavar="NAME", help="run to compare with (default: the first)")
+    add("--title", default="Linear probe report", help="heading of the page")
+    add(
+        "--formats",
+        default="",
+        metavar="NAMES",
+        help="also write the tables beside the page, with commas: md, tex, csv, json",
     )
-    parser.add_argument("--out", default="report.html", metavar="FILE", help="the page to write")
-    parser.add_argument("--title", default="Linear probe report", help="heading of the page")
-    parser.add_argument("--overwrite", action="store_true", help="replace a page that exists")
+    add("--wandb", metavar="PROJECT", help="also log the table to Weights & Biases")
+    add("--overwrite", action="store_true", help="replace files that exist")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -37,19 +45,30 @@ def run(args: argparse.Namespace) -> int:
     from bcl.evaluation.results import ProbeReport
 
     out = Path(args.out)
-    check_out(out, args.overwrite)
+    formats = [name.strip() for name in args.formats.split(",") if name.strip()]
+    check_out(out, args.overwrite, formats)
     reports = [
         ProbeReport.load(path) for folder in args.reports for path in find_reports(Path(folder))
     ]
-    print(render_report(reports, out, title=args.title, overwrite=args.overwrite))
+    if args.baseline is not None:
+        names = [report.name for report in reports]
+        if args.baseline not in names:
+            raise unknown_name("run", args.baseline, names)
+        reports.sort(key=lambda report: report.name != args.baseline)
+    path = render_report(reports, out, title=args.title, formats=formats, overwrite=args.overwrite)
+    if args.wandb:
+        from bcl.evaluation.wandb_table import log_table
+
+        log_table(reports, args.wandb)
+    print(path)
     return 0
 
 
 def find_reports(folder: Path) -> list[Path]:
-    """The reports of a folder: its own, or else those of the folders in it.
+    """The reports of a folder: its own, or else those of the folders in it, two levels down.
 
     Args:
-        folder: what ``bcl probe --out`` wrote, or one report in it.
+        folder: what ``bcl probe --out`` or ``bcl quickstart`` wrote, or one report in it.
 
     Returns:
         Paths of ``report.json`` files, by name.
@@ -59,9 +78,25 @@ def find_reports(folder: Path) -> list[Path]:
     """
     if folder.is_file():
         return [folder]
-    if (folder / "report.json").is_file():
+    if _is_report(folder / "report.json"):
         return [folder / "report.json"]
-    found = sorted(folder.glob("*/report.json"))
+    found = [
+        path
+        for pattern in ("*/report.json", "*/*/report.json")
+        for path in sorted(folder.glob(pattern))
+        if _is_report(path)
+    ]
     if not found:
         raise InputError(f"no report in {folder}; make one with 'bcl probe CKPT --out {folder}'.")
     return found
+
+
+def _is_report(path: Path) -> bool:
+    """Whether a file says that it is one run's report, of whatever version, or is damaged."""
+    if not path.is_file():
+        return False
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return True  # to be refused with its reason when it is loaded
+    return isinstance(values, dict) and values.get("schema") == "bcl-cacr/probe-report"

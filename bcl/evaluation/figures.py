@@ -78,11 +78,11 @@ class Chart:
     x_log: bool = False
     y_format: Callable[[float], str] = number
     x_format: Callable[[float], str] = number
-    width: int = 640
-    height: int = 340
+    width: int = 520
+    height: int = 320
     parts: list[str] = field(default_factory=list)
 
-    left, right, top, bottom = 58, 14, 14, 46
+    left, right, top, bottom = 66, 14, 14, 48
 
     def x(self, value: float) -> float:
         """Pixel of a data value."""
@@ -150,6 +150,17 @@ class Chart:
             f'<rect x="{self.x(x0)}" y="{top}" width="{width:.2f}" '
             f'height="{max(base - top, 0.5):.2f}" fill="{colour}">'
             f"<title>{escape(tip)}</title></rect>"
+        )
+
+    def cell(
+        self, x: tuple[float, float], y: tuple[float, float], share: float, colour: str, tip: str
+    ) -> None:
+        """A rectangle of a heat map; the share, from 0 to 1, is its opacity."""
+        left, top = self.x(x[0]), self.y(y[1])
+        width, height = self.x(x[1]) - left, self.y(y[0]) - top
+        self.parts.append(
+            f'<rect x="{left}" y="{top}" width="{width + 0.3:.2f}" height="{height + 0.3:.2f}" '
+            f'fill="{colour}" fill-opacity="{share:.3f}"><title>{escape(tip)}</title></rect>'
         )
 
     def level(self, y: float, text: str) -> None:

@@ -1,20 +1,22 @@
 """The linear probe: how well a linear classifier does on frozen features."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from bcl.errors import InputError, unknown_name
+from bcl.evaluation.gradient import train_heads
 from bcl.evaluation.metrics import class_accuracy, nan_mean, top_k_accuracy
+from bcl.evaluation.presets import SOLVERS, Selection, gradient_rule
 from bcl.evaluation.softmax_lbfgs import SoftmaxProblem, minimise
 from bcl.random import permutation
 
-SOLVERS = ("lbfgs",)
 START_L2 = 1e-2  # where the search begins, and the fallback without a validation part
 L2_RANGE = (-7.0, 1.0)  # decimal exponents that the search may reach
+STACK_BYTES = 2 << 30  # draws are stacked up to this size
 
 
 @dataclass
@@ -26,8 +28,9 @@ class ProbeResult:
         top5: share of test pictures whose label is among the five best classes.
         per_class_accuracy: (C,) float64; NaN for a class without test pictures.
         predictions: (N,) predicted test labels.
-        chosen: solver, regularisation, how it was chosen, and its accuracy on the validation part.
-        weight: (D, C), for the features as they were given.
+        chosen: solver, regularisation or learning rate, how it was chosen, and its accuracy on the
+            validation part.
+        weight: (D, C), for the features as they were given (``svc``: normalised ones).
         bias: (C,); -inf for a class that the training set lacks.
         notes: what a reader should know, such as absent classes.
     """
@@ -42,6 +45,20 @@ class ProbeResult:
     notes: list[str] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class ProbeOptions:
+    """How probes are fitted; see `fit_linear_probe`."""
+
+    solver: str = "lbfgs"
+    l2: float | tuple[float, ...] | None = None
+    learning_rate: float | tuple[float, ...] | None = None
+    epochs: int | None = None
+    selection: Selection = "last"
+    few_shot: bool = False
+    validation_share: float = 0.2
+    seed: int = 0
+
+
 def fit_linear_probe(
     train_features: Tensor,
     train_labels: Tensor,
@@ -50,6 +67,10 @@ def fit_linear_probe(
     *,
     solver: str = "lbfgs",
     l2: float | Sequence[float] | None = None,
+    learning_rate: float | Sequence[float] | None = None,
+    epochs: int | None = None,
+    selection: Selection = "last",
+    few_shot: bool = False,
     validation_share: float = 0.2,
     num_classes: int | None = None,
     seed: int = 0,
@@ -60,20 +81,35 @@ def fit_linear_probe(
     .. math:: \min_{W,b} \frac1n \sum_i \mathrm{CE}(W^\top \hat x_i + b, y_i)
               + \frac{\lambda}{2} \lVert W \rVert^2
 
-    on features standardised with the training set's mean and deviation. :math:`\lambda` (scikit's
-    :math:`1 / (nC)`) is chosen on a stratified validation part of the training set by mean class
-    accuracy, never on the test set; then the probe is fitted to the whole training set.
+    The default, ``"lbfgs"``, finds this minimum on features standardised with the training set's
+    mean and deviation. :math:`\lambda` (scikit's :math:`1 / (nC)`) is chosen on a stratified
+    validation part of the training set by mean class accuracy, never on the test set; then the
+    probe is fitted to the whole training set. Solvers:
+
+    - ``"lbfgs"``: deterministic, no learning rate;
+    - ``"ridge"``: least squares to one-hot labels in closed form, :math:`\lambda` chosen likewise;
+    - ``"adam"``: BCL's protocol, Adam 1e-2 to 1e-6, 500 epochs, batch 1,000, weight decay 5e-6;
+    - ``"sgd"``: SDCLR's, learning rate 30, 30 epochs (``few_shot``: 100), batch 128;
+    - ``"cacr"``: CACR's, Adam 1e-3, 100 epochs, batch 128; the last epoch, where the paper reports
+      the best epoch on the test set (``selection="best_test"``, which is noted in the result);
+    - ``"svc"``: scikit-learn's LinearSVC on L2-normalised features, as temperature schedules use.
+
+    The last four take the features as they are. With the same seed the result is the same.
 
     Args:
         train_features: (N, D).
         train_labels: (N,) integers from 0.
         test_features: (M, D).
         test_labels: (M,).
-        solver: ``"lbfgs"``, deterministic.
-        l2: the value, or the values to choose from; searched if not given.
-        validation_share: part of each class's training pictures that the choice is made on.
+        solver: see above.
+        l2: the penalty, or several to choose from; searched if not given (lbfgs, ridge).
+        learning_rate: the rate, or several to choose from on the validation part (adam, sgd, cacr).
+        epochs: other than the protocol's (adam, sgd, cacr).
+        selection: ``"last"`` or ``"best_test"`` (adam, sgd, cacr).
+        few_shot: SDCLR's schedule for few pictures (sgd).
+        validation_share: part of each class's training pictures that a choice is made on.
         num_classes: C; the largest label + 1 if not given.
-        seed: decides the validation part.
+        seed: decides the validation part, and the order and start of adam, sgd and cacr.
         device: where to compute; where the features lie if not given.
 
     Returns:
@@ -81,7 +117,7 @@ def fit_linear_probe(
 
     Raises:
         InputError: shapes that do not fit, NaN in the features, labels out of range, unknown
-            solver.
+            solver, a learning rate at which training diverges.
 
     Example:
         >>> x = torch.tensor([[0.0], [0.1], [1.0], [1.1]])
@@ -94,7 +130,19 @@ def fit_linear_probe(
     num_classes = check_features(
         train_features, train_labels, test_features, test_labels, num_classes
     )
+    if not 0 <= validation_share < 1:
+        raise InputError(f"validation_share must lie in [0, 1), got {validation_share}.")
     where = torch.device(device) if device is not None else train_features.device
+    options = ProbeOptions(
+        solver=solver,
+        l2=_tuple(l2),
+        learning_rate=_tuple(learning_rate),
+        epochs=epochs,
+        selection=selection,
+        few_shot=few_shot,
+        validation_share=validation_share,
+        seed=seed,
+    )
     results = fit_heads(
         train_features.to(where),
         train_labels.to(where),
@@ -102,11 +150,15 @@ def fit_linear_probe(
         test_features.to(where),
         test_labels.to(where),
         num_classes=num_classes,
-        l2=l2,
-        validation_share=validation_share,
-        seed=seed,
+        options=options,
     )
     return results[0]
+
+
+def _tuple(value: float | Sequence[float] | None) -> float | tuple[float, ...] | None:
+    if value is None or isinstance(value, (int, float)):
+        return value
+    return tuple(float(item) for item in value)
 
 
 def check_features(
@@ -191,6 +243,15 @@ def split_validation(labels: Tensor, share: float, seed: int) -> tuple[Tensor, T
     return order[~held_out].sort().values, order[held_out].sort().values
 
 
+@dataclass
+class Fitted:
+    """P fitted heads before their test."""
+
+    weight: Tensor  # (P, D, C)
+    bias: Tensor  # (P, C)
+    chosen: list[dict[str, Any]]
+
+
 def fit_heads(
     features: Tensor,
     labels: Tensor,
@@ -199,13 +260,11 @@ def fit_heads(
     test_labels: Tensor,
     *,
     num_classes: int,
-    l2: float | Sequence[float] | None = None,
-    validation_share: float = 0.2,
-    seed: int = 0,
+    options: ProbeOptions,
 ) -> list[ProbeResult]:
     """Fit one probe a subset (the draws of a protocol) over shared features, together.
 
-    The draws share one regularisation, chosen by their mean validation accuracy.
+    The draws share one regularisation or learning rate, chosen by their mean validation accuracy.
 
     Args:
         features: (N, D) of all training pictures.
@@ -214,65 +273,79 @@ def fit_heads(
         test_features: (M, D).
         test_labels: (M,).
         num_classes: C.
-        l2: see `fit_linear_probe`.
-        validation_share: likewise.
-        seed: likewise.
+        options: solver and its settings.
 
     Returns:
         One result a subset.
+
+    Raises:
+        InputError: a learning rate at which training diverges, huge features.
     """
-    splits = [split_validation(labels[rows], validation_share, seed) for rows in subsets]
+    share, seed = options.validation_share, options.seed
+    splits = [split_validation(labels[rows], share, seed) for rows in subsets]
     shapes = {(fit.numel(), held.numel()) for fit, held in splits}
-    if len(shapes) > 1:  # unequal draws cannot be stacked
+    size = 4 * features.shape[1] * sum(rows.numel() for rows in subsets)
+    if len(subsets) > 1 and (len(shapes) > 1 or size > STACK_BYTES):
+        # Unequal draws cannot be stacked, large ones need not be.
         return [
-            fit_heads(
-                features, labels, [rows], test_features, test_labels, num_classes=num_classes,
-                l2=l2, validation_share=validation_share, seed=seed,
-            )[0]
+            result
             for rows in subsets
+            for result in fit_heads(
+                features, labels, [rows], test_features, test_labels, num_classes=num_classes,
+                options=options,
+            )
         ]  # fmt: skip
-    (num_fit, num_held) = shapes.pop()
+    num_fit, num_held = shapes.pop()
     rows = torch.stack(
         [subset[torch.cat(split)] for subset, split in zip(subsets, splits, strict=True)]
     )  # (P, n), those of the validation part last
     x = features[rows].float()  # (P, n, D)
     y = labels[rows].to(torch.int64)
-    mean = x.mean(1, keepdim=True)
-    x.sub_(mean)
-    deviation = x.square().mean(1, keepdim=True).sqrt()
-    deviation = torch.where(deviation > 1e-6 * deviation.amax(-1, keepdim=True), deviation, 1.0)
-    x.div_(deviation)
-    problem = SoftmaxProblem.of(x, y, num_classes)
-    value, rule, validation, start = _choose(problem, num_fit, num_held, l2)
-    strength = torch.full((len(subsets),), value, device=x.device)
-    w, b, steps = minimise(problem, strength, start)
-    weight = w / deviation.transpose(1, 2)  # undo the standardisation
-    bias = b - torch.bmm(mean, weight)[:, 0]
-    results = []
-    for head, subset in enumerate(subsets):
-        chosen = {
-            "solver": "lbfgs",
-            "l2": value,
-            "rule": rule,
-            "validation_accuracy": validation[head] if validation else None,
-            "train_pictures": int(subset.numel()),
-            "steps": steps,
-        }
-        results.append(
-            _test(weight[head], bias[head], test_features, test_labels, num_classes, chosen)
+    if options.solver in ("lbfgs", "ridge"):
+        fitted = _fit_standardised(x, y, num_fit, num_held, num_classes, options)
+    elif options.solver == "svc":
+        fitted = _fit_svc(x, y, num_classes)
+        test_features = torch.nn.functional.normalize(test_features.float(), dim=1)
+    else:
+        test = (test_features.float(), test_labels)
+        fitted = _fit_by_steps(x, y, num_fit, num_held, num_classes, options, test)
+    present = torch.zeros(len(subsets), num_classes, dtype=torch.bool, device=y.device)
+    present.scatter_(1, y, True)
+    bias = torch.where(present, fitted.bias, -torch.inf)
+    return [
+        judge(
+            torch.addmm(bias[head], test_features.float(), fitted.weight[head]),
+            test_labels,
+            num_classes,
+            {"solver": options.solver, "train_pictures": subset.numel(), **fitted.chosen[head]},
+            fitted.weight[head],
+            bias[head],
         )
-    return results
+        for head, subset in enumerate(subsets)
+    ]
 
 
-def _test(
-    weight: Tensor,
-    bias: Tensor,
-    features: Tensor,
+def judge(
+    logits: Tensor,
     labels: Tensor,
     num_classes: int,
     chosen: dict[str, Any],
+    weight: Tensor,
+    bias: Tensor,
 ) -> ProbeResult:
-    logits = torch.addmm(bias, features.float(), weight)  # (M, C)
+    """Compare logits with the truth.
+
+    Args:
+        logits: (M, C).
+        labels: (M,).
+        num_classes: C.
+        chosen: how the classifier came about.
+        weight: (D, C) of the classifier.
+        bias: (C,); -inf for classes that were not trained.
+
+    Returns:
+        The result, with notes on absent classes.
+    """
     predictions = logits.argmax(1)
     per_class = class_accuracy(predictions, labels, num_classes)
     notes = []
@@ -282,6 +355,11 @@ def _test(
     untested = [int(c) for c in per_class.isnan().nonzero()]
     if untested:
         notes.append(f"no test picture of classes {_listed(untested)}: left out of the means")
+    if chosen.get("selection") == "best_test":
+        notes.append(
+            "the epoch was chosen on the test set (as the CACR paper does): this accuracy is "
+            "optimistic and not comparable with the others"
+        )
     return ProbeResult(
         accuracy=float((predictions == labels).double().mean()),
         top5=top_k_accuracy(logits, labels, 5),
@@ -299,15 +377,65 @@ def _listed(ids: list[int]) -> str:
     return ", ".join(map(str, ids[:10])) + more
 
 
+def _mean_accuracies(logits: Tensor, labels: Tensor, num_classes: int) -> list[float]:
+    """Mean class accuracy of every head; logits (P, v, C)."""
+    predictions = logits.argmax(-1)
+    return [
+        nan_mean(class_accuracy(row, truth, num_classes))
+        for row, truth in zip(predictions, labels, strict=True)
+    ]
+
+
+# --- convex solvers -------------------------------------------------------------------------
+
+
+def _fit_standardised(
+    x: Tensor, y: Tensor, num_fit: int, num_held: int, num_classes: int, options: ProbeOptions
+) -> Fitted:
+    mean = x.mean(1, keepdim=True)  # (P, 1, D)
+    x.sub_(mean)
+    deviation = x.square().mean(1, keepdim=True).sqrt()
+    # A feature that never changes says nothing, and its deviation is rounding.
+    deviation = torch.where(deviation > 1e-6 * deviation.amax(-1, keepdim=True), deviation, 1.0)
+    x.div_(deviation)
+    values = options.l2
+    if values is not None and min(values if isinstance(values, tuple) else (values,)) <= 0:
+        raise InputError(f"l2 must be positive, got {values}.")
+    solve = _ridge if options.solver == "ridge" else _lbfgs
+    w, b, chosen = solve(x, y, num_fit, num_held, num_classes, values)
+    weight = w / deviation.transpose(1, 2)  # undo the standardisation
+    bias = b - torch.bmm(mean, weight)[:, 0]
+    per_head = chosen.pop("validation_accuracies")
+    heads = [
+        {**chosen, "validation_accuracy": per_head[head] if per_head else None}
+        for head in range(x.shape[0])
+    ]
+    return Fitted(weight, bias, heads)
+
+
+def _lbfgs(
+    x: Tensor,
+    y: Tensor,
+    num_fit: int,
+    num_held: int,
+    num_classes: int,
+    l2: float | tuple[float, ...] | None,
+) -> tuple[Tensor, Tensor, dict[str, Any]]:
+    problem = SoftmaxProblem.of(x, y, num_classes)
+    value, rule, accuracies, start = _choose(problem, num_fit, num_held, l2)
+    strength = torch.full((x.shape[0],), value, device=x.device)
+    w, b, steps = minimise(problem, strength, start)
+    chosen = {"l2": value, "rule": rule, "steps": steps, "validation_accuracies": accuracies}
+    return w, b, chosen
+
+
 def _choose(
-    problem: SoftmaxProblem, num_fit: int, num_held: int, l2: float | Sequence[float] | None
+    problem: SoftmaxProblem, num_fit: int, num_held: int, l2: float | tuple[float, ...] | None
 ) -> tuple[float, str, list[float], tuple[Tensor, Tensor] | None]:
     """The regularisation, the rule that chose it, its validation accuracies, a warm start."""
     if isinstance(l2, (int, float)):
         return float(l2), "given", [], None
-    values = None if l2 is None else sorted((float(value) for value in l2), reverse=True)
-    if values is not None and (not values or values[-1] <= 0):
-        raise InputError(f"l2 must be positive, got {l2}.")
+    values = None if l2 is None else sorted(l2, reverse=True)
     if num_held == 0:
         fallback = START_L2 if values is None else values[len(values) // 2]
         return fallback, "fixed: too few pictures for a validation part", [], None
@@ -321,12 +449,8 @@ def _choose(
             start = tried[near][1] if near is not None else None
             strength = held_x.new_full((held_x.shape[0],), 10.0**exponent)
             w, b, _ = minimise(part, strength, start, tolerance=3e-3, max_iterations=50)
-            predictions = torch.baddbmm(b[:, None], held_x, w).argmax(-1)  # (P, v)
-            means = [
-                nan_mean(class_accuracy(predictions[p], held_y[p], problem.num_classes))
-                for p in range(held_x.shape[0])
-            ]
-            tried[exponent] = (means, (w, b))
+            logits = torch.baddbmm(b[:, None], held_x, w)  # (P, v, C)
+            tried[exponent] = (_mean_accuracies(logits, held_y, problem.num_classes), (w, b))
         return sum(tried[exponent][0])
 
     if values is not None:
@@ -347,3 +471,129 @@ def _choose(
                     best, moving = candidate, True
                     break
     return 10.0**best, "validation part", tried[best][0], tried[best][1]
+
+
+def _ridge(
+    x: Tensor,
+    y: Tensor,
+    num_fit: int,
+    num_held: int,
+    num_classes: int,
+    l2: float | tuple[float, ...] | None,
+) -> tuple[Tensor, Tensor, dict[str, Any]]:
+    r"""W = (XᵀX/n + λI)⁻¹ XᵀY/n for one-hot Y, from one eigendecomposition for all λ."""
+
+    def system(rows: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        n = rows.shape[1]
+        centre = rows.mean(1, keepdim=True)
+        moment = torch.bmm(rows.transpose(1, 2), rows).div_(n)
+        moment -= centre.transpose(1, 2) * centre
+        one_hot = torch.zeros(rows.shape[0], n, num_classes, device=rows.device)
+        one_hot.scatter_(-1, labels[..., None], 1.0)
+        share = one_hot.mean(1, keepdim=True)  # (P, 1, C)
+        cross = torch.bmm(rows.transpose(1, 2), one_hot).div_(n) - centre.transpose(1, 2) * share
+        values, vectors = torch.linalg.eigh(moment)
+        return values.clamp_(min=0), vectors, vectors.transpose(1, 2) @ cross, centre, share
+
+    def solve(parts: tuple[Tensor, ...], strength: float) -> tuple[Tensor, Tensor]:
+        values, vectors, rotated, centre, share = parts
+        w = vectors @ (rotated / (values[:, :, None] + strength))
+        return w, (share - centre @ w)[:, 0]
+
+    accuracies: list[float] = []
+    if isinstance(l2, (int, float)):
+        best, rule = float(l2), "given"
+    elif num_held == 0:
+        best, rule = 0.1 if l2 is None else l2[len(l2) // 2], "fixed: too few pictures to validate"
+    else:
+        rule = "validation part"
+        grid = l2 if l2 is not None else tuple(10.0 ** (e / 2) for e in range(4, -13, -1))
+        parts = system(x[:, :num_fit], y[:, :num_fit])
+        held_x, held_y = x[:, num_fit:], y[:, num_fit:]
+        best = grid[0]
+        for strength in sorted(grid, reverse=True):
+            w, b = solve(parts, strength)
+            found = _mean_accuracies(torch.baddbmm(b[:, None], held_x, w), held_y, num_classes)
+            if not accuracies or sum(found) > sum(accuracies):
+                best, accuracies = strength, found
+    w, b = solve(system(x, y), best)
+    return w, b, {"l2": best, "rule": rule, "validation_accuracies": accuracies}
+
+
+# --- the papers' own ways -------------------------------------------------------------------
+
+
+def _fit_by_steps(
+    x: Tensor,
+    y: Tensor,
+    num_fit: int,
+    num_held: int,
+    num_classes: int,
+    options: ProbeOptions,
+    test: tuple[Tensor, Tensor],
+) -> Fitted:
+    rule = gradient_rule(
+        options.solver,
+        few_shot=options.few_shot,
+        learning_rate=options.learning_rate,
+        epochs=options.epochs,
+        selection=options.selection,
+        pictures=x.shape[1],
+    )
+    accuracies: list[float] = []
+    rates = rule.learning_rates
+    if len(rates) > 1:
+        if num_held == 0:
+            raise InputError(
+                f"{len(rates)} learning rates to choose from, but too few pictures for a "
+                "validation part; give one."
+            )
+        trial = replace(rule, selection="last")
+        w, b, _ = train_heads(x[:, :num_fit], y[:, :num_fit], num_classes, trial, seed=options.seed)
+        found = []
+        for index in range(len(rates)):
+            logits = torch.baddbmm(b[:, index, None], x[:, num_fit:], w[:, index])
+            logits = logits.nan_to_num(-torch.inf)  # a rate that diverged chooses class 0
+            found.append(_mean_accuracies(logits, y[:, num_fit:], num_classes))
+        best = max(range(len(rates)), key=lambda index: sum(found[index]))
+        accuracies = found[best]
+        rule = replace(rule, learning_rates=(rates[best],))
+    w, b, epoch = train_heads(x, y, num_classes, rule, seed=options.seed, test=test)
+    if not bool(w.isfinite().all() and b.isfinite().all()):
+        raise InputError(
+            f"the probe diverged at learning rate {rule.learning_rates[0]:g}; give a smaller "
+            "learning_rate or several, or use solver='lbfgs', which has none."
+        )
+    heads = [
+        {
+            "learning_rate": rule.learning_rates[0],
+            "rule": "validation part" if len(rates) > 1 else "given",
+            "validation_accuracy": accuracies[head] if accuracies else None,
+            "selection": rule.selection,
+            "epoch": int(epoch[head, 0]),
+            "settings": rule.description,
+        }
+        for head in range(x.shape[0])
+    ]
+    return Fitted(w[:, 0], b[:, 0], heads)
+
+
+def _fit_svc(x: Tensor, y: Tensor, num_classes: int) -> Fitted:
+    from sklearn.svm import LinearSVC
+
+    P, _, D = x.shape
+    weight = torch.zeros(P, D, num_classes)
+    bias = torch.zeros(P, num_classes)
+    for head in range(P):
+        rows = torch.nn.functional.normalize(x[head], dim=1).cpu().numpy()
+        machine = LinearSVC(random_state=0).fit(rows, y[head].cpu().numpy())
+        classes = torch.as_tensor(machine.classes_)
+        w = torch.as_tensor(machine.coef_, dtype=torch.float32).T  # (D, C), or (D, 1) for two
+        b = torch.as_tensor(machine.intercept_, dtype=torch.float32)
+        if classes.numel() == 2:
+            w, b = torch.cat([-w, w], 1), torch.cat([-b, b])
+        weight[head][:, classes] = w
+        bias[head][classes] = b
+    settings = "scikit-learn LinearSVC, C = 1, L2-normalised features"
+    chosen = {"rule": "given", "validation_accuracy": None, "settings": settings}
+    return Fitted(weight.to(x), bias.to(x), [dict(chosen) for _ in range(P)])

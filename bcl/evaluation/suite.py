@@ -1,31 +1,59 @@
 """Evaluate one encoder under several protocols at once."""
 
 import io
-import math
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from bcl.errors import InputError
-from bcl.evaluation.features import Encode, Progress, extract_features
-from bcl.evaluation.knn import knn_predict
-from bcl.evaluation.linear import ProbeResult, fit_heads
-from bcl.evaluation.metrics import (
-    auroc,
-    class_accuracy,
-    confidence_interval,
-    group_accuracy,
-    spearman,
+from bcl.errors import InputError, unknown_name
+from bcl.evaluation.features import (
+    Encode,
+    FeatureCache,
+    PictureSet,
+    Progress,
+    extract_features,
+    layer_encoder,
 )
+from bcl.evaluation.finetune import DEFAULT_EPOCHS, fine_tune
+from bcl.evaluation.knn import knn_predict
+from bcl.evaluation.linear import ProbeOptions, ProbeResult, check_features, fit_heads, judge
+from bcl.evaluation.measures import representation_measures, tail_discovery
+from bcl.evaluation.metrics import class_accuracy, confidence_interval, group_accuracy
 from bcl.evaluation.protocols import Protocol, parse_protocols
 from bcl.evaluation.results import ProbeReport
+from bcl.random import permutation
 from bcl.shots import RULES, ShotGroups, shot_groups
 
-NEIGHBOURS = (1, 10, 200)
+NEIGHBOURS = {"probe": (1, 10, 200), "long-tailed": (1, 10)}
 SHOWN = 16  # pictures at either end of the scores
+VIEWED = 1024  # test pictures whose two views give the alignment
+
+
+class _Evaluation:
+    """What the protocols of one evaluation share."""
+
+    def __init__(
+        self, data: Any, encode: Encode, learner: nn.Module | None, main: str | None
+    ) -> None:
+        self.data, self.encode, self.learner = data, encode, learner
+        self.num_classes = int(data.num_classes)
+        self.counts = torch.as_tensor(data.class_counts).cpu()
+        rule = main or default_rule(data)
+        self.groups = {rule: shot_groups(self.counts, rule)}
+        if self.num_classes >= 3:
+            for name in RULES:
+                self.groups.setdefault(name, shot_groups(self.counts, name))
+        self.sets: dict[str, PictureSet] = {}
+        self.labels: dict[str, Tensor] = {}
+        self.features: dict[str, Tensor] = {}
+
+    @property
+    def main_groups(self) -> ShotGroups:
+        return next(iter(self.groups.values()))
 
 
 def evaluate(
@@ -36,13 +64,24 @@ def evaluate(
     rule: str | None = None,
     record: dict[str, Any] | None = None,
     tracker: Any = None,
+    earlier_scores: Tensor | None = None,
+    learner: nn.Module | None = None,
+    layer: str = "pooled",
+    measures: bool = True,
     batch_size: int = 512,
     device: str | torch.device = "cpu",
     autocast: torch.dtype | None = None,
+    cache: FeatureCache | None = None,
+    epochs: int | None = None,
+    finetune_epochs: int | None = None,
+    selection: str = "last",
     seed: int = 0,
     progress: Progress | None = None,
 ) -> ProbeReport:
     """Extract the features once and measure the representation under all protocols.
+
+    With a process group, the ranks share the extraction; the report is the same on every rank and
+    equal to that of one process.
 
     Args:
         encode: (B, 3, H, W) uint8 pictures to (B, D) features; a learner's ``encode``.
@@ -53,82 +92,112 @@ def evaluate(
             not given. Both are in the report.
         record: what was run, copied into the report.
         tracker: the run's `bcl.MemorizationTracker`, if it has one.
+        earlier_scores: (N,) memorization scores of an earlier epoch; the report then shows the
+            samples that moved most.
+        learner: the module that ``encode`` belongs to, for fine-tuning and other layers; found by
+            itself if ``encode`` is a method of it.
+        layer: which layer is read, see `bcl.evaluation.features.layer_encoder`.
+        measures: also compute uniformity, alignment and class spread.
         batch_size: pictures encoded at a time.
         device: where to encode and fit.
         autocast: reduced precision for the encoder.
-        seed: of the validation parts.
+        cache: keep the features on disk; its key must name the weights and the layer.
+        epochs: other than the protocol's, for adam, sgd and cacr.
+        finetune_epochs: 20 for the whole set and 60 for a share if not given.
+        selection: ``"last"``, or ``"best_test"`` for adam, sgd and cacr, flagged in the report.
+        seed: of validation parts, orders and fine-tuning.
         progress: called with a name, steps done and steps in all.
 
     Returns:
         The report.
 
     Raises:
-        InputError: unknown protocol or rule, labels missing, features not finite, too few pictures
-            for a few-shot protocol, a tracker of another data set.
+        InputError: unknown protocol, rule or layer, labels missing, features not finite, too few
+            pictures for a few-shot protocol, a tracker of another data set, fine-tuning without a
+            learner.
     """
     begin = time.perf_counter()
     wanted = parse_protocols(protocols)
-    counts = torch.as_tensor(data.class_counts).cpu()
-    num_classes = int(data.num_classes)
-    main = rule or default_rule(data)
-    first = shot_groups(counts, main)
-    groups = {main: first}
-    if num_classes >= 3:
-        groups |= {name: shot_groups(counts, name) for name in RULES if name != main}
-    tracked = None if tracker is None else _tracked(tracker, data, counts, num_classes)
+    if selection not in ("last", "best_test"):
+        raise unknown_name("selection", selection, ("last", "best_test"))
+    owner = getattr(encode, "__self__", None)
+    learner = learner if learner is not None else owner if isinstance(owner, nn.Module) else None
+    if layer != "pooled":
+        if learner is None:
+            raise InputError(f"layer '{layer}' needs the learner: pass learner=.")
+        encode = layer_encoder(learner, layer)
+    tuned = [protocol.name for protocol in wanted if protocol.kind == "finetune"]
+    if tuned and learner is None:
+        raise InputError(f"'{tuned[0]}' trains the encoder: pass learner=, not only encode.")
+    run = _Evaluation(data, encode, learner, rule)
+    tracked = None if tracker is None else _tracked(tracker, data, run.counts, run.num_classes)
+    moved = _moved(earlier_scores, tracker)
 
-    probe, test = data.probe_set(), data.test_set()
-    sets = {"probe": probe, "test": test}
+    run.sets = {"probe": data.probe_set(), "test": data.test_set()}
     if any(protocol.train == "long-tailed" for protocol in wanted):
-        sets["long-tailed"] = data.train_set()
-    labels = {name: _labels(pictures, name, num_classes) for name, pictures in sets.items()}
-    features = {
-        name: extract_features(
+        run.sets["long-tailed"] = data.train_set()
+    for name, pictures in run.sets.items():
+        run.labels[name] = _labels(pictures, name, run.num_classes).to(device)
+    subsets = {protocol.name: _subsets(protocol, run) for protocol in wanted}
+    for name, pictures in run.sets.items():
+        run.features[name] = extract_features(
             encode, pictures, batch_size=batch_size, device=device, autocast=autocast,
-            progress=progress, name=name,
-        ).to(device)
-        for name, pictures in sets.items()
-    }  # fmt: skip
-    labels = {name: value.to(device) for name, value in labels.items()}
+            cache=cache, progress=progress, name=name,
+        ).to(device)  # fmt: skip
+    extracted = time.perf_counter() - begin
 
     entries: list[dict[str, Any]] = []
-    predictions: dict[str, Tensor] = {"labels": labels["test"].cpu()}
+    predictions: dict[str, Tensor] = {"labels": run.labels["test"].cpu()}
     for position, protocol in enumerate(wanted):
         if progress is not None:
-            progress("probes", position, len(wanted))
-        for entry, predicted in _run(protocol, data, features, labels, groups, num_classes, seed):
+            progress("protocols", position, len(wanted))
+        options = ProbeOptions(
+            solver=protocol.solver,
+            epochs=epochs if protocol.solver in ("adam", "sgd", "cacr") else None,
+            selection="best_test" if selection == "best_test" else "last",
+            few_shot=protocol.shots is not None,
+            seed=seed,
+        )
+        if protocol.kind == "knn":
+            found = _run_knn(protocol, run)
+        elif protocol.kind == "finetune":
+            found = _run_finetune(protocol, run, subsets[protocol.name], finetune_epochs, options,
+                                  device, progress)  # fmt: skip
+        else:
+            found = _run_linear(protocol, run, subsets[protocol.name], options)
+        for entry, predicted in found:
             entries.append(entry)
             predictions[entry["name"]] = predicted
+    measured: dict[str, Any] = {}
+    if measures:
+        views = _views(run, batch_size, device, autocast)
+        measured = representation_measures(
+            run.features["test"], run.labels["test"], run.main_groups, views
+        )
     if progress is not None:
-        progress("probes", len(wanted), len(wanted))
+        progress("protocols", len(wanted), len(wanted))
 
-    names = [str(name) for name in getattr(data, "class_names", range(num_classes))]
+    names = [str(name) for name in getattr(data, "class_names", range(run.num_classes))]
+    pictures_shown = [] if tracker is None else _pictures(tracker, data, names, moved)
     return ProbeReport(
-        record={**(record or {}), "evaluation_seconds": time.perf_counter() - begin},
-        data={
-            "recipe": str(getattr(data, "recipe", "")),
-            "content_hash": str(getattr(data, "content_hash", "")),
-            "probe_hash": str(probe.content_hash),
-            "test_hash": str(test.content_hash),
-            "num_classes": num_classes,
-            "class_names": names,
-            "class_counts": counts.tolist(),
-            "train_pictures": int(counts.sum()),
-            "probe_pictures": len(probe),
-            "test_pictures": len(test),
-            "test_counts": torch.bincount(predictions["labels"], minlength=num_classes).tolist(),
-            "feature_dimensions": features["test"].shape[1],
+        record={
+            **(record or {}),
+            "layer": layer,
+            "extraction_seconds": extracted,
+            "evaluation_seconds": time.perf_counter() - begin,
         },
+        data=_data(run, names),
         groups={
             name: {
                 "description": group.description,
                 **{key: ids.tolist() for key, ids in group.as_dict().items()},
             }
-            for name, group in groups.items()
+            for name, group in run.groups.items()
         },
         protocols=entries,
+        measures=measured,
         tracker=tracked,
-        pictures=[] if tracker is None else _pictures(tracker, data, names),
+        pictures=pictures_shown,
         predictions=predictions,
     )
 
@@ -148,10 +217,32 @@ def default_rule(data: Any) -> str:
     return "thirds" if small else "thresholds"
 
 
+def _data(run: _Evaluation, names: list[str]) -> dict[str, Any]:
+    data, labels = run.data, run.labels["test"].cpu()
+    return {
+        "recipe": str(getattr(data, "recipe", "")),
+        "content_hash": str(getattr(data, "content_hash", "")),
+        "probe_hash": str(run.sets["probe"].content_hash),
+        "test_hash": str(run.sets["test"].content_hash),
+        "num_classes": run.num_classes,
+        "class_names": names,
+        "class_counts": run.counts.tolist(),
+        "train_pictures": int(run.counts.sum()),
+        "probe_pictures": len(run.sets["probe"]),
+        "test_pictures": len(run.sets["test"]),
+        "test_counts": torch.bincount(labels, minlength=run.num_classes).tolist(),
+        "feature_dimensions": run.features["test"].shape[1],
+        "notes": [str(note) for note in getattr(data, "notes", [])],
+    }
+
+
 def _labels(pictures: Any, name: str, num_classes: int) -> Tensor:
     labels = getattr(pictures, "labels", None)
     if labels is None or labels.numel() != len(pictures):
-        raise InputError(f"the {name} set has no label for each of its {len(pictures)} pictures.")
+        raise InputError(
+            f"the {name} set has no label for each of its {len(pictures)} pictures; a probe needs "
+            "them. Use a labelled set."
+        )
     labels = torch.as_tensor(labels).cpu().to(torch.int64)
     outside = (labels < 0) | (labels >= num_classes)
     if bool(outside.any()):
@@ -163,77 +254,130 @@ def _labels(pictures: Any, name: str, num_classes: int) -> Tensor:
     return labels
 
 
-def _run(
-    protocol: Protocol,
-    data: Any,
-    features: dict[str, Tensor],
-    labels: dict[str, Tensor],
-    groups: dict[str, ShotGroups],
-    num_classes: int,
-    seed: int,
-) -> list[tuple[dict[str, Any], Tensor]]:
-    x, y = features[protocol.train], labels[protocol.train]
-    test_x, test_y = features["test"], labels["test"]
-    if protocol.kind == "knn":
-        found = []
-        for k, predicted in knn_predict(x, y, test_x, NEIGHBOURS, num_classes=num_classes).items():
-            name = f"knn@{k}"
-            per_class = class_accuracy(predicted, test_y, num_classes)
-            draw = {
-                "accuracy": float((predicted == test_y).double().mean()),
-                "per_class": per_class,
-                "chosen": {"solver": "knn", "k": k, "metric": "cosine"},
-            }
-            description = f"{k} nearest in the {protocol.description}, cosine, equal votes"
-            entry = _entry(name, "knn", description, [draw], groups, [])
-            found.append((entry, predicted[None].cpu()))
-        return found
+def _subsets(protocol: Protocol, run: _Evaluation) -> list[Tensor]:
+    """Positions of each draw's training pictures; refused before anything is encoded."""
+    labels = run.labels[protocol.train]
     if protocol.shots is None:
-        subsets = [torch.arange(y.numel(), device=y.device)]
-    else:
-        subsets = [
-            data.few_shot(protocol.shots, draw).to(y.device) for draw in range(protocol.draws)
-        ]
-    results = fit_heads(x, y, subsets, test_x, test_y, num_classes=num_classes, seed=seed)
-    draws = [_draw(result) for result in results]
-    notes = sorted({note for result in results for note in result.notes})
-    entry = _entry(protocol.name, "linear", protocol.description, draws, groups, notes)
+        return [torch.arange(labels.numel(), device=labels.device)]
+    found = []
+    for draw in range(protocol.draws):
+        if protocol.shots == 0:
+            found.append(_as_rarest(labels, draw))
+        else:
+            rows = torch.as_tensor(run.data.few_shot(protocol.shots, draw))
+            found.append(rows.to(labels.device))
+    return found
+
+
+def _as_rarest(labels: Tensor, draw: int) -> Tensor:
+    """As many pictures of each class as the rarest class has (classes without any aside)."""
+    counts = torch.bincount(labels)
+    least = int(counts[counts > 0].min())
+    order = permutation(labels.numel(), draw, 0xBA1A, device=labels.device)
+    order = order[torch.sort(labels[order], stable=True).indices]
+    place = torch.arange(labels.numel(), device=labels.device)
+    rank = place - (counts.cumsum(0) - counts)[labels[order]]
+    return order[rank < least].sort().values
+
+
+def _run_linear(
+    protocol: Protocol, run: _Evaluation, subsets: list[Tensor], options: ProbeOptions
+) -> list[tuple[dict[str, Any], Tensor]]:
+    x, y = run.features[protocol.train], run.labels[protocol.train]
+    test_x, test_y = run.features["test"], run.labels["test"]
+    check_features(x, y, test_x, test_y, run.num_classes)
+    results = fit_heads(x, y, subsets, test_x, test_y, num_classes=run.num_classes, options=options)
+    entry = _entry(protocol.name, "linear", protocol.description, results, run.groups)
     return [(entry, torch.stack([result.predictions for result in results]))]
 
 
-def _draw(result: ProbeResult) -> dict[str, Any]:
-    return {
-        "accuracy": result.accuracy,
-        "top5": result.top5,
-        "per_class": result.per_class_accuracy,
-        "chosen": result.chosen,
-    }
+def _run_knn(protocol: Protocol, run: _Evaluation) -> list[tuple[dict[str, Any], Tensor]]:
+    test_y, found = run.labels["test"], []
+    metric = protocol.solver
+    predicted = knn_predict(
+        run.features[protocol.train], run.labels[protocol.train], run.features["test"],
+        NEIGHBOURS[protocol.train], metric=metric, num_classes=run.num_classes,
+    )  # fmt: skip
+    for k, labels in predicted.items():
+        result = ProbeResult(
+            accuracy=float((labels == test_y).double().mean()),
+            top5=float("nan"),
+            per_class_accuracy=class_accuracy(labels, test_y, run.num_classes),
+            predictions=labels.cpu(),
+            chosen={"solver": "knn", "k": k, "metric": metric},
+            weight=torch.empty(0),
+            bias=torch.empty(0),
+        )
+        description = f"{k} nearest in the {protocol.description}, {metric}, equal votes"
+        entry = _entry(f"{protocol.name}@{k}", "knn", description, [result], run.groups)
+        found.append((entry, result.predictions[None]))
+    return found
+
+
+def _run_finetune(
+    protocol: Protocol,
+    run: _Evaluation,
+    subsets: list[Tensor],
+    epochs: int | None,
+    options: ProbeOptions,
+    device: str | torch.device,
+    progress: Progress | None,
+) -> list[tuple[dict[str, Any], Tensor]]:
+    assert run.learner is not None  # checked before the extraction
+    x, y = run.features["probe"], run.labels["probe"]
+    test_x, test_y = run.features["test"], run.labels["test"]
+    probes = fit_heads(x, y, subsets, test_x, test_y, num_classes=run.num_classes, options=options)
+    epochs = epochs or DEFAULT_EPOCHS["full" if protocol.shots is None else "share"]
+    results = []
+    for probe, indices in zip(probes, subsets, strict=True):
+        logits = fine_tune(
+            run.learner, run.sets["probe"], indices, run.sets["test"], (probe.weight, probe.bias),
+            epochs=epochs, seed=options.seed, device=device, progress=progress,
+        )  # fmt: skip
+        chosen = {
+            "solver": "finetune",
+            "train_pictures": int(indices.numel()),
+            "settings": f"SGD 0.01 cosine, momentum 0.9, batch 128, {epochs} epochs, crops and "
+            "flips, head from the linear probe, last epoch",
+        }
+        results.append(
+            judge(logits, test_y.cpu(), run.num_classes, chosen, probe.weight, probe.bias)
+        )
+    entry = _entry(protocol.name, "finetune", protocol.description, results, run.groups)
+    return [(entry, torch.stack([result.predictions for result in results]))]
 
 
 def _entry(
     name: str,
     kind: str,
     description: str,
-    draws: list[dict[str, Any]],
+    results: list[ProbeResult],
     groups: dict[str, ShotGroups],
-    notes: list[str],
 ) -> dict[str, Any]:
     """A protocol's entry: its draws, and means with 95 % intervals over them."""
-    summary: dict[str, Any] = {"accuracy": _mean([draw["accuracy"] for draw in draws])}
-    if "top5" in draws[0]:
-        summary["top5"] = _mean([draw["top5"] for draw in draws])
+    summary: dict[str, Any] = {
+        "accuracy": _mean([result.accuracy for result in results]),
+        "top5": _mean([result.top5 for result in results]),
+    }
     for rule, group in groups.items():
-        rows = [group_accuracy(draw["per_class"], group) for draw in draws]
+        rows = [group_accuracy(result.per_class_accuracy, group) for result in results]
         summary[rule] = {key: _mean([row[key] for row in rows]) for key in rows[0]}
-    per_class = torch.stack([draw["per_class"] for draw in draws]).mean(0)
     return {
         "name": name,
         "kind": kind,
         "description": description,
-        "draws": draws,
-        "per_class": per_class,
+        "draws": [
+            {
+                "accuracy": result.accuracy,
+                "top5": result.top5,
+                "per_class": result.per_class_accuracy,
+                "chosen": result.chosen,
+            }
+            for result in results
+        ],
+        "per_class": torch.stack([result.per_class_accuracy for result in results]).mean(0),
         "summary": summary,
-        "notes": notes,
+        "notes": sorted({note for result in results for note in result.notes}),
     }
 
 
@@ -243,7 +387,6 @@ def _mean(values: list[float]) -> dict[str, float]:
 
 
 def _tracked(tracker: Any, data: Any, counts: Tensor, num_classes: int) -> dict[str, Any]:
-    """Does the tracker find the tail? By class, and as rank correlation and AUROC."""
     labels = _labels(data.train_set(), "long-tailed training", num_classes)
     loss = tracker.momentum_loss.detach().cpu()
     if loss.numel() != labels.numel():
@@ -251,52 +394,69 @@ def _tracked(tracker: Any, data: Any, counts: Tensor, num_classes: int) -> dict[
             f"the tracker has {loss.numel()} samples, the training set {labels.numel()}; evaluate "
             "a run with the data it was trained on."
         )
-    seen, scores = tracker.seen.cpu(), tracker.scores.detach().cpu()
-    frequency = counts[labels].double()  # (N,) pictures of the sample's class
-    by_class: list[dict[str, Any]] = []
-    for class_id in range(num_classes):
-        own = seen & (labels == class_id)
-        values = loss[own].double()
-        if values.numel() == 0:
-            by_class.append({"class": class_id, "mean": None, "low": None, "high": None})
-            continue
-        low, high = torch.quantile(values, torch.tensor([0.25, 0.75], dtype=torch.float64))
-        by_class.append(
-            {
-                "class": class_id,
-                "mean": float(values.mean()),
-                "low": float(low),
-                "high": float(high),
-                "score": float(scores[own].mean()),
-            }
+    return tail_discovery(loss, tracker.scores.detach().cpu(), tracker.seen.cpu(), labels, counts)
+
+
+def _moved(earlier: Tensor | None, tracker: Any) -> Tensor | None:
+    """Change of every sample's score since an earlier epoch."""
+    if earlier is None:
+        return None
+    if tracker is None or earlier.numel() != tracker.scores.numel():
+        raise InputError(
+            f"earlier_scores has {earlier.numel()} samples; it must have as many as the tracker of "
+            "the run: take both from checkpoints of one run."
         )
-    threshold = counts[counts > 0].double().median()
-    there = torch.tensor([row["mean"] is not None for row in by_class])
-    means = torch.tensor([row["mean"] or math.nan for row in by_class], dtype=torch.float64)
-    return {
-        "samples": int(loss.numel()),
-        "seen": int(seen.sum()),
-        "spearman_samples": spearman(loss[seen].double(), frequency[seen]),
-        "spearman_classes": spearman(means[there], counts[there].double()),
-        "auroc_tail": auroc(loss[seen], (frequency < threshold)[seen]),
-        "score_histogram": torch.histc(scores[seen], 20, 0, 1).to(torch.int64).tolist(),
-        "by_class": by_class,
-    }
+    change: Tensor = tracker.scores.detach().cpu() - earlier.detach().cpu()
+    return change
 
 
-def _pictures(tracker: Any, data: Any, names: list[str]) -> list[dict[str, Any]]:
-    """PNG of the samples at either end of the scores."""
+def _views(
+    run: _Evaluation, batch_size: int, device: str | torch.device, autocast: torch.dtype | None
+) -> Any:
+    """Features of two SimCLR views of some test pictures, as a function to be called."""
+    size = getattr(run.data, "image_size", None)
+    if size is None:
+        return None
+
+    def views() -> tuple[Tensor, Tensor]:
+        from bcl.augment import ContrastiveViews
+
+        pictures = run.sets["test"]
+        ids = permutation(len(pictures), 0, 0xA116)[:VIEWED]
+        make, rows = ContrastiveViews(int(size)), []
+        where = torch.device(device)
+        for part in [ids[at : at + batch_size] for at in range(0, ids.numel(), batch_size)]:
+            images = make(pictures.pictures(part).to(where), ids=part.to(where))  # (2, B, 3, S, S)
+            with (
+                torch.no_grad(),
+                torch.autocast(where.type, autocast, enabled=autocast is not None),
+            ):
+                rows.append(torch.stack([run.encode(view).float() for view in images]))
+        both = torch.cat(rows, 1)
+        return both[0], both[1]
+
+    return views
+
+
+def _pictures(
+    tracker: Any, data: Any, names: list[str], moved: Tensor | None
+) -> list[dict[str, Any]]:
+    """PNG of the samples at either end of the scores, and of those that moved most."""
     from PIL import Image
 
     train = data.train_set()
     seen = tracker.seen.cpu().nonzero()[:, 0]
     if seen.numel() == 0:
         return []
-    scores = tracker.scores.detach().cpu()[seen]
-    order = seen[torch.sort(scores, stable=True).indices]
+    scores = tracker.scores.detach().cpu()
+    order = seen[torch.sort(scores[seen], stable=True).indices]
     count = min(SHOWN, order.numel() // 2)
+    shown = [("highest", order.flip(0)[:count]), ("lowest", order[:count])]
+    if moved is not None:
+        by_change = seen[torch.sort(moved[seen], stable=True).indices]
+        shown += [("risen", by_change.flip(0)[:count]), ("fallen", by_change[:count])]
     found = []
-    for which, ids in (("highest", order.flip(0)[:count]), ("lowest", order[:count])):
+    for which, ids in shown:
         images = train.pictures(ids)
         for place, (sample, image) in enumerate(zip(ids.tolist(), images, strict=True)):
             buffer = io.BytesIO()
@@ -308,8 +468,9 @@ def _pictures(tracker: Any, data: Any, names: list[str]) -> list[dict[str, Any]]
                     "id": sample,
                     "label": label,
                     "class_name": names[label],
-                    "score": float(tracker.scores[sample]),
-                    "file": f"pictures/{which}_{place:02d}.png",
+                    "score": float(scores[sample]),
+                    "change": float(moved[sample]) if moved is not None else None,
+                    "file": Path("pictures", f"{which}_{place:02d}.png").as_posix(),
                     "png": buffer.getvalue(),
                 }
             )

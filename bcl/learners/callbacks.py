@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
+import torch
+from pytorch_lightning.callbacks import Callback, TQDMProgressBar
 
 from bcl.checkpoints import FORMAT, KEY
 from bcl.files import write_text
+from bcl.learners.saving import Checkpoints, TorchRandomState
 
 
 class RunRecorder(Callback):
@@ -27,19 +29,33 @@ class RunRecorder(Callback):
         self.folder = Path(folder)
         self._before = 0.0
         self._start = time.monotonic()
+        # Sum and number of the running epoch's losses; on the device, read once an epoch.
+        self._sum: Any = 0.0
+        self._count = 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock."""
         self._before = self.record["wall_seconds"]
         self._start = time.monotonic()
 
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, *args: Any
+    ) -> None:
+        """Add the step's loss to the epoch's."""
+        self._sum = self._sum + outputs["loss"].detach().float()
+        self._count += 1
+
+    def _running(self, trainer: pl.Trainer) -> dict[str, float]:
+        """Sum over the ranks' mean of the losses so far, and their number."""
+        total = torch.as_tensor(self._sum, device=trainer.strategy.root_device)
+        return {"sum": float(trainer.strategy.reduce(total)), "count": self._count}
+
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Add the epoch to the history; the scores are those that steered it."""
         epoch = trainer.current_epoch
-        row: dict[str, Any] = {"epoch": epoch}
-        loss = trainer.callback_metrics.get("loss")
-        if loss is not None:
-            row["loss"] = float(loss)
+        running = self._running(trainer)
+        self._sum, self._count = 0.0, 0
+        row: dict[str, Any] = {"epoch": epoch, "loss": running["sum"] / max(running["count"], 1)}
         if trainer.optimizers:
             row["learning_rate"] = float(trainer.optimizers[0].param_groups[0]["lr"])
         tracker: Any = getattr(pl_module, "tracker", None)
@@ -55,7 +71,8 @@ class RunRecorder(Callback):
     ) -> None:
         """Put the record into the checkpoint."""
         self.record["wall_seconds"] = self._before + time.monotonic() - self._start
-        checkpoint[KEY] = {"format": FORMAT, "record": dict(self.record)}
+        record = {**self.record, "history": list(self.record["history"])}
+        checkpoint[KEY] = {"format": FORMAT, "record": record, "running": self._running(trainer)}
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -64,6 +81,8 @@ class RunRecorder(Callback):
         saved = checkpoint[KEY]["record"]
         for key in ("history", "wall_seconds", "epochs"):
             self.record[key] = saved[key]
+        running = checkpoint[KEY]["running"]
+        self._sum, self._count = running["sum"], running["count"]
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write ``run.json``."""
@@ -151,33 +170,25 @@ def in_terminal() -> bool:
 def run_callbacks(
     record: dict[str, Any],
     folder: str | Path,
-    every_n_epochs: int = 1,
     progress: bool = True,
     short: bool = False,
+    **intervals: Any,
 ) -> list[Callback]:
     """What every recorded run needs: recorder, checkpoints, progress.
 
     Args:
         record: see `RunRecorder`.
         folder: the run's folder; checkpoints go to ``checkpoints/last.ckpt`` below it.
-        every_n_epochs: how often a checkpoint is written.
         progress: whether to show any.
         short: whether the epochs are so short that one bar over all of them is better.
+        intervals: those of `bcl.learners.saving.Checkpoints`.
 
     Returns:
         Callbacks for ``Trainer(callbacks=…)``. Without a terminal there is no bar but a plain line
         now and then, and the trainer needs ``enable_progress_bar=False``.
     """
-    checkpoints = ModelCheckpoint(
-        dirpath=Path(folder) / "checkpoints",
-        filename="{epoch:04d}",
-        save_last=True,
-        save_top_k=1,
-        every_n_epochs=every_n_epochs,
-        save_on_train_epoch_end=True,
-        enable_version_counter=False,
-    )
-    callbacks: list[Callback] = [RunRecorder(record, folder), checkpoints]
+    checkpoints = Checkpoints(Path(folder) / "checkpoints", **intervals)
+    callbacks: list[Callback] = [RunRecorder(record, folder), TorchRandomState(), checkpoints]
     name = record["name"]
     if progress and not in_terminal():
         callbacks.append(PlainProgress(name))

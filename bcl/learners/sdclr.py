@@ -71,7 +71,7 @@ class SDCLR(SimCLR):
 
     def on_train_epoch_start(self) -> None:
         """Prune anew, but not when a resume continues within an epoch."""
-        if self.trainer.fit_loop.epoch_loop.batch_progress.current.processed == 0:
+        if self.trainer.fit_loop.epoch_loop.batch_progress.current.ready == 0:
             self.prune()
 
     def project(self, views: Tensor | list[Tensor]) -> Tensor:

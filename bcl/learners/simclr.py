@@ -1,5 +1,6 @@
 """SimCLR as the composition that the other learners vary."""
 
+import itertools
 from typing import Any
 
 import pytorch_lightning as pl
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from bcl.augment import ContrastiveViews
 from bcl.encoders import Projector, create_encoder
 from bcl.errors import InputError
+from bcl.learners.optimizers import OptimizerName, build_optimizer, parameter_groups
 from bcl.learners.schedule import warmup_cosine
 from bcl.losses import NTXentLoss
 from bcl.memorization import MemorizationTracker, Normalization
@@ -30,21 +32,26 @@ class SimCLR(pl.LightningModule):
     Args:
         encoder: a name for `bcl.create_encoder`, or a module that maps (B, 3, H, W) to (B, D) and
             has ``num_features``.
-        image_size: side of the views in pixels.
+        image_size: side of the views in pixels; that of ``views`` if not given, or 32.
         encoder_args: further arguments of `bcl.create_encoder`.
         projection_features: width of the projection z.
         projector_layers: number of linear layers of the projector.
+        projector_hidden: width between them; that of the features if not given.
+        projector_batch_norm: whether batch norm follows each of them.
         views: makes (V, B, 3, S, S) from a batch; two views with the papers' augmentation by
             default.
         loss: maps (V, B, D) to (B,) losses; `bcl.NTXentLoss` at temperature 0.2 by default.
         num_samples: size of the training set; read from the datamodule where there is one.
         tracker_momentum: momentum of the loss memory.
         tracker_normalization: ``"max"`` (paper) or ``"rank"``.
-        learning_rate: highest learning rate of SGD.
-        momentum: momentum of SGD.
-        weight_decay: weight decay of SGD.
+        optimizer: ``"sgd"``, ``"lars"`` or ``"adamw"``.
+        learning_rate: the highest of the schedule.
+        momentum: momentum of SGD and LARS.
+        weight_decay: weight decay.
+        decay_norm_and_bias: whether weight decay applies to norms and biases too.
         warmup_epochs: epochs of linear warm-up, by the step.
         min_learning_rate: where the cosine ends.
+        milestones: epochs that divide the learning rate by 10, in the place of the cosine.
         seed: seed of the views; what they have already, if not given.
 
     Raises:
@@ -65,23 +72,30 @@ class SimCLR(pl.LightningModule):
     def __init__(
         self,
         encoder: str | nn.Module = "resnet18",
-        image_size: int = 32,
+        image_size: int | None = None,
         encoder_args: dict[str, Any] | None = None,
         projection_features: int = 128,
         projector_layers: int = 2,
+        projector_hidden: int | None = None,
+        projector_batch_norm: bool = True,
         views: ContrastiveViews | None = None,
         loss: nn.Module | None = None,
         num_samples: int | None = None,
         tracker_momentum: float = 0.97,
         tracker_normalization: Normalization = "max",
+        optimizer: OptimizerName = "sgd",
         learning_rate: float = 0.5,
         momentum: float = 0.9,
         weight_decay: float = 5e-4,
+        decay_norm_and_bias: bool = True,
         warmup_epochs: int = 10,
         min_learning_rate: float = 1e-6,
+        milestones: tuple[int, ...] = (),
         seed: int | None = None,
     ) -> None:
         super().__init__()
+        if image_size is None:
+            image_size = 32 if views is None else max(views.size)
         self.image_size = image_size
         if isinstance(encoder, str):
             encoder = create_encoder(encoder, image_size, **(encoder_args or {}))
@@ -92,8 +106,14 @@ class SimCLR(pl.LightningModule):
                 f"output; {type(encoder).__name__} has none. Set it, or name a timm model."
             )
         self.encoder = encoder
-        self.projector = Projector(features, projection_features, num_layers=projector_layers)
+        self.projector = Projector(
+            features, projection_features, projector_hidden, projector_layers, projector_batch_norm
+        )
         self.views = views if views is not None else self.default_views(image_size)
+        if self.views.mean is not None:
+            raise InputError(
+                "the learner normalises the pictures itself; build its views without mean and std."
+            )
         if seed is not None:
             self.views.seed = seed
         self.loss = loss if loss is not None else NTXentLoss(0.2, reduction="none")
@@ -107,11 +127,14 @@ class SimCLR(pl.LightningModule):
         self.tracker = None
         if num_samples is not None:
             self._make_tracker(num_samples)
+        self.optimizer_name: OptimizerName = optimizer
         self.learning_rate = learning_rate
         self.momentum = momentum
         self.weight_decay = weight_decay
+        self.decay_norm_and_bias = decay_norm_and_bias
         self.warmup_epochs = warmup_epochs
         self.min_learning_rate = min_learning_rate
+        self.milestones = tuple(milestones)
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
 
@@ -151,12 +174,16 @@ class SimCLR(pl.LightningModule):
             self.train(training)
 
     def project(self, views: Tensor | list[Tensor]) -> Tensor:
-        """(V, B, 3, S, S) views, or a list of such by size, to (V, B, D) projections."""
+        """(V, B, 3, S, S) views, or a list of V by size, to (V, B, D) projections."""
         if isinstance(views, list):
-            return torch.cat([self.project(group) for group in views])
+            return torch.cat([self.project(group) for group in by_size(views)])
         count, batch = views.shape[:2]
         z = self.projector(self(views.flatten(0, 1)))  # (V * B, D)
         return z.view(count, batch, -1)  # type: ignore[no-any-return]
+
+    def sample_losses(self, views: Tensor | list[Tensor]) -> Tensor:
+        """Views to (B,) losses."""
+        return self.loss(self.project(views))  # type: ignore[no-any-return]
 
     # --- training -------------------------------------------------------------------------
 
@@ -165,15 +192,15 @@ class SimCLR(pl.LightningModule):
         if stage != "fit":
             return
         data: Any = getattr(self.trainer, "datamodule", None)
-        samples = getattr(data, "num_samples", None)
+        samples: Any = getattr(data, "num_samples", None)
         if self.tracker is None and samples is None:
             raise InputError(
                 f"the tracker's size is not known: give {type(self).__name__}(num_samples=N), or "
                 "train with a datamodule that has num_samples."
             )
         if self.tracker is None:
-            self._make_tracker(int(samples))
-        elif samples is not None and self.tracker.num_samples != int(samples):
+            self._make_tracker(samples)
+        elif samples is not None and self.tracker.num_samples != samples:
             raise InputError(
                 f"the learner tracks {self.tracker.num_samples} samples but the datamodule has "
                 f"{samples}; train on the data that it was made for, or make a new learner."
@@ -185,7 +212,7 @@ class SimCLR(pl.LightningModule):
         images, ids = batch["image"], batch["id"]
         scores = self.tracker.scores[ids] if self.views.boost is not None else None
         views = self.views(images, scores=scores, ids=ids, epoch=self.current_epoch)
-        losses = self.loss(self.project(views))  # (B,)
+        losses = self.sample_losses(views)  # (B,)
         self.tracker.update(ids, losses)
         loss: Tensor = losses.mean()
         self.log("loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=ids.numel())
@@ -197,24 +224,31 @@ class SimCLR(pl.LightningModule):
         self.tracker.refresh()
 
     def configure_optimizers(self) -> Any:
-        """SGD with momentum; warm-up and cosine by the step."""
-        # Rates are set through the multiplier of LambdaLR, so the base must not be 0.
-        optimizer = torch.optim.SGD(
-            self.parameters(),
-            lr=self.learning_rate,
-            momentum=self.momentum,
-            weight_decay=self.weight_decay,
-        )
-        total = int(self.trainer.estimated_stepping_batches)
-        epochs = self.trainer.max_epochs or 1
-        warmup = round(self.warmup_epochs * total / max(epochs, 1))
+        """Build the optimiser; warm-up and cosine by the step."""
+        groups = parameter_groups([self], self.weight_decay, self.decay_norm_and_bias)
+        optimizer = build_optimizer(self.optimizer_name, groups, self.learning_rate, self.momentum)
+        epochs = self.trainer.max_epochs
+        if epochs is None or epochs < 1:
+            raise InputError(
+                f"the cosine schedule needs to know its end; set max_epochs to at least 1, "
+                f"not {epochs!r}."
+            )
 
         def factor(step: int) -> float:
+            # Step 0 is asked for here and now, but the number of steps only once training runs:
+            # asked earlier, Lightning makes the loaders before it restores their position.
+            if step == 0:
+                return 0.0 if self.warmup_epochs else 1.0
+            total = int(self.trainer.estimated_stepping_batches)
+            warmup = min(round(self.warmup_epochs * total / epochs), total)
+            if self.milestones:
+                passed = sum(step >= round(epoch * total / epochs) for epoch in self.milestones)
+                return min(step / warmup, 1.0) * 0.1**passed if warmup else 0.1**passed
             rate = warmup_cosine(
                 step,
                 base=self.learning_rate,
                 total=total,
-                warmup=min(warmup, total),
+                warmup=warmup,
                 minimum=self.min_learning_rate,
             )
             return rate / self.learning_rate
@@ -231,3 +265,20 @@ class SimCLR(pl.LightningModule):
         if self.tracker is None and saved is not None:
             self._make_tracker(saved.numel())
         return super().load_state_dict(state_dict, strict=strict, assign=assign)
+
+
+def by_size(views: list[Tensor]) -> list[Tensor]:
+    """Stack neighbouring views of one size, which then pass the encoder together.
+
+    Args:
+        views: V tensors (B, 3, S, S), as a multi-crop gives them, global ones first.
+
+    Returns:
+        Tensors (V', B, 3, S, S), one a size.
+
+    Example:
+        >>> [tuple(group.shape) for group in by_size([torch.zeros(2, 3, s, s) for s in (8, 8, 4)])]
+        [(2, 2, 3, 8, 8), (1, 2, 3, 4, 4)]
+    """
+    groups = itertools.groupby(views, key=lambda view: view.shape)
+    return [torch.stack(list(group)) for _, group in groups]

@@ -1,0 +1,184 @@
+"""``bcl split``: make, inspect, compare and save long-tailed splits."""
+
+import argparse
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from bcl.errors import InputError
+from bcl.files import write_text
+from datamodules import recipes, splits
+from datamodules.folder import folder_pool
+from datamodules.lists import read_list
+from datamodules.pools import PROFILES, PoolDataModule
+from datamodules.sources import open_source
+
+EXAMPLES = """examples:
+  bcl split --list
+  bcl split make cifar100/sdclr --svg histogram.svg
+  bcl split make cifar10/exponential-100 --root DIR --save split.json
+  bcl split make --profile exponential --imbalance-factor 50 --root DIR --save split.npy
+  bcl split inspect cifar100_split1_D_i.npy --root DIR --save split.json
+  bcl split compare split.json other.npy
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's options."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = EXAMPLES
+    parser.add_argument("--list", action="store_true", help="list the recipes and their totals")
+    actions = parser.add_subparsers(dest="action", metavar="{make,inspect,compare}")
+    make = actions.add_parser("make", help="choose the pictures of a recipe or a profile")
+    make.add_argument("recipe", nargs="?", help="a recipe's name (bcl split --list)")
+    make.add_argument("--profile", choices=PROFILES, help="a profile instead of a recipe")
+    make.add_argument("--imbalance-factor", type=float, default=100.0, help="of the profile")
+    make.add_argument("--max-per-class", type=int, help="pictures of the profile's largest class")
+    make.add_argument("--class-order", choices=("name", "shuffled"), default="name")
+    make.add_argument("--split-seed", type=int, default=0, help="which random subset")
+    inspect = actions.add_parser("inspect", help="say what a split or a list file holds")
+    inspect.add_argument("file", help=".npy, .json, or a list of `path label` rows (.txt)")
+    for action in (make, inspect):
+        action.add_argument("--root", help="folder or archive of class folders, or a list file")
+        action.add_argument("--save", help="write the split: .npy (indices) or .json (all of it)")
+        action.add_argument("--svg", help="write the histogram as a picture")
+    compare = actions.add_parser("compare", help="say how two splits differ")
+    compare.add_argument("files", nargs=2, metavar="file")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Carry out one action."""
+    if args.list:
+        print(table())
+        return 0
+    if args.action == "make":
+        _make(args)
+    elif args.action == "inspect":
+        _inspect(args)
+    elif args.action == "compare":
+        return _compare(args)
+    else:
+        raise InputError("say what to do: make, inspect or compare, or --list for the recipes.")
+    return 0
+
+
+def table() -> str:
+    """Every recipe with its total, the published total and its source."""
+    rows = [("recipe", "classes", "total", "published", "source, note")]
+    for found in recipes.RECIPES.values():
+        note = f"{found.source}; {found.note}" if found.note else found.source
+        published = "-" if found.published is None else str(found.published)
+        rows.append((found.name, str(found.num_classes), str(found.total), published, note))
+    for name, totals in recipes.LISTS.items():
+        total = str(totals["train"])
+        rows.append((name, str(totals["classes"]), total, total, "given by its list files"))
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    lines = [
+        f"{row[0]:<{widths[0]}}  {row[1]:>{widths[1]}}  {row[2]:>{widths[2]}}  "
+        f"{row[3]:>{widths[3]}}  {row[4]}"
+        for row in rows
+    ]
+    return "\n".join(lines)
+
+
+def _labels(root: str) -> tuple[Tensor, list[str], str]:
+    """Labels, class names and fingerprint of the training pictures of a data set."""
+    if root.endswith(".txt"):
+        pictures = read_list(root)
+        classes = [str(label) for label in range(int(pictures.labels.max()) + 1)]
+        fingerprint = splits.pool_fingerprint(pictures.names, pictures.labels)
+        return pictures.labels, classes, fingerprint
+    pool = folder_pool(open_source(root))
+    labels = pool.labels if pool.test is None else pool.labels[~pool.test]
+    return labels, pool.classes, pool.fingerprint()
+
+
+def _make(args: argparse.Namespace) -> None:
+    if (args.recipe is None) == (args.profile is None):
+        raise InputError("name a recipe, or a profile with --profile; `bcl split --list`.")
+    if args.root is None:
+        if args.recipe is None:
+            raise InputError("a profile needs the data's class sizes: give --root.")
+        if args.save:
+            raise InputError("to choose pictures and save them, give the data with --root.")
+        chosen = recipes.recipe(args.recipe)
+        print(f"recipe     {chosen.name} ({chosen.source})")
+        _show(list(chosen.counts), args.svg, chosen.name, None)
+        print("the pictures are chosen where the data is: give --root")
+        return
+    labels, classes, fingerprint = _labels(args.root)
+    module = PoolDataModule(
+        imbalance_factor=args.imbalance_factor,
+        profile=args.profile or "exponential",
+        max_per_class=args.max_per_class,
+        class_order=args.class_order,
+        split_seed=args.split_seed,
+        recipe=args.recipe,
+    )
+    _report(module.split(labels, classes, fingerprint), args, classes)
+
+
+def _inspect(args: argparse.Namespace) -> None:
+    if args.file.endswith(".txt"):
+        pictures = read_list(args.file)
+        if args.root or args.save:
+            raise InputError("a list file holds its own labels; leave --root and --save out.")
+        counts = torch.bincount(pictures.labels).tolist()
+        fingerprint = splits.pool_fingerprint(pictures.names, pictures.labels)
+        print(f"recipe     list file {pictures.path.name}\nhash       {fingerprint}")
+        _show(counts, args.svg, pictures.path.name, None)
+        return
+    split = splits.load_split(args.file)
+    classes = None
+    if args.root:
+        labels, classes, fingerprint = _labels(args.root)
+        split = splits.with_labels(split, labels, len(classes), fingerprint)
+    _report(split, args, classes)
+
+
+def _report(split: splits.Split, args: argparse.Namespace, classes: list[str] | None) -> None:
+    print(f"recipe     {split.recipe}")
+    print(f"hash       {split.content_hash}")
+    print(f"index hash {split.index_hash}")
+    if split.counts is None:
+        print(f"total      {len(split)}")
+        print(f"indices    {int(split.indices.min())} to {int(split.indices.max())}")
+        print("classes    unknown; give the data with --root")
+        if args.svg:
+            raise InputError("a histogram needs the labels: give the data with --root.")
+    else:
+        _show(split.counts, args.svg, split.recipe, classes)
+    if args.save:
+        splits.save_split(split, args.save)
+        print(f"saved      {args.save}")
+
+
+def _show(counts: list[int], svg: str | None, title: str, names: list[str] | None) -> None:
+    print(f"total      {sum(counts)}")
+    print(f"classes    {len(counts)}, largest {max(counts)}, smallest {min(counts)}")
+    empty = [index for index, count in enumerate(counts) if count == 0]
+    if empty:
+        shown = ", ".join(map(str, empty[:10])) + (" ..." if len(empty) > 10 else "")
+        print(f"empty      {len(empty)} class(es): {shown}")
+    print()
+    print(splits.histogram_text(counts, names))
+    if svg:
+        if Path(svg).suffix != ".svg":
+            raise InputError(f"{svg}: the histogram is written as .svg.")
+        write_text(svg, splits.histogram_svg(counts, f"{title}: {sum(counts)} pictures", names))
+        print(f"\nhistogram  {svg}")
+
+
+def _compare(args: argparse.Namespace) -> int:
+    one, other = (splits.load_split(file) for file in args.files)
+    found = splits.compare(one, other)
+    for file, split in zip(args.files, (one, other), strict=True):
+        print(f"{file}: {len(split)} pictures, hash {split.content_hash}, {split.recipe}")
+    same = "the same pictures" if found["same"] else f"{found['common']} pictures in common"
+    order = "" if not found["same"] or found["same_order"] else ", in another order"
+    print(f"{same}{order}")
+    if found["classes_that_differ"]:
+        shown = ", ".join(map(str, found["classes_that_differ"][:20]))
+        print(f"counts differ in {len(found['classes_that_differ'])} class(es): {shown}")
+    return 0

@@ -1,0 +1,185 @@
+"""Measures of a representation that need no classifier."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bcl.errors import InputError
+from bcl.evaluation.metrics import auroc, nan_mean, spearman
+from bcl.random import permutation
+from bcl.shots import ShotGroups
+
+MAX_PICTURES = 4096  # pairs grow with the square; so many pictures give uniformity to 0.01
+
+
+def uniformity(features: Tensor, t: float = 2.0, seed: int = 0) -> float:
+    r"""How evenly features lie on the sphere; lower is more even.
+
+    .. math:: \log \mathbb{E}_{x \ne y} e^{-t \lVert x - y \rVert^2}
+
+    over pairs of L2-normalised features, of at most 4,096 pictures drawn by the seed.
+
+    Args:
+        features: (N, D), N at least 2.
+        t: see above.
+        seed: of the draw.
+
+    Returns:
+        A number in [-4 t, 0].
+
+    Raises:
+        InputError: fewer than two pictures.
+
+    Source: Wang and Isola 2020 (arXiv 2005.10242), equation 2.
+
+    Example:
+        >>> round(uniformity(torch.tensor([[1.0, 0.0], [-1.0, 0.0]])), 4)
+        -8.0
+    """
+    n = features.shape[0]
+    if n < 2:
+        raise InputError(f"uniformity needs at least two pictures, got {n}.")
+    rows = permutation(n, seed, 0x0F1, device=features.device)[:MAX_PICTURES]
+    x = torch.nn.functional.normalize(features[rows].float(), dim=1)
+    # |x - y|² = 2 - 2 x·y on the sphere; the diagonal is taken out.
+    exponents = (2 * t) * (x @ x.T - 1)
+    exponents.fill_diagonal_(-torch.inf)
+    m = x.shape[0]
+    return float(exponents.flatten().logsumexp(0)) - math.log(m * (m - 1))
+
+
+def alignment(first: Tensor, second: Tensor, alpha: float = 2.0) -> float:
+    r"""How close the two features of a positive pair lie; lower is closer.
+
+    .. math:: \mathbb{E} \lVert x - x^+ \rVert^\alpha
+
+    of L2-normalised features.
+
+    Args:
+        first: (N, D), one view of each picture.
+        second: (N, D), another.
+        alpha: see above.
+
+    Returns:
+        A number in [0, 2^alpha].
+
+    Source: Wang and Isola 2020 (arXiv 2005.10242), equation 1.
+
+    Example:
+        >>> alignment(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 3.0]]))
+        2.0
+    """
+    x = torch.nn.functional.normalize(first.float(), dim=1)
+    y = torch.nn.functional.normalize(second.float(), dim=1)
+    return float((2 - 2 * (x * y).sum(1)).clamp(min=0).pow(alpha / 2).mean())
+
+
+def class_spread(features: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+    r"""How far the features of each class lie apart on the sphere.
+
+    .. math:: 1 - \Bigl\lVert \frac1{n_c} \sum_{i: y_i = c} \hat x_i \Bigr\rVert
+
+    the circular variance of L2-normalised features: 0 where a class is one point, near 1 where it
+    covers the sphere.
+
+    Args:
+        features: (N, D).
+        labels: (N,).
+        num_classes: C.
+
+    Returns:
+        (C,) float64 on the CPU; NaN for absent classes.
+
+    Example:
+        >>> class_spread(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 1]), 2)
+        tensor([0., 0.], dtype=torch.float64)
+    """
+    x = torch.nn.functional.normalize(features.float(), dim=1)
+    sums = x.new_zeros(num_classes, x.shape[1]).index_add_(0, labels, x)
+    counts = torch.bincount(labels, minlength=num_classes).to(x)
+    spread: Tensor = 1 - sums.norm(dim=1) / counts
+    return spread.double().cpu()
+
+
+def representation_measures(
+    features: Tensor,
+    labels: Tensor,
+    groups: ShotGroups,
+    views: Callable[[], tuple[Tensor, Tensor]] | None = None,
+) -> dict[str, Any]:
+    """Uniformity, alignment and class spread of test features.
+
+    Args:
+        features: (N, D).
+        labels: (N,).
+        groups: of the training set, for the spread by group.
+        views: gives features of two views of the same pictures, for the alignment.
+
+    Returns:
+        ``uniformity``, ``alignment`` (None without views), ``spread`` with ``many``, ``medium``,
+        ``few``, ``all``, and ``spread_per_class``.
+    """
+    num_classes = groups.class_counts.numel()
+    spread = class_spread(features, labels, num_classes)
+    by_group = {name: nan_mean(spread[ids]) for name, ids in groups.as_dict().items()}
+    return {
+        "uniformity": uniformity(features) if features.shape[0] > 1 else None,
+        "alignment": alignment(*views()) if views is not None else None,
+        "spread": {**by_group, "all": nan_mean(spread)},
+        "spread_per_class": spread,
+    }
+
+
+def tail_discovery(
+    momentum_loss: Tensor, scores: Tensor, seen: Tensor, labels: Tensor, class_counts: Tensor
+) -> dict[str, Any]:
+    """Does the tracker find rare classes, without having seen a label?
+
+    Args:
+        momentum_loss: (N,) of the training samples.
+        scores: (N,) memorization scores.
+        seen: (N,) bool.
+        labels: (N,) of the training samples.
+        class_counts: (C,) training pictures.
+
+    Returns:
+        ``spearman_samples`` and ``spearman_classes``, the rank correlation of momentum loss (and of
+        its class means) with class frequency, negative where rare classes have larger losses;
+        ``auroc_tail``, the chance that a sample of the rarer half of the classes has a larger loss
+        than one of the other half; ``score_histogram`` of 20 bins; and ``by_class``.
+    """
+    frequency = class_counts[labels].double()  # (N,)
+    by_class: list[dict[str, Any]] = []
+    for class_id in range(class_counts.numel()):
+        own = seen & (labels == class_id)
+        values = momentum_loss[own].double()
+        if values.numel() == 0:
+            by_class.append({"class": class_id, "mean": None, "low": None, "high": None})
+            continue
+        low, high = torch.quantile(values, torch.tensor([0.25, 0.75], dtype=torch.float64))
+        by_class.append(
+            {
+                "class": class_id,
+                "mean": float(values.mean()),
+                "low": float(low),
+                "high": float(high),
+                "score": float(scores[own].mean()),
+            }
+        )
+    present = class_counts[class_counts > 0].double()
+    there = torch.tensor([row["mean"] is not None for row in by_class])
+    means = torch.tensor([row["mean"] or 0.0 for row in by_class], dtype=torch.float64)
+    tail = frequency < present.median() if present.numel() else frequency < 0
+    # The tail is judged class-blind: every sample counts once.
+    return {
+        "samples": int(momentum_loss.numel()),
+        "seen": int(seen.sum()),
+        "spearman_samples": spearman(momentum_loss[seen].double(), frequency[seen]),
+        "spearman_classes": spearman(means[there], class_counts[there].double()),
+        "auroc_tail": auroc(momentum_loss[seen], tail[seen]),
+        "score_histogram": torch.histc(scores[seen].float(), 20, 0, 1).to(torch.int64).tolist(),
+        "by_class": by_class,
+    }

@@ -1,0 +1,126 @@
+"""When a run is saved, and what else than the model a resume needs."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback, Checkpoint
+from torch import Tensor
+
+from bcl.errors import InputError
+
+
+class Checkpoints(Checkpoint):
+    """Save ``last.ckpt`` every n epochs, and every n steps or minutes within them.
+
+    The checkpoint before stays beside it as ``previous.ckpt`` (see
+    `bcl.checkpoints.AtomicCheckpointIO`).
+
+    Args:
+        folder: where checkpoints go.
+        every_n_epochs: epochs between checkpoints; the last epoch is always saved.
+        every_n_steps: optimiser steps between checkpoints, if any.
+        every_minutes: minutes between checkpoints, if any.
+
+    Raises:
+        InputError: an interval that is not positive.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        every_n_epochs: int = 1,
+        every_n_steps: int | None = None,
+        every_minutes: float | None = None,
+    ) -> None:
+        intervals = {"epochs": every_n_epochs, "steps": every_n_steps, "minutes": every_minutes}
+        for unit, value in intervals.items():
+            if value is not None and value <= 0:
+                raise InputError(f"{unit} between checkpoints must be positive, got {value!r}.")
+        self.path = Path(folder) / "last.ckpt"
+        self.every_n_epochs = every_n_epochs
+        self.every_n_steps = every_n_steps
+        self.every_minutes = every_minutes
+        self._step = 0
+        self._time = time.monotonic()
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Count from here."""
+        self._step = trainer.global_step
+        self._time = time.monotonic()
+
+    def _save(self, trainer: pl.Trainer) -> None:
+        trainer.save_checkpoint(self.path)
+        self._step = trainer.global_step
+        self._time = time.monotonic()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any
+    ) -> None:
+        """Save within an epoch, between two optimiser steps."""
+        # After the last batch the epoch has yet to be ended (scores, history): see below.
+        if trainer.is_last_batch or trainer.fit_loop._should_accumulate():
+            return
+        steps = trainer.global_step - self._step
+        if not steps:
+            return
+        due = self.every_n_steps is not None and steps >= self.every_n_steps
+        if not due and self.every_minutes is not None:
+            late = time.monotonic() - self._time >= 60 * self.every_minutes
+            due = bool(trainer.strategy.broadcast(late))  # the ranks' clocks differ
+        if due:
+            self._save(trainer)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save at the end of an epoch, after the scores were refreshed."""
+        done = trainer.current_epoch + 1
+        steps_due = (
+            self.every_n_steps is not None
+            and trainer.global_step - self._step >= self.every_n_steps
+        )
+        last = done == trainer.max_epochs or trainer.should_stop
+        if done % self.every_n_epochs == 0 or last or steps_due:
+            self._save(trainer)
+
+
+class TorchRandomState(Callback):
+    """Keep torch's generators in checkpoints, for encoders with dropout or stochastic depth.
+
+    Order and augmentation need no state; see `bcl.random`. A resume on another number of ranks
+    leaves the generators as they are.
+    """
+
+    def __init__(self) -> None:
+        self._loaded: list[dict[str, Tensor]] | None = None
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Collect the generators of all ranks."""
+        own = {"cpu": torch.get_rng_state()}
+        if pl_module.device.type == "cuda":
+            own["cuda"] = torch.cuda.get_rng_state(pl_module.device)
+        states: list[Any] = [own] * trainer.world_size
+        if trainer.world_size > 1:
+            torch.distributed.all_gather_object(states, own)
+        checkpoint["torch_random_state"] = states
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Keep them until the first step: building the loaders draws numbers too."""
+        self._loaded = checkpoint.get("torch_random_state")
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any
+    ) -> None:
+        """Set the generators before the first step after a resume."""
+        states, self._loaded = self._loaded, None
+        if states is None or len(states) != trainer.world_size:
+            return
+        own = states[trainer.global_rank]
+        torch.set_rng_state(own["cpu"].cpu())
+        if "cuda" in own and pl_module.device.type == "cuda":
+            torch.cuda.set_rng_state(own["cuda"].cpu(), pl_module.device)

@@ -1,0 +1,140 @@
+"""Kill a run at random moments, resume it, and compare it with one that was left alone.
+
+    python benchmarks/kill_and_resume.py --kills 20 --ranks 1
+    python benchmarks/kill_and_resume.py --kills 20 --ranks 2 --config digits_lt/sdclr
+
+Each kill is a SIGKILL to the whole process group; the resumed run may be killed again. Prints one
+line per kill and the number of differences.
+"""
+
+import argparse
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+EPOCHS = 3
+
+
+def command(config: str, folder: Path, ranks: int, resume: bool) -> list[str]:
+    """The command line of the run: small, saved after every step."""
+    words = [sys.executable, "-m", "bcl.cli", "fit", "--config", config]
+    options = {
+        "--trainer.default_root_dir": folder,
+        "--trainer.max_epochs": EPOCHS,
+        "--trainer.accelerator": "cpu",
+        "--trainer.devices": ranks,
+        "--trainer.strategy": "ddp" if ranks > 1 else "auto",
+        "--model.encoder_args": '{"width": 4}',
+        "--data.batch_size": 64,
+        "--save.every_n_steps": 1,
+    }
+    words += [str(word) for pair in options.items() for word in pair]
+    return words + (["--ckpt_path", "last"] if resume else [])
+
+
+def run(words: list[str], kill_after: int | None = None, delay: float = 0.0) -> bool:
+    """Run to the end (True), or kill after so many checkpoints were seen (False)."""
+    folder = Path(words[words.index("--trainer.default_root_dir") + 1])
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        words,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    last, seen = folder / "checkpoints" / "last.ckpt", 0
+    stamp = last.stat().st_mtime_ns if last.exists() else None
+    while kill_after is not None and process.poll() is None and seen < kill_after:
+        now = last.stat().st_mtime_ns if last.exists() else None
+        seen += now != stamp
+        stamp = now
+        time.sleep(0.002)
+    if kill_after is not None and process.poll() is None:
+        time.sleep(delay)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        return False
+    said, _ = process.communicate()
+    if process.returncode:
+        raise RuntimeError(f"the run failed:\n{said}")
+    return True
+
+
+def final_state(folder: Path) -> dict[str, Any]:
+    """What must not differ: weights, tracker, optimiser, schedule, history."""
+    content = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    keys = ("state_dict", "optimizer_states", "lr_schedulers", "global_step", "epoch")
+    return {**{key: content[key] for key in keys}, "history": content["bcl"]["record"]["history"]}
+
+
+def differences(first: Any, second: Any, exact: bool, path: str = "") -> list[str]:
+    """Paths of the values that differ."""
+    if isinstance(first, torch.Tensor):
+        if exact or not first.is_floating_point():
+            return [] if torch.equal(first, second) else [path]
+        return [] if torch.allclose(first, second, rtol=1e-4, atol=1e-6) else [path]
+    if isinstance(first, dict):
+        if first.keys() != second.keys():
+            return [f"{path} (keys)"]
+        pairs = [(f"{path}.{key}", first[key], second[key]) for key in first]
+    elif isinstance(first, list | tuple):
+        if len(first) != len(second):
+            return [f"{path} (length {len(first)} and {len(second)})"]
+        pairs = [(f"{path}[{i}]", a, b) for i, (a, b) in enumerate(zip(first, second, strict=True))]
+    elif isinstance(first, float) and not exact:
+        return [] if abs(first - second) <= 1e-4 * abs(first) + 1e-6 else [path]
+    else:
+        return [] if first == second else [path]
+    return [found for name, a, b in pairs for found in differences(a, b, exact, name)]
+
+
+def trial(config: str, ranks: int, kills: int, seed: int, folder: Path) -> list[list[str]]:
+    """One untouched run, then ``kills`` killed and resumed ones; the differences of each."""
+    draw = random.Random(seed)
+    run(command(config, folder / "untouched", ranks, resume=False))
+    expected = final_state(folder / "untouched")
+    steps = int(expected["global_step"])
+    results = []
+    for number in range(kills):
+        place = folder / f"killed{number}"
+        after = draw.randrange(1, steps)
+        ended = run(command(config, place, ranks, False), after, draw.random() * 0.05)
+        saved = torch.load(place / "checkpoints" / "last.ckpt", weights_only=True)
+        if not ended:
+            run(command(config, place, ranks, resume=True))
+        found = differences(expected, final_state(place), exact=ranks == 1)
+        where = "was over already" if ended else f"killed, step {saved['global_step']} saved"
+        print(f"{config}, {ranks} ranks, kill {number + 1}: {where}, {len(found)} differences")
+        sys.stdout.flush()
+        results.append(found)
+    return results
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--config", default="digits_lt/bcl_i")
+    parser.add_argument("--ranks", type=int, default=1)
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        results = trial(args.config, args.ranks, args.kills, args.seed, Path(folder))
+    bad = [found for found in results if found]
+    print(f"{len(bad)} of {len(results)} killed runs differ")
+    for found in bad:
+        print("  " + ", ".join(found[:5]))
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

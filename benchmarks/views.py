@@ -1,0 +1,292 @@
+"""Views per second: ours against the same chain one picture at a time, torchvision v2 and kornia.
+
+Every contender makes two views of each picture with the SimCLR chain (crop 0.1-1, flip, jitter
+0.4/0.4/0.4/0.1 with probability 0.8, grey 0.2), then k ops of RandAugment. Ours and the Pillow
+chain boost each picture by its own score, spread evenly over [0, 1]; torchvision v2 and kornia
+cannot, and draw their ops once a call and once a batch.
+
+    python benchmarks/views.py --sizes 32 96 224 --threads 1 2 --json views.json
+"""
+
+import argparse
+import json
+import platform
+import random
+import statistics
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageEnhance, ImageOps
+from torch import Tensor
+
+from bcl.augment import OPS, BoostedRandAugment, ContrastiveViews
+
+SOURCE = {32: 32, 64: 64, 96: 96, 224: 256}  # side of the pictures that views are cut from
+BATCH = {32: 512, 64: 256, 96: 256, 224: 64}
+JITTER = (0.4, 0.4, 0.4, 0.1)
+RULES = {1: "bcl-i", 2: "bcl-d"}
+
+
+def pictures(count: int, side: int) -> Tensor:
+    """Smooth random pictures with some noise, (B, 3, side, side) uint8."""
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.rand(count, 3, 6, 6, generator=generator)
+    smooth = torch.nn.functional.interpolate(coarse, (side, side), mode="bicubic")
+    noise = torch.rand(count, 3, side, side, generator=generator) - 0.5
+    return ((smooth + 0.1 * noise).clamp(0, 1) * 255).to(torch.uint8)
+
+
+# --- the same chain, one picture at a time in Pillow --------------------------------------------
+
+
+def _affine(image: Image.Image, *matrix: float) -> Image.Image:
+    return image.transform(image.size, Image.Transform.AFFINE, matrix)
+
+
+def _cutout(image: Image.Image, value: float) -> Image.Image:
+    width, height = image.size
+    side = value * width
+    left = int(max(0, random.uniform(0, width) - side / 2))
+    top = int(max(0, random.uniform(0, height) - side / 2))
+    image = image.copy()
+    box = (left, top, min(width, left + side), min(height, top + side))
+    ImageDraw.Draw(image).rectangle(box, (125, 123, 114))
+    return image
+
+
+PILLOW_OPS: dict[str, tuple[float, float, Callable[[Image.Image, float], Image.Image]]] = {
+    "ShearX": (0, 0.6, lambda i, v: _affine(i, 1, v, 0, 0, 1, 0)),
+    "ShearY": (0, 0.6, lambda i, v: _affine(i, 1, 0, 0, v, 1, 0)),
+    "TranslateX": (0, 0.66, lambda i, v: _affine(i, 1, 0, v * i.size[0], 0, 1, 0)),
+    "TranslateY": (0, 0.66, lambda i, v: _affine(i, 1, 0, 0, 0, 1, v * i.size[1])),
+    "Rotate": (0, 60, lambda i, v: i.rotate(v)),
+    "AutoContrast": (0, 1, lambda i, v: ImageOps.autocontrast(i)),
+    "Invert": (0, 1, lambda i, v: ImageOps.invert(i)),
+    "Equalize": (0, 1, lambda i, v: ImageOps.equalize(i)),
+    "Solarize": (0, 110, ImageOps.solarize),
+    "Posterize": (4, 8, lambda i, v: ImageOps.posterize(i, int(v))),
+    "Contrast": (0.1, 1.9, lambda i, v: ImageEnhance.Contrast(i).enhance(v)),
+    "Color": (0.1, 1.9, lambda i, v: ImageEnhance.Color(i).enhance(v)),
+    "Brightness": (0.1, 1.9, lambda i, v: ImageEnhance.Brightness(i).enhance(v)),
+    "Sharpness": (0.1, 1.9, lambda i, v: ImageEnhance.Sharpness(i).enhance(v)),
+    "Cutout": (0, 0.4, _cutout),
+}
+
+
+def pillow_boost(image: Image.Image, score: float, zeta: float, k: int) -> Image.Image:
+    magnitude = 10 + 20 * score if k == 1 else 5 + 25 * score * zeta
+    for name in random.choices(OPS, k=k):
+        low, high, op = PILLOW_OPS[name]
+        value = magnitude / 30 * (high - low) + low
+        if low == 0 and name in OPS[:5] and random.random() > 0.5:
+            value = -value
+        if random.random() < score:
+            image = op(image, value)
+    return image
+
+
+def pillow_views(arrays: np.ndarray, scores: list[float], size: int, k: int) -> int:
+    """Two views of each (H, W, 3) array; returns how many were made."""
+    from torchvision import transforms
+
+    base = transforms.Compose(
+        [
+            transforms.RandomResizedCrop(
+                size, scale=(0.1, 1.0), interpolation=transforms.InterpolationMode.BICUBIC
+            ),
+            transforms.RandomHorizontalFlip(),
+            transforms.RandomApply([transforms.ColorJitter(*JITTER)], p=0.8),
+            transforms.RandomGrayscale(p=0.2),
+        ]
+    )
+    to_tensor = transforms.ToTensor()
+    views = []
+    for array, score in zip(arrays, scores, strict=True):
+        image = Image.fromarray(array)
+        zeta = random.random()
+        views += [to_tensor(pillow_boost(base(image), score, zeta, k)) for _ in range(2)]
+    return len(torch.stack(views))
+
+
+# --- contenders: each returns a function that makes the views of the batch once -----------------
+
+
+def ours(arithmetic: str, compiled: bool) -> Callable[..., Callable[[], object]]:
+    def prepare(images: Tensor, scores: Tensor, size: int, k: int) -> Callable[[], object]:
+        boost = BoostedRandAugment(rule=RULES[k])  # type: ignore[arg-type]
+        views = ContrastiveViews(size, boost=boost, arithmetic=arithmetic)  # type: ignore[arg-type]
+        if compiled:
+            views.compile_blocks()
+        ids = torch.arange(len(images), device=images.device)
+        state = {"epoch": 0}
+
+        def step() -> object:
+            state["epoch"] += 1
+            return views(images, scores, ids, epoch=state["epoch"])
+
+        return step
+
+    return prepare
+
+
+def torchvision_batch(images: Tensor, scores: Tensor, size: int, k: int) -> Callable[[], object]:
+    from torchvision.transforms import InterpolationMode, v2
+
+    chain = v2.Compose(
+        [
+            v2.RandomResizedCrop(
+                size, scale=(0.1, 1.0), interpolation=InterpolationMode.BICUBIC, antialias=True
+            ),
+            v2.RandomHorizontalFlip(),
+            v2.RandomApply([v2.ColorJitter(*JITTER)], p=0.8),
+            v2.RandomGrayscale(p=0.2),
+            v2.RandAugment(num_ops=k, magnitude=20),
+            v2.ToDtype(torch.float32, scale=True),
+        ]
+    )
+    return lambda: (chain(images), chain(images))
+
+
+def kornia_batch(images: Tensor, scores: Tensor, size: int, k: int) -> Callable[[], object]:
+    from kornia import augmentation as ka
+    from kornia.constants import Resample
+
+    chain = torch.nn.Sequential(
+        ka.RandomResizedCrop((size, size), scale=(0.1, 1.0), resample=Resample.BICUBIC),
+        ka.RandomHorizontalFlip(),
+        ka.ColorJitter(*JITTER, p=0.8),
+        ka.RandomGrayscale(p=0.2),
+        ka.auto.RandAugment(n=k, m=20),
+    )
+
+    def step() -> object:
+        x = images.to(torch.float32) / 255
+        return chain(x), chain(x)
+
+    return step
+
+
+def seconds(step: Callable[[], object], at_least: float, device: str) -> float:
+    """Median seconds of a call over at least ``at_least`` seconds."""
+    sync = torch.cuda.synchronize if device == "cuda" else lambda: None
+    step()
+    sync()
+    times: list[float] = []
+    while sum(times) < at_least or len(times) < 3:
+        start = time.perf_counter()
+        step()
+        sync()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def pillow_rate(
+    images: Tensor, scores: Tensor, size: int, k: int, workers: int, at_least: float
+) -> float:
+    arrays = images.permute(0, 2, 3, 1).contiguous().numpy()
+    if workers == 1:
+        some = min(len(arrays), 256)
+        marks = scores.tolist()[:: max(1, len(arrays) // some)][:some]
+        took = seconds(lambda: pillow_views(arrays[:some], marks, size, k), at_least, "cpu")
+        return 2 * some / took
+    parts = [arrays[i::workers] for i in range(workers)]
+    marks_of = [scores.tolist()[i::workers] for i in range(workers)]
+    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=_one_thread) as pool:
+
+        def step() -> None:
+            futures = [
+                pool.submit(pillow_views, part, marks, size, k)
+                for part, marks in zip(parts, marks_of, strict=True)
+            ]
+            for future in futures:
+                future.result()
+
+        return 2 * len(arrays) / seconds(step, at_least, "cpu")
+
+
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+CONTENDERS: dict[str, Callable[..., Callable[[], object]]] = {
+    "ours, exact": ours("exact", False),
+    "ours, fast": ours("fast", False),
+    "ours, exact, compiled": ours("exact", True),
+    "ours, fast, compiled": ours("fast", True),
+    "torchvision v2 on the batch": torchvision_batch,
+    "kornia": kornia_batch,
+}
+
+
+def kernels(step: Callable[[], object]) -> int:
+    """Number of device kernels of one call."""
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CUDA]) as trace:
+        step()
+        torch.cuda.synchronize()
+    return sum(event.count for event in trace.key_averages())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sizes", type=int, nargs="+", default=[32, 96, 224], choices=SOURCE)
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--num-ops", type=int, nargs="+", default=[1, 2], choices=RULES)
+    parser.add_argument("--only", nargs="+", help="parts of the contenders' names")
+    parser.add_argument("--compiled", action="store_true", help="with torch.compile as well")
+    parser.add_argument("--batch", type=int, help="pictures in a batch, instead of the usual")
+    parser.add_argument("--seconds", type=float, default=2.0, help="least time of a measurement")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--json", help="write the rows here")
+    args = parser.parse_args()
+    rows: list[dict[str, Any]] = []
+    print(f"torch {torch.__version__}, {platform.machine()}, device {args.device}")
+    print(f"{'size':>4} {'k':>2} {'threads':>7}  {'contender':30} {'views/s':>10} {'x Pillow':>9}")
+    for size in args.sizes:
+        batch = args.batch or BATCH[size]
+        images = pictures(batch, SOURCE[size])
+        scores = torch.linspace(0, 1, batch)
+        for k in args.num_ops:
+            for threads in args.threads:
+                torch.set_num_threads(threads)
+                pillow = pillow_rate(images, scores, size, k, threads, args.seconds)
+                rates = {"Pillow, one picture at a time": pillow}
+                for name, prepare in CONTENDERS.items():
+                    if args.only and not any(part in name for part in args.only):
+                        continue
+                    if "compiled" in name and not args.compiled:
+                        continue
+                    torch.compiler.reset()
+                    try:
+                        on_device = images.to(args.device), scores.to(args.device)
+                        step = prepare(*on_device, size, k)
+                        rates[name] = 2 * batch / seconds(step, args.seconds, args.device)
+                    except ImportError as error:
+                        print(f"  {name} left out: {error}")
+                        continue
+                    if args.device == "cuda":
+                        print(f"  {name}: {kernels(step)} kernels a step")
+                for name, rate in rates.items():
+                    row = {
+                        "size": size, "num_ops": k, "threads": threads, "batch": batch,
+                        "contender": name, "views_per_second": rate, "times_pillow": rate / pillow,
+                    }  # fmt: skip
+                    rows.append(row)
+                    print(
+                        f"{size:4} {k:2} {threads:7}  {name:30} {rate:10.0f} {rate / pillow:9.2f}",
+                        flush=True,
+                    )
+    if args.json:
+        about = {"torch": torch.__version__, "machine": platform.machine(), "device": args.device}
+        with open(args.json, "w") as file:  # noqa: PTH123
+            json.dump({"about": about, "rows": rows}, file, indent=1)
+
+
+if __name__ == "__main__":
+    main()

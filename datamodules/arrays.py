@@ -1,0 +1,119 @@
+"""Arrays in memory, made long-tailed."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bcl.errors import InputError
+from datamodules.pools import Pool, PoolDataModule
+from datamodules.splits import read_npy
+from datamodules.stores import fingerprint_of
+
+
+class ArraysLT(PoolDataModule):
+    """Pictures and labels in memory (or in .npy files), with a long tail.
+
+    Args:
+        images: uint8, (N, S, S), (N, 1, S, S), (N, 3, S, S) or (N, S, S, 3): a tensor, an array,
+            or the path of a .npy file.
+        labels: (N,) integers from 0 without gaps, likewise.
+        test_images: test pictures; held out of ``images`` if not given.
+        test_labels: their labels.
+        class_names: C names; the numbers if not given.
+        options: those of `PoolDataModule` and `FilesDataModule`; the pictures' own size is kept.
+
+    Raises:
+        InputError: other shapes or types.
+
+    Example:
+        >>> pictures = torch.zeros(40, 3, 8, 8, dtype=torch.uint8)
+        >>> data = ArraysLT(pictures, torch.arange(40) % 2, imbalance_factor=4, batch_size=4)
+        >>> data.class_counts
+        tensor([16,  4])
+    """
+
+    def __init__(
+        self,
+        images: Any,
+        labels: Any,
+        test_images: Any = None,
+        test_labels: Any = None,
+        class_names: list[str] | None = None,
+        **options: Any,
+    ) -> None:
+        self._train = _pair(images, labels, "images")
+        self._test = None
+        if (test_images is None) != (test_labels is None):
+            raise InputError("give test_images and test_labels, or neither.")
+        if test_images is not None:
+            self._test = _pair(test_images, test_labels, "test_images")
+        size = self._train[0].shape[2]
+        if options.setdefault("image_size", size) != size:
+            raise InputError(
+                f"the pictures have {size} px, got image_size {options['image_size']}."
+            )
+        super().__init__(**options)
+        self._names = class_names
+
+    def pool(self) -> Pool:
+        """Join the training and test pictures."""
+        images, labels = self._train
+        test = None
+        if self._test is not None:
+            if self._test[0].shape[1:] != images.shape[1:]:
+                raise InputError(
+                    f"test_images are of shape {tuple(self._test[0].shape[1:])}, images of "
+                    f"{tuple(images.shape[1:])}."
+                )
+            test = torch.arange(len(images) + len(self._test[0])) >= len(images)
+            images = torch.cat([images, self._test[0]])
+            labels = torch.cat([labels, self._test[1]])
+        present = torch.bincount(self._train[1])
+        classes = self._names or [str(label) for label in range(len(present))]
+        empty = (present == 0).nonzero()[:, 0].tolist()
+        if empty or len(present) != len(classes) or int(labels.max()) >= len(classes):
+            raise InputError(
+                f"labels must run from 0 to {len(classes) - 1} without gaps; there are "
+                f"{int(labels.max()) + 1} classes, without a picture: {empty or 'none'}."
+            )
+        # Pictures in memory have no names; their bytes tell them apart.
+        names = [fingerprint_of(images.numpy().tobytes()), *["."] * (len(images) - 1)]
+        return Pool("arrays", names, labels, classes, test, images=images)
+
+
+def _pair(images: Any, labels: Any, what: str) -> tuple[Tensor, Tensor]:
+    pictures, classes = _tensor(images), _tensor(labels)
+    if pictures.ndim == 3:
+        pictures = pictures[:, None]
+    elif pictures.ndim == 4 and pictures.shape[-1] == 3 and pictures.shape[1] != 3:
+        pictures = pictures.permute(0, 3, 1, 2)
+    if pictures.ndim == 4 and pictures.shape[1] == 1:
+        pictures = pictures.expand(-1, 3, -1, -1)
+    square = (
+        pictures.ndim == 4 and pictures.shape[1] == 3 and pictures.shape[2] == (pictures.shape[3])
+    )
+    if pictures.dtype != torch.uint8 or not square:
+        raise InputError(
+            f"{what} must be uint8 of shape (N, S, S), (N, 3, S, S) or (N, S, S, 3), got "
+            f"{pictures.dtype} of shape {tuple(pictures.shape)}."
+        )
+    integers = not classes.is_floating_point() and classes.dtype != torch.bool
+    if classes.ndim != 1 or len(classes) != len(pictures) or not integers:
+        raise InputError(
+            f"{what}: {len(pictures)} pictures need {len(pictures)} integer labels, got "
+            f"{classes.dtype} of shape {tuple(classes.shape)}."
+        )
+    if len(classes) and int(classes.min()) < 0:
+        raise InputError(f"{what}: label {int(classes.min())} is negative.")
+    return pictures.contiguous(), classes.to(torch.int64)
+
+
+def _tensor(value: Any) -> Tensor:
+    if isinstance(value, str | Path):
+        path = Path(value).expanduser()
+        if not path.is_file():
+            raise InputError(f"array file {path} does not exist.")
+        return read_npy(path)
+    return torch.as_tensor(value)

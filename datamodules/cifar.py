@@ -1,0 +1,142 @@
+"""CIFAR-10 and CIFAR-100, long-tailed, as torchvision downloads them."""
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from bcl.errors import InputError
+from datamodules.pools import Pool, PoolDataModule
+from datamodules.recipes import RECIPES
+
+
+class _CIFAR(PoolDataModule):
+    _kind: ClassVar[str]
+    _archive: ClassVar[str]
+    _data: ClassVar[str]
+
+    def __init__(
+        self, root: str, download: bool, recipe: str | None, image_size: int, **options: Any
+    ) -> None:
+        if recipe is None:
+            recipe = self._published(**options)
+        if image_size != 32:
+            raise InputError(f"the pictures of CIFAR have 32 px, got image_size {image_size}.")
+        super().__init__(recipe=recipe, image_size=image_size, **options)
+        self.root = root
+        self.download = download
+
+    @classmethod
+    def _published(
+        cls,
+        imbalance_factor: float | None = 100.0,
+        profile: str = "exponential",
+        max_per_class: int | None = None,
+        class_order: str = "name",
+        split_file: str | None = None,
+        **_: Any,
+    ) -> str | None:
+        """The named subset that these choices describe, so that its very pictures are chosen."""
+        if imbalance_factor is None or split_file or max_per_class or class_order != "name":
+            return None
+        name = f"{cls._data}/{profile}-{imbalance_factor:g}"
+        return name if name in RECIPES else None
+
+    def prepare_data(self) -> None:
+        """Download, on one process of each machine."""
+        self._load(train=True)
+
+    def pool(self) -> Pool:
+        """Load both parts through torchvision, which checks their MD5 sums first."""
+        images, labels, classes = self._load(train=True)
+        test_images, test_labels, _ = self._load(train=False)
+        pictures = torch.cat([images, test_images])
+        part = torch.arange(len(pictures)) >= len(images)
+        names = [f"train/{row}" for row in range(len(images))]
+        names += [f"test/{row}" for row in range(len(test_images))]
+        return Pool(
+            self._kind,
+            names,
+            torch.cat([labels, test_labels]),
+            classes,
+            part,
+            images=pictures,
+        )
+
+    def _load(self, train: bool) -> tuple[Tensor, Tensor, list[str]]:
+        from torchvision import datasets
+
+        kind = getattr(datasets, self._kind)
+        folder = Path(self.root).expanduser()
+        try:
+            data = kind(str(folder), train=train, download=self.download)
+        except (OSError, RuntimeError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise InputError(
+                f"{self._kind} is not in {folder} and cannot be downloaded ({reason}); put "
+                f"{kind.filename} (MD5 {kind.tgz_md5}, from {kind.url}) into {folder}, where it is "
+                "unpacked by itself, or give the folder that holds it as root."
+            ) from None
+        images = torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous()  # (N, 3, 32, 32)
+        return images, torch.tensor(data.targets), list(data.classes)
+
+
+class CIFAR10LT(_CIFAR):
+    """CIFAR-10 with a long tail; the 10,000 test pictures test, all 50,000 others probe.
+
+    Args:
+        root: where torchvision keeps or puts the data set.
+        download: fetch it if it is not there.
+        recipe: a named subset (`bcl split --list`). Without it, an exponential profile of imbalance
+            100 (the default), 50 or 10 is LDAM's published subset, picture for picture.
+        image_size: 32.
+        options: those of `PoolDataModule` and `FilesDataModule`, such as ``imbalance_factor`` or
+            ``split_file`` (a published index file).
+
+    Raises:
+        InputError: a bad argument, or neither data nor network.
+    """
+
+    _kind = "CIFAR10"
+    _data = "cifar10"
+
+    def __init__(
+        self,
+        root: str = "data",
+        download: bool = True,
+        recipe: str | None = None,
+        image_size: int = 32,
+        **options: Any,
+    ) -> None:
+        super().__init__(root, download, recipe, image_size, **options)
+
+
+class CIFAR100LT(_CIFAR):
+    """CIFAR-100 with a long tail; the 10,000 test pictures test, all 50,000 others probe.
+
+    Args:
+        root: where torchvision keeps or puts the data set.
+        download: fetch it if it is not there.
+        recipe: a named subset (`bcl split --list`). Without it, an exponential profile of imbalance
+            100 (the default), 50 or 10 is LDAM's published subset, picture for picture.
+        image_size: 32.
+        options: those of `PoolDataModule` and `FilesDataModule`, such as ``imbalance_factor`` or
+            ``split_file`` (a published index file).
+
+    Raises:
+        InputError: a bad argument, or neither data nor network.
+    """
+
+    _kind = "CIFAR100"
+    _data = "cifar100"
+
+    def __init__(
+        self,
+        root: str = "data",
+        download: bool = True,
+        recipe: str | None = None,
+        image_size: int = 32,
+        **options: Any,
+    ) -> None:
+        super().__init__(root, download, recipe, image_size, **options)

@@ -1,0 +1,127 @@
+"""Data sets of the Hugging Face hub, or saved by its library, made long-tailed."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bcl.errors import InputError, unknown_name
+from datamodules.pools import Pool, PoolDataModule
+
+
+class HuggingFaceLT(PoolDataModule):
+    """An image classification set of the ``datasets`` library, with a long tail.
+
+    Needs the extra ``datasets``. Pictures stay encoded as the library stores them, and go the way
+    of all others: decoded once and cached, or by workers.
+
+    Args:
+        path: name on the hub, or a folder written by ``save_to_disk``.
+        name: configuration of the set, if it has several.
+        split: its training part.
+        test_split: its test part; a test set is held out if None.
+        image_column: column of the pictures.
+        label_column: column of the labels.
+        revision: commit or tag on the hub.
+        options: those of `PoolDataModule` and `FilesDataModule`.
+
+    Raises:
+        InputError: the library is not installed, the set cannot be loaded, or has other columns.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        name: str | None = None,
+        split: str = "train",
+        test_split: str | None = "test",
+        image_column: str = "image",
+        label_column: str = "label",
+        revision: str | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        self.path = path
+        self.config_name = name
+        self.train_split = split
+        self.test_split = test_split
+        self.image_column = image_column
+        self.label_column = label_column
+        self.revision = revision
+
+    def pool(self) -> Pool:
+        """Load both parts, without decoding a picture."""
+        parts = {"train": self._part(self.train_split)}
+        if self.test_split is not None:
+            parts["test"] = self._part(self.test_split)
+        feature = parts["train"].features[self.label_column]
+        labels = [torch.tensor(part[self.label_column][:]) for part in parts.values()]
+        if labels[0].is_floating_point() or labels[0].ndim != 1:
+            raise InputError(f"{self.path}: column '{self.label_column}' holds no class numbers.")
+        numbers = torch.cat(labels)
+        classes = getattr(feature, "names", None) or [
+            str(label) for label in range(int(numbers.max()) + 1)
+        ]
+        source = _Rows(Path(self.path), parts, self.image_column)
+        names = source.names()
+        test = torch.tensor([name.startswith("test/") for name in names])
+        return Pool(
+            Path(self.path).name,
+            names,
+            numbers,
+            list(classes),
+            test if "test" in parts else None,
+            source,
+        )
+
+    def _part(self, split: str) -> Any:
+        try:
+            import datasets
+        except ImportError:
+            raise InputError(
+                "HuggingFaceLT needs the library `datasets`; install it with: pip install "
+                "'bcl-cacr[datasets]'."
+            ) from None
+        try:
+            if (Path(self.path).expanduser() / "dataset_dict.json").is_file():
+                data = datasets.load_from_disk(str(Path(self.path).expanduser()))
+                if split not in data:
+                    raise unknown_name("split", split, data)
+                part = data[split]
+            else:
+                part = datasets.load_dataset(
+                    self.path, self.config_name, split=split, revision=self.revision
+                )
+        except (OSError, ValueError, RuntimeError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"cannot load '{self.path}' ({split}): {error}") from None
+        for column in (self.image_column, self.label_column):
+            if column not in part.features:
+                raise unknown_name("column", column, part.features)
+        return part.cast_column(self.image_column, datasets.Image(decode=False))
+
+
+class _Rows:
+    """Rows of a `datasets.Dataset` as files named ``train/0``, ``train/1``, ..."""
+
+    def __init__(self, root: Path, parts: dict[str, Any], column: str) -> None:
+        self.root = root
+        self._parts = parts
+        self._column = column
+
+    def names(self) -> list[str]:
+        return [f"{part}/{row}" for part, data in self._parts.items() for row in range(len(data))]
+
+    def read(self, name: str) -> bytes:
+        part, row = name.split("/")
+        picture = self._parts[part][int(row)][self._column]
+        if picture["bytes"] is not None:
+            return bytes(picture["bytes"])
+        path: str = picture["path"]
+        return Path(path).read_bytes()
+
+    def stamp(self, name: str) -> str:
+        # The library changes its fingerprint with every change of the data.
+        part: str = self._parts[name.split("/")[0]]._fingerprint
+        return part

@@ -1,0 +1,297 @@
+"""List files: one ``path label`` a line, as ImageNet-LT and its kin are published."""
+
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bcl.errors import InputError
+from datamodules.base import Sets
+from datamodules.pools import FilesDataModule, Pool, resolve
+from datamodules.recipes import LISTS
+from datamodules.sources import Source, check_inside, open_source
+from datamodules.stores import PictureSet
+
+_SHOWN = 20
+
+
+@dataclass
+class PictureList:
+    """The rows of a list file.
+
+    Attributes:
+        path: the file.
+        names: of the pictures, relative to the data set's folder.
+        labels: (N,) int64.
+        lines: the line of each row, for messages.
+    """
+
+    path: Path
+    names: list[str]
+    labels: Tensor
+    lines: list[int] = field(repr=False)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+def read_list(path: str | Path, num_classes: int | None = None) -> PictureList:
+    r"""Read a list file.
+
+    Args:
+        path: the file; one ``relative/path label`` a line, empty lines are passed over.
+        num_classes: C; labels from 0 to C - 1 are allowed.
+
+    Returns:
+        Its rows.
+
+    Raises:
+        InputError: no such file, or rows without label, with a label that is no number or out of
+            range, with a path that leaves the folder, or that name a picture twice; all are
+            listed with their line.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "list.txt"
+        >>> _ = path.write_text("train/a.jpg 0\ntrain/b.jpg 1\n")
+        >>> read_list(path).names
+        ['train/a.jpg', 'train/b.jpg']
+    """
+    path = Path(path).expanduser()
+    try:
+        return parse_list(path, path.read_text("utf-8"), num_classes)
+    except FileNotFoundError:
+        raise InputError(f"list file {path} does not exist.") from None
+    except (UnicodeDecodeError, IsADirectoryError):
+        raise InputError(f"{path} is not a list file (a text with one `path label` a line).") from (
+            None
+        )
+
+
+def parse_list(path: Path, text: str, num_classes: int | None = None) -> PictureList:
+    """Read the text of a list file (see `read_list`).
+
+    Args:
+        path: where the text stands, for messages.
+        text: rows of ``relative/path label``.
+        num_classes: C.
+
+    Returns:
+        Its rows.
+
+    Raises:
+        InputError: bad rows; all are listed with their line.
+    """
+    names: list[str] = []
+    labels: list[int] = []
+    lines: list[int] = []
+    faults: list[str] = []
+    first_line: dict[str, int] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip():
+            continue
+        parts = line.strip().rsplit(maxsplit=1)
+        fault = _fault(parts, num_classes)
+        if fault is None and parts[0] in first_line:
+            fault = f"'{parts[0]}' stands on line {first_line[parts[0]]} already"
+        if fault is not None:
+            faults.append(f"{path}:{number}: {fault}")
+            continue
+        check_inside(parts[0], f"{path}:{number}")
+        first_line[parts[0]] = number
+        names.append(parts[0])
+        labels.append(int(parts[1]))
+        lines.append(number)
+    if faults:
+        raise InputError(_listed(f"{len(faults)} bad row(s) in a list of `path label`", faults))
+    if not names:
+        raise InputError(f"{path} names no picture.")
+    return PictureList(path, names, torch.tensor(labels, dtype=torch.int64), lines)
+
+
+def _fault(parts: list[str], num_classes: int | None) -> str | None:
+    if len(parts) < 2:
+        return f"no label behind '{parts[0]}'"
+    try:
+        label = int(parts[1])
+    except ValueError:
+        return f"the label '{parts[1]}' is not a whole number"
+    if label < 0 or (num_classes is not None and label >= num_classes):
+        limit = "0 or more" if num_classes is None else f"0 to {num_classes - 1}"
+        return f"label {label} is out of range ({limit})"
+    return None
+
+
+def _listed(title: str, lines: list[str], remedy: str = "") -> str:
+    shown = "".join(f"\n  {line}" for line in lines[:_SHOWN])
+    more = f"\n  and {len(lines) - _SHOWN} more" if len(lines) > _SHOWN else ""
+    return f"{title}{remedy}:{shown}{more}"
+
+
+def find_missing(source: Source, pictures: PictureList) -> list[str]:
+    """Rows whose picture is not there, each as ``list:line: path``."""
+    missing = []
+    for name, line in zip(pictures.names, pictures.lines, strict=True):
+        try:
+            source.stamp(name)
+        except (FileNotFoundError, NotADirectoryError):
+            missing.append(f"{pictures.path}:{line}: {name}")
+    return missing
+
+
+class ImageListLT(FilesDataModule):
+    """A long-tailed set given by list files of ``path label`` rows.
+
+    Args:
+        root: the folder or zip archive that the paths are relative to.
+        train_list: the long-tailed training set.
+        probe_list: the balanced set for linear probes; the training list if not given, which is
+            then not balanced.
+        test_list: the test set.
+        num_classes: C; one more than the largest label of the training list if not given.
+        benchmark: name of a published benchmark (`datamodules.recipes.LISTS`) whose totals the
+            lists are compared with; differences are reported in the notes.
+        options: those of `FilesDataModule`.
+
+    Raises:
+        InputError: a bad list or argument.
+    """
+
+    group_rule = "thresholds"
+
+    def __init__(
+        self,
+        root: str,
+        train_list: str,
+        probe_list: str | None = None,
+        test_list: str | None = None,
+        num_classes: int | None = None,
+        benchmark: str | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        self.root = root
+        self.train_list = train_list
+        self.probe_list = probe_list
+        self.test_list = test_list
+        self.num_classes_wanted = num_classes
+        self.benchmark = benchmark
+
+    def build(self) -> Sets:
+        """Read the lists, find the pictures, open them."""
+        train = self._read(self.train_list, self.num_classes_wanted)
+        classes = self.num_classes_wanted or int(train.labels.max()) + 1
+        lists = {"train": train}
+        if self.probe_list is not None:
+            lists["probe"] = self._read(self.probe_list, classes)
+        if self.test_list is not None:
+            lists["test"] = self._read(self.test_list, classes)
+        for pictures in lists.values():
+            check_every_class(pictures, classes)
+        source = open_source(self.root)
+        missing = [line for pictures in lists.values() for line in find_missing(source, pictures)]
+        if missing:
+            raise InputError(
+                _listed(
+                    f"{len(missing)} picture(s) of the lists are not in {source.root}",
+                    missing,
+                    "; unpack the data set there, or give its folder as root",
+                )
+            )
+        pool, places = _union(source, lists)
+        store, kept = self.open_store(pool)
+        if len(kept.names) != len(pool.names):  # unreadable ones were left out
+            new = {name: row for row, name in enumerate(kept.names)}
+            names = {part: [pool.names[row] for row in rows] for part, rows in places.items()}
+            places = {
+                part: [new[name] for name in wanted if name in new]
+                for part, wanted in names.items()
+            }
+        sets = {
+            part: PictureSet(store, torch.tensor(rows), kept.labels[torch.tensor(rows)])
+            for part, rows in places.items()
+        }
+        notes = [*kept.notes, *self._differences(lists, classes)]
+        if "probe" not in sets:
+            notes.append("no probe list: linear probes train on the long-tailed training set")
+        title = self.benchmark or source.root.name
+        return Sets(
+            train=sets["train"],
+            probe=sets.get("probe", sets["train"]),
+            test=sets.get("test"),
+            class_names=class_names(lists.values(), classes),
+            recipe=f"{title}, list {train.path.name}: {len(sets['train'])} pictures",
+            notes=notes,
+        )
+
+    def _read(self, name: str, classes: int | None) -> PictureList:
+        path = resolve(self.root, name)
+        if not path.exists() and Path(self.root).expanduser().is_file():
+            source = open_source(self.root)  # a list that lies in the archive itself
+            if name in source.names():
+                text = source.read(name).decode("utf-8", "replace")
+                return parse_list(source.root / name, text, classes)
+        return read_list(path, classes)
+
+    def _differences(self, lists: dict[str, PictureList], classes: int) -> list[str]:
+        if self.benchmark is None:
+            return []
+        published = LISTS[self.benchmark]
+        found = {part: len(pictures) for part, pictures in lists.items()} | {"classes": classes}
+        return [
+            f"{self.benchmark}: {part} has {found[part]:,}, published are {published[part]:,}"
+            for part in ("train", "test", "classes")
+            if part in found and part in published and found[part] != published[part]
+        ]
+
+
+def _union(source: Source, lists: dict[str, PictureList]) -> tuple[Pool, dict[str, list[int]]]:
+    """All pictures of the lists, each once, and where each list's pictures are among them."""
+    rows: dict[str, int] = {}
+    labels: list[int] = []
+    places: dict[str, list[int]] = {}
+    for pictures in lists.values():
+        for name, label, line in zip(
+            pictures.names, pictures.labels.tolist(), pictures.lines, strict=True
+        ):
+            if name not in rows:
+                rows[name] = len(labels)
+                labels.append(label)
+            elif labels[rows[name]] != label:
+                raise InputError(
+                    f"{pictures.path}:{line}: '{name}' has label {label} here and "
+                    f"{labels[rows[name]]} in another list; the lists must agree."
+                )
+    for part, pictures in lists.items():
+        places[part] = [rows[name] for name in pictures.names]
+    pool = Pool(source.root.name, list(rows), torch.tensor(labels), [], source=source)
+    return pool, places
+
+
+def check_every_class(pictures: PictureList, num_classes: int) -> None:
+    """Refuse a list in which a class has no picture.
+
+    Raises:
+        InputError: names the classes.
+    """
+    counts = torch.bincount(pictures.labels, minlength=num_classes)
+    empty = (counts == 0).nonzero()[:, 0].tolist()
+    if empty:
+        shown = ", ".join(map(str, empty[:10])) + (" ..." if len(empty) > 10 else "")
+        raise InputError(
+            f"{pictures.path}: {len(empty)} of {num_classes} classes without a picture: {shown}; "
+            "labels must run from 0 without gaps."
+        )
+
+
+def class_names(lists: Any, num_classes: int) -> list[str]:
+    """Name classes by the folder of their pictures, where that is one folder a class."""
+    folders: dict[int, set[str]] = {label: set() for label in range(num_classes)}
+    for pictures in lists:
+        for name, label in zip(pictures.names, pictures.labels.tolist(), strict=True):
+            folders[label].add(PurePosixPath(name).parent.name)
+    names = ["/".join(sorted(found)) for found in folders.values()]
+    one_each = all(len(found) == 1 for found in folders.values()) and len(set(names)) == len(names)
+    return names if one_each else [str(label) for label in range(num_classes)]
