@@ -72,7 +72,10 @@ def check_positive(name: str, value: float | Tensor, zero: bool = False) -> None
     if isinstance(value, Tensor):
         if value.device.type != "cpu" or torch.compiler.is_compiling():
             return
-        value = float(value.detach().amin())
+        try:
+            value = float(value.detach().amin())
+        except RuntimeError:  # within torch.func.vmap a value cannot be looked at
+            return
     right = value >= 0 if zero else value > 0  # False for NaN
     if not right or value == float("inf"):
         raise InputError(

@@ -7,7 +7,7 @@ right, and need the whole matrix.
 Exponentials are to the base 2, which several CPUs compute many times faster than those to e.
 """
 
-# ruff: noqa: ARG001, ARG004 -- shape functions and autograd hooks have the signatures torch calls
+# ruff: noqa: ARG004, ARG005 -- autograd hooks and shape functions have given signatures
 
 import math
 from typing import Any
@@ -21,6 +21,7 @@ from bcl._rows import (
     fill_own,
     full_precision,
     lowest,
+    operator,
     own_pairs,
     row_blocks,
     rows_per_block,
@@ -78,7 +79,15 @@ def _dense_rows(x: Tensor, y: Tensor, skip: int | None) -> Tensor:
     return logits.logsumexp(-1)
 
 
-@torch.library.custom_op("bcl::row_logsumexp", mutates_args=())
+def _where(like: Tensor, wanted: bool) -> Tensor:
+    return torch.empty_like(like) if wanted else like.new_empty(0)
+
+
+@operator(
+    "bcl::row_logsumexp",
+    "(Tensor x, Tensor y, int? skip, int block) -> Tensor",
+    lambda x, y, skip, block: x.new_empty(x.shape[0]),
+)
 def _rows(x: Tensor, y: Tensor, skip: int | None, block: int) -> Tensor:
     result = x.new_empty(x.shape[0])
     with full_precision(x):
@@ -92,7 +101,15 @@ def _rows(x: Tensor, y: Tensor, skip: int | None, block: int) -> Tensor:
     return result.mul_(LN_2)
 
 
-@torch.library.custom_op("bcl::row_logsumexp_backward", mutates_args=())
+@operator(
+    "bcl::row_logsumexp_backward",
+    "(Tensor grad, Tensor x, Tensor y, Tensor logsumexp, int? skip, int block, bool x_wanted, "
+    "bool y_wanted) -> (Tensor, Tensor)",
+    lambda _, x, y, logsumexp, skip, block, x_wanted, y_wanted: (
+        _where(x, x_wanted),
+        _where(y, y_wanted),
+    ),
+)
 def _rows_backward(
     grad: Tensor,
     x: Tensor,
@@ -120,7 +137,11 @@ def _rows_backward(
     return x_grad, y_grad
 
 
-@torch.library.custom_op("bcl::gram_logsumexp", mutates_args=())
+@operator(
+    "bcl::gram_logsumexp",
+    "(Tensor z, int block) -> Tensor",
+    lambda z, block: z.new_empty(z.shape[0]),
+)
 def _gram(z: Tensor, block: int) -> Tensor:
     n = z.shape[0]
     with full_precision(z):
@@ -139,7 +160,11 @@ def _gram(z: Tensor, block: int) -> Tensor:
         return top.add_(mass.log2_()).mul_(LN_2)
 
 
-@torch.library.custom_op("bcl::gram_logsumexp_backward", mutates_args=())
+@operator(
+    "bcl::gram_logsumexp_backward",
+    "(Tensor grad, Tensor z, Tensor logsumexp, int block) -> Tensor",
+    lambda grad, z, logsumexp, block: torch.empty_like(z),
+)
 def _gram_backward(grad: Tensor, z: Tensor, logsumexp: Tensor, block: int) -> Tensor:
     n = z.shape[0]
     z_grad = torch.zeros_like(z)
@@ -177,38 +202,6 @@ def _accumulate(logits: Tensor, dim: int, top: Tensor, mass: Tensor, buffer: Ten
     ).exp2_()
     mass.mul_(top.sub_(highest).exp2_()).add_(powers.sum(dim))
     top.copy_(highest)
-
-
-@_rows.register_fake
-def _(x: Tensor, y: Tensor, skip: int | None, block: int) -> Tensor:
-    return x.new_empty(x.shape[0])
-
-
-@_rows_backward.register_fake
-def _(
-    grad: Tensor,
-    x: Tensor,
-    y: Tensor,
-    logsumexp: Tensor,
-    skip: int | None,
-    block: int,
-    x_wanted: bool,
-    y_wanted: bool,
-) -> tuple[Tensor, Tensor]:
-    return (
-        torch.empty_like(x) if x_wanted else x.new_empty(0),
-        torch.empty_like(y) if y_wanted else y.new_empty(0),
-    )
-
-
-@_gram.register_fake
-def _(z: Tensor, block: int) -> Tensor:
-    return z.new_empty(z.shape[0])
-
-
-@_gram_backward.register_fake
-def _(grad: Tensor, z: Tensor, logsumexp: Tensor, block: int) -> Tensor:
-    return torch.empty_like(z)
 
 
 class _RowLogSumExp(torch.autograd.Function):

@@ -5,8 +5,10 @@ are therefore worked on a block of rows at a time and recomputed in the backward
 with B, time with B². Small ones are quicker as plain PyTorch, which is called the dense form here.
 """
 
+import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -110,3 +112,42 @@ def own_pairs(rows: int, columns: int, skip: int, device: torch.device) -> Tenso
     """(rows, columns) bool: where `fill_own` would write."""
     row = torch.arange(rows, device=device)
     return torch.arange(columns, device=device) == row[:, None] + skip
+
+
+_libraries: dict[str, Any] = {}  # an operator lives as long as its library
+
+
+def operator(
+    name: str, schema: str, shapes: Callable[..., Any]
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Register a function of tensors as an operator, one node for torch.compile.
+
+    What torch.library.custom_op does, without its import of the compiler at the first call, which
+    takes seconds and 150 MB. The operator has no derivative of its own.
+
+    Args:
+        name: ``"space::name"``.
+        schema: arguments and results in PyTorch's notation.
+        shapes: empty results of the right shapes for the same arguments.
+
+    Returns:
+        A decorator; what it returns calls the operator.
+    """
+    space, short = name.split("::")
+    if space not in _libraries:
+        library: Any = torch.library.Library
+        _libraries[space] = library(space, "FRAGMENT")
+
+    def register(function: Callable[..., Any]) -> Callable[..., Any]:
+        _libraries[space].define(short + schema)
+        _libraries[space].impl(short, function, "CompositeExplicitAutograd")
+        torch.library.register_fake(name, shapes, lib=_libraries[space])
+        overload = getattr(getattr(torch.ops, space), short).default
+
+        @functools.wraps(function)
+        def call(*inputs: Any) -> Any:
+            return overload(*inputs)
+
+        return call
+
+    return register

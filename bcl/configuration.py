@@ -2,7 +2,7 @@
 
 A recipe says what is learnt from (data, picture size, encoder, schedule), a method says how
 (learner, views, loss); ``base.yaml`` holds what all share. Later parts win over earlier ones:
-base, method, recipe, and what a recipe changes for this one method.
+base, method, recipe, and what a recipe changes for this one method. A part may ``extends`` another.
 """
 
 import importlib.resources
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from importlib.abc import Traversable
 
 Config = dict[str, Any]
+KEYS = ("seed_everything", "model", "data", "trainer")
 
 
 def _root() -> "Traversable":
@@ -38,6 +39,13 @@ def _read(*parts: str) -> Config:
     return content
 
 
+def _part(folder: str, name: str) -> Config:
+    """Read a part and, below it, the part that it ``extends``."""
+    content = _read(folder, f"{name}.yaml")
+    other = content.pop("extends", None)
+    return content if other is None else merge(_part(folder, other), content)
+
+
 def merge(first: Mapping[str, Any], *others: Mapping[str, Any]) -> Config:
     """Merge nested mappings; later values win, and what they do not name is kept.
 
@@ -54,6 +62,13 @@ def merge(first: Mapping[str, Any], *others: Mapping[str, Any]) -> Config:
     return result
 
 
+def _class_first(value: Any) -> Any:
+    """Put ``class_path`` before ``init_args``, whichever part named it."""
+    if not isinstance(value, Mapping):
+        return value
+    return {key: _class_first(value[key]) for key in sorted(value, key=lambda k: k != "class_path")}
+
+
 def config_names() -> dict[str, str]:
     """Name every composed configuration, with one line on each.
 
@@ -64,14 +79,13 @@ def config_names() -> dict[str, str]:
         >>> "digits_lt/bcl_i" in config_names()
         True
     """
-    methods = {name: _read("methods", f"{name}.yaml")["about"] for name in _names("methods")}
-    found = {}
-    for recipe in _names("recipes"):
-        content = _read("recipes", f"{recipe}.yaml")
-        for method in methods:
-            if method not in content.get("without", []):
-                found[f"{recipe}/{method}"] = f"{methods[method]} on {content['about']}"
-    return found
+    methods = {name: _part("methods", name)["about"] for name in _names("methods")}
+    recipes = {name: _part("recipes", name)["about"] for name in _names("recipes")}
+    return {
+        f"{recipe}/{method}": f"{what}; on {where}"
+        for recipe, where in recipes.items()
+        for method, what in methods.items()
+    }
 
 
 def compose(name: str) -> Config:
@@ -93,12 +107,11 @@ def compose(name: str) -> Config:
     if name not in config_names():
         raise unknown_name("configuration", name, config_names())
     recipe_name, method_name = name.split("/")
-    recipe = _read("recipes", f"{recipe_name}.yaml")
-    method = _read("methods", f"{method_name}.yaml")
+    recipe, method = _part("recipes", recipe_name), _part("methods", method_name)
     changes = recipe.get("methods", {}).get(method_name, {})
     parts = [_read("base.yaml"), method, recipe, changes]
     merged = merge({}, *parts)
-    return {key: merged[key] for key in ("seed_everything", "model", "data", "trainer")}
+    return {key: _class_first(merged[key]) for key in KEYS}
 
 
 def find_config(name: str) -> Config:

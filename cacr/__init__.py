@@ -9,11 +9,13 @@ if TYPE_CHECKING:
     from cacr.functional import CACRWeights as CACRWeights
     from cacr.functional import cacr_terms as cacr_terms
     from cacr.functional import cacr_weights as cacr_weights
+    from cacr.learner import CACR as CACR
     from cacr.loss import CACRLoss as CACRLoss
     from cacr.queue import MomentumQueue as MomentumQueue
     from cacr.queue import momentum_update as momentum_update
 
 _HOMES = {
+    "CACR": "cacr.learner",
     "CACRLoss": "cacr.loss",
     "CACRTerms": "cacr.functional",
     "CACRWeights": "cacr.functional",

@@ -8,7 +8,7 @@ where h is the identity (Euclidean cost) or :math:`\exp(-s c)` (RBF cost); t = 0
 weights. The distances come from dot products, block by block, and again in the backward pass.
 """
 
-# ruff: noqa: ARG001, ARG004 -- shape functions and autograd hooks have the signatures torch calls
+# ruff: noqa: ARG004, ARG005 -- autograd hooks and shape functions have given signatures
 
 from typing import Any
 
@@ -20,6 +20,7 @@ from bcl._rows import (
     fill_own,
     full_precision,
     lowest,
+    operator,
     own_pairs,
     row_blocks,
     rows_per_block,
@@ -98,7 +99,12 @@ def dense_weights(
     return logits.masked_fill(own[:, None], float("-inf")).softmax(-1), distance
 
 
-@torch.library.custom_op("cacr::softmin_cost", mutates_args=())
+@operator(
+    "cacr::softmin_cost",
+    "(Tensor x, Tensor y, Tensor? bank, int skip, float temperature, float? rbf_scale, int block) "
+    "-> (Tensor, Tensor)",
+    lambda x, y, *_: (x.new_empty(len(x), len(y)), x.new_empty(len(x), len(y))),
+)
 def _cost(
     x: Tensor,
     y: Tensor,
@@ -127,7 +133,16 @@ def _cost(
     return result, log_mass
 
 
-@torch.library.custom_op("cacr::softmin_cost_backward", mutates_args=())
+@operator(
+    "cacr::softmin_cost_backward",
+    "(Tensor grad, Tensor x, Tensor y, Tensor? bank, Tensor result, Tensor log_mass, int skip, "
+    "float temperature, float? rbf_scale, int constant_from, int block, bool x_wanted, "
+    "bool y_wanted) -> (Tensor, Tensor)",
+    lambda grad, x, y, *others: (
+        torch.empty_like(x) if others[-2] else x.new_empty(0),
+        y.new_empty(y.shape) if others[-1] else x.new_empty(0),
+    ),
+)
 def _cost_backward(
     grad: Tensor,
     x: Tensor,
@@ -208,42 +223,6 @@ class _Distances:
             flat[:, near:].addmm_(self.x[start:stop], self.bank.T, alpha=-2)
         shape_3 = shape[0], self.segments, shape[1] // self.segments
         return flat.view(shape_3), other.view(shape_3)
-
-
-@_cost.register_fake
-def _(
-    x: Tensor,
-    y: Tensor,
-    bank: Tensor | None,
-    skip: int,
-    temperature: float,
-    rbf_scale: float | None,
-    block: int,
-) -> tuple[Tensor, Tensor]:
-    shape = x.shape[0], y.shape[0]
-    return x.new_empty(shape), x.new_empty(shape)
-
-
-@_cost_backward.register_fake
-def _(
-    grad: Tensor,
-    x: Tensor,
-    y: Tensor,
-    bank: Tensor | None,
-    result: Tensor,
-    log_mass: Tensor,
-    skip: int,
-    temperature: float,
-    rbf_scale: float | None,
-    constant_from: int,
-    block: int,
-    x_wanted: bool,
-    y_wanted: bool,
-) -> tuple[Tensor, Tensor]:
-    return (
-        torch.empty_like(x) if x_wanted else x.new_empty(0),
-        y.new_empty(y.shape) if y_wanted else x.new_empty(0),
-    )
 
 
 class _SoftminCost(torch.autograd.Function):

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from test_cacr import features
+from test_nt_xent_blocks import largest_allocation
 
 from cacr import cacr_terms
 
@@ -149,6 +150,25 @@ def test_torch_compile_in_one_graph(chunk_size):
     expected = torch.autograd.grad(loss(z), z)
     actual = torch.autograd.grad(torch.compile(loss, fullgraph=True)(z), z)
     torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-7)
+
+
+def test_no_tensor_grows_with_the_square_of_the_batch():
+    z = features(3, 2048, 16).float().requires_grad_()
+    square = 4 * 2048**2  # bytes of one pair of views
+    assert largest_allocation(lambda: sum(cacr_terms(z)).backward()) <= square / 2
+    assert largest_allocation(lambda: sum(cacr_terms(z, chunk_size=0)).backward()) >= square
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("chunk_size", [0, 64, None])
+@pytest.mark.parametrize("name", ["views", "rbf", "both directions", "debiased"])
+def test_a_gpu_gives_the_cpus_values_and_gradients(name, chunk_size):
+    z = features(3, 300, 32)
+    expected, grad = value_and_grad(z, chunk_size=0, **FORMS[name])
+    actual, gpu_grad = value_and_grad(z.cuda(), chunk_size=chunk_size, **FORMS[name])
+    torch.testing.assert_close(actual.cpu(), expected, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(gpu_grad.cpu(), grad, rtol=1e-8, atol=1e-12)
 
 
 def test_the_operators_are_well_formed():

@@ -131,6 +131,12 @@ def test_encoder_may_be_a_module_of_ones_own():
         (lambda: SimCLR("resnet8", SIZE, loss=NTXentLoss()), "reduction='none'"),
         (lambda: BCL("resnet8", SIZE, views=ContrastiveViews(SIZE)), "boost"),
         (lambda: SimCLR("resnet81", SIZE), "did you mean"),
+        (
+            lambda: SimCLR(
+                "resnet8", SIZE, views=ContrastiveViews(SIZE, mean=(0, 0, 0), std=(1, 1, 1))
+            ),
+            "normalises",
+        ),
         (lambda: SimCLR("resnet8", SIZE, {"widht": 3}), "widht"),
         (lambda: SDCLR("resnet8", SIZE, prune_fraction=1.5), "fraction"),
         (lambda: SDCLR("vit_tiny_patch16_224", 224), "batch norm"),

@@ -111,6 +111,41 @@ def test_torch_compile_in_one_graph(chunk_size):
     torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-8)
 
 
+def test_vmap_over_the_temperature():
+    z1, z2 = pair(6, 3)
+    temperatures = torch.tensor([0.2, 0.5], dtype=torch.float64)
+    losses = torch.func.vmap(lambda t: nt_xent(z1, z2, t, chunk_size=0))(temperatures)
+    torch.testing.assert_close(losses, torch.stack([nt_xent(z1, z2, t) for t in temperatures]))
+
+
+def largest_allocation(call):
+    with torch.profiler.profile(
+        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
+    ) as profile:
+        call()
+    return max(event.self_cpu_memory_usage for event in profile.events())
+
+
+def test_no_tensor_grows_with_the_square_of_the_batch():
+    z1, z2 = (z.requires_grad_() for z in pair(2048, 16, torch.float32))
+    square = 4 * (2 * 2048) ** 2  # bytes of the whole matrix
+    assert largest_allocation(lambda: nt_xent(z1, z2).backward()) <= square / 16
+    assert largest_allocation(lambda: nt_xent(z1, z2, chunk_size=0).backward()) >= square
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("chunk_size", [0, 64, None])
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+def test_a_gpu_gives_the_cpus_values_and_gradients(form, chunk_size):
+    z = pair(300, 32)
+    expected, grads = value_and_grads(z, chunk_size=0, **form)
+    actual, gpu_grads = value_and_grads([x.cuda() for x in z], chunk_size=chunk_size, **form)
+    torch.testing.assert_close(actual.cpu(), expected, rtol=1e-9, atol=0)
+    for a, b in zip(gpu_grads, grads, strict=True):
+        torch.testing.assert_close(a.cpu(), b, rtol=1e-8, atol=1e-12)
+
+
 def test_the_operators_are_well_formed():
     z = torch.randn(6, 3)
     lse = gram_logsumexp(z, 2)

@@ -11,10 +11,9 @@ import yaml
 
 from bcl.cli.messages import readable_error
 from bcl.cli.quiet import quiet_lightning
-from bcl.configuration import Config, find_config, merge
+from bcl.configuration import KEYS, Config, find_config, merge
 from bcl.errors import InputError, find_input_error
 
-KEYS = ("seed_everything", "model", "data", "trainer")
 EXAMPLES = """Pretrain from a named configuration (`bcl configs` lists them) or a YAML file.
 
 examples:

@@ -1,5 +1,6 @@
 """SimCLR as the composition that the other learners vary."""
 
+import itertools
 from typing import Any
 
 import pytorch_lightning as pl
@@ -31,10 +32,12 @@ class SimCLR(pl.LightningModule):
     Args:
         encoder: a name for `bcl.create_encoder`, or a module that maps (B, 3, H, W) to (B, D) and
             has ``num_features``.
-        image_size: side of the views in pixels.
+        image_size: side of the views in pixels; that of ``views`` if not given, or 32.
         encoder_args: further arguments of `bcl.create_encoder`.
         projection_features: width of the projection z.
         projector_layers: number of linear layers of the projector.
+        projector_hidden: width between them; that of the features if not given.
+        projector_batch_norm: whether batch norm follows each of them.
         views: makes (V, B, 3, S, S) from a batch; two views with the papers' augmentation by
             default.
         loss: maps (V, B, D) to (B,) losses; `bcl.NTXentLoss` at temperature 0.2 by default.
@@ -48,6 +51,7 @@ class SimCLR(pl.LightningModule):
         decay_norm_and_bias: whether weight decay applies to norms and biases too.
         warmup_epochs: epochs of linear warm-up, by the step.
         min_learning_rate: where the cosine ends.
+        milestones: epochs that divide the learning rate by 10, in the place of the cosine.
         seed: seed of the views; what they have already, if not given.
 
     Raises:
@@ -68,10 +72,12 @@ class SimCLR(pl.LightningModule):
     def __init__(
         self,
         encoder: str | nn.Module = "resnet18",
-        image_size: int = 32,
+        image_size: int | None = None,
         encoder_args: dict[str, Any] | None = None,
         projection_features: int = 128,
         projector_layers: int = 2,
+        projector_hidden: int | None = None,
+        projector_batch_norm: bool = True,
         views: ContrastiveViews | None = None,
         loss: nn.Module | None = None,
         num_samples: int | None = None,
@@ -84,9 +90,12 @@ class SimCLR(pl.LightningModule):
         decay_norm_and_bias: bool = True,
         warmup_epochs: int = 10,
         min_learning_rate: float = 1e-6,
+        milestones: tuple[int, ...] = (),
         seed: int | None = None,
     ) -> None:
         super().__init__()
+        if image_size is None:
+            image_size = 32 if views is None else max(views.size)
         self.image_size = image_size
         if isinstance(encoder, str):
             encoder = create_encoder(encoder, image_size, **(encoder_args or {}))
@@ -97,8 +106,14 @@ class SimCLR(pl.LightningModule):
                 f"output; {type(encoder).__name__} has none. Set it, or name a timm model."
             )
         self.encoder = encoder
-        self.projector = Projector(features, projection_features, num_layers=projector_layers)
+        self.projector = Projector(
+            features, projection_features, projector_hidden, projector_layers, projector_batch_norm
+        )
         self.views = views if views is not None else self.default_views(image_size)
+        if self.views.mean is not None:
+            raise InputError(
+                "the learner normalises the pictures itself; build its views without mean and std."
+            )
         if seed is not None:
             self.views.seed = seed
         self.loss = loss if loss is not None else NTXentLoss(0.2, reduction="none")
@@ -119,6 +134,7 @@ class SimCLR(pl.LightningModule):
         self.decay_norm_and_bias = decay_norm_and_bias
         self.warmup_epochs = warmup_epochs
         self.min_learning_rate = min_learning_rate
+        self.milestones = tuple(milestones)
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
 
@@ -158,9 +174,9 @@ class SimCLR(pl.LightningModule):
             self.train(training)
 
     def project(self, views: Tensor | list[Tensor]) -> Tensor:
-        """(V, B, 3, S, S) views, or a list of such by size, to (V, B, D) projections."""
+        """(V, B, 3, S, S) views, or a list of V by size, to (V, B, D) projections."""
         if isinstance(views, list):
-            return torch.cat([self.project(group) for group in views])
+            return torch.cat([self.project(group) for group in by_size(views)])
         count, batch = views.shape[:2]
         z = self.projector(self(views.flatten(0, 1)))  # (V * B, D)
         return z.view(count, batch, -1)  # type: ignore[no-any-return]
@@ -224,11 +240,15 @@ class SimCLR(pl.LightningModule):
             if step == 0:
                 return 0.0 if self.warmup_epochs else 1.0
             total = int(self.trainer.estimated_stepping_batches)
+            warmup = min(round(self.warmup_epochs * total / epochs), total)
+            if self.milestones:
+                passed = sum(step >= round(epoch * total / epochs) for epoch in self.milestones)
+                return min(step / warmup, 1.0) * 0.1**passed if warmup else 0.1**passed
             rate = warmup_cosine(
                 step,
                 base=self.learning_rate,
                 total=total,
-                warmup=min(round(self.warmup_epochs * total / epochs), total),
+                warmup=warmup,
                 minimum=self.min_learning_rate,
             )
             return rate / self.learning_rate
@@ -245,3 +265,20 @@ class SimCLR(pl.LightningModule):
         if self.tracker is None and saved is not None:
             self._make_tracker(saved.numel())
         return super().load_state_dict(state_dict, strict=strict, assign=assign)
+
+
+def by_size(views: list[Tensor]) -> list[Tensor]:
+    """Stack neighbouring views of one size, which then pass the encoder together.
+
+    Args:
+        views: V tensors (B, 3, S, S), as a multi-crop gives them, global ones first.
+
+    Returns:
+        Tensors (V', B, 3, S, S), one a size.
+
+    Example:
+        >>> [tuple(group.shape) for group in by_size([torch.zeros(2, 3, s, s) for s in (8, 8, 4)])]
+        [(2, 2, 3, 8, 8), (1, 2, 3, 4, 4)]
+    """
+    groups = itertools.groupby(views, key=lambda view: view.shape)
+    return [torch.stack(list(group)) for _, group in groups]

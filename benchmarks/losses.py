@@ -1,0 +1,374 @@
+"""Time and memory of the losses beside plain PyTorch and other libraries.
+
+    python benchmarks/losses.py                      # table on the screen, losses.json beside it
+    python benchmarks/losses.py --sizes 128 512 --loss nt_xent
+    python benchmarks/losses.py --device cuda
+
+Forward and backward pass, float32, d = 128. Implementations take turns within a size, so that a
+machine that drifts does so for all alike: ratios within a row are what counts. Memory is the peak
+beyond what the inputs take, in a fresh process each: resident set on a CPU, the allocator's count
+on a GPU. An implementation is left out where it is not installed, where it would need more than
+--max-gb, and runs once only where a pass takes longer than --max-seconds.
+
+On a machine that does other work at the same time, ``--clock cpu --threads 1`` counts the
+processor time of one thread, which the other work hardly changes.
+"""
+
+import argparse
+import functools
+import json
+import math
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from bcl import nt_xent
+from cacr import cacr_terms
+
+DIM = 128
+TEMPERATURE = 0.2
+NT_XENT_SIZES = [128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768]
+CACR_SIZES = [(2, b) for b in (128, 512, 2048, 8192, 32768)] + [
+    (5, b) for b in (128, 512, 1024, 2048, 8192)
+]
+
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+
+Step = Callable[[Tensor], Tensor]
+
+
+# NT-Xent
+
+
+def ours_nt_xent(views: Tensor) -> Tensor:
+    return nt_xent(views[0], views[1], TEMPERATURE)
+
+
+def plain_nt_xent(views: Tensor) -> Tensor:
+    """The usual few lines: one matrix, cross-entropy."""
+    z = torch.nn.functional.normalize(views.flatten(0, 1), dim=1)  # (2B, D)
+    logits = (z @ z.T / TEMPERATURE).fill_diagonal_(-math.inf)
+    batch = views.shape[1]
+    target = torch.arange(2 * batch, device=z.device).roll(batch)
+    return torch.nn.functional.cross_entropy(logits, target)
+
+
+def lightly_nt_xent() -> Step:
+    from lightly.loss import NTXentLoss
+
+    loss = NTXentLoss(temperature=TEMPERATURE)
+    return lambda views: loss(views[0], views[1])
+
+
+def metric_learning_nt_xent() -> Step:
+    from pytorch_metric_learning.losses import NTXentLoss
+
+    loss = NTXentLoss(temperature=TEMPERATURE)
+
+    def step(views: Tensor) -> Tensor:
+        labels = torch.arange(views.shape[1], device=views.device).repeat(2)
+        return loss(views.flatten(0, 1), labels)
+
+    return step
+
+
+# CACR
+
+
+def ours_cacr(views: Tensor) -> Tensor:
+    return sum(cacr_terms(views))
+
+
+def attraction(z: Tensor) -> Tensor:
+    total = 0.0
+    for v in range(len(z)):
+        others = [u for u in range(len(z)) if u != v]
+        distance = (z[v] - z[others]).square().sum(-1)  # (K, B)
+        total = total + (distance.softmax(0) * distance).sum(0).mean()
+    return total / len(z)
+
+
+def weighted(distance: Tensor) -> Tensor:
+    own = torch.eye(len(distance), dtype=torch.bool, device=distance.device)
+    weights = (-2 * distance).masked_fill(own, -math.inf).softmax(1)
+    return -(weights * distance).sum(1).mean()
+
+
+def plain_cacr(views: Tensor) -> Tensor:
+    """Distances from matrix products, each pair of views held as a whole."""
+    z = torch.nn.functional.normalize(views, dim=-1)
+    pairs = [(a, b) for a in range(len(z)) for b in range(a + 1, len(z))]
+    return attraction(z) + sum(weighted(2 - 2 * z[a] @ z[b].T) for a, b in pairs) / len(pairs)
+
+
+def explicit_cacr(views: Tensor) -> Tensor:
+    """Distances from a (B, B, D) tensor of differences."""
+    z = torch.nn.functional.normalize(views, dim=-1)
+    pairs = [(a, b) for a in range(len(z)) for b in range(a + 1, len(z))]
+    distances = ((z[a][:, None] - z[b]).square().sum(-1) for a, b in pairs)
+    return attraction(z) + sum(weighted(d) for d in distances) / len(pairs)
+
+
+def products(views: Tensor, pairs: int, rows: int) -> None:
+    """The three products that a dense form cannot do without, and nothing else."""
+    x = views[0, :1].expand(rows, -1).contiguous() if rows > views.shape[1] else views[0, :rows]
+    block = min(rows, max(64, 2**19 // rows))
+    buffer = x.new_empty(block, rows)
+    grad = torch.zeros_like(x)
+    for _ in range(pairs):
+        for start in range(0, rows, block):
+            part = x[start : start + block]
+            matrix = torch.mm(part, x.T, out=buffer[: len(part)])
+            torch.mm(matrix, x)
+            grad.addmm_(matrix.T, part)
+
+
+def loss_step(name: str) -> Step:
+    makers = {"lightly": lightly_nt_xent, "pytorch-metric-learning": metric_learning_nt_xent}
+    if name in makers:
+        return makers[name]()
+    return {
+        "bcl": ours_nt_xent,
+        "plain": plain_nt_xent,
+        "cacr": ours_cacr,
+        "Gram matrices": plain_cacr,
+        "(B, B, D)": explicit_cacr,
+    }[name]
+
+
+IMPLEMENTATIONS = {
+    "nt_xent": ["bcl", "plain", "lightly", "pytorch-metric-learning"],
+    "cacr": ["cacr", "Gram matrices", "(B, B, D)"],
+}
+
+
+def needed_gb(name: str, views: int, batch: int) -> float:
+    """Rough peak, to leave out what cannot fit."""
+    pairs = views * (views - 1) // 2
+    numbers = {
+        "bcl": 60 * batch * DIM,
+        "cacr": 60 * views * batch * DIM,
+        "plain": 4 * (2 * batch) ** 2,
+        "lightly": 5 * (2 * batch) ** 2,
+        "pytorch-metric-learning": 3 * (2 * batch) ** 3,
+        "Gram matrices": 7 * pairs * batch**2,
+        "(B, B, D)": (pairs + 3) * batch**2 * DIM,
+    }[name]
+    return 4 * numbers / 1e9
+
+
+def timed(call: Callable[[], object], clock: str, device: torch.device) -> float:
+    """Seconds of a call."""
+    start = CLOCKS[clock]()
+    call()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return CLOCKS[clock]() - start
+
+
+def run_once(step: Step, views: Tensor, clock: str = "wall") -> float:
+    views.grad = None
+    return timed(lambda: step(views).backward(), clock, views.device)
+
+
+def make_views(views: int, batch: int, device: str) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    shared = torch.randn(1, batch, DIM, generator=generator)
+    z = shared + torch.randn(views, batch, DIM, generator=generator)
+    return z.to(device).requires_grad_()
+
+
+def measure_memory(name: str, views: int, batch: int, device: str) -> float:
+    """Peak in MB beyond the inputs and their gradient; call in a fresh process."""
+    z = make_views(views, batch, device)
+    step = loss_step(name)
+    run_once(step, make_views(views, 4, device))  # load what is loaded once
+    z.grad = torch.zeros_like(z)
+    if z.is_cuda:
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        step(z).backward()
+        return (torch.cuda.max_memory_allocated() - before) / 1e6
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
+    before = status_kb("VmRSS")
+    step(z).backward()
+    return max(0.0, (status_kb("VmHWM") - before) * 1024 / 1e6)
+
+
+def status_kb(field: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field))
+
+
+def memory_in_fresh_process(
+    name: str, views: int, batch: int, options: argparse.Namespace
+) -> float:
+    command = [sys.executable, __file__, "--memory-of", name, str(views), str(batch)]
+    command += ["--threads", str(options.threads), "--device", options.device]
+    # Every tensor in pages of its own, so that freed memory does not hide the next peak.
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    return float(result.stdout) if result.returncode == 0 else math.nan
+
+
+def available(name: str) -> bool:
+    try:
+        loss_step(name)
+    except ImportError:
+        return False
+    return True
+
+
+def measure_row(
+    loss: str, views: int, batch: int, options: argparse.Namespace
+) -> dict[str, object]:
+    z = make_views(views, batch, options.device)
+    steps: dict[str, Step] = {}
+    for name in IMPLEMENTATIONS[loss]:
+        fits = needed_gb(name, views, batch) <= options.max_gb
+        if fits and available(name) and name not in options.without:
+            steps[name] = loss_step(name)
+    pairs, rows = (1, 2 * batch) if loss == "nt_xent" else (views * (views - 1) // 2, batch)
+    times: dict[str, list[float]] = {name: [] for name in [*steps, "products"]}
+    for name, step in list(steps.items()):
+        first = min(run_once(step, z, options.clock) for _ in range(2 if batch <= 4096 else 1))
+        if first > options.max_seconds:
+            times[name] = [first]
+            del steps[name]
+    longest = max([run_once(step, z, options.clock) for step in steps.values()], default=1.0)
+    rounds = max(3, min(options.rounds, int(options.seconds / max(longest, 1e-4))))
+    for _ in range(rounds):
+        for name, step in steps.items():
+            times[name].append(run_once(step, z, options.clock))
+        floor = functools.partial(products, z.detach(), pairs, rows)
+        times["products"].append(timed(floor, options.clock, z.device))
+    row: dict[str, object] = {"loss": loss, "views": views, "batch": batch, "rounds": rounds}
+    for name, values in times.items():
+        if not values:
+            continue
+        values = sorted(values)
+        row[name] = {
+            "median_ms": 1e3 * statistics.median(values),
+            "quartiles_ms": [1e3 * values[len(values) // 4], 1e3 * values[(3 * len(values)) // 4]],
+            "minimum_ms": 1e3 * values[0],
+        }
+        if name != "products" and not options.no_memory:
+            memory = memory_in_fresh_process(name, views, batch, options)
+            row[name]["extra_mb"] = memory  # type: ignore[index]
+    return row
+
+
+def show(row: dict[str, object]) -> None:
+    cells = []
+    for name, result in row.items():
+        if isinstance(result, dict):
+            low, high = result["quartiles_ms"]
+            memory = f", {result['extra_mb']:.0f} MB" if "extra_mb" in result else ""
+            cells.append(f"{name} {result['median_ms']:.4g} ms ({low:.4g}-{high:.4g}){memory}")
+    print(f"{row['loss']} V={row['views']} B={row['batch']}: " + "; ".join(cells), flush=True)
+
+
+def exponent(rows: list[dict[str, object]], name: str, field: str) -> float:
+    """Slope of log cost over log B by least squares."""
+    points = [(math.log(r["batch"]), math.log(r[name][field])) for r in rows]  # type: ignore
+    x_mean = sum(x for x, _ in points) / len(points)
+    y_mean = sum(y for _, y in points) / len(points)
+    over = sum((x - x_mean) * (y - y_mean) for x, y in points)
+    return over / sum((x - x_mean) ** 2 for x, _ in points)
+
+
+def markdown(rows: list[dict[str, object]], loss: str) -> str:
+    names = [*IMPLEMENTATIONS[loss], "products"]
+    lines = [f"| V, B | {' | '.join(names)} |", "|---|" + "---|" * len(names)]
+    for row in rows:
+        cells = []
+        for name in names:
+            result = row.get(name)
+            if not isinstance(result, dict):
+                cells.append("")
+                continue
+            memory = f", {result['extra_mb']:.0f} MB" if "extra_mb" in result else ""
+            cells.append(f"{result['median_ms']:.4g} ms{memory}")
+        lines.append(f"| {row['views']}, {row['batch']:,} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--loss", choices=["nt_xent", "cacr"], help="only this one")
+    parser.add_argument("--sizes", type=int, nargs="+", help="batch sizes")
+    parser.add_argument("--views", type=int, nargs="+", help="views, for CACR")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--clock", choices=CLOCKS, default="wall")
+    parser.add_argument("--rounds", type=int, default=30, help="at most")
+    parser.add_argument("--seconds", type=float, default=10, help="aim for each implementation")
+    parser.add_argument(
+        "--max-seconds", type=float, default=40, help="one pass; slower ones run once"
+    )
+    parser.add_argument("--max-gb", type=float, default=8)
+    parser.add_argument("--without", nargs="*", default=[], help="implementations to leave out")
+    parser.add_argument("--no-memory", action="store_true")
+    parser.add_argument("--out", type=Path, default=Path("losses.json"))
+    parser.add_argument("--memory-of", nargs=3, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    if options.memory_of:
+        name, views, batch = options.memory_of
+        print(measure_memory(name, int(views), int(batch), options.device))
+        return
+    cases = [("nt_xent", 2, batch) for batch in NT_XENT_SIZES]
+    cases += [("cacr", views, batch) for views, batch in CACR_SIZES]
+    rows = []
+    for loss, views, batch in cases:
+        wanted = options.loss in (None, loss) and batch in (options.sizes or [batch])
+        if wanted and views in (options.views or [views]):
+            rows.append(measure_row(loss, views, batch, options))
+            show(rows[-1])
+    fits = {}
+    for loss, name, views in (("nt_xent", "bcl", 2), ("cacr", "cacr", 2), ("cacr", "cacr", 5)):
+        large = [
+            r for r in rows if r["loss"] == loss and r["views"] == views and r["batch"] >= 1024
+        ]
+        if len(large) >= 2:
+            fit = {"time": exponent(large, name, "minimum_ms")}
+            if not options.no_memory:
+                fit["memory"] = exponent(large, name, "extra_mb")
+            fits[f"{loss} V={views}"] = fit
+            print(f"{loss} V={views}, B >= 1024: cost ~ B^x with x = {fit}")
+    for loss in IMPLEMENTATIONS:
+        mine = [row for row in rows if row["loss"] == loss]
+        if mine:
+            print(f"\n{loss}: median time, extra memory\n\n{markdown(mine, loss)}")
+    machine = {
+        "processor": processor(options.device),
+        "threads": options.threads,
+        "clock": options.clock,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+    options.out.write_text(json.dumps({"machine": machine, "rows": rows, "fits": fits}, indent=1))
+
+
+def processor(device: str) -> str:
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name(device)
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor()
+
+
+if __name__ == "__main__":
+    main()

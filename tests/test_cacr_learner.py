@@ -1,0 +1,136 @@
+import copy
+
+import pytest
+import pytorch_lightning as pl
+import torch
+
+from bcl import BoostedRandAugment, ContrastiveViews, InputError
+from cacr import CACR, CACRLoss, MomentumQueue
+
+SIZE = 16
+
+
+class Pictures(pl.LightningDataModule):
+    num_samples = 24
+
+    def train_dataloader(self):
+        generator = torch.Generator().manual_seed(0)
+        images = torch.randint(0, 256, (24, 3, SIZE, SIZE), dtype=torch.uint8, generator=generator)
+        rows = [{"image": images[i], "id": torch.tensor(i)} for i in range(24)]
+        return torch.utils.data.DataLoader(rows, batch_size=8)
+
+
+def make(form, **settings):
+    torch.manual_seed(0)
+    small = {"queue_size": 20, "predictor_features": 32, "learning_rate": 0.05}
+    return CACR("resnet8", SIZE, {"width": 4}, form=form, **{**small, **settings})
+
+
+def train(learner, epochs=2, **settings):
+    trainer = pl.Trainer(
+        max_epochs=epochs,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **settings,
+    )
+    trainer.fit(learner, datamodule=Pictures())
+    return trainer
+
+
+@pytest.mark.parametrize("form", ["batch", "moco", "moco-v3"])
+def test_each_form_trains_and_fills_the_tracker(form):
+    learner = make(form)
+    before = copy.deepcopy(learner.encoder.state_dict())
+    train(learner)
+    after = learner.encoder.state_dict()
+    assert not torch.equal(before["conv1.weight"], after["conv1.weight"])
+    assert learner.tracker.seen.all()
+
+
+def test_boosted_cacr_is_fed_the_scores():
+    views = ContrastiveViews(SIZE, num_views=3, boost=BoostedRandAugment())
+    learner = make("batch", views=views)
+    train(learner)
+    assert learner.tracker.scores.any()
+
+
+def test_batch_form_is_the_loss_of_the_projections():
+    learner = make("batch").eval()
+    views = torch.rand(5, 8, 3, SIZE, SIZE)
+    expected = CACRLoss.paper("cifar10", reduction="none")(learner.project(views))
+    torch.testing.assert_close(learner.sample_losses(views), expected)
+
+
+def test_queue_takes_the_keys_of_the_last_view_after_the_backward():
+    learner = make("moco")
+    views = torch.rand(3, 8, 3, SIZE, SIZE)
+    keys = learner._keys(views)
+    old = learner.queue.keys.clone()
+    learner.sample_losses(views).mean().backward()
+    assert torch.equal(learner.queue.keys, old)
+    learner.on_after_backward()
+    expected = MomentumQueue(20, 128)
+    expected.enqueue(keys[-1])
+    torch.testing.assert_close(learner.queue.keys, expected.keys)
+
+
+def test_teacher_is_the_exponential_mean_of_the_student_by_the_step():
+    learner = make("moco", teacher_momentum=0.9)
+    students = [learner.encoder.conv1.weight.detach().clone()]
+
+    class Watch(pl.Callback):
+        def on_train_batch_end(self, trainer, learner, *_):
+            students.append(learner.encoder.conv1.weight.detach().clone())
+
+    train(learner, epochs=1, callbacks=[Watch()])
+    expected = students[0]
+    for weight in students[1:-1]:  # the last step's student is taken at the next step
+        expected = 0.9 * expected + 0.1 * weight
+    torch.testing.assert_close(learner.teacher[0].conv1.weight, expected)
+
+
+def test_accumulated_batches_move_the_teacher_once_a_step():
+    learner = make("moco", teacher_momentum=0.5)
+    first = learner.teacher[0].conv1.weight.clone()
+    train(learner, epochs=1, accumulate_grad_batches=3)  # one step, after the last forward
+    assert torch.equal(learner.teacher[0].conv1.weight, first)
+
+
+def test_teacher_takes_no_gradient_and_is_not_optimised():
+    learner = make("moco-v3")
+    trainer = train(learner, epochs=1)
+    taught = {id(p) for p in learner.teacher.parameters()}
+    groups = trainer.optimizers[0].param_groups
+    assert not taught & {id(p) for group in groups for p in group["params"]}
+    assert all(p.grad is None for p in learner.teacher.parameters())
+
+
+def test_local_views_are_queries_alone():
+    views = ContrastiveViews(SIZE, num_views=2, num_local=3, local_size=8)
+    learner = make("moco-v3", views=views)
+    made = learner.views(torch.rand(8, 3, SIZE, SIZE), ids=torch.arange(8))
+    assert learner._keys(torch.stack(made[:2])).shape == (2, 8, 128)
+    assert learner.project(made).shape == (5, 8, 128)
+    assert learner.sample_losses(made).shape == (8,)
+
+
+@pytest.mark.parametrize(
+    ("make_it", "told"),
+    [
+        (lambda: make("moko"), "did you mean 'moco'?"),
+        (lambda: make("moco", teacher_momentum=1.5), "teacher_momentum"),
+        (lambda: make("batch", loss=CACRLoss()), "reduction='none'"),
+        (lambda: make("moco", queue_size=0), "size"),
+        (
+            lambda: make("batch", views=ContrastiveViews(SIZE, num_local=1, local_size=8)),
+            "moco-v3",
+        ),
+    ],
+)
+def test_bad_arguments(make_it, told):
+    with pytest.raises(InputError) as error:
+        make_it()
+    assert told in str(error.value)
