@@ -94,6 +94,18 @@ def test_single_runs_are_tested_over_pictures(reports):
     assert values["many"]["p"] is None
 
 
+def test_draws_of_single_runs_are_paired(reports):
+    table = compare([reports[0], reports[3]])[1]
+    assert "5 draws" in table["test"]
+    values = table["rows"][1]["values"]
+    first, second = (
+        [draw["accuracy"] for draw in report.protocol("10-shot")["draws"]]
+        for report in (reports[0], reports[3])
+    )
+    assert values["all"]["p"] == pytest.approx(paired_t(first, second), rel=1e-3)
+    assert values["few"]["p"] is not None
+
+
 def test_same_seed_twice_stays_apart(reports):
     labels = [method.label for method in methods([reports[0], reports[0], reports[1]])]
     assert labels == ["weak_one", "weak_one (2)"]
