@@ -175,7 +175,7 @@ class LongTailedDataModule(pl.LightningDataModule):
         data = self.sets.train
         options = self.loader_options()
         if isinstance(data.store, MemoryStore):
-            return MemoryLoader(data, self.batch_size, device=self._device(), **options)
+            return MemoryLoader(data, self.batch_size, device=self.loader_device(), **options)
         return StreamLoader(data, self.batch_size, **options)
 
     def loader_options(self) -> dict[str, Any]:
@@ -188,7 +188,8 @@ class LongTailedDataModule(pl.LightningDataModule):
             "trained": self._trained_batches,
         }
 
-    def _device(self) -> torch.device:
+    def loader_device(self) -> torch.device:
+        """Where batches of a set in memory are gathered: the trainer's device, if there is one."""
         if self.trainer is None:
             return torch.device("cpu")
         return self.trainer.strategy.root_device

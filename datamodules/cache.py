@@ -83,6 +83,8 @@ def decoded(
         with _lock(folder / f"{key}.lock"):
             if (found := _load(path, size)) is not None:  # made while we waited
                 return found
+            for part in folder.glob(f".{path.name}.*.tmp"):
+                part.unlink(missing_ok=True)  # of a process that was killed: we hold its lock
             _check_space(folder, len(names) * 3 * size * size)
             atomic_write(path, lambda file: _fill(file, source, names, size, workers, progress))
     except OSError as error:
@@ -187,5 +189,6 @@ def _lock(path: Path) -> Iterator[None]:
         yield
         return
     with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield

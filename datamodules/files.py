@@ -40,6 +40,8 @@ class PackedNames(Sequence[str]):
         return len(self._ends) - 1
 
     def __getitem__(self, index: Any) -> Any:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
         first, last = self._ends[index : index + 2].tolist()
         return self._bytes[first:last].decode()
 

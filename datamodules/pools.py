@@ -21,9 +21,9 @@ from datamodules.stores import MemoryStore, PictureSet, Store
 OnBadImage = Literal["raise", "skip"]
 ClassOrder = Literal["name", "shuffled"]
 Profile = Literal["exponential", "step", "pareto", "cacr-linear", "cacr-exponential"]
-Storage = Literal["auto", "memory", "files"]
+Storage = Literal["auto", "memory", "host", "files"]
 PROFILES = ("exponential", "step", "pareto", "cacr-linear", "cacr-exponential")
-STORAGES = ("auto", "memory", "files")
+STORAGES = ("auto", "memory", "host", "files")
 _TEST_STREAM = 0x7E57
 
 
@@ -67,6 +67,7 @@ class FilesDataModule(LongTailedDataModule):
         batch_size: pictures a step over all ranks together.
         seed: of the order of training.
         storage: ``"memory"``: decoded once, cached on disk, batches are gathers on the device;
+            ``"host"``: the same, with the gathers in the host's memory;
             ``"files"``: decoded by workers, batch by batch; ``"auto"``: memory, if the decoded
             pictures take at most ``memory_limit_gb``.
         memory_limit_gb: in GiB.
@@ -108,6 +109,10 @@ class FilesDataModule(LongTailedDataModule):
         """Scan, decode and cache, on one process of each machine."""
         self.setup()
 
+    def loader_device(self) -> torch.device:
+        """Where batches are gathered."""
+        return torch.device("cpu") if self.storage == "host" else super().loader_device()
+
     def open_store(self, pool: Pool) -> tuple[Store, Pool]:
         """Open a pool's pictures, without those that cannot be read.
 
@@ -125,7 +130,7 @@ class FilesDataModule(LongTailedDataModule):
                 raise InputError(f"{pool.title} has neither files nor pictures.")
             return MemoryStore(pool.images, pool_fingerprint(pool.names, pool.labels)), pool
         wanted = len(pool.names) * 3 * self.image_size**2
-        in_memory = self.storage == "memory" or (
+        in_memory = self.storage in ("memory", "host") or (
             self.storage == "auto" and wanted <= self.memory_limit_gb * 2**30
         )
         result = decoded(

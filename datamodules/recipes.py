@@ -292,11 +292,14 @@ def choose(labels: Tensor, counts: Tensor, *keys: int) -> Tensor:
     Returns:
         (n,) int64 positions, ascending.
     """
-    position = torch.arange(len(labels))
-    # Random order within each class: sort by hash, then stably by class.
-    by_hash = torch.sort(hash64(*keys, position), stable=True).indices
-    order = by_hash[torch.sort(labels[by_hash], stable=True).indices]
+    import numpy as np
+
+    hashes = hash64(*keys, torch.arange(len(labels)))
+    # Random order within each class. NumPy's sort, since torch's waits for busy cores.
+    order = torch.from_numpy(np.lexsort((hashes.numpy(), labels.numpy())))  # (N,)
     sizes = torch.bincount(labels, minlength=len(counts))  # (C,)
     first = sizes.cumsum(0) - sizes  # (C,) where each class starts in `order`
-    rank = position - first[labels[order]]  # (N,) place within its class
-    return order[rank < counts[labels[order]]].sort().values
+    place = torch.arange(len(labels)) - first[labels[order]]  # (N,) place within its class
+    chosen = torch.zeros(len(labels), dtype=torch.bool)
+    chosen[order[place < counts[labels[order]]]] = True
+    return chosen.nonzero()[:, 0]

@@ -1,6 +1,7 @@
 """Pictures in shards of litdata's format: data sets past one machine's memory."""
 
 import hashlib
+import importlib
 import json
 import os
 import shutil
@@ -41,6 +42,8 @@ class _Numbers(Sequence[str]):
         return self._count
 
     def __getitem__(self, index: Any) -> Any:
+        if not 0 <= index < self._count:
+            raise IndexError(index)
         return str(index)
 
 
@@ -74,12 +77,11 @@ class ShardSource:
 
 def _litdata() -> Any:
     try:
-        import litdata
+        return importlib.import_module("litdata")
     except ImportError:
         raise InputError(
             "shards need the library `litdata`; install it with: pip install 'bcl-cacr[shards]'."
         ) from None
-    return litdata
 
 
 @dataclass
@@ -289,6 +291,13 @@ class ShardsLT(LongTailedDataModule):
         self.workers = workers
         self.verify = verify
         self._sizes: list[int] = []
+        self._counts = torch.empty(0, dtype=torch.int64)
+
+    @property
+    def class_counts(self) -> Tensor:
+        """(C,) int64 pictures of each class, from the manifest: the labels stay unread."""
+        self.setup()
+        return self._counts.clone()
 
     def build(self) -> Sets:
         """Check the shards against their manifest and open them."""
@@ -296,6 +305,7 @@ class ShardsLT(LongTailedDataModule):
         root = Path(self.root).expanduser()
         manifest = read_manifest(root)
         self.group_rule = str(manifest["group_rule"])
+        self._counts = torch.tensor(manifest["class_counts"], dtype=torch.int64)
         sets: dict[str, PictureSet] = {}
         for name, part in manifest["parts"].items():
             folder = open_shards(root / name, part, self.verify)
@@ -412,13 +422,12 @@ def pack(
 def _pack_set(
     pictures: PictureSet, out: Path, shard_mb: float, max_side: int | None, bar: Progress
 ) -> dict[str, Any]:
-    from litdata.streaming.writer import BinaryWriter
-
     out.mkdir(parents=True, exist_ok=True)
     wanted = len(pictures) * 3 * pictures.image_size**2 // 20  # a guess: JPEG takes a twentieth
     if shutil.disk_usage(out).free < wanted // 4:
         raise OSError(28, "no room for the shards", str(out))
-    writer = BinaryWriter(str(out), chunk_bytes=int(shard_mb * 2**20))
+    module = importlib.import_module("litdata.streaming.writer")
+    writer = module.BinaryWriter(str(out), chunk_bytes=int(shard_mb * 2**20))
     digest = hashlib.sha256()
     for row, raw in enumerate(encoded(pictures, max_side)):
         label = int(pictures.labels[row])

@@ -168,6 +168,13 @@ def test_few_shot(digits: DigitsLT) -> None:
         few_shot(labels, 10, 0)
 
 
+def test_groups_by_the_published_rule(digits: DigitsLT) -> None:
+    groups = digits.shot_groups()
+    assert (len(groups.many), len(groups.medium), len(groups.few)) == (4, 3, 3)
+    assert groups.rule == "thirds"
+    assert len(digits.shot_groups("thresholds").many) == int((digits.class_counts > 100).sum())
+
+
 class Recorder(pl.LightningModule):
     """Notes the ids of every step, by epoch; stops by an error if told so."""
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from bcl.errors import InputError
 from bcl.files import write_text
 from datamodules import recipes, splits
+from datamodules.cifar import CIFAR10LT, CIFAR100LT
 from datamodules.folder import folder_pool
 from datamodules.lists import read_list
 from datamodules.pools import PROFILES, PoolDataModule
@@ -40,7 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     inspect = actions.add_parser("inspect", help="say what a split or a list file holds")
     inspect.add_argument("file", help=".npy, .json, or a list of `path label` rows (.txt)")
     for action in (make, inspect):
-        action.add_argument("--root", help="folder or archive of class folders, or a list file")
+        action.add_argument(
+            "--root", help="class folders (or an archive), torchvision's CIFAR, or a list file"
+        )
         action.add_argument("--save", help="write the split: .npy (indices) or .json (all of it)")
         action.add_argument("--svg", help="write the histogram as a picture")
     compare = actions.add_parser("compare", help="say how two splits differ")
@@ -89,7 +92,13 @@ def _labels(root: str) -> tuple[Tensor, list[str], str]:
         classes = [str(label) for label in range(int(pictures.labels.max()) + 1)]
         fingerprint = splits.pool_fingerprint(pictures.names, pictures.labels)
         return pictures.labels, classes, fingerprint
-    pool = folder_pool(open_source(root))
+    folder = Path(root).expanduser()
+    if (folder / "cifar-10-batches-py").is_dir():
+        pool = CIFAR10LT(root, download=False).pool()
+    elif (folder / "cifar-100-python").is_dir():
+        pool = CIFAR100LT(root, download=False).pool()
+    else:
+        pool = folder_pool(open_source(root))
     labels = pool.labels if pool.test is None else pool.labels[~pool.test]
     return labels, pool.classes, pool.fingerprint()
 

@@ -1,0 +1,305 @@
+"""Pictures a second to the device: memory, workers, shards, against torchvision's ImageFolder.
+
+    python benchmarks/loading.py memory            # gathers of a set that fits, and their share
+    python benchmarks/loading.py cache --archive cifar10-jpeg.zip
+    python benchmarks/loading.py large             # 224 px views from photographs
+    python benchmarks/loading.py shards            # needs the extra "shards"
+
+All data is made here from scikit-learn's two photographs, unless --root or --archive names some.
+Figures are medians of --repeat runs; the contenders take turns, as machines drift.
+"""
+
+import argparse
+import importlib.util
+import os
+import statistics
+import tempfile
+import time
+import zipfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from sklearn.datasets import load_sample_images
+from torch import nn
+from torch.utils.data import DataLoader
+from torchvision import datasets, transforms
+
+import bcl
+from datamodules import ImageFolderLT, ShardsLT
+from datamodules.loader import MemoryLoader
+from datamodules.shards import pack
+from datamodules.stores import MemoryStore, PictureSet
+
+BATCH = 64
+
+
+def median(call: Callable[[], float], repeat: int) -> float:
+    return statistics.median(call() for _ in range(repeat))
+
+
+def say(what: str, value: str) -> None:
+    print(f"{what:<66} {value}", flush=True)
+
+
+def photographs(folder: Path, count: int, width: int, height: int, classes: int = 4) -> Path:
+    """Random crops of two real photographs as JPEG, in class folders."""
+    rng = np.random.default_rng(0)
+    sources = [Image.fromarray(image) for image in load_sample_images().images]
+    for number in range(count):
+        source = sources[number % 2]
+        share = rng.uniform(0.6, 1.0)
+        wide, high = int(source.width * share), int(source.height * share)
+        left, top = rng.integers(source.width - wide + 1), rng.integers(source.height - high + 1)
+        crop = source.crop((left, top, left + wide, top + high)).resize((width, height))
+        path = folder / f"class{number % classes}" / f"{number:05}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        crop.save(path, quality=92)
+    return folder
+
+
+def memory(args: argparse.Namespace) -> None:
+    """Cost of a batch of a set in memory, beside a training step of the smallest encoder."""
+    images = torch.randint(0, 256, (12_406, 3, 32, 32), dtype=torch.uint8)
+    data = PictureSet(MemoryStore(images, "random"), None, torch.arange(12_406) % 10)
+    for batch_size in (256, 512):
+
+        def gather(size: int = batch_size) -> float:
+            loader = MemoryLoader(data, size, device=args.device)
+            start = time.perf_counter()
+            for batch in loader:
+                batch["image"].sum().item()  # what was gathered has been read, too
+            return (time.perf_counter() - start) / len(loader)
+
+        learner = nn.Sequential(bcl.create_encoder("resnet8", image_size=32)).to(args.device)
+
+        def step(size: int = batch_size, model: nn.Module = learner) -> float:
+            views = torch.rand(2 * size, 3, 32, 32, device=args.device)
+            start = time.perf_counter()
+            model(views).square().mean().backward()
+            if args.device != "cpu":
+                torch.cuda.synchronize()
+            return time.perf_counter() - start
+
+        cost, whole = median(gather, args.repeat), median(step, args.repeat)
+        say(
+            f"memory, 32 px, batch {batch_size}: a batch, a resnet8 step of two views, the share",
+            f"{cost * 1e3:.2f} ms, {whole * 1e3:.0f} ms, {cost / whole:.2%}",
+        )
+
+
+def cache(args: argparse.Namespace) -> None:
+    """Unpacking, decoding and caching small pictures; first batch cold and warm."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        archive = Path(args.archive) if args.archive else folder / "set.zip"
+        if not args.archive:
+            photographs(folder / "made", 10_000, 32, 32, 10)
+            with zipfile.ZipFile(archive, "w") as file:
+                for path in sorted((folder / "made").rglob("*.jpg")):
+                    file.write(path, path.relative_to(folder / "made"))
+        start = time.perf_counter()
+        with zipfile.ZipFile(archive) as file:
+            file.extractall(folder / "unpacked")
+            count = len(file.namelist())
+        say(f"unpacking {count:,} files", f"{time.perf_counter() - start:.1f} s")
+
+        def first(root: Path, where: Path) -> float:
+            start = time.perf_counter()
+            data = ImageFolderLT(str(root), cache_dir=str(where))
+            next(iter(data.train_dataloader()))
+            return time.perf_counter() - start
+
+        for title, root in (("folder", folder / "unpacked"), ("zip archive", archive)):
+            where = folder / f"cache of {title}"
+            say(
+                f"first batch from the {title}, cold: decoding and caching",
+                f"{first(root, where):.1f} s",
+            )
+            again = median(lambda r=root, w=where: first(r, w), args.repeat)
+            say(f"first batch from the {title}, warm: cached", f"{again:.2f} s")
+
+        plain = datasets.ImageFolder(
+            str(folder / "unpacked" / ("train" if args.archive else "")), transforms.ToTensor()
+        )
+        start = time.perf_counter()
+        for _ in DataLoader(plain, 256, num_workers=args.workers):
+            pass
+        seconds = time.perf_counter() - start
+        say(
+            f"torchvision ImageFolder, {args.workers} workers: each epoch of {len(plain):,}",
+            f"{seconds:.1f} s",
+        )
+
+
+class TwoViews:
+    """Two draws of a transform."""
+
+    def __init__(self, transform: Callable[[Any], Any]) -> None:
+        self.transform = transform
+
+    def __call__(self, image: Any) -> list[Any]:
+        """Draw twice."""
+        return [self.transform(image), self.transform(image)]
+
+
+def simclr_transform(blur: bool) -> Callable[[Any], Any]:
+    steps: list[Any] = [
+        transforms.RandomResizedCrop(224, (0.1, 1), interpolation=Image.Resampling.BICUBIC),
+        transforms.RandomHorizontalFlip(),
+        transforms.RandomApply([transforms.ColorJitter(0.4, 0.4, 0.4, 0.1)], 0.8),
+        transforms.RandomGrayscale(0.2),
+    ]
+    if blur:
+        steps.append(transforms.RandomApply([transforms.GaussianBlur(23, (0.1, 2.0))], 0.5))
+    return transforms.Compose([*steps, transforms.ToTensor()])
+
+
+def drain(loader: Iterable[Any], work: Callable[[Any], Any] | None = None) -> tuple[float, float]:
+    """Seconds to the first batch, and pictures a second after it."""
+    start = time.perf_counter()
+    first = 0.0
+    count = 0
+    for batch in loader:
+        if work is not None:
+            work(batch)
+        if not first:
+            first = time.perf_counter()
+        else:
+            count += BATCH
+    return first - start, count / (time.perf_counter() - first)
+
+
+def large(args: argparse.Namespace) -> None:
+    """Two views of 224 px from photographs in files."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        root = args.root or str(photographs(folder / "set", args.pictures, 500, 375))
+        size = np.mean([path.stat().st_size for path in Path(root).rglob("*.jpg")][:500]) / 1024
+        say("pictures, mean size", f"{args.pictures:,}, {size:.0f} KiB")
+        plain = datasets.ImageFolder(root, TwoViews(simclr_transform(args.blur)))
+        one = transforms.Compose(
+            [transforms.Resize(256), transforms.CenterCrop(256), transforms.PILToTensor()]
+        )
+        decoding = datasets.ImageFolder(root, one)
+        views = bcl.ContrastiveViews(
+            224, blur_probability=0.5 if args.blur else 0.0, arithmetic=args.arithmetic
+        )
+
+        def ours(workers: int) -> Any:
+            return ImageFolderLT(
+                root,
+                imbalance_factor=None,
+                image_size=256,
+                batch_size=BATCH,
+                storage="files",
+                workers=workers,
+                test_share=0.01,
+                cache_dir=str(folder / "cache"),
+            ).train_dataloader()
+
+        def make_views(batch: Any) -> None:
+            views(batch["image"].to(args.device), ids=batch["id"])
+
+        blank = {"image": torch.zeros(BATCH, 3, 256, 256, dtype=torch.uint8)}
+        make_views(blank | {"id": torch.arange(BATCH)})  # compilation, if any, is not loading
+
+        ours(2)  # the scan, once
+        contenders: list[tuple[str, int, Callable[[], tuple[float, float]]]] = []
+        for workers in (1, 2):
+            options: dict[str, Any] = {
+                "batch_size": BATCH,
+                "shuffle": True,
+                "num_workers": workers,
+                "drop_last": True,
+            }
+            contenders += [
+                (
+                    f"ImageFolder, decode + resize to 256, {workers} worker(s)",
+                    1,
+                    lambda o=options: drain(DataLoader(decoding, **o)),
+                ),
+                (
+                    f"ImageFolder, two views of 224 in the workers, {workers} worker(s)",
+                    2,
+                    lambda o=options: drain(DataLoader(plain, **o)),
+                ),
+                (
+                    f"ours, decode to 256, {workers} worker(s)",
+                    1,
+                    lambda w=workers: drain(ours(w)),
+                ),
+                (
+                    f"ours, decode to 256, {workers} worker(s), two views of 224 after it",
+                    2,
+                    lambda w=workers: drain(ours(w), make_views),
+                ),
+            ]
+        found: dict[str, list[tuple[float, float]]] = {}
+        for _ in range(args.repeat):
+            for title, _, call in contenders:
+                found.setdefault(title, []).append(call())
+        for title, factor, _ in contenders:
+            first = statistics.median(pair[0] for pair in found[title])
+            rate = statistics.median(pair[1] for pair in found[title])
+            unit = "pictures/s" if factor == 1 else "views/s"
+            say(title, f"{rate * factor:7.0f} {unit}, first batch {first:.2f} s")
+
+
+def shards(args: argparse.Namespace) -> None:
+    """The same photographs from shards."""
+    if importlib.util.find_spec("litdata") is None:
+        raise SystemExit("needs litdata: pip install 'bcl-cacr[shards]'")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        root = args.root or str(photographs(folder / "set", args.pictures, 500, 375))
+        source = ImageFolderLT(
+            root, None, storage="files", test_share=0.01, cache_dir=str(folder / "cache")
+        )
+        source.setup()
+        start = time.perf_counter()
+        pack(source, folder / "shards", parts=("train",), progress=False)
+        seconds = time.perf_counter() - start
+        say("packing and reading back", f"{source.num_samples / seconds:.0f} pictures/s")
+        for workers in (1, 2):
+
+            def run(count: int = workers) -> tuple[float, float]:
+                data = ShardsLT(
+                    str(folder / "shards"), image_size=256, batch_size=BATCH, workers=count
+                )
+                return drain(data.train_dataloader())
+
+            pairs = [run() for _ in range(args.repeat)]
+            say(
+                f"shards, decode to 256, {workers} worker(s)",
+                f"{statistics.median(p[1] for p in pairs):7.0f} pictures/s, first batch "
+                f"{statistics.median(p[0] for p in pairs):.2f} s",
+            )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", choices=("memory", "cache", "large", "shards"))
+    parser.add_argument("--root", help="folder of class folders of JPEG files")
+    parser.add_argument("--archive", help="zip archive of class folders of small pictures")
+    parser.add_argument("--pictures", type=int, default=1024, help="how many to make")
+    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--blur", action="store_true", help="blur half of the views, as ImageNet's")
+    parser.add_argument("--arithmetic", choices=("exact", "fast"), default="fast")
+    parser.add_argument("--threads", type=int, help="of the main process")
+    parser.add_argument("--device", default="cpu")
+    args = parser.parse_args()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    say(
+        "torch, threads, cores", f"{torch.__version__}, {torch.get_num_threads()}, {os.cpu_count()}"
+    )
+    {"memory": memory, "cache": cache, "large": large, "shards": shards}[args.what](args)
+
+
+if __name__ == "__main__":
+    main()
