@@ -10,7 +10,6 @@ weights. The distances come from dot products, block by block, and again in the 
 
 # ruff: noqa: ARG004, ARG005 -- autograd hooks and shape functions have given signatures
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -115,7 +114,7 @@ def dense_weights(
     lambda x, y, *others: (
         x.new_empty(len(x), len(y)),
         x.new_empty(len(x), len(y)),
-        x.new_empty((len(y), *x.shape) if others[-2] else 0),
+        x.new_empty((_x_parts(y, others[3]), *x.shape) if others[-2] else 0),
         y.new_empty(y.shape if others[-1] else 0),
     ),
 )
@@ -131,14 +130,15 @@ def _cost(
     x_wanted: bool,
     y_wanted: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Compute r and the weights' log-mass; on request d r / d x by segment (S, n, D) and d r / d y.
+    """Compute r and the weights' log-mass, and on request d r / d x and d r / d y.
 
-    The latter are those of the sums over rows: what the backward pass needs if all rows weigh the
-    same, and cheap here, where the block of distances is at hand.
+    The latter are of the sum over rows: what the backward pass needs if all rows weigh the same,
+    and cheap here, where the block of distances is at hand. That of x, (S or 1, n, D), is also
+    summed over segments where those will weigh the same, as with the Euclidean cost.
     """
     n, segments = x.shape[0], y.shape[0]
     result, log_mass = x.new_empty(n, segments), x.new_empty(n, segments)
-    x_grad = x.new_zeros((segments, *x.shape) if x_wanted else 0)
+    x_grad = x.new_zeros((_x_parts(y, rbf_scale), *x.shape) if x_wanted else 0)
     with full_precision(x):
         distances = _Distances(x, y, bank, block)
         gradient = _Gradient(y, bank, y_wanted)
@@ -159,7 +159,7 @@ def _cost(
                     distance, weights, result[start:stop], 1 / mass, temperature, rbf_scale,
                     constant_from,
                 )  # fmt: skip
-                parts = x_grad[:, start:stop].unbind(0) if x_wanted else None
+                parts = x_grad[:, start:stop].expand(segments, -1, -1) if x_wanted else None
                 gradient.add(slopes, x[start:stop], parts)
             torch.add(top.squeeze(-1), mass.log2_(), out=log_mass[start:stop])
     return result, log_mass, x_grad.mul_(2), gradient.of_columns()
@@ -203,9 +203,13 @@ def _cost_backward(
                 distance, weights, result[start:stop], grad[start:stop], temperature, rbf_scale,
                 constant_from,
             )  # fmt: skip
-            parts = (x_grad[start:stop],) * y.shape[0] if x_wanted else None
+            parts = x_grad[start:stop].expand(len(y), -1, -1) if x_wanted else None
             gradient.add(slopes, x[start:stop], parts)
     return x_grad.mul_(2), gradient.of_columns()
+
+
+def _x_parts(y: Tensor, rbf_scale: float | None) -> int:
+    return 1 if rbf_scale is None else len(y)
 
 
 def _slopes(
@@ -244,13 +248,14 @@ class _Gradient:
         self.y_grad = y.new_zeros(y.shape if y_wanted else 0)  # (S, N, D)
         self.y_mass = y.new_zeros(y.shape[:2])  # (S, N)
 
-    def add(self, slopes: Tensor, rows: Tensor, x_parts: Sequence[Tensor] | None) -> None:
+    def add(self, slopes: Tensor, rows: Tensor, x_parts: Tensor | None) -> None:
         """Add a block.
 
         Args:
             slopes: (r, S, N + Q).
             rows: (r, D).
-            x_parts: S tensors (r, D) that half of each segment's gradient is added to.
+            x_parts: (S, r, D), what half of each segment's gradient is added to; the segments may
+                share memory.
         """
         for s, columns in enumerate(self.y):
             every = slopes[:, s]  # (r, N + Q)
@@ -317,10 +322,11 @@ class _SoftminCost(torch.autograd.Function):
         wanted = ctx.needs_input_grad[:2]
         *saved, x_ready, y_ready = ctx.saved_tensors
         # Derivatives of the derivative need it as a function of its inputs, not as a number.
-        if ctx.ready and not torch.is_grad_enabled() and _rows_agree(grads[0]):
+        parts = len(x_ready) if wanted[0] else grads[0].shape[1]
+        if ctx.ready and not torch.is_grad_enabled() and _agree(grads[0], parts):
             weight = grads[0][0][:, None, None]  # (S, 1, 1)
             both = [
-                (weight * x_ready).sum(0) if wanted[0] else None,
+                (weight[:parts] * x_ready).sum(0) if wanted[0] else None,
                 weight * y_ready if wanted[1] else None,
             ]
         else:
@@ -329,9 +335,10 @@ class _SoftminCost(torch.autograd.Function):
         return *shares, *(None,) * 8
 
 
-def _rows_agree(grad: Tensor) -> bool:
+def _agree(grad: Tensor, parts: int) -> bool:
+    """Whether all rows of (n, S) are equal, and if there is one part for all segments, they too."""
     try:
-        return bool((grad == grad[:1]).all())
+        return bool((grad == grad[:1, : None if parts == grad.shape[1] else 1]).all())
     except RuntimeError:  # within torch.func.vmap a value cannot be looked at
         return False
 

@@ -197,7 +197,10 @@ def test_the_operators_are_well_formed():
     torch.library.opcheck(ops.softmin_cost.default, args, test_utils=checks)
     result, mass, *_ = ops.softmin_cost(*args)
     for wanted in ((True, True), (False, True), (True, False)):
-        args = (x, y, bank, 0, 2.0, None, 6, 2, *wanted)
+        for scale, columns in ((None, bank), (0.5, None)):
+            args = (x, y, columns, 0, 2.0, scale, 6, 2, *wanted)
+            torch.library.opcheck(ops.softmin_cost.default, args, test_utils=checks)
+        args = (x, torch.randn(3, 6, 3), None, 0, 2.0, 0.5, 6, 2, *wanted)
         torch.library.opcheck(ops.softmin_cost.default, args, test_utils=checks)
         back = (torch.ones_like(result), x, y, bank, result, mass, 0, 2.0, None, 6, 2, *wanted)
         torch.library.opcheck(ops.softmin_cost_backward.default, back, test_utils=checks)
