@@ -114,7 +114,11 @@ def chain_in_blocks(
         pictures = images.index_select(0, chosen % images.shape[0])
         part = plan.rows(slice(start, stop))
         views = apply_chain(pictures, part, size, exact, place, tuple(blends) or None, ops)
-        flat.index_copy_(0, chosen, views.flatten(1))
+        if block <= FEW_ROWS:
+            for row, view in zip(chosen.tolist(), views, strict=True):
+                out[row] = view
+        else:
+            flat.index_copy_(0, chosen, views.flatten(1))
         start = stop
     return out
 
