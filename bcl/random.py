@@ -13,6 +13,9 @@ _MIX_2 = -7723592293110705685  # 0x94D049BB133111EB
 
 def _as_signed(value: int) -> int:
     """Fold a Python integer of any size into the signed 64-bit range."""
+    # Usual integers take no arithmetic, which torch.compile could not do within 64 bits.
+    if -(2**63) <= value < 2**63:
+        return value
     return (value + 2**63) % 2**64 - 2**63
 
 

@@ -16,6 +16,7 @@ import statistics
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from itertools import product
 from multiprocessing import get_context
 from typing import Any
 
@@ -65,9 +66,9 @@ PILLOW_OPS: dict[str, tuple[float, float, Callable[[Image.Image, float], Image.I
     "TranslateX": (0, 0.66, lambda i, v: _affine(i, 1, 0, v * i.size[0], 0, 1, 0)),
     "TranslateY": (0, 0.66, lambda i, v: _affine(i, 1, 0, 0, 0, 1, v * i.size[1])),
     "Rotate": (0, 60, lambda i, v: i.rotate(v)),
-    "AutoContrast": (0, 1, lambda i, v: ImageOps.autocontrast(i)),
-    "Invert": (0, 1, lambda i, v: ImageOps.invert(i)),
-    "Equalize": (0, 1, lambda i, v: ImageOps.equalize(i)),
+    "AutoContrast": (0, 1, lambda i, _: ImageOps.autocontrast(i)),
+    "Invert": (0, 1, lambda i, _: ImageOps.invert(i)),
+    "Equalize": (0, 1, lambda i, _: ImageOps.equalize(i)),
     "Solarize": (0, 110, ImageOps.solarize),
     "Posterize": (4, 8, lambda i, v: ImageOps.posterize(i, int(v))),
     "Contrast": (0.1, 1.9, lambda i, v: ImageEnhance.Contrast(i).enhance(v)),
@@ -121,7 +122,7 @@ def ours(arithmetic: str, compiled: bool) -> Callable[..., Callable[[], object]]
         boost = BoostedRandAugment(rule=RULES[k])  # type: ignore[arg-type]
         views = ContrastiveViews(size, boost=boost, arithmetic=arithmetic)  # type: ignore[arg-type]
         if compiled:
-            views.compile_blocks()
+            views.compile_parts()
         ids = torch.arange(len(images), device=images.device)
         state = {"epoch": 0}
 
@@ -134,7 +135,7 @@ def ours(arithmetic: str, compiled: bool) -> Callable[..., Callable[[], object]]
     return prepare
 
 
-def torchvision_batch(images: Tensor, scores: Tensor, size: int, k: int) -> Callable[[], object]:
+def torchvision_batch(images: Tensor, _: Tensor, size: int, k: int) -> Callable[[], object]:
     from torchvision.transforms import InterpolationMode, v2
 
     chain = v2.Compose(
@@ -152,7 +153,7 @@ def torchvision_batch(images: Tensor, scores: Tensor, size: int, k: int) -> Call
     return lambda: (chain(images), chain(images))
 
 
-def kornia_batch(images: Tensor, scores: Tensor, size: int, k: int) -> Callable[[], object]:
+def kornia_batch(images: Tensor, _: Tensor, size: int, k: int) -> Callable[[], object]:
     from kornia import augmentation as ka
     from kornia.constants import Resample
 
@@ -171,42 +172,50 @@ def kornia_batch(images: Tensor, scores: Tensor, size: int, k: int) -> Callable[
     return step
 
 
-def seconds(step: Callable[[], object], at_least: float, device: str) -> float:
-    """Median seconds of a call over at least ``at_least`` seconds."""
-    sync = torch.cuda.synchronize if device == "cuda" else lambda: None
-    step()
-    sync()
-    times: list[float] = []
-    while sum(times) < at_least or len(times) < 3:
-        start = time.perf_counter()
+def rounds(steps: dict[str, Callable[[], int]], at_least: float) -> dict[str, list[float]]:
+    """Views per second of each contender, in rounds: one call of each after the other.
+
+    Taking turns lets a machine that speeds up or slows down do so for all of them alike.
+    """
+    rates: dict[str, list[float]] = {name: [] for name in steps}
+    for step in steps.values():
         step()
-        sync()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
+    spent = 0.0
+    while spent < at_least * len(steps) or len(next(iter(rates.values()))) < 5:
+        for name, step in steps.items():
+            start = time.perf_counter()
+            made = step()
+            took = time.perf_counter() - start
+            rates[name].append(made / took)
+            spent += took
+    return rates
 
 
-def pillow_rate(
-    images: Tensor, scores: Tensor, size: int, k: int, workers: int, at_least: float
-) -> float:
-    arrays = images.permute(0, 2, 3, 1).contiguous().numpy()
-    if workers == 1:
-        some = min(len(arrays), 256)
-        marks = scores.tolist()[:: max(1, len(arrays) // some)][:some]
-        took = seconds(lambda: pillow_views(arrays[:some], marks, size, k), at_least, "cpu")
-        return 2 * some / took
-    parts = [arrays[i::workers] for i in range(workers)]
-    marks_of = [scores.tolist()[i::workers] for i in range(workers)]
-    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=_one_thread) as pool:
+class Pillow:
+    """The chain in Pillow, in this process or in several."""
 
-        def step() -> None:
-            futures = [
-                pool.submit(pillow_views, part, marks, size, k)
-                for part, marks in zip(parts, marks_of, strict=True)
-            ]
-            for future in futures:
-                future.result()
+    def __init__(self, images: Tensor, scores: Tensor, size: int, k: int, workers: int) -> None:
+        arrays = images.permute(0, 2, 3, 1).contiguous().numpy()
+        marks = scores.tolist()
+        self.parts = [(arrays[i::workers], marks[i::workers], size, k) for i in range(workers)]
+        self.pool = None
+        if workers > 1:
+            context = get_context("spawn")
+            self.pool = ProcessPoolExecutor(workers, context, initializer=_one_thread)
 
-        return 2 * len(arrays) / seconds(step, at_least, "cpu")
+    def __call__(self) -> int:
+        """Make the views once; returns how many."""
+        if self.pool is None:
+            return sum(pillow_views(*part) for part in self.parts)
+        return sum(
+            future.result()
+            for future in [self.pool.submit(pillow_views, *part) for part in self.parts]
+        )
+
+    def close(self) -> None:
+        """End the processes."""
+        if self.pool is not None:
+            self.pool.shutdown()
 
 
 def _one_thread() -> None:
@@ -218,9 +227,21 @@ CONTENDERS: dict[str, Callable[..., Callable[[], object]]] = {
     "ours, fast": ours("fast", False),
     "ours, exact, compiled": ours("exact", True),
     "ours, fast, compiled": ours("fast", True),
-    "torchvision v2 on the batch": torchvision_batch,
-    "kornia": kornia_batch,
+    "torchvision v2, one draw a batch": torchvision_batch,
+    "kornia, ops drawn once a batch": kornia_batch,
 }
+
+
+def counted(step: Callable[[], object], views: int, device: str) -> Callable[[], int]:
+    """Wait for the device, and return the number of views."""
+
+    def run() -> int:
+        step()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        return views
+
+    return run
 
 
 def kernels(step: Callable[[], object]) -> int:
@@ -247,41 +268,45 @@ def main() -> None:
     args = parser.parse_args()
     rows: list[dict[str, Any]] = []
     print(f"torch {torch.__version__}, {platform.machine()}, device {args.device}")
-    print(f"{'size':>4} {'k':>2} {'threads':>7}  {'contender':30} {'views/s':>10} {'x Pillow':>9}")
-    for size in args.sizes:
+    print(f"{'size':>4} {'k':>2} {'threads':>7}  {'contender':32} {'views/s':>10} {'x Pillow':>9}")
+    for size, k, threads in product(args.sizes, args.num_ops, args.threads):
+        torch.set_num_threads(threads)
         batch = args.batch or BATCH[size]
-        images = pictures(batch, SOURCE[size])
-        scores = torch.linspace(0, 1, batch)
-        for k in args.num_ops:
-            for threads in args.threads:
-                torch.set_num_threads(threads)
-                pillow = pillow_rate(images, scores, size, k, threads, args.seconds)
-                rates = {"Pillow, one picture at a time": pillow}
-                for name, prepare in CONTENDERS.items():
-                    if args.only and not any(part in name for part in args.only):
-                        continue
-                    if "compiled" in name and not args.compiled:
-                        continue
-                    torch.compiler.reset()
-                    try:
-                        on_device = images.to(args.device), scores.to(args.device)
-                        step = prepare(*on_device, size, k)
-                        rates[name] = 2 * batch / seconds(step, args.seconds, args.device)
-                    except ImportError as error:
-                        print(f"  {name} left out: {error}")
-                        continue
-                    if args.device == "cuda":
-                        print(f"  {name}: {kernels(step)} kernels a step")
-                for name, rate in rates.items():
-                    row = {
-                        "size": size, "num_ops": k, "threads": threads, "batch": batch,
-                        "contender": name, "views_per_second": rate, "times_pillow": rate / pillow,
-                    }  # fmt: skip
-                    rows.append(row)
-                    print(
-                        f"{size:4} {k:2} {threads:7}  {name:30} {rate:10.0f} {rate / pillow:9.2f}",
-                        flush=True,
-                    )
+        images, scores = pictures(batch, SOURCE[size]), torch.linspace(0, 1, batch)
+        there = images.to(args.device), scores.to(args.device)
+        pillow = Pillow(images, scores, size, k, threads)
+        steps: dict[str, Callable[[], int]] = {"Pillow, one picture at a time": pillow}
+        for name, prepare in CONTENDERS.items():
+            wanted = not args.only or any(part in name for part in args.only)
+            if not wanted or ("compiled" in name and not args.compiled):
+                continue
+            try:
+                step = prepare(*there, size, k)
+            except ImportError as error:
+                print(f"  {name} left out: {error}")
+                continue
+            steps[name] = counted(step, 2 * batch, args.device)
+            if args.device == "cuda":
+                print(f"  {name}: {kernels(step)} kernels a step")
+        rates = rounds(steps, args.seconds)
+        pillow.close()
+        base = rates["Pillow, one picture at a time"]
+        for name, each in rates.items():
+            ratio = statistics.median(a / b for a, b in zip(each, base, strict=True))
+            rate = statistics.median(each)
+            print(f"{size:4} {k:2} {threads:7}  {name:32} {rate:10.0f} {ratio:9.2f}", flush=True)
+            rows.append(
+                {
+                    "size": size,
+                    "num_ops": k,
+                    "threads": threads,
+                    "batch": batch,
+                    "contender": name,
+                    "views_per_second": rate,
+                    "times_pillow": ratio,
+                    "rounds": len(each),
+                }
+            )
     if args.json:
         about = {"torch": torch.__version__, "machine": platform.machine(), "device": args.device}
         with open(args.json, "w") as file:  # noqa: PTH123

@@ -17,6 +17,14 @@ from bcl.augment.resize import CropPlan, crop_resize_flip
 HERE = Path(__file__).parent / "golden"
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def levels(array):
     return torch.from_numpy(array).permute(0, 3, 1, 2).float().contiguous()
 

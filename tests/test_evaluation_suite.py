@@ -85,6 +85,56 @@ def test_unknown_protocol_names_the_nearest():
         bcl.evaluate(encode, FakeData(), protocols="long-tailled")
 
 
+def test_fewer_pictures_than_shots_names_the_class():
+    with pytest.raises(InputError, match="needs 41 pictures of every class, but class 0 has 40"):
+        bcl.evaluate(encode, FakeData(), protocols="41-shot")
+
+
+def test_missing_labels_are_refused():
+    data = FakeData()
+    data.probe_set().labels = None
+    with pytest.raises(InputError, match="probe set has no label for each of its 240"):
+        bcl.evaluate(encode, data, protocols="full")
+    data = FakeData()
+    data.probe_set().labels[7] = -1
+    with pytest.raises(InputError, match="picture 7 of the probe set has label -1"):
+        bcl.evaluate(encode, data, protocols="full")
+
+
+def test_class_without_training_or_test_pictures_is_said():
+    data = FakeData()
+    keep = data.probe_set().labels != 2
+    for name in ("labels", "images"):
+        setattr(data._probe, name, getattr(data._probe, name)[keep])
+    keep = data.test_set().labels != 4
+    for name in ("labels", "images"):
+        setattr(data._test, name, getattr(data._test, name)[keep])
+    entry = bcl.evaluate(encode, data, protocols="full").protocol("full")
+    assert entry["notes"] == [
+        "no test picture of classes 4: left out of the means",
+        "no training picture of classes 2: never predicted",
+    ]
+    assert entry["per_class"][2] == 0
+    assert math.isnan(entry["per_class"][4])
+
+
+def test_samples_that_moved_most(tracker):
+    earlier = torch.zeros(128)
+    earlier[5] = 1.0
+    report = bcl.evaluate(encode, FakeData(), tracker=tracker, earlier_scores=earlier)
+    fallen = [picture for picture in report.pictures if picture["which"] == "fallen"]
+    assert fallen[0]["id"] == 5
+    assert fallen[0]["change"] == pytest.approx(float(tracker.scores[5]) - 1)
+    with pytest.raises(InputError, match="earlier_scores has 3 samples"):
+        bcl.evaluate(encode, FakeData(), tracker=tracker, earlier_scores=torch.zeros(3))
+
+
+def test_measures_are_in_the_report(report):
+    assert -4 < report.measures["uniformity"] < 0
+    assert 0 < report.measures["alignment"] < 4
+    assert set(report.measures["spread"]) == {"many", "medium", "few", "all"}
+
+
 def test_tracker_of_other_data_is_refused():
     with pytest.raises(InputError, match="tracker has 3 samples"):
         bcl.evaluate(encode, FakeData(), tracker=bcl.MemorizationTracker(3))

@@ -4,6 +4,8 @@ import torch
 from torch import nn
 
 from bcl import BCL, SDCLR, BoostedRandAugment, ContrastiveViews, InputError, NTXentLoss, SimCLR
+from bcl.checkpoints import AtomicCheckpointIO
+from bcl.learners.saving import Checkpoints
 from bcl.pruning import convolution_weights
 
 SIZE = 16
@@ -26,10 +28,9 @@ def train(learner, epochs=2, **settings):
         max_epochs=epochs,
         accelerator="cpu",
         logger=False,
-        enable_checkpointing=False,
+        **{"enable_checkpointing": False, **settings},
         enable_progress_bar=False,
         enable_model_summary=False,
-        **settings,
     )
     trainer.fit(learner, datamodule=Pictures())
     return trainer
@@ -166,9 +167,32 @@ def test_non_finite_loss_stops_the_run_and_leaves_the_tracker_clean():
     learner = SimCLR("resnet8", SIZE, {"width": 4})
     with torch.no_grad():
         learner.encoder.conv1.weight.fill_(torch.nan)
-    with pytest.raises(InputError, match="not finite for sample ids"):
+    with pytest.raises(InputError, match="step 0: loss not finite for sample ids") as error:
         train(learner)
+    assert "no checkpoint yet" in str(error.value)
     assert not learner.tracker.seen.any()
+
+
+def test_divergence_names_step_and_last_good_checkpoint(tmp_path):
+    learner = SimCLR("resnet8", SIZE, {"width": 4})
+
+    class Poison(pl.Callback):
+        def on_train_batch_start(self, trainer, learner, *_):
+            if trainer.global_step == 4:
+                with torch.no_grad():
+                    learner.encoder.conv1.weight.fill_(torch.nan)
+
+    with pytest.raises(InputError, match="step 4: ") as error:
+        train(
+            learner,
+            callbacks=[Checkpoints(tmp_path), Poison()],
+            plugins=[AtomicCheckpointIO()],
+            enable_checkpointing=True,
+        )
+    assert str(tmp_path / "last.ckpt") in str(error.value)
+    saved = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert saved["global_step"] == 3
+    assert all(value.isfinite().all() for value in saved["state_dict"].values())
 
 
 class TestSDCLR:

@@ -62,6 +62,22 @@ def test_validation_part_is_stratified_and_spares_single_pictures():
     assert torch.cat([fit, held]).sort().values.equal(torch.arange(16))
 
 
+def test_one_picture_a_class_leaves_no_validation_part():
+    x, y = blobs(7)
+    result = fit_linear_probe(x, y, *blobs(70, seed=1))
+    assert result.chosen["rule"].startswith("fixed")
+    assert result.chosen["l2"] == 0.01
+    assert result.chosen["validation_accuracy"] is None
+
+
+def test_more_dimensions_than_pictures_and_a_constant_feature():
+    x, y = blobs(70)
+    wide = torch.cat([x, x.repeat(1, 20), torch.full((70, 1), 3.0)], 1).half()
+    result = fit_linear_probe(wide, y, wide, y)
+    assert result.accuracy > 0.9
+    assert bool(result.weight.isfinite().all())
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

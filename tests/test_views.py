@@ -1,8 +1,33 @@
+import dataclasses
+import weakref
+from contextlib import nullcontext
+
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from bcl.augment import BoostedRandAugment, ContrastiveViews, ViewParams
+from bcl.augment import (
+    BoostedRandAugment,
+    ChainSettings,
+    ContrastiveViews,
+    ViewParams,
+    resize,
+    rows,
+)
+from bcl.augment import views as views_module
+from bcl.augment.chain import gaussian_blur
+from bcl.augment.sampling import sample_chain
 from bcl.errors import InputError
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """The pictures are small: threads would wait for one another longer than they work."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def pictures(count=6, rows=32, cols=32, seed=0):
@@ -75,3 +100,264 @@ def test_missing_scores_and_ids_are_named():
         views(pictures(), scores=torch.zeros(6))
     with pytest.raises(InputError, match="score"):
         views(pictures(), ids=torch.arange(6))
+
+
+def at_once(monkeypatch):
+    """Take the path of a GPU on this machine: no row is picked by its values."""
+    for module in (resize, rows, views_module):
+        monkeypatch.setattr(module, "waits_for_nothing", lambda x: True)
+
+
+@pytest.mark.parametrize("rule", ["bcl-i", "bcl-d"])
+@pytest.mark.parametrize("policy", ["reference", "monotone"])
+def test_rows_by_need_and_all_rows_masked_give_the_same(monkeypatch, rule, policy):
+    images, ids, scores = pictures(64, 24, 20), torch.arange(64), torch.linspace(0, 1, 64)
+    boost = BoostedRandAugment(rule=rule, policy=policy)
+    views = ContrastiveViews(
+        (16, 28), boost=boost, blur_probability=0.3, solarize_probability=0.2, num_local=1,
+        local_size=8,
+    )  # fmt: skip
+    by_need = views(images, scores, ids)
+    at_once(monkeypatch)
+    masked = views(images, scores, ids)
+    for one, two in zip(by_need, masked, strict=True):
+        # The sums of a resize run in another order, which now and then rounds the other way.
+        assert ((one - two).abs() > 1.5 / 255).float().mean() < 1e-3
+        assert (one != two).float().mean() < 0.02
+
+
+def test_score_zero_is_bit_for_bit_on_the_masked_path_too(monkeypatch):
+    at_once(monkeypatch)
+    images, ids = pictures(16), torch.arange(16)
+    for arithmetic in ("exact", "fast"):
+        boosted = ContrastiveViews(32, boost=BoostedRandAugment(), arithmetic=arithmetic)
+        plain = ContrastiveViews(32, arithmetic=arithmetic)
+        assert boosted(images, torch.zeros(16), ids).equal(plain(images, ids=ids))
+
+
+@pytest.mark.parametrize("arithmetic", ["exact", "fast"])
+def test_a_step_on_a_device_waits_for_no_value(arithmetic):
+    """A fake CUDA device has shapes but no values: asking for one raises."""
+    views = ContrastiveViews(
+        16, boost=BoostedRandAugment(rule="bcl-d"), arithmetic=arithmetic, num_local=2,
+        local_size=8, blur_probability=0.5, solarize_probability=0.1, mean=(0.5, 0.5, 0.5),
+        std=(0.2, 0.2, 0.2),
+    )  # fmt: skip
+    with FakeTensorMode():
+        images = torch.empty(8, 3, 16, 16, dtype=torch.uint8, device="cuda")
+        scores, ids = torch.empty(8, device="cuda"), torch.arange(8, device="cuda")
+        out = views(images, scores, ids, epoch=3)
+        assert [tuple(view.shape) for view in out] == [(8, 3, 16, 16)] * 2 + [(8, 3, 8, 8)] * 2
+        assert all(view.device.type == "cuda" for view in out)
+
+
+class Peak(TorchDispatchMode):
+    """Bytes of the tensors that are alive, and their peak."""
+
+    def __init__(self):
+        super().__init__()
+        self.users, self.now, self.peak = {}, 0, 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for tensor in torch.utils._pytree.tree_leaves(out):
+            if isinstance(tensor, torch.Tensor):
+                self.meet(tensor)
+        return out
+
+    def meet(self, tensor):
+        storage = tensor.untyped_storage()
+        key, size = storage._cdata, storage.nbytes()
+        if key not in self.users:
+            self.users[key] = 0
+            self.now += size
+            self.peak = max(self.peak, self.now)
+        self.users[key] += 1
+        weakref.finalize(tensor, self.leave, key, size)
+
+    def leave(self, key, size):
+        self.users[key] -= 1
+        if self.users[key] == 0:
+            del self.users[key]
+            self.now -= size
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_memory_stays_under_four_times_the_output(device):
+    views = ContrastiveViews(32, boost=BoostedRandAugment(rule="bcl-d"))
+    mode = FakeTensorMode() if device == "cuda" else nullcontext()
+    count = 4096
+    with mode:
+        images = torch.zeros(count, 3, 32, 32, dtype=torch.uint8, device=device)
+        scores, ids = torch.ones(count, device=device), torch.arange(count, device=device)
+        with Peak() as memory:
+            out = views(images, scores, ids)
+    assert memory.peak < 4 * out.numel() * 4
+
+
+@pytest.mark.slow
+def test_the_whole_module_compiles_into_one_graph():
+    images, ids, scores = pictures(4, 12, 12), torch.arange(4), torch.linspace(0, 1, 4)
+    views = ContrastiveViews(8, boost=BoostedRandAugment())
+    torch.compiler.reset()
+    compiled = torch.compile(views, fullgraph=True, backend="aot_eager")
+    assert (compiled(images, scores, ids, 1) - views(images, scores, ids, 1)).abs().max() < 1e-5
+
+
+@pytest.mark.slow
+def test_compiled_parts_give_the_same_views():
+    images, ids, scores = pictures(16, 12, 12), torch.arange(16), torch.linspace(0, 1, 16)
+    views = ContrastiveViews(12, boost=BoostedRandAugment())
+    want = views(images, scores, ids)
+    torch.compiler.reset()
+    difference = (views.compile_parts()(images, scores, ids) - want).abs()
+    assert (difference > 1.5 / 255).float().mean() < 1e-3
+    assert (difference > 1e-6).float().mean() < 0.01
+
+
+def test_float_pictures_give_nearly_the_views_of_their_bytes():
+    images, ids = pictures(16, 40, 30), torch.arange(16)
+    for size in (24, 64):
+        views = ContrastiveViews(size, jitter_probability=0)
+        difference = (views(images, ids=ids) - views(images / 255, ids=ids)).abs()
+        assert (difference > 1.5 / 255).float().mean() < 1e-3
+    assert views(images.half() / 255, ids=ids).dtype == torch.float32
+
+
+def test_large_pictures_equal_the_matrix_form_within_a_level():
+    images, ids = pictures(8, 70, 52), torch.arange(8)
+    views = ContrastiveViews((40, 64), jitter_probability=0, grey_probability=0)
+    one_by_one = views(images, ids=ids)
+    params = views.sample(ids, (70, 52))[0]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(resize, "_SMALL_SIDE", 100)
+        plan = resize.CropPlan.of(params, (70, 52), (40, 64))
+        whole = resize.crop_resize_flip(images.repeat(2, 1, 1, 1), plan, (40, 64), exact=True)
+    difference = (one_by_one.flatten(0, 1) * 255 - whole).abs()
+    assert (difference > 1.01).float().mean() < 1e-3
+
+
+def test_the_input_is_not_changed():
+    images = pictures(8)
+    before = images.clone()
+    ContrastiveViews(32, boost=BoostedRandAugment())(images, torch.ones(8), torch.arange(8))
+    assert images.equal(before)
+
+
+def test_mean_and_std_are_applied_last():
+    images, ids = pictures(4), torch.arange(4)
+    mean, std = (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)
+    plain = ContrastiveViews(32)(images, ids=ids)
+    normal = ContrastiveViews(32, mean=mean, std=std)(images, ids=ids)
+    wanted = (plain - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
+    assert torch.allclose(normal, wanted, atol=1e-6)
+
+
+def test_crops_follow_their_settings():
+    ids = torch.arange(20000)
+    settings = ChainSettings(scale=(0.2, 0.5), ratio=(0.5, 2.0))
+    p = sample_chain(settings, ids, (64, 48), seed=1, epoch=0, view=0)
+    area = (p.height * p.width).float() / (64 * 48)
+    ratio = p.width.float() / p.height
+    assert area.min() > 0.18
+    assert area.max() < 0.53
+    assert area.mean() == pytest.approx(0.35, abs=0.01)
+    assert ratio.min() > 0.45
+    assert ratio.max() < 2.2
+    assert ratio.log().mean() == pytest.approx(0, abs=0.03)
+    assert (p.top + p.height).max() == 64
+    assert (p.left + p.width).max() == 48
+    assert p.top.min() == p.left.min() == 0
+    assert p.flip.float().mean() == pytest.approx(0.5, abs=0.02)
+    assert (p.hue != 0).float().mean() == pytest.approx(0.8, abs=0.02)
+    assert p.brightness.min() == pytest.approx(0.6, abs=0.01)
+    assert p.brightness.max() == pytest.approx(1.4, abs=0.01)
+    assert p.order.sort(dim=1).values.equal(torch.arange(4).expand(20000, -1))
+    firsts = p.order[:, 0].bincount()
+    assert (firsts - 5000).abs().max() < 350
+
+
+def test_a_crop_that_cannot_fit_takes_the_largest_in_the_middle():
+    settings = ChainSettings(scale=(1.0, 1.0), ratio=(1.0, 1.0))
+    p = sample_chain(settings, torch.arange(3), (10, 30), seed=0, epoch=0, view=0)
+    assert p.height.tolist() == p.width.tolist() == [10] * 3
+    assert p.left.tolist() == [10] * 3
+
+
+def test_blur_keeps_flat_pictures_and_spreads_a_point():
+    flat = torch.full((2, 3, 9, 7), 77.0)
+    assert torch.allclose(gaussian_blur(flat, torch.tensor([0.1, 2.0]), exact=True), flat)
+    point = torch.zeros(1, 1, 11, 11)
+    point[0, 0, 5, 5] = 255
+    blurred = gaussian_blur(point, torch.tensor([1.0]), exact=False)[0, 0]
+    assert blurred.sum().item() == pytest.approx(255, rel=1e-3)
+    assert (blurred[5, 6] / blurred[5, 5]).item() == pytest.approx(2.718281828**-0.5, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"images": torch.zeros(4, 1, 8, 8)}, "three colour channels"),
+        ({"images": torch.zeros(3, 8, 8)}, "three colour channels"),
+        ({"images": torch.zeros(0, 3, 8, 8)}, "empty"),
+        ({"images": torch.zeros(4, 3, 0, 8)}, "no pixels"),
+        ({"images": torch.zeros(4, 3, 8, 8, dtype=torch.int32)}, "uint8"),
+        ({"scores": torch.tensor([0.0, 0.5, 1.5, 0.0])}, "1.5 at position 2"),
+        ({"scores": torch.tensor([0.0, float("nan"), 0.5, 0.0])}, "position 1"),
+        ({"scores": torch.tensor([-0.1, 0.5, 0.5, 0.0])}, r"\[0, 1\]"),
+        ({"scores": torch.zeros(3)}, r"shape \(4,\)"),
+        ({"scores": None}, "tracker.scores"),
+        ({"ids": None}, "ids=batch"),
+        ({"ids": torch.arange(5)}, "integers of shape"),
+        ({"ids": torch.zeros(4)}, "integers of shape"),
+    ],
+)
+def test_bad_batches_are_refused(change, text):
+    good = {
+        "images": torch.zeros(4, 3, 8, 8), "scores": torch.zeros(4), "ids": torch.arange(4)
+    }  # fmt: skip
+    with pytest.raises(InputError, match=text):
+        ContrastiveViews(8, boost=BoostedRandAugment())(**{**good, **change})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ({"size": 0}, "size"),
+        ({"size": (8, 0)}, "size"),
+        ({"size": 8.0}, "size"),
+        ({"scale": (0.0, 1.0)}, "no area"),
+        ({"scale": (0.5, 0.2)}, "scale"),
+        ({"scale": (0.5, 1.2)}, "scale"),
+        ({"scale": (0.5,)}, "two numbers"),
+        ({"ratio": (0.0, 1.0)}, "ratio"),
+        ({"jitter": (0.4, 0.4, 0.4)}, "four numbers"),
+        ({"jitter": (0.4, 0.4, 0.4, 0.6)}, "hue"),
+        ({"flip": 1.5}, "flip"),
+        ({"jitter_probability": float("nan")}, "jitter_probability"),
+        ({"blur_sigma": (0.0, 1.0)}, "blur_sigma"),
+        ({"num_views": 0}, "num_views"),
+        ({"num_local": 2}, "local_size"),
+        ({"mean": (0.5, 0.5, 0.5)}, "mean and std"),
+        ({"arithmetic": "exakt"}, "did you mean 'exact'"),
+    ],
+)
+def test_bad_settings_are_refused(arguments, text):
+    with pytest.raises(InputError, match=text):
+        ContrastiveViews(**{"size": 8, **arguments})
+
+
+def test_stored_parameters_that_do_not_fit_are_refused():
+    views = ContrastiveViews(16)
+    large = views.sample(torch.arange(4), (32, 32))
+    with pytest.raises(InputError, match="picture of 8 x 8"):
+        views.transform(pictures(4, 8, 8), large)
+    with pytest.raises(InputError, match="multiple"):
+        views.transform(pictures(3), large)
+    empty = dataclasses.replace(large[0], height=torch.zeros_like(large[0].height))
+    with pytest.raises(InputError, match="must hold a pixel"):
+        views.transform(pictures(4), [empty])
+    state = large[0].state_dict()
+    del state["hue"]
+    with pytest.raises(InputError, match="hue"):
+        ViewParams.from_state_dict(state)

@@ -1,18 +1,16 @@
 """Apply the base chain: crop, flip, colour jitter, grey, blur, solarize."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from bcl.augment.colour import luminance, per_picture
-from bcl.augment.jitter import JitterPlan, apply_jitter
+from bcl.augment.jitter import ColourOps, JitterPlan, apply_jitter
 from bcl.augment.params import Params, ViewParams
 from bcl.augment.resize import CropPlan, crop_resize_flip, round_levels
-from bcl.augment.rows import block_rows, change_rows, empty_rows
-
-Jitter = Callable[[Tensor, JitterPlan, bool, int | None], Tensor]
+from bcl.augment.rows import FEW_ROWS, block_rows, change_rows, empty_rows, keep_freed_memory
 
 
 @dataclass(frozen=True)
@@ -39,7 +37,8 @@ def apply_chain(
     size: tuple[int, int],
     exact: bool,
     place: int | None = None,
-    jitter_with: Jitter = apply_jitter,
+    blends: tuple[int, ...] | None = None,
+    ops: ColourOps = ColourOps(),  # noqa: B008 - immutable
 ) -> Tensor:
     """Make one view of each picture.
 
@@ -48,70 +47,85 @@ def apply_chain(
         plan: of R rows.
         size: rows and columns of the views.
         exact: Pillow's 8-bit arithmetic after every step; else float without rounding.
-        place: as for `apply_jitter`.
-        jitter_with: `apply_jitter`, or a compiled form of it.
+        place: as for `apply_jitter`, like ``blends``.
+        blends: likewise.
+        ops: the colour operations, as they are or compiled.
 
     Returns:
         (R, 3, *size) float32 levels 0 .. 255; whole ones when ``exact``.
     """
     x = crop_resize_flip(images, plan.crop, size, exact)
-    x = jitter_with(x, plan.jitter, exact, place)
+    x = apply_jitter(x, plan.jitter, exact, place, blends, ops)
     x = change_rows(x, plan.grey, lambda y: luminance(y, exact).expand_as(y))
     x = change_rows(x, plan.blur > 0, lambda y, sigma: gaussian_blur(y, sigma, exact), plan.blur)
     return change_rows(x, plan.solarize, solarize)
 
 
 def chain_at_once(
-    images: Tensor, params: ViewParams, size: tuple[int, int], exact: bool, jitter_with: Jitter
+    images: Tensor,
+    params: ViewParams,
+    rows: slice,
+    size: tuple[int, int],
+    exact: bool,
+    ops: ColourOps,
 ) -> Tensor:
-    """Make R = V B views of B pictures without asking the device for any value.
+    """Make some of the V B views of B pictures without asking the device for any value.
 
     Args:
         images: (B, 3, H, W) uint8, or float in [0, 1].
-        params: of R rows, view-major.
+        params: of V B rows, view-major.
+        rows: which R of them.
         size: rows and columns of the views.
         exact: as for `apply_chain`.
-        jitter_with: `apply_jitter`, or a compiled form of it.
+        ops: the colour operations, as they are or compiled.
 
     Returns:
         (R, 3, *size) float32 levels.
     """
-    views = params.top.shape[0] // images.shape[0]
-    plan = ChainPlan.of(params, images, size)
-    return apply_chain(images.repeat(views, 1, 1, 1), plan, size, exact, None, jitter_with)
+    pictures = torch.arange(rows.start, rows.stop, device=images.device) % images.shape[0]
+    chosen = images.index_select(0, pictures)
+    plan = ChainPlan.of(params.rows(rows), images, size)
+    return apply_chain(chosen, plan, size, exact, ops=ops)
 
 
 def chain_in_blocks(
-    images: Tensor, params: ViewParams, size: tuple[int, int], exact: bool, jitter_with: Jitter
+    images: Tensor, params: ViewParams, size: tuple[int, int], exact: bool, ops: ColourOps
 ) -> Tensor:
-    """The same on a CPU, in blocks that stay in its cache.
+    """Make all views on a CPU, in blocks that stay in its cache.
 
     Rows whose hue is turned at the same place among the jitter's steps share their blocks, so
-    that the hue, the dearest step, is computed once for each row and without masks.
+    that the hue, the dearest step, is computed once for each row and without masks. Large
+    pictures, of which few fill a block, share the order of the other steps as well.
     """
+    keep_freed_memory()
     plan = ChainPlan.of(params, images, size)
-    order = plan.jitter.place.argsort(stable=True)  # (R,)
+    key = plan.jitter.place[:, None]  # (R, 1)
+    block = block_rows(3 * size[0] * size[1])
+    if block <= FEW_ROWS:
+        key = torch.cat([key, plan.jitter.blend], dim=1)  # (R, 4)
+    weights = 8 ** torch.arange(key.shape[1] - 1, -1, -1)
+    order = (key * weights).sum(dim=1).argsort(stable=True)  # (R,)
     plan = plan.rows(order)
     out = empty_rows(order.shape[0], size)
     flat = out.flatten(1)
     start = 0
-    for place, stop in _runs(plan.jitter.place.tolist(), block_rows(flat.shape[1])):
+    for (place, *blends), stop in _runs(key[order].tolist(), block):
         chosen = order[start:stop]
         pictures = images.index_select(0, chosen % images.shape[0])
         part = plan.rows(slice(start, stop))
-        views = apply_chain(pictures, part, size, exact, place, jitter_with)
+        views = apply_chain(pictures, part, size, exact, place, tuple(blends) or None, ops)
         flat.index_copy_(0, chosen, views.flatten(1))
         start = stop
     return out
 
 
-def _runs(places: list[int], longest: int) -> Iterator[tuple[int, int]]:
-    """(place, stop) of runs of equal places, none longer than ``longest``."""
+def _runs(keys: list[list[int]], longest: int) -> Iterator[tuple[list[int], int]]:
+    """(key, stop) of runs of equal keys, none longer than ``longest``."""
     start = 0
-    for stop in range(1, len(places) + 1):
+    for stop in range(1, len(keys) + 1):
         full = stop - start == longest
-        if full or stop == len(places) or places[stop] != places[start]:
-            yield places[start], stop
+        if full or stop == len(keys) or keys[stop] != keys[start]:
+            yield keys[start], stop
             start = stop
 
 

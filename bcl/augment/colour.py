@@ -57,7 +57,14 @@ def blend(base: Tensor, x: Tensor, factor: Tensor, exact: bool) -> Tensor:
     return y.floor_() if exact else y
 
 
-def enhance(x: Tensor, factor: Tensor, to_mean: Tensor, to_grey: Tensor, exact: bool) -> Tensor:
+def enhance(
+    x: Tensor,
+    factor: Tensor,
+    to_mean: Tensor,
+    to_grey: Tensor,
+    exact: bool,
+    kind: int | None = None,
+) -> Tensor:
     """Brightness, contrast or saturation, whichever each picture's two flags say.
 
     All three are a `blend`: with black, with the mean grey level, or with the grey picture.
@@ -68,12 +75,20 @@ def enhance(x: Tensor, factor: Tensor, to_mean: Tensor, to_grey: Tensor, exact: 
         to_mean: (R,) float32, 1 for contrast, else 0.
         to_grey: (R,) float32, 1 for saturation, else 0.
         exact: whole levels.
+        kind: `BRIGHTNESS`, `CONTRAST` or `SATURATION` if that is what all flags say.
 
     Returns:
         (R, 3, H, W) levels.
     """
+    if kind == BRIGHTNESS:
+        y = (x * per_picture(factor)).clamp_(0, 255)
+        return y.floor_() if exact else y
     grey = luminance(x, exact)  # (R, 1, H, W)
+    if kind == SATURATION:
+        return blend(grey, x, factor, exact)
     mean = grey_mean(grey, exact)  # (R, 1, 1, 1)
+    if kind == CONTRAST:
+        return blend(mean, x, factor, exact)
     base = grey.mul_(per_picture(to_grey)).add_(mean.mul_(per_picture(to_mean)))
     return blend(base, x, factor, exact)
 

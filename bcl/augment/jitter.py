@@ -1,6 +1,8 @@
 """Colour jitter: brightness, contrast, saturation and hue in each picture's own order."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,13 +20,15 @@ class JitterPlan(Params):
     """What `apply_jitter` does with R views.
 
     Attributes:
-        factor: (R, 3) float32, of the three blends in their order.
+        blend: (R, 3) int64, the three blends in their order.
+        factor: (R, 3) float32.
         to_mean: (R, 3) float32, 1 where the blend is contrast.
         to_grey: (R, 3) float32, 1 where it is saturation.
         hue: (R,) float32 turns.
         place: (R,) int64, 0 .. 3 blends stand before the hue, or `NO_HUE`, or `NO_JITTER`.
     """
 
+    blend: Tensor
     factor: Tensor
     to_mean: Tensor
     to_grey: Tensor
@@ -41,6 +45,7 @@ class JitterPlan(Params):
         jittered = (factors != 1).any(dim=1)
         place = torch.where(params.hue != 0, place, torch.where(jittered, NO_HUE, NO_JITTER))
         return cls(
+            blend=blends,
             factor=factors.gather(1, blends),
             to_mean=(blends == CONTRAST).to(torch.float32),
             to_grey=(blends == SATURATION).to(torch.float32),
@@ -49,7 +54,21 @@ class JitterPlan(Params):
         )
 
 
-def apply_jitter(x: Tensor, plan: JitterPlan, exact: bool, place: int | None = None) -> Tensor:
+class ColourOps(NamedTuple):
+    """The two functions that most of the time goes into, as they are or compiled."""
+
+    enhance: Callable[[Tensor, Tensor, Tensor, Tensor, bool, int | None], Tensor] = enhance
+    shift_hue: Callable[[Tensor, Tensor, bool], Tensor] = shift_hue
+
+
+def apply_jitter(
+    x: Tensor,
+    plan: JitterPlan,
+    exact: bool,
+    place: int | None = None,
+    blends: tuple[int, ...] | None = None,
+    ops: ColourOps = ColourOps(),  # noqa: B008 - immutable
+) -> Tensor:
     """Jitter the colours.
 
     Args:
@@ -58,6 +77,8 @@ def apply_jitter(x: Tensor, plan: JitterPlan, exact: bool, place: int | None = N
         exact: whole levels after every step.
         place: the ``plan.place`` that all rows share; None where they differ, and the hue is then
             computed at every place and kept where it belongs.
+        blends: the ``plan.blend`` that all rows share, or None.
+        ops: how to do it.
 
     Returns:
         (R, 3, H, W) float32 levels; rows that are not jittered are unchanged.
@@ -66,11 +87,12 @@ def apply_jitter(x: Tensor, plan: JitterPlan, exact: bool, place: int | None = N
         return x
     for step in range(4):
         if place is None:
-            turned = shift_hue(x, plan.hue, exact)
+            turned = ops.shift_hue(x, plan.hue, exact)
             x = torch.where((plan.place == step)[:, None, None, None], turned, x)
         elif place == step:
-            x = shift_hue(x, plan.hue, exact)
+            x = ops.shift_hue(x, plan.hue, exact)
         if step < 3:
             flags = plan.to_mean[:, step], plan.to_grey[:, step]
-            x = enhance(x, plan.factor[:, step], *flags, exact)
+            kind = None if blends is None else blends[step]
+            x = ops.enhance(x, plan.factor[:, step], *flags, exact, kind)
     return x

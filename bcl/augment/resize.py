@@ -194,6 +194,8 @@ def _picture_by_picture(
 ) -> Tensor:
     """Torch's own antialiased bicubic, which has Pillow's kernel and an 8-bit form."""
     out = torch.empty(images.shape[0], 3, *size)
+    if images.is_floating_point():
+        images = images.to(torch.float32)  # the kernel has no 16-bit floats
     for row, image, (top, left, height, width, flip) in zip(
         out, images, boxes.tolist(), strict=True
     ):

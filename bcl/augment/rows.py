@@ -1,5 +1,6 @@
 """Change some rows of a batch."""
 
+import functools
 import mmap
 from collections.abc import Callable
 
@@ -9,8 +10,27 @@ from torch import Tensor
 # Levels that are worked on at a time on a CPU: enough for the cost of calling an operator to be
 # small, few enough for its operands to stay in the caches (1.6 MB of float32).
 _BLOCK_LEVELS = 128 * 3 * 32 * 32
+# Just under the size (32 MiB) up to which glibc learns from what is freed.
+_LARGEST_KEPT = 31 << 20
+# Blocks of so few rows hold large pictures, for which other things cost most.
+FEW_ROWS = 4
+# Up to so many levels (64 MB of float32) a device works on a whole batch at once.
+_SMALL_BATCH_LEVELS = 1 << 24
 # From this size on, memory is asked for in huge pages.
 _HUGE_BYTES = 4 << 20
+
+
+@functools.cache
+def keep_freed_memory() -> None:
+    """Let the C library reuse the blocks' memory rather than hand it back at every step.
+
+    glibc gives freed memory back to the kernel once it exceeds twice the largest block that was
+    freed so far; touching it anew then costs a fault a page, which for a block's temporary copies
+    is as much as the arithmetic. Freeing one large block, never touched, raises that limit for
+    the process; elsewhere this does nothing.
+    """
+    large = torch.empty(_LARGEST_KEPT, dtype=torch.uint8)
+    del large
 
 
 def empty_rows(rows: int, size: tuple[int, int]) -> Tensor:
@@ -37,6 +57,16 @@ def block_rows(levels: int) -> int:
     return max(1, _BLOCK_LEVELS // levels)
 
 
+def device_blocks(rows: int, levels: int) -> list[slice]:
+    """Blocks of rows on a device: four where the batch is large, else one.
+
+    The temporary copies of a block then stay under the size of the output.
+    """
+    small = rows * levels <= _SMALL_BATCH_LEVELS
+    block = rows if small or torch.compiler.is_compiling() else -(-rows // 4)
+    return [slice(first, min(first + block, rows)) for first in range(0, rows, block)]
+
+
 def change_rows(x: Tensor, mask: Tensor, change: Callable[..., Tensor], *params: Tensor) -> Tensor:
     """Replace the rows of ``x`` under ``mask`` by ``change(rows, *params of these rows)``.
 
@@ -57,9 +87,10 @@ def change_rows(x: Tensor, mask: Tensor, change: Callable[..., Tensor], *params:
         return torch.where(mask[:, None, None, None], change(x, *params), x)
     rows = mask.nonzero().squeeze(1)
     block = block_rows(x[0].numel())
+    block = 1 if block <= FEW_ROWS else block
     for part in torch.split(rows, block) if rows.numel() else ():
         taken = (param.index_select(0, part) for param in params)
-        if block == 1:  # a large picture is worth no copy
+        if block == 1:  # a large picture is not copied first
             row = x[int(part) : int(part) + 1]
             row.copy_(change(row, *taken))
         else:

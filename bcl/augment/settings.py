@@ -6,7 +6,7 @@ from bcl.errors import InputError
 
 def check_size(name: str, size: int | tuple[int, int]) -> tuple[int, int]:
     """Turn a side or (rows, columns) into (rows, columns), both at least 1."""
-    pair = (size, size) if isinstance(size, int) else tuple(size)
+    pair = tuple(size) if isinstance(size, tuple | list) else (size, size)
     if len(pair) != 2 or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in pair):
         raise InputError(f"{name} must be a positive integer or two of them, got {size!r}.")
     return pair

@@ -7,11 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from bcl.augment.boost import BoostedRandAugment
-from bcl.augment.chain import Jitter, chain_at_once, chain_in_blocks
+from bcl.augment.chain import chain_at_once, chain_in_blocks
 from bcl.augment.checks import check_boxes, check_ids, check_images, check_scores
-from bcl.augment.jitter import apply_jitter
-from bcl.augment.params import ViewParams
-from bcl.augment.rows import waits_for_nothing
+from bcl.augment.colour import enhance, shift_hue
+from bcl.augment.jitter import ColourOps
+from bcl.augment.params import BoostParams, ViewParams
+from bcl.augment.rows import device_blocks, waits_for_nothing
 from bcl.augment.sampling import ChainSettings, sample_chain
 from bcl.augment.settings import check_settings, check_size
 from bcl.errors import InputError, unknown_name
@@ -91,7 +92,7 @@ class ContrastiveViews(nn.Module):
         self.boost = boost
         self.arithmetic: Arithmetic = arithmetic
         self.seed = seed
-        self._jitter: Jitter = apply_jitter
+        self._ops = ColourOps()
         if num_views < 1 or num_local < 0:
             raise InputError(
                 f"num_views must be at least 1 and num_local not negative, got {num_views!r} and "
@@ -216,11 +217,22 @@ class ContrastiveViews(nn.Module):
     def _levels(self, images: Tensor, params: ViewParams, size: tuple[int, int]) -> Tensor:
         """(V, B, 3, *size) levels 0 .. 255."""
         exact = self.arithmetic == "exact"
-        make = chain_at_once if waits_for_nothing(images) else chain_in_blocks
-        out = make(images, params, size, exact, self._jitter)  # (V B, 3, *size)
-        if self.boost is not None and params.boost is not None:
-            out = self.boost.apply_levels(out, params.boost, whole=exact)
+        if not waits_for_nothing(images):
+            out = chain_in_blocks(images, params, size, exact, self._ops)  # (V B, 3, *size)
+            out = self._boosted(out, params.boost)
+        else:
+            parts = []
+            for rows in device_blocks(params.top.shape[0], 3 * size[0] * size[1]):
+                part = chain_at_once(images, params, rows, size, exact, self._ops)
+                boost = None if params.boost is None else params.boost.rows(rows)
+                parts.append(self._boosted(part, boost))
+            out = parts[0] if len(parts) == 1 else torch.cat(parts)
         return out.view(-1, *images.shape[:2], *size)
+
+    def _boosted(self, x: Tensor, params: BoostParams | None) -> Tensor:
+        if self.boost is None or params is None:
+            return x
+        return self.boost.apply_levels(x, params, whole=self.arithmetic == "exact")
 
     def _finish(self, views: Tensor) -> Tensor:
         """Levels to [0, 1], then ``mean`` and ``std``."""
@@ -231,12 +243,15 @@ class ContrastiveViews(nn.Module):
         return views
 
     def compile_parts(self) -> "ContrastiveViews":
-        """Compile the colour jitter with ``torch.compile`` and return the module.
+        """Compile the colour operations with ``torch.compile`` and return the module.
 
         On a CPU this is faster than compiling the module as a whole, since each picture still
         gets only the ops that it needs; on a GPU use ``torch.compile(views)``.
         """
-        self._jitter = torch.compile(apply_jitter, dynamic=True)
+        self._ops = ColourOps(
+            enhance=torch.compile(enhance, dynamic=True),
+            shift_hue=torch.compile(shift_hue, dynamic=True),
+        )
         return self
 
     def extra_repr(self) -> str:

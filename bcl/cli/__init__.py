@@ -16,6 +16,7 @@ COMMANDS = {
     "fit": "pretrain from a named configuration or a YAML file",
     "probe": "evaluate checkpoints with linear probes on frozen features",
     "report": "write one HTML page from the results of one or more probes",
+    "augment": "draw what each memorization score does to pictures",
     "split": "make, inspect, compare and save long-tailed splits; list the known recipes",
     "pack": "write a data set as shards for training past one machine's memory",
     "configs": "list the named configurations, or print one",

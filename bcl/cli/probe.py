@@ -95,6 +95,7 @@ def run(args: argparse.Namespace) -> int:
     except InputError:  # runs of different test sets: each has its own table
         print("\n\n".join(text_table([report]) for report in reports))
     print("\nreports: " + ", ".join(str(folder) for folder in folders))
+    print(f"next: bcl report {out} --out {out / 'report.html'}")
     return 0
 
 
@@ -152,8 +153,8 @@ def _evaluate(checkpoint: Path, name: str, protocols: list[str], args: argparse.
 def _move_data(data: Any, root: str) -> None:
     if not hasattr(data, "root"):
         raise InputError(f"--data.root: {type(data).__name__} has no folder that could be moved.")
-    if not Path(root).is_dir():
-        raise InputError(f"--data.root: no folder {root}; check the path.")
+    if not Path(root).exists():
+        raise InputError(f"--data.root: nothing at {root}; check the path.")
     data.root = type(data.root)(root) if isinstance(data.root, (str, Path)) else root
 
 

@@ -448,7 +448,7 @@ def _choose(
             near = min(tried, key=lambda e: abs(e - exponent), default=None)
             start = tried[near][1] if near is not None else None
             strength = held_x.new_full((held_x.shape[0],), 10.0**exponent)
-            w, b, _ = minimise(part, strength, start, tolerance=3e-3, max_iterations=50)
+            w, b, _ = minimise(part, strength, start, tolerance=5e-3, max_iterations=50)
             logits = torch.baddbmm(b[:, None], held_x, w)  # (P, v, C)
             tried[exponent] = (_mean_accuracies(logits, held_y, problem.num_classes), (w, b))
         return sum(tried[exponent][0])
@@ -457,19 +457,23 @@ def _choose(
         exponents = [float(torch.tensor(value).log10()) for value in values]
         best = max(exponents, key=accuracy)  # the strongest of equals, which comes first
         return values[exponents.index(best)], "validation part", tried[best][0], tried[best][1]
-    # Accuracy over log l2 rises to one summit: walk there from the middle, whole decades first,
-    # then half ones. Warm starts make the neighbours cheap; weak values, which are slow to fit, are
-    # only visited where they are worth it.
+    # Accuracy over log l2 rises to one summit and is flat around it: walk there by half decades,
+    # twice as far after two steps that paid. Weaker comes first: if it pays, stronger need not be
+    # tried at all. Warm starts make neighbours cheap.
     best = float(torch.tensor(START_L2).log10())
-    for stride in (1.0, 0.5):
-        moving = True
-        while moving:
-            moving = False
-            for candidate in (best + stride, best - stride):
-                inside = L2_RANGE[0] <= candidate <= L2_RANGE[1]
-                if inside and accuracy(candidate) > accuracy(best):
-                    best, moving = candidate, True
-                    break
+    accuracy(best)
+    for direction in (-1, 1):
+        stride, paid = 0.5, 0
+        while L2_RANGE[0] <= (candidate := best + direction * stride) <= L2_RANGE[1]:
+            if accuracy(candidate) > accuracy(best):
+                best, paid = candidate, paid + 1
+                stride = 1.0 if paid >= 2 else 0.5
+            elif stride > 0.5:
+                stride, paid = 0.5, 0
+            else:
+                break
+        if paid:
+            break
     return 10.0**best, "validation part", tried[best][0], tried[best][1]
 
 

@@ -160,10 +160,18 @@ class ProbeReport:
         except (KeyError, TypeError) as error:
             raise InputError(f"{path} lacks {error}; it was cut short or edited.") from error
         for picture in report.pictures:
-            file = path.parent / picture["file"]
+            # Names come from a file that anybody may have written; they stay in its folder.
+            file = path.parent / "pictures" / Path(str(picture["file"])).name
             picture["png"] = file.read_bytes() if file.is_file() else b""
-        if (path.parent / "predictions.pt").is_file():
-            report.predictions = torch.load(path.parent / "predictions.pt", weights_only=True)
+        tensors = path.parent / "predictions.pt"
+        if tensors.is_file():
+            try:
+                report.predictions = torch.load(tensors, weights_only=True)
+            except Exception as error:
+                raise InputError(
+                    f"{tensors} is damaged; run 'bcl probe' again, or delete it to read the report "
+                    "without confusions and paired tests."
+                ) from error
         return report
 
 

@@ -264,8 +264,15 @@ def _subsets(protocol: Protocol, run: _Evaluation) -> list[Tensor]:
         if protocol.shots == 0:
             found.append(_as_rarest(labels, draw))
         else:
-            rows = torch.as_tensor(run.data.few_shot(protocol.shots, draw))
-            found.append(rows.to(labels.device))
+            rows = torch.as_tensor(run.data.few_shot(protocol.shots, draw)).to(labels.device)
+            counts = torch.bincount(labels[rows], minlength=run.num_classes)
+            if isinstance(protocol.shots, int) and int(counts.min()) < protocol.shots:
+                poorest = int(counts.argmin())
+                raise InputError(
+                    f"'{protocol.name}' needs {protocol.shots} pictures of every class, but class "
+                    f"{poorest} has {int(counts[poorest])} in the probe set; take fewer shots."
+                )
+            found.append(rows)
     return found
 
 
@@ -431,7 +438,9 @@ def _views(
                 torch.no_grad(),
                 torch.autocast(where.type, autocast, enabled=autocast is not None),
             ):
-                rows.append(torch.stack([run.encode(view).float() for view in images]))
+                # In bytes, as every encoder of pictures takes them.
+                views = [(view * 255).round().to(torch.uint8) for view in images]
+                rows.append(torch.stack([run.encode(view).float() for view in views]))
         both = torch.cat(rows, 1)
         return both[0], both[1]
 

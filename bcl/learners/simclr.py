@@ -11,6 +11,7 @@ from bcl.augment import ContrastiveViews
 from bcl.encoders import Projector, create_encoder
 from bcl.errors import InputError
 from bcl.learners.optimizers import OptimizerName, build_optimizer, parameter_groups
+from bcl.learners.saving import Checkpoints
 from bcl.learners.schedule import warmup_cosine
 from bcl.losses import NTXentLoss
 from bcl.memorization import MemorizationTracker, Normalization
@@ -213,10 +214,20 @@ class SimCLR(pl.LightningModule):
         scores = self.tracker.scores[ids] if self.views.boost is not None else None
         views = self.views(images, scores=scores, ids=ids, epoch=self.current_epoch)
         losses = self.sample_losses(views)  # (B,)
-        self.tracker.update(ids, losses)
+        try:
+            self.tracker.update(ids, losses)
+        except InputError as error:
+            raise InputError(f"step {self.global_step}: {error}{self._last_good()}") from None
         loss: Tensor = losses.mean()
         self.log("loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=ids.numel())
         return loss
+
+    def _last_good(self) -> str:
+        """Name the newest checkpoint; nothing of a refused step is in it."""
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, Checkpoints) and callback.path.exists():
+                return f" The last good checkpoint is {callback.path}."
+        return " There is no checkpoint yet."
 
     def on_train_epoch_end(self) -> None:
         """Refresh the scores once an epoch, before checkpoints are written."""

@@ -1,0 +1,101 @@
+"""Pictures of what a score does: rows are pictures, columns scores or magnitudes."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from bcl.augment.boost import Policy, apply_op
+from bcl.augment.checks import check_images
+from bcl.augment.params import BoostParams
+from bcl.augment.policy import MAX_MAGNITUDE, OPS, check_policy, op_index
+from bcl.augment.views import ContrastiveViews
+from bcl.errors import InputError
+
+
+def score_grid(
+    images: Tensor, views: ContrastiveViews, scores: Sequence[float], epoch: int = 0
+) -> Tensor:
+    """The first view of each picture at each score, with all other draws held fast.
+
+    Args:
+        images: (B, 3, H, W) uint8 or float pictures.
+        views: the settings, with ``boost``.
+        scores: the columns.
+        epoch: whose draws to show.
+
+    Returns:
+        (B, len(scores), 3, rows, columns) float32.
+
+    Raises:
+        InputError: ``views`` has no ``boost``.
+    """
+    if views.boost is None:
+        raise InputError("these views have no boost, so a score changes nothing; give them one.")
+    ids = torch.arange(images.shape[0], device=images.device)
+    columns = []
+    for score in scores:
+        out = views(images, torch.full(images.shape[:1], float(score)), ids, epoch)
+        columns.append(out[0])
+    return torch.stack(columns, dim=1)
+
+
+def op_grid(
+    image: Tensor,
+    magnitudes: Sequence[float],
+    policy: Policy = "reference",
+    ops: Sequence[str] = OPS,
+) -> Tensor:
+    """One picture through each op at each magnitude.
+
+    Args:
+        image: (3, H, W) uint8 or float picture.
+        magnitudes: the columns, in [0, 30].
+        policy: whose ranges.
+        ops: the rows, names of `OPS`.
+
+    Returns:
+        (len(ops), len(magnitudes), 3, H, W) float32 in [0, 1].
+
+    Raises:
+        InputError: an unknown op or policy, or a magnitude outside [0, 30].
+    """
+    check_images(image[None])
+    check_policy(policy)
+    if any(not 0 <= m <= MAX_MAGNITUDE for m in magnitudes):
+        raise InputError(f"magnitudes must lie in [0, 30], got {list(magnitudes)}.")
+    levels = image.to(torch.float32) * (255 if image.is_floating_point() else 1)
+    index = torch.tensor([op_index(op) for op in ops]).repeat_interleave(len(magnitudes))
+    rows = index.shape[0]
+    half = torch.full((rows,), 0.5)
+    params = BoostParams(
+        op=index,
+        active=torch.ones(rows, dtype=torch.bool),
+        magnitude=torch.tensor(list(magnitudes), dtype=torch.float32).repeat(len(ops)),
+        sign=torch.ones(rows),
+        centre_x=half,
+        centre_y=half,
+    )
+    out = apply_op(levels.expand(rows, -1, -1, -1).clone(), params.to(image.device), policy)
+    return out.view(len(ops), len(magnitudes), *image.shape) / 255
+
+
+def tile(grid: Tensor, gap: int = 2) -> Tensor:
+    """Lay a grid of pictures out as one.
+
+    Args:
+        grid: (rows, columns, 3, H, W) float in [0, 1].
+        gap: white pixels between them.
+
+    Returns:
+        (3, height, width) uint8.
+
+    Example:
+        >>> tile(torch.zeros(2, 3, 3, 4, 4), gap=1).shape
+        torch.Size([3, 11, 16])
+    """
+    padded = torch.nn.functional.pad(grid.cpu(), (0, gap, 0, gap), value=1.0)
+    rows, cols, _, height, width = padded.shape
+    sheet = padded.permute(2, 0, 3, 1, 4).reshape(3, rows * height, cols * width)
+    sheet = torch.nn.functional.pad(sheet, (gap, 0, gap, 0), value=1.0)
+    return (sheet * 255).round().clamp(0, 255).to(torch.uint8)

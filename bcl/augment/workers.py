@@ -1,0 +1,160 @@
+"""For data-loader workers: decode and crop there, or make whole views picture by picture.
+
+The device wants pictures of one size. Workers therefore decode, and cut to a square that the
+views are cropped from (`DecodeCrop`); everything random happens on the device in
+`ContrastiveViews`. Loaders that want a transform get `PictureViews`, which makes one picture's
+views with the same parameters, and so the same views, as the batched form.
+"""
+
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from bcl.augment.views import ContrastiveViews
+from bcl.errors import InputError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    Picture = str | Path | bytes | Image.Image | Tensor
+
+
+def as_tensor(picture: "Picture") -> Tensor:
+    """Read a picture as (3, H, W) uint8, or pass a tensor on.
+
+    Args:
+        picture: a path, the bytes of a file, a Pillow image, or a (3, H, W) uint8 or float tensor.
+
+    Returns:
+        (3, H, W) uint8, or the tensor.
+
+    Raises:
+        InputError: the file is no picture, or the tensor is not (3, H, W).
+    """
+    if isinstance(picture, Tensor):
+        if picture.ndim != 3 or picture.shape[0] != 3:
+            raise InputError(f"a picture must be (3, H, W), got {tuple(picture.shape)}.")
+        return picture
+    from PIL import Image, UnidentifiedImageError
+
+    if isinstance(picture, Image.Image):
+        image = picture
+    else:
+        source = io.BytesIO(picture) if isinstance(picture, bytes) else picture
+        try:
+            image = Image.open(source)
+        except UnidentifiedImageError:
+            name = "these bytes" if isinstance(picture, bytes) else f"'{picture}'"
+            raise InputError(f"{name} cannot be read as a picture; remove or replace it.") from None
+    image = image.convert("RGB")
+    flat = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
+    return flat.view(image.height, image.width, 3).permute(2, 0, 1)
+
+
+class DecodeCrop:
+    """Decode a picture and cut it to (3, size, size), for use in a data-loader worker.
+
+    The shorter side is resized to ``size`` (antialiased bicubic) and the middle kept, so that a
+    batch can be stacked; random crops are then taken from it on the device. A JPEG is decoded at
+    the smallest scale that still covers the size, which saves most of the time.
+
+    Args:
+        size: side in pixels; 256 is usual for views of 224.
+
+    Raises:
+        InputError: ``size`` is not positive.
+
+    Example:
+        >>> DecodeCrop(8)(torch.zeros(3, 20, 10, dtype=torch.uint8)).shape
+        torch.Size([3, 8, 8])
+    """
+
+    def __init__(self, size: int) -> None:
+        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+            raise InputError(f"size must be a positive integer, got {size!r}.")
+        self.size = size
+
+    def __call__(self, picture: "Picture") -> Tensor:
+        """Decode one picture (see `as_tensor`); returns (3, size, size) uint8 or float."""
+        if not isinstance(picture, Tensor):
+            picture = self._draft(picture)
+        image = as_tensor(picture)
+        rows, cols = image.shape[1:]
+        short = min(rows, cols)
+        if short == 0:
+            raise InputError(f"the picture has no pixels: {tuple(image.shape)}.")
+        top, left = (rows - short) // 2, (cols - short) // 2
+        image = image[:, top : top + short, left : left + short]
+        if short != self.size:
+            image = nn.functional.interpolate(
+                image[None], size=(self.size, self.size), mode="bicubic", antialias=True
+            )[0]
+        return image.contiguous()
+
+    def _draft(self, picture: Any) -> Any:
+        from PIL import Image, UnidentifiedImageError
+
+        if isinstance(picture, Image.Image):
+            return picture
+        source = io.BytesIO(picture) if isinstance(picture, bytes) else picture
+        try:
+            image = Image.open(source)
+        except UnidentifiedImageError:
+            return picture  # as_tensor names it
+        image.draft("RGB", (self.size, self.size))
+        return image
+
+
+class PictureViews(nn.Module):
+    """One picture's views, for loaders that want a transform: the batched chain on a batch of one.
+
+    It takes and returns what torchvision v2 transforms do - tensors, ``tv_tensors.Image`` and
+    Pillow images - and can stand in a ``v2.Compose``. The score and the id are given with the
+    picture; a picture without an id draws one from torch's generator, which data-loader workers
+    seed. Scores that live in the training process do not reach workers: give them with each
+    sample, or use the batched form.
+
+    Args:
+        views: the settings.
+
+    Example:
+        >>> transform = PictureViews(ContrastiveViews(32))
+        >>> transform(torch.zeros(3, 40, 40, dtype=torch.uint8), sample_id=7).shape
+        torch.Size([2, 3, 32, 32])
+    """
+
+    def __init__(self, views: ContrastiveViews) -> None:
+        super().__init__()
+        self.views = views
+
+    def forward(
+        self,
+        picture: "Picture",
+        score: float | None = None,
+        sample_id: int | None = None,
+        epoch: int = 0,
+    ) -> Tensor | list[Tensor]:
+        """Make the views of one picture.
+
+        Args:
+            picture: as for `as_tensor`.
+            score: memorization score in [0, 1]; without one the boosted ops are left out.
+            sample_id: the id that the draws depend on; drawn if it is not given.
+            epoch: number of the epoch.
+
+        Returns:
+            (V, 3, rows, columns) float32, or a list of (3, rows, columns) with local views; the
+            same as `ContrastiveViews` gives for this picture within a batch.
+        """
+        images = as_tensor(picture)[None]
+        if sample_id is None:
+            sample_id = int(torch.randint(2**62, ()))
+        marks = torch.tensor([0.0 if score is None else score], device=images.device)
+        ids = torch.tensor([sample_id], device=images.device)
+        out = self.views(images, marks, ids, epoch)
+        if isinstance(out, Tensor):
+            return out[:, 0]
+        return [view[0] for view in out]

@@ -1,0 +1,109 @@
+"""``bcl augment``: look at what a score does to pictures."""
+
+import argparse
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from bcl.augment.boost import RULES, BoostedRandAugment
+from bcl.augment.grid import op_grid, score_grid, tile
+from bcl.augment.policy import OPS, POLICIES
+from bcl.augment.views import ContrastiveViews
+from bcl.augment.workers import DecodeCrop
+from bcl.errors import InputError
+from bcl.files import atomic_write
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff"}
+_MARGIN = 14  # pixels of the line of labels
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.description = (
+        "Draw a grid: rows are pictures and columns scores from 0 to 1; with --ops, rows are ops "
+        "and columns magnitudes from 0 to 30."
+    )
+    parser.add_argument("--images", required=True, metavar="DIR", help="folder of pictures")
+    parser.add_argument("--out", required=True, metavar="PNG", help="picture to write")
+    parser.add_argument("--count", type=int, default=6, help="pictures to show (default 6)")
+    parser.add_argument("--size", type=int, default=96, help="side of a view (default 96)")
+    parser.add_argument("--columns", type=int, default=6, help="scores or magnitudes (default 6)")
+    parser.add_argument("--ops", action="store_true", help="op by op, of the first picture")
+    parser.add_argument("--rule", default="bcl-i", help=f"one of {', '.join(RULES)}")
+    parser.add_argument("--policy", default="reference", help=f"one of {', '.join(POLICIES)}")
+    parser.add_argument(
+        "--whole", action="store_true", help="boosted ops alone, without crop, flip and jitter"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the draws (default 0)")
+    parser.add_argument("--epoch", type=int, default=0, help="whose draws to show (default 0)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command; returns the exit status."""
+    if args.columns < 2 or args.count < 1:
+        raise InputError(
+            f"--columns must be at least 2 and --count at least 1, got {args.columns} and "
+            f"{args.count}."
+        )
+    images = _load(Path(args.images), args.count, args.size)
+    if args.ops:
+        steps = torch.linspace(0, 30, args.columns).tolist()
+        grid = op_grid(images[0], steps, args.policy)
+        rows, columns = list(OPS), [f"m {step:g}" for step in steps]
+    else:
+        steps = torch.linspace(0, 1, args.columns).tolist()
+        boost = BoostedRandAugment(rule=args.rule, policy=args.policy)
+        plain = {
+            "scale": (1.0, 1.0), "ratio": (1.0, 1.0), "flip": 0.0, "jitter_probability": 0.0,
+            "grey_probability": 0.0,
+        }  # fmt: skip
+        settings: dict[str, Any] = plain if args.whole else {}
+        views = ContrastiveViews(args.size, boost=boost, seed=args.seed, **settings)
+        grid = score_grid(images, views, steps, args.epoch)
+        rows, columns = [], [f"score {step:.1f}" for step in steps]
+    sheet = _label(tile(grid), rows, columns, args.size)
+    out = Path(args.out)
+    buffer = io.BytesIO()
+    sheet.save(buffer, format="PNG", optimize=True)
+    atomic_write(out, lambda file: file.write(buffer.getvalue()))
+    print(f"{out}: {grid.shape[0]} rows, {grid.shape[1]} columns")
+    return 0
+
+
+def _load(folder: Path, count: int, size: int) -> Tensor:
+    """(count, 3, size, size) uint8, spread evenly over the folder's pictures in order of name."""
+    if not folder.is_dir():
+        raise InputError(f"--images: '{folder}' is not a folder; give one that holds pictures.")
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES)
+    if not files:
+        raise InputError(
+            f"--images: no pictures in '{folder}'; looked for {', '.join(sorted(_SUFFIXES))}."
+        )
+    count = min(count, len(files))
+    chosen = [files[i * len(files) // count] for i in range(count)]
+    decode = DecodeCrop(size)
+    return torch.stack([decode(path) for path in chosen])
+
+
+def _label(sheet: Tensor, rows: list[str], columns: list[str], size: int) -> "Image":
+    """Write the columns' names above the sheet and the rows' names to its left."""
+    from PIL import Image, ImageDraw
+
+    picture = Image.frombytes(
+        "RGB", (sheet.shape[2], sheet.shape[1]), bytes(sheet.permute(1, 2, 0).flatten().tolist())
+    )
+    left = 90 if rows else 0
+    page = Image.new("RGB", (picture.width + left, picture.height + _MARGIN), "white")
+    page.paste(picture, (left, _MARGIN))
+    draw = ImageDraw.Draw(page)
+    for i, name in enumerate(columns):
+        draw.text((left + 2 + i * (size + 2), 1), name, fill="black")
+    for i, name in enumerate(rows):
+        draw.text((2, _MARGIN + i * (size + 2) + size // 2 - 4), name, fill="black")
+    return page
