@@ -320,18 +320,33 @@ def shards(args: argparse.Namespace) -> None:
         say("packing and reading back", f"{source.num_samples / seconds:.0f} pictures/s")
         for workers in (1, 2):
 
-            def run(count: int = workers) -> tuple[float, float]:
+            def files(count: int = workers) -> tuple[float, float]:
+                data = ImageFolderLT(
+                    root,
+                    None,
+                    storage="files",
+                    image_size=256,
+                    batch_size=BATCH,
+                    test_share=0.01,
+                    workers=count,
+                    cache_dir=str(folder / "cache"),
+                )
+                return drain(data.train_dataloader())
+
+            def packed(count: int = workers) -> tuple[float, float]:
                 data = ShardsLT(
                     str(folder / "shards"), image_size=256, batch_size=BATCH, workers=count
                 )
                 return drain(data.train_dataloader())
 
-            pairs = [run() for _ in range(args.repeat)]
-            say(
-                f"shards, decode to 256, {workers} worker(s)",
-                f"{statistics.median(p[1] for p in pairs):7.0f} pictures/s, first batch "
-                f"{statistics.median(p[0] for p in pairs):.2f} s",
-            )
+            pairs = [(files(), packed()) for _ in range(args.repeat)]
+            for place, title in enumerate(("files", "shards")):
+                rate = statistics.median(pair[place][1] for pair in pairs)
+                first = statistics.median(pair[place][0] for pair in pairs)
+                say(
+                    f"{title}, decode to 256, {workers} worker(s)",
+                    f"{rate:7.0f} pictures/s, first batch {first:.2f} s",
+                )
 
 
 def main() -> None:
