@@ -111,7 +111,7 @@ class SimCLR(pl.LightningModule):
             )
         self.channels_last = channels_last
         if channels_last:
-            encoder = encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            encoder = encoder.to(memory_format=torch.channels_last)
         self.encoder = encoder
         self.projector = Projector(
             features, projection_features, projector_hidden, projector_layers, projector_batch_norm
