@@ -23,13 +23,14 @@ Reduction = Literal["mean", "sum", "none"]
 Negatives = Literal["all", "keys"]
 
 
-def reduce_samples(losses: Tensor, reduction: Reduction, total: int) -> Tensor:
+def reduce_samples(losses: Tensor, reduction: Reduction, total: int, ranks: int = 1) -> Tensor:
     """Reduce this rank's per-sample losses so that the ranks' mean is the whole batch's loss.
 
     Args:
         losses: (B,) losses of this rank's samples.
         reduction: ``"mean"``, ``"sum"`` or ``"none"``.
         total: samples on all ranks that were gathered, B where nothing was.
+        ranks: how many were gathered, 1 where nothing was.
 
     Returns:
         () or (B,). With equal batches on all ranks, ``"mean"`` is the mean of this rank's losses;
@@ -43,9 +44,9 @@ def reduce_samples(losses: Tensor, reduction: Reduction, total: int) -> Tensor:
         return losses
     if reduction == "sum":
         return losses.sum()
-    if total == losses.shape[0]:
+    if total == ranks * losses.shape[0]:
         return losses.mean()
-    return losses.sum() * (world_size() / total)
+    return losses.sum() * (ranks / total)
 
 
 def nt_xent(
@@ -217,7 +218,7 @@ def nt_xent_views(
         losses = partition - positive
         if focal:
             losses = (-torch.expm1(-losses)).clamp_min(0) ** focal * losses  # 1 - p = -expm1(-loss)
-        return reduce_samples(losses.mean(0), reduction, total)
+        return reduce_samples(losses.mean(0), reduction, total, len(counts))
 
 
 def _partition(

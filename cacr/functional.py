@@ -197,8 +197,8 @@ def cacr_terms(
                 push = _log_mean(push, batch)
             push = push.mean(1)  # (B,)
         return CACRTerms(
-            reduce_samples(pull, reduction, batch.total),
-            reduce_samples(push, reduction, batch.total),
+            reduce_samples(pull, reduction, batch.total, batch.ranks),
+            reduce_samples(push, reduction, batch.total, batch.ranks),
         )
 
 
@@ -288,6 +288,7 @@ class _Batch:
     bank: Tensor | None  # (Q, D)
     total: int  # N
     start: int  # place of this rank's first sample among the N
+    ranks: int  # that were gathered, 1 where nothing was
     spread: bool
 
     @classmethod
@@ -316,7 +317,7 @@ class _Batch:
         if spread:
             rows = targets if negatives is None else queries
             every = gather_rows(rows.transpose(0, 1), counts).unbind(1)
-        return cls(z, every, positives, bank, total, start, spread)
+        return cls(z, every, positives, bank, total, start, len(counts), spread)
 
 
 def _others(view: int, count: int) -> list[int]:

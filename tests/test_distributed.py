@@ -192,6 +192,15 @@ def test_without_gather_a_rank_is_by_itself():
         torch.testing.assert_close(cacr_value, CACRLoss()(z))
 
 
+@pytest.mark.parametrize("name", ["nt_xent", "cacr rbf", "cacr queue"])
+def test_a_rank_without_samples_changes_nothing(name):
+    whole, gradient = value_and_gradient(0, name, (12,), "mean")
+    results = pool(2).run(value_and_gradient, name, (12, 0), "mean")
+    torch.testing.assert_close(sum(value for value, _ in results) / 2, whole)
+    for _, averaged in results:
+        torch.testing.assert_close(averaged, gradient)
+
+
 def refused(rank, kind):
     """Text of the error on this rank; rank 1 alone has the fault."""
     z = features(2)[:, :3].clone()
