@@ -1,6 +1,7 @@
 """Refusals of bad input that the losses share."""
 
 from collections.abc import Mapping, Sequence
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -20,9 +21,13 @@ def check_features(name: str, x: Tensor, shape: str) -> None:
         InputError: no tensor, wrong number of dimensions, no width, or not floating point.
     """
     if not isinstance(x, Tensor):
-        raise InputError(f"{name} must be a tensor of shape {shape}, got {type(x).__name__}.")
+        raise InputError(
+            f"{name} must be a tensor of shape {shape}, got {type(x).__name__}; torch.stack makes "
+            "one tensor of several."
+        )
     if x.ndim != shape.count(",") + 1 or x.shape[-1] == 0:
-        raise InputError(f"{name} must be of shape {shape}, got {tuple(x.shape)}.")
+        step = "torch.stack the views" if shape.count(",") == 2 else "pass one row a sample"
+        raise InputError(f"{name} must be of shape {shape}, got {tuple(x.shape)}; {step}.")
     if not x.is_floating_point():
         raise InputError(
             f"{name} must be floating point, got {x.dtype}; pass the projector's output, or "
@@ -73,9 +78,15 @@ def check_positive(name: str, value: float | Tensor, zero: bool = False) -> None
         if value.device.type != "cpu" or torch.compiler.is_compiling():
             return
         try:
-            value = float(value.detach().amin())
+            low, high = value.detach().aminmax()
+            value = float(high if high == float("inf") else low)
         except RuntimeError:  # within torch.func.vmap a value cannot be looked at
             return
+    if not isinstance(value, Real):
+        raise InputError(
+            f"{name} must be a number, got {value!r}; where one for each sample is allowed, they "
+            "must be a tensor."
+        )
     right = value >= 0 if zero else value > 0  # False for NaN
     if not right or value == float("inf"):
         raise InputError(
@@ -124,10 +135,11 @@ def faults(x: Tensor, unit: bool) -> Tensor:
         unit: whether the rows must be of length one.
 
     Returns:
-        (2,) int64: rows not finite, rows of another length than one (to 1e-3).
+        (2,) int64: rows not finite, rows of another length than one (to 1e-3, or to the rounding
+        of a type that is coarser).
     """
     finite = x.isfinite().all(-1)
-    away = (x.float().norm(dim=-1) - 1).abs() > 1e-3
+    away = (x.float().norm(dim=-1) - 1).abs() > max(1e-3, torch.finfo(x.dtype).eps)
     return torch.stack(
         [(~finite).sum(), (finite & away).sum() if unit else (finite & ~finite).sum()]
     )

@@ -257,14 +257,29 @@ def _check(
             f"NT-Xent takes two views, views of shape (2, B, D), got {tuple(views.shape)}; for "
             "more views use cacr.CACRLoss."
         )
-    check_choice("reduction", reduction, get_args(Reduction))
-    check_choice("negatives", negatives, get_args(Negatives))
-    check_chunk_size(chunk_size)
+    check_settings(temperature, reduction, negatives, focal, chunk_size)
     if isinstance(temperature, Tensor) and temperature.shape not in ((), views.shape[1:2]):
         raise InputError(
             f"temperature must be a number or of shape (B,) = ({views.shape[1]},), got "
-            f"{tuple(temperature.shape)}."
+            f"{tuple(temperature.shape)}; a temperature to learn is torch.tensor(0.2)."
         )
+
+
+def check_settings(
+    temperature: float | Tensor,
+    reduction: str,
+    negatives: str,
+    focal: float,
+    chunk_size: int | None,
+) -> None:
+    """Refuse settings of `nt_xent` that are wrong for any features.
+
+    Raises:
+        InputError: a name or number out of range.
+    """
+    check_choice("reduction", reduction, get_args(Reduction))
+    check_choice("negatives", negatives, get_args(Negatives))
+    check_chunk_size(chunk_size)
     check_positive("temperature", temperature)
     if focal != 0 and not 1 <= focal < float("inf"):
         raise InputError(

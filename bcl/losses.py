@@ -2,8 +2,7 @@
 
 from torch import Tensor, nn
 
-from bcl._checks import check_positive
-from bcl.functional import Negatives, Reduction, nt_xent_views
+from bcl.functional import Negatives, Reduction, check_settings, nt_xent_views
 
 
 class NTXentLoss(nn.Module):
@@ -21,7 +20,7 @@ class NTXentLoss(nn.Module):
         validate: look for values that are not finite at every call.
 
     Raises:
-        InputError: an argument out of its range; the others are found by the first call.
+        InputError: an argument out of its range.
 
     Example:
         >>> import torch
@@ -46,7 +45,7 @@ class NTXentLoss(nn.Module):
         validate: bool = False,
     ) -> None:
         super().__init__()
-        check_positive("temperature", temperature)
+        check_settings(temperature, reduction, negatives, focal, chunk_size)
         self.temperature = temperature
         self.reduction: Reduction = reduction
         self.gather = gather

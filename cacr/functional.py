@@ -160,16 +160,10 @@ def cacr_terms(
         >>> cacr_terms(z)
         CACRTerms(attraction=tensor(0.), repulsion=tensor(-2.))
     """
-    check_choice("cost", cost, get_args(Cost))
-    check_choice("attraction", attraction, get_args(Weights))
-    check_choice("repulsion", repulsion, get_args(Weights))
-    check_choice("constant_weights", constant_weights, get_args(Constant))
-    check_choice("reduction", reduction, get_args(Reduction))
-    check_positive("attraction_temperature", attraction_temperature, zero=True)
-    check_positive("repulsion_temperature", repulsion_temperature, zero=True)
-    check_positive("rbf_scale", rbf_scale)
-    check_chunk_size(chunk_size)
-    _check_debias(debias, cost)
+    check_settings(
+        attraction_temperature, repulsion_temperature, cost, rbf_scale, attraction, repulsion,
+        debias, constant_weights, reduction, chunk_size,
+    )  # fmt: skip
     _check_shapes(views, negatives, keys)
     spread = gather and world_size() > 1
     if validate:
@@ -308,10 +302,10 @@ class _Batch:
         bank = None if negatives is None else prepare(negatives).to(queries.dtype)
         counts = row_counts(z[0]) if spread else [z[0].shape[0]]
         total, start = sum(counts), sum(counts[: rank()]) if spread else 0
-        if total < 2 and negatives is None:
+        if total < (2 if negatives is None else 1):
             raise InputError(
-                f"a batch of {total} sample has no negatives; CACR needs at least 2, or a queue. "
-                "Use drop_last=True in the loader, or a larger batch."
+                f"a batch of {total} sample has no negatives; CACR needs at least 2, or 1 and a "
+                "queue. Use drop_last=True in the loader, or a larger batch."
             )
         every = positives if negatives is None else z
         if spread:
@@ -475,7 +469,32 @@ def _soft_nearest(query: Tensor, keys: Tensor, options: _Options) -> Tensor:
     return row_logsumexp(rows, columns, None, options.chunk_size) / s - query.square().sum(-1)
 
 
-def _check_debias(debias: float, cost: Cost) -> None:
+def check_settings(
+    attraction_temperature: float,
+    repulsion_temperature: float,
+    cost: str,
+    rbf_scale: float,
+    attraction: str,
+    repulsion: str,
+    debias: float,
+    constant_weights: str,
+    reduction: str,
+    chunk_size: int | None,
+) -> None:
+    """Refuse settings of `cacr_terms` that are wrong for any features.
+
+    Raises:
+        InputError: a name or number out of range.
+    """
+    check_choice("cost", cost, get_args(Cost))
+    check_choice("attraction", attraction, get_args(Weights))
+    check_choice("repulsion", repulsion, get_args(Weights))
+    check_choice("constant_weights", constant_weights, get_args(Constant))
+    check_choice("reduction", reduction, get_args(Reduction))
+    check_positive("attraction_temperature", attraction_temperature, zero=True)
+    check_positive("repulsion_temperature", repulsion_temperature, zero=True)
+    check_positive("rbf_scale", rbf_scale)
+    check_chunk_size(chunk_size)
     if not 0 <= debias < 1:
         raise InputError(f"debias must lie in [0, 1), got {debias!r}; the paper uses 0.1.")
     if debias and cost != "euclidean":
@@ -491,6 +510,11 @@ def _check_shapes(views: Tensor, negatives: Tensor | None, keys: Tensor | None) 
         )
     if negatives is not None:
         check_features("negatives", negatives, "(Q, D)")
+        if len(negatives) == 0:
+            raise InputError(
+                f"negatives must hold at least one key, got {tuple(negatives.shape)}; pass None "
+                "for a loss without a queue."
+            )
         if negatives.requires_grad:
             raise InputError("negatives are a queue without gradient; pass negatives.detach().")
     if keys is not None:

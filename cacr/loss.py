@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from bcl._checks import check_positive
 from bcl.errors import unknown_name
 from bcl.functional import Reduction
-from cacr.functional import Constant, Cost, Weights, cacr_terms
+from cacr.functional import Constant, Cost, Weights, cacr_terms, check_settings
 
 # Settings of the paper's experiments, as released. MoCo v3 works on cosines over a temperature T,
 # 1 by default: c = 2 - 2 cos, so its RBF form has s = 1 / (2 T).
@@ -47,7 +47,7 @@ class CACRLoss(nn.Module):
         validate: look for values that are not finite at every call.
 
     Raises:
-        InputError: an argument out of its range; some are found by the first call.
+        InputError: an argument out of its range.
 
     Source: CACR (arXiv 2105.03746).
 
@@ -81,9 +81,10 @@ class CACRLoss(nn.Module):
         validate: bool = False,
     ) -> None:
         super().__init__()
-        check_positive("attraction_temperature", attraction_temperature, zero=True)
-        check_positive("repulsion_temperature", repulsion_temperature, zero=True)
-        check_positive("rbf_scale", rbf_scale)
+        check_settings(
+            attraction_temperature, repulsion_temperature, cost, rbf_scale, attraction, repulsion,
+            debias, constant_weights, reduction, chunk_size,
+        )  # fmt: skip
         check_positive("attraction_weight", attraction_weight, zero=True)
         check_positive("repulsion_weight", repulsion_weight, zero=True)
         self.attraction_temperature = attraction_temperature

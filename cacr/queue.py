@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from bcl._checks import check_features
 from bcl._rows import unit_rows
 from bcl.distributed import gather_rows, world_size
 from bcl.errors import InputError
@@ -65,11 +66,13 @@ class MomentumQueue(nn.Module):
         Raises:
             InputError: another shape or width, or integers.
         """
-        if keys.ndim != 2 or keys.shape[1] != self.keys.shape[1] or not keys.is_floating_point():
+        shape = f"(B, {self.keys.shape[1]})"
+        if isinstance(keys, Tensor) and (keys.ndim != 2 or keys.shape[1] != self.keys.shape[1]):
             raise InputError(
-                f"keys must be floating point, of shape (B, {self.keys.shape[1]}), got "
-                f"{keys.dtype} {tuple(keys.shape)}; enqueue one view at a time."
+                f"keys must be of shape {shape}, got {tuple(keys.shape)}; enqueue one view at a "
+                "time, from the projector whose width the queue has."
             )
+        check_features("keys", keys, shape)
         rows = unit_rows(keys.detach()).to(self.keys.device, self.keys.dtype)
         if gather and world_size() > 1:
             rows = gather_rows(rows)

@@ -438,9 +438,11 @@ def test_the_momentum_encoder_moves_towards_the_other():
 BAD = [
     (lambda z: cacr_terms(z[0]), r"views must be of shape \(V, B, D\)"),
     (lambda z: cacr_terms(z[:1]), "a single view has no positives"),
-    (lambda z: cacr_terms(z[:, :1]), "at least 2, or a queue"),
+    (lambda z: cacr_terms(z[:, :1]), "at least 2, or 1 and a queue"),
     (lambda z: cacr_terms(z.long()), "must be floating point"),
     (lambda z: cacr_terms(z, z[0, :, :2]), "width 4 and negatives 2"),
+    (lambda z: cacr_terms(z[:, :0], z[0]), "a batch of 0 sample"),
+    (lambda z: cacr_terms(z, z[0, :0]), r"at least one key, got \(0, 4\); pass None"),
     (lambda z: cacr_terms(z, z), r"negatives must be of shape \(Q, D\)"),
     (lambda z: cacr_terms(z, z[0].to("meta")), "negatives on meta"),
     (lambda z: cacr_terms(z, keys=z.to("meta")), "keys on meta"),
@@ -471,6 +473,14 @@ BAD = [
     (lambda z: MomentumQueue(2, 2.0), "dim must be a positive integer"),
     (lambda z: MomentumQueue(4, 2).enqueue(z[0]), r"of shape \(B, 2\)"),
     (lambda z: MomentumQueue(4, 4).enqueue(z), "one view at a time"),
+    (lambda z: MomentumQueue(4, 4).enqueue(z[0].tolist()), "must be a tensor"),
+    (lambda z: CACRLoss(cost="rbff"), "did you mean 'rbf'"),
+    (lambda z: CACRLoss(attraction="unifrom"), "did you mean 'uniform'"),
+    (lambda z: CACRLoss(repulsion="unifrom"), "did you mean 'uniform'"),
+    (lambda z: CACRLoss(constant_weights="some"), "unknown constant_weights"),
+    (lambda z: CACRLoss(reduction="avg"), "unknown reduction"),
+    (lambda z: CACRLoss(chunk_size=-1), "chunk_size"),
+    (lambda z: CACRLoss.paper("imagenet-mocov3", debias=0.1), "debias is defined for"),
 ]  # fmt: skip
 
 

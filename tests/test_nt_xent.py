@@ -217,6 +217,8 @@ BAD = [
     (lambda z: nt_xent(z, z, -0.2), "temperature"),
     (lambda z: nt_xent(z, z, float("nan")), "temperature"),
     (lambda z: nt_xent(z, z, torch.full((4,), -1.0)), "temperature"),
+    (lambda z: nt_xent(z, z, torch.tensor([0.2, 0.2, 0.2, torch.inf])), "finite number above 0"),
+    (lambda z: nt_xent(z, z, [0.2] * 4), "must be a number, got .*must be a tensor"),
     (lambda z: nt_xent(z, z, torch.ones(3)), r"of shape \(B,\) = \(4,\), got \(3,\)"),
     (lambda z: nt_xent(z, z, reduction="avg"), "unknown reduction 'avg'"),
     (lambda z: nt_xent(z, z, negatives="key"), "did you mean 'keys'"),
@@ -228,7 +230,13 @@ BAD = [
     (lambda z: nt_xent(z, 2 * z, normalize=False, validate=True), "not of length one"),
     (lambda z: NTXentLoss()(z), r"views must be of shape \(2, B, D\), got \(4, 3\)"),
     (lambda z: NTXentLoss()(torch.stack([z, z, z])), "use cacr.CACRLoss"),
+    (lambda z: NTXentLoss()([z, z]), r"of shape \(2, B, D\), got list; torch.stack"),
     (lambda z: NTXentLoss(temperature=-1), "temperature"),
+    (lambda z: NTXentLoss(temperature="0.2"), "temperature must be a number, got '0.2'"),
+    (lambda z: NTXentLoss(reduction="avg"), "unknown reduction 'avg'"),
+    (lambda z: NTXentLoss(negatives="key"), "did you mean 'keys'"),
+    (lambda z: NTXentLoss(focal=0.5), "focal must be 0"),
+    (lambda z: NTXentLoss(chunk_size=-1), "chunk_size"),
 ]
 
 
@@ -249,3 +257,13 @@ def test_without_validate_bad_values_are_seen_in_the_loss(bad, chunk_size):
 def test_unit_rows_can_be_taken_as_they_are():
     z1, z2 = (torch.nn.functional.normalize(z) for z in pair())
     torch.testing.assert_close(nt_xent(z1, z2, normalize=False, validate=True), nt_xent(z1, z2))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("dim", [2, 8, 128])
+def test_unit_rows_rounded_to_half_precision_are_unit_rows(dtype, dim):
+    rows = torch.randn(2, 256, dim, generator=torch.Generator().manual_seed(0))
+    rows = torch.nn.functional.normalize(rows, dim=-1).to(dtype)
+    assert bool(nt_xent(*rows, normalize=False, validate=True).isfinite())
+    with pytest.raises(InputError, match="not of length one"):
+        nt_xent(*(1.02 * rows), normalize=False, validate=True)
