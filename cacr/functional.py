@@ -132,7 +132,8 @@ def cacr_terms(
         attraction_temperature: :math:`t^+ \ge 0`.
         repulsion_temperature: :math:`t^- \ge 0`.
         cost: ``"euclidean"`` or ``"rbf"``, the cost of repulsion; attraction is Euclidean always.
-        rbf_scale: s > 0.
+        rbf_scale: s > 0. With views or a queue, above some 20 the cost :math:`e^{-4s}` of opposite
+            rows leaves float32 and the loss may become NaN; float64 reaches 170.
         attraction: ``"conditional"`` or ``"uniform"`` weights (the paper's ablation).
         repulsion: likewise.
         debias: :math:`\tau^+` in [0, 1), for the Euclidean cost; the paper uses 0.1.
