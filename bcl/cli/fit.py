@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from bcl.cli.messages import readable_error
+from bcl.cli.output import check_seed
 from bcl.cli.quiet import quiet_lightning
 from bcl.configuration import KEYS, Config, find_config, merge
 from bcl.errors import InputError, find_input_error
@@ -90,6 +91,7 @@ def _build(arguments: list[str], config: Config, name: str) -> Any:
     import pytorch_lightning as pl
     from jsonargparse import ArgumentError
     from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+    from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
     from bcl.checkpoints import AtomicCheckpointIO
     from bcl.learners.callbacks import in_terminal, run_callbacks
@@ -133,6 +135,8 @@ def _build(arguments: list[str], config: Config, name: str) -> Any:
             except ArgumentError as error:
                 options = [name for action in parser._actions for name in action.option_strings]
                 raise readable_error(str(error), options) from None
+            check_seed(self.config.seed_everything)
+            _check_name(self.config.name)
 
         def instantiate_classes(self) -> None:
             try:
@@ -163,7 +167,15 @@ def _build(arguments: list[str], config: Config, name: str) -> Any:
                 # The datamodule's loader shares each global batch between the ranks itself.
                 "use_distributed_sampler": False,
             }
-            return super().instantiate_trainer(**{**kwargs, **defaults})
+            try:
+                return super().instantiate_trainer(**{**kwargs, **defaults})
+            except InputError:
+                raise
+            except (MisconfigurationException, ValueError) as error:
+                cause = " ".join(str(error).split()).rstrip(".")
+                raise InputError(
+                    f"trainer: {cause}; `bcl fit --help` lists what each option takes."
+                ) from None
 
     return FitCLI(
         pl.LightningModule,
@@ -178,6 +190,16 @@ def _build(arguments: list[str], config: Config, name: str) -> Any:
         run=False,
         auto_configure_optimizers=False,
     )
+
+
+def _check_name(name: str) -> None:
+    """A run's name is also its place below outputs/, and stays there."""
+    parts = name.split("/")
+    if not all(parts) or {".", ".."} & set(parts):
+        raise InputError(
+            f"--name '{name}' cannot name a folder below outputs/; take words such as "
+            "digits_lt/bcl_i, and --trainer.default_root_dir for another place."
+        )
 
 
 def _listed(value: Any) -> list[Any]:
