@@ -90,8 +90,8 @@ def _program_name(name: str) -> Iterator[None]:
 def _build(arguments: list[str], config: Config, name: str) -> Any:
     import pytorch_lightning as pl
     from jsonargparse import ArgumentError
+    from lightning_fabric.utilities.exceptions import MisconfigurationException
     from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
-    from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
     from bcl.checkpoints import AtomicCheckpointIO
     from bcl.learners.callbacks import in_terminal, run_callbacks
