@@ -42,8 +42,8 @@ def unit_rows(x: Tensor) -> Tensor:
                 [0.0000, 0.0000]])
     """
     x = at_least_float32(x)
-    largest = x.detach().abs().amax(-1, keepdim=True)  # (..., 1)
-    x = x / torch.where(largest == 0, 1, largest)
+    largest = torch.linalg.vector_norm(x.detach(), math.inf, -1, keepdim=True)  # (..., 1)
+    x = x / largest.masked_fill(largest == 0, 1)
     # The largest entry is now 1 except in a zero row, so a floor of 1/2 touches zero rows alone.
     return x * x.square().sum(-1, keepdim=True).clamp_min(0.5).rsqrt()
 

@@ -193,7 +193,9 @@ def nt_xent_views(
         z = unit_rows(views) if normalize else at_least_float32(views)  # (2, B, D)
         if isinstance(temperature, Tensor):
             temperature = temperature.to(z.device, z.dtype)
-        positive = (z[0] * z[1]).sum(-1) / temperature  # (B,)
+        # Whole views by unbind: the gradient of z[0] would be a tensor of all views, mostly zero.
+        sides = z.unbind(0)
+        positive = (sides[0] * sides[1]).sum(-1) / temperature  # (B,)
         per_sample = isinstance(temperature, Tensor) and temperature.ndim == 1
         if symmetric and negatives == "all" and not spread and not per_sample:
             rows = (z / temperature**0.5).flatten(0, 1)  # (2B, D)
@@ -208,7 +210,7 @@ def nt_xent_views(
             directions = 2 if symmetric else 1
             partition = torch.stack(
                 [
-                    _partition(z[v] / scale, every, v, start, negatives, chunk_size)
+                    _partition(sides[v] / scale, every, v, start, negatives, chunk_size)
                     for v in range(directions)
                 ]
             )  # (2 or 1, B)

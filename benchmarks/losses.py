@@ -246,6 +246,7 @@ def measure_row(
             del steps[name]
     longest = max([run_once(step, z, options.clock) for step in steps.values()], default=1.0)
     rounds = max(3, min(options.rounds, int(options.seconds / max(longest, 1e-4))))
+    rounds = rounds if steps else 1
     for _ in range(rounds):
         for name, step in steps.items():
             times[name].append(run_once(step, z, options.clock))

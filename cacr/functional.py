@@ -1,6 +1,6 @@
 """CACR's attraction and repulsion as functions: per sample, exact across ranks."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
@@ -26,6 +26,8 @@ from cacr._cost import dense_weights, softmin_cost
 Cost = Literal["euclidean", "rbf"]
 Weights = Literal["conditional", "uniform"]
 Constant = Literal["none", "queue", "all"]
+Views = tuple[Tensor, ...]
+Distances = dict[tuple[int, int], Tensor]  # of view v to view u of the same sample, (B,)
 
 
 class CACRTerms(NamedTuple):
@@ -185,8 +187,8 @@ def cacr_terms(
         if keys is not None and negatives is None:
             pull, push = _teacher(batch, options)  # (B,) each
         else:
-            distance = _distances(batch.z, batch.positives)  # (V, V, B)
-            pull = _attraction(distance, options)  # (B,)
+            distance = _distances(batch.z, batch.positives)
+            pull = _attraction(distance, len(batch.z), options)  # (B,)
             compare = _pairs(batch, options, distance, both_directions)
             if negatives is not None:
                 compare = _queue(batch, options, distance)
@@ -243,25 +245,24 @@ def cacr_weights(
     _check_shapes(views, negatives, keys)
     with torch.no_grad(), full_precision(views):
         batch = _Batch.of(views, negatives, keys, normalize, spread=False)
-        z, t = batch.z, repulsion_temperature
+        z, targets, t = batch.z, batch.positives, repulsion_temperature
+        distance = _distances(z, targets)
+        rows: list[tuple[Tensor, Sequence[Tensor]]]
         if keys is not None and negatives is None:
-            distance = _distances(z, batch.positives).transpose(0, 1)  # (G, V, B)
-            rows = [
-                (z[v], batch.positives[_others(v, len(batch.positives))]) for v in range(len(z))
-            ]
+            anchors = [[distance[v, g] for v in _others(g, len(z))] for g in range(len(targets))]
+            rows = [(z[v], [targets[g] for g in _others(v, len(targets))]) for v in range(len(z))]
         else:
-            distance = _distances(z, batch.positives)  # (V, V, B)
+            anchors = [[distance[v, u] for u in _others(v, len(z))] for v in range(len(z))]
             rows = [(z[v], z[v + 1 :]) for v in range(len(z) - 1)]
             if negatives is not None:
-                rows = [(z[v], z[v : v + 1]) for v in range(len(z))]
-        pull = torch.stack(
-            [
-                (attraction_temperature * near[_others(a, len(near))]).softmax(0).T
-                for a, near in enumerate(distance)
-            ]
-        )  # (A, B, P)
-        push = [dense_weights(x, y, batch.bank, 0, t)[0].transpose(0, 1) for x, y in rows]
-        return CACRWeights(pull, torch.cat(push))
+                rows = [(view, [view]) for view in z]
+        pull = [(attraction_temperature * torch.stack(near)).softmax(0).T for near in anchors]
+        push = [
+            dense_weights(x, torch.stack(list(y)), batch.bank, 0, t)[0].transpose(0, 1)
+            for x, y in rows
+            if y
+        ]
+        return CACRWeights(torch.stack(pull), torch.cat(push))
 
 
 @dataclass
@@ -276,11 +277,14 @@ class _Options:
 
 @dataclass
 class _Batch:
-    """This rank's features and those of all ranks."""
+    """This rank's features and those of all ranks, a tensor a view.
 
-    z: Tensor  # (V, B, D) this rank's queries
-    every: Tensor  # (V, N, D) all ranks' queries; with keys alone (G, N, D), all ranks' keys
-    positives: Tensor  # (V or G, B, D) this rank's keys, or its queries where there are none
+    Apart, since the gradient of a part of a tensor is a tensor of the whole, mostly zero.
+    """
+
+    z: Views  # V of (B, D), this rank's queries
+    every: Views  # V of (N, D), all ranks' queries; with keys alone G, all ranks' keys
+    positives: Views  # V or G of (B, D), this rank's keys, or its queries where there are none
     bank: Tensor | None  # (Q, D)
     total: int  # N
     start: int  # place of this rank's first sample among the N
@@ -296,20 +300,22 @@ class _Batch:
         spread: bool,
     ) -> "_Batch":
         prepare = unit_rows if normalize else at_least_float32
-        z = prepare(views)
-        positives = z if keys is None else prepare(keys).to(z.dtype)
-        bank = None if negatives is None else prepare(negatives).to(z.dtype)
-        rows = positives if negatives is None else z
-        counts = row_counts(rows[0]) if spread else [z.shape[1]]
+        queries = prepare(views)
+        z = queries.unbind(0)
+        targets = queries if keys is None else prepare(keys).to(queries.dtype)
+        positives = z if keys is None else targets.unbind(0)
+        bank = None if negatives is None else prepare(negatives).to(queries.dtype)
+        counts = row_counts(z[0]) if spread else [z[0].shape[0]]
         total, start = sum(counts), sum(counts[: rank()]) if spread else 0
         if total < 2 and negatives is None:
             raise InputError(
                 f"a batch of {total} sample has no negatives; CACR needs at least 2, or a queue. "
                 "Use drop_last=True in the loader, or a larger batch."
             )
-        every = rows
+        every = positives if negatives is None else z
         if spread:
-            every = gather_rows(rows.transpose(0, 1), counts).transpose(0, 1).contiguous()
+            rows = targets if negatives is None else queries
+            every = gather_rows(rows.transpose(0, 1), counts).unbind(1)
         return cls(z, every, positives, bank, total, start, spread)
 
 
@@ -317,101 +323,99 @@ def _others(view: int, count: int) -> list[int]:
     return [u for u in range(count) if u != view]
 
 
-def _distances(x: Tensor, y: Tensor) -> Tensor:
+def _distances(x: Views, y: Views) -> Distances:
     """Squared distances between the views of each sample.
 
     Args:
-        x: (V, B, D).
-        y: (U, B, D); the same tensor as ``x`` has each pair computed once.
+        x: V of (B, D).
+        y: U of (B, D); the same as ``x`` has each pair computed once.
 
     Returns:
-        (V, U, B); 0 for a view with itself, which nobody needs.
+        (v, u), v not u, to (B,).
     """
-    zero = x.new_zeros(x.shape[1])
-    known: dict[tuple[int, int], Tensor] = {}
-    for a in range(x.shape[0]):
-        for b in _others(a, y.shape[0]):
+    known: Distances = {}
+    for a in range(len(x)):
+        for b in _others(a, len(y)):
             if x is y and b < a:
                 known[a, b] = known[b, a]
             else:
                 difference = x[a] - y[b]  # (B, D); exact where views coincide
                 known[a, b] = (difference * difference).sum(-1)
-    rows = [
-        torch.stack([known.get((a, b), zero) for b in range(y.shape[0])]) for a in range(x.shape[0])
-    ]
-    return torch.stack(rows)
+    return known
 
 
-def _attraction(distance: Tensor, options: _Options) -> Tensor:
-    """Mean over anchors of their positives' weighted distance.
-
-    Args:
-        distance: (A, P, B), of anchor a to position p; its own view is left out.
-        options: as given.
-
-    Returns:
-        (B,).
-    """
-    return torch.stack(
-        [
-            (_pull_weights(near, a, options) * near[_others(a, len(near))]).sum(0)
-            for a, near in enumerate(distance)
-        ]
-    ).mean(0)
+def _attraction(distance: Distances, views: int, options: _Options) -> Tensor:
+    """Mean over the views of their positives' weighted distance, (B,)."""
+    parts = []
+    for v in range(views):
+        near = torch.stack([distance[v, u] for u in _others(v, views)])  # (V - 1, B)
+        parts.append((_pull_weights(near, options) * near).sum(0))
+    return torch.stack(parts).mean(0)
 
 
-def _pull_weights(distance: Tensor, own: int, options: _Options) -> Tensor:
-    """(P, B) distances to the (P - 1, B) weights of all but the anchor's own view."""
-    logits = options.pull * distance[_others(own, len(distance))]
+def _pull_weights(near: Tensor, options: _Options) -> Tensor:
+    """(P, B) distances of an anchor to its positives, to their weights."""
+    logits = options.pull * near
     return (logits if options.constant == "none" else logits.detach()).softmax(0)
 
 
 def _pairs(
-    batch: _Batch, options: _Options, distance: Tensor, both_directions: bool
+    batch: _Batch, options: _Options, distance: Distances, both_directions: bool
 ) -> Iterator[Tensor]:
     """Repulsion from the other samples in another view: (B, comparisons) at a time."""
     for a in range(len(batch.z)):
         for others in ([*range(a)] if both_directions else [], [*range(a + 1, len(batch.z))]):
             if others:
-                columns = batch.every[others[0] : others[-1] + 1]  # (S, N, D)
-                yield _repulsion(batch.z[a], columns, batch, options, distance[a, others])
+                columns = [batch.every[b] for b in others]
+                near = [distance[a, b] for b in others]
+                yield _repulsion(batch.z[a], columns, near, batch, options)
 
 
-def _queue(batch: _Batch, options: _Options, distance: Tensor) -> Iterator[Tensor]:
+def _queue(batch: _Batch, options: _Options, distance: Distances) -> Iterator[Tensor]:
     """Repulsion from the queue and the own view's other samples: (B, 1) at a time."""
     for v, query in enumerate(batch.z):
-        near = distance[v, _others(v, len(batch.positives))].mean(0, keepdim=True)  # (1, B)
-        yield _repulsion(query, batch.every[v : v + 1], batch, options, near)
+        near = torch.stack([distance[v, u] for u in _others(v, len(batch.z))]).mean(0)  # (B,)
+        yield _repulsion(query, [batch.every[v]], [near], batch, options)
 
 
 def _repulsion(
-    query: Tensor, columns: Tensor, batch: _Batch, options: _Options, near: Tensor
+    query: Tensor,
+    columns: Sequence[Tensor],
+    near: Sequence[Tensor],
+    batch: _Batch,
+    options: _Options,
+    even: bool = True,
 ) -> Tensor:
     """Repulsion of one view's rows from segments of columns.
 
     Args:
         query: (B, D).
-        columns: (S, N, D).
+        columns: S of (N, D).
+        near: S of (B,), distances to the positives, for debiasing.
         batch: for the queue, and the place of the rows among the columns.
         options: as given.
-        near: (S, B) distances to the positives, for debiasing.
+        even: whether the samples weigh the same in the mean loss.
 
     Returns:
         (B, S); with the RBF cost before the logarithm.
     """
+    segments = torch.stack(list(columns))  # (S, N, D)
     value = softmin_cost(
         query,
-        columns,
+        segments,
         batch.bank,
         skip=batch.start,
         temperature=options.push,
         rbf_scale=options.scale,
-        constant_from={"none": None, "queue": columns.shape[1], "all": 0}[options.constant],
+        constant_from={"none": None, "queue": segments.shape[1], "all": 0}[options.constant],
         chunk_size=options.chunk_size,
+        even=even,
     )
     if options.scale is not None:
         return value
-    return (options.debias * near.T - value) / (1 - options.debias)
+    if not options.debias:
+        return -value
+    return (options.debias * torch.stack(list(near), 1) - value) / (1 - options.debias)
 
 
 def _log_mean(values: Tensor, batch: _Batch) -> Tensor:
@@ -436,22 +440,26 @@ def _teacher(batch: _Batch, options: _Options) -> tuple[Tensor, Tensor]:
         Attraction and repulsion, (B,) each.
     """
     z, keys = batch.z, batch.positives
-    distance = _distances(z, keys)  # (V, G, B)
-    known: dict[tuple[int, int], Tensor] = {}  # repulsion of query v from key view g, (B,)
+    distance = _distances(z, keys)
+    known: Distances = {}  # repulsion of query v from key view g
     for v, query in enumerate(z):
         others = _others(v, len(keys))
         if not others:  # the only key is of the query's own view
             continue
+        columns = [batch.every[g] for g in others]
         if options.scale is None:
-            columns, near = batch.every[others], distance[v, others]  # (S, N, D), (S, B)
-            values = _repulsion(query, columns, batch, options, near).unbind(1)
+            near = [distance[v, g] for g in others]
+            even = len(z) == 2  # with more views the weights differ from sample to sample
+            values = _repulsion(query, columns, near, batch, options, even).unbind(1)
         else:
-            values = tuple(_soft_nearest(query, batch.every[g], options) for g in others)
+            values = tuple(_soft_nearest(query, y, options) for y in columns)
         known.update({(v, g): value for g, value in zip(others, values, strict=True)})
     pulled, pushed = [], []
     for g in range(len(keys)):
-        weights, rows = _pull_weights(distance[:, g], g, options), _others(g, len(z))
-        pulled.append((weights * distance[rows, g]).sum(0))
+        rows = _others(g, len(z))
+        near_keys = torch.stack([distance[v, g] for v in rows])  # (P, B)
+        weights = _pull_weights(near_keys, options)
+        pulled.append((weights * near_keys).sum(0))
         pushed.append((weights * torch.stack([known[v, g] for v in rows])).sum(0))
     return torch.stack(pulled).mean(0), torch.stack(pushed).mean(0)
 

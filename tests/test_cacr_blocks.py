@@ -41,6 +41,18 @@ def test_equal_to_the_dense_form_in_float64(form, normalize, chunk_size):
     torch.testing.assert_close(blocks, dense, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+def test_the_gradient_of_the_mean_is_that_of_the_dense_form(form):
+    """Rows that weigh the same have their gradient prepared in the forward pass."""
+    for reduction in ("mean", "none"):
+        grads = []
+        for chunk_size in (0, 4):
+            z = features().requires_grad_()
+            loss = sum(cacr_terms(z, reduction=reduction, chunk_size=chunk_size, **form)).mean()
+            grads.append(torch.autograd.grad(loss, z)[0])
+        torch.testing.assert_close(grads[1], grads[0], rtol=1e-10, atol=1e-12)
+
+
 @pytest.mark.parametrize("chunk_size", [None, 64])
 @pytest.mark.parametrize("name", ["views", "rbf", "queue", "teacher", "teacher rbf"])
 def test_equal_to_the_dense_form_in_float32(name, chunk_size):
@@ -137,6 +149,12 @@ def test_torch_func_transforms():
         lambda z, c: torch.func.jacrev(torch.func.jacrev(loss))(z[0], c),
     ):
         torch.testing.assert_close(transform(batch, 4), transform(batch, 0))
+    batch.requires_grad_()
+    outside = [
+        torch.autograd.grad(torch.func.vmap(loss, in_dims=(0, None))(batch, c).sum(), batch)[0]
+        for c in (0, 4)
+    ]
+    torch.testing.assert_close(outside[1], outside[0])
 
 
 @pytest.mark.slow
@@ -175,9 +193,14 @@ def test_the_operators_are_well_formed():
     x, y, bank = torch.randn(5, 3), torch.randn(1, 6, 3), torch.randn(4, 3)
     ops = torch.ops.cacr
     checks = ("test_schema", "test_faketensor")
-    args = (x, y, bank, 0, 2.0, None, 2)
+    args = (x, y, bank, 0, 2.0, None, 10, 2, False, False)
     torch.library.opcheck(ops.softmin_cost.default, args, test_utils=checks)
-    result, mass = ops.softmin_cost(*args)
+    result, mass, *_ = ops.softmin_cost(*args)
     for wanted in ((True, True), (False, True), (True, False)):
+        for scale, columns in ((None, bank), (0.5, None)):
+            args = (x, y, columns, 0, 2.0, scale, 6, 2, *wanted)
+            torch.library.opcheck(ops.softmin_cost.default, args, test_utils=checks)
+        args = (x, torch.randn(3, 6, 3), None, 0, 2.0, 0.5, 6, 2, *wanted)
+        torch.library.opcheck(ops.softmin_cost.default, args, test_utils=checks)
         back = (torch.ones_like(result), x, y, bank, result, mass, 0, 2.0, None, 6, 2, *wanted)
         torch.library.opcheck(ops.softmin_cost_backward.default, back, test_utils=checks)

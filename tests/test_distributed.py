@@ -136,6 +136,23 @@ def test_second_derivatives_cross_the_ranks():
     torch.testing.assert_close(together, 4 * second_derivative(0, (12,)))
 
 
+def compiled_value_and_gradient(rank, split):
+    z = share(features(2), split, rank).clone().requires_grad_()
+    loss = torch.compile(lambda z: nt_xent(z[0], z[1], 0.3, chunk_size=2))(z)
+    loss.backward()
+    return loss.detach(), z.grad
+
+
+@pytest.mark.slow
+def test_compiled_across_ranks():
+    results = pool(2).run(compiled_value_and_gradient, (7, 5))
+    z = features(2).requires_grad_()
+    loss = nt_xent(z[0], z[1], 0.3)
+    loss.backward()
+    torch.testing.assert_close(sum(value for value, _ in results) / 2, loss.detach())
+    torch.testing.assert_close(torch.cat([grad for _, grad in results], 1), 2 * z.grad)
+
+
 def train(rank, split, kind):
     """Three steps of SGD on this rank's share, under DDP where there are ranks."""
     torch.manual_seed(0)

@@ -18,6 +18,7 @@ def points(n, seed):
 @pytest.mark.parametrize("block", [1 << 10, 64 << 20])
 def test_equals_scikit_learn(metric, block, monkeypatch):
     monkeypatch.setattr(knn, "BLOCK_BYTES", block)
+    monkeypatch.setattr(knn, "TEST_ROWS", 50)
     x, y = points(300, 1)
     test, _ = points(120, 2)
     found = knn_predict(x, y, test, (1, 10, 200), metric=metric)

@@ -4,6 +4,8 @@ import torch
 from torch import nn
 
 from bcl import BCL, SDCLR, BoostedRandAugment, ContrastiveViews, InputError, NTXentLoss, SimCLR
+from bcl.checkpoints import AtomicCheckpointIO
+from bcl.learners.saving import Checkpoints
 from bcl.pruning import convolution_weights
 
 SIZE = 16
@@ -26,10 +28,9 @@ def train(learner, epochs=2, **settings):
         max_epochs=epochs,
         accelerator="cpu",
         logger=False,
-        enable_checkpointing=False,
+        **{"enable_checkpointing": False, **settings},
         enable_progress_bar=False,
         enable_model_summary=False,
-        **settings,
     )
     trainer.fit(learner, datamodule=Pictures())
     return trainer
@@ -116,6 +117,17 @@ def test_encode_is_in_evaluation_mode_and_leaves_no_trace():
     torch.testing.assert_close(features, learner.encode(images / 255))
 
 
+def test_channels_last_changes_the_layout_alone():
+    torch.manual_seed(0)
+    plain = SimCLR("resnet8", SIZE, {"width": 4})
+    torch.manual_seed(0)
+    last = SimCLR("resnet8", SIZE, {"width": 4}, channels_last=True)
+    images = torch.rand(4, 3, SIZE, SIZE)
+    assert last.encoder.conv1.weight.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(last.encode(images), plain.encode(images))
+    train(last, epochs=1)
+
+
 def test_encoder_may_be_a_module_of_ones_own():
     encoder = nn.Sequential(nn.Flatten(), nn.Linear(3 * SIZE * SIZE, 8))
     encoder.num_features = 8
@@ -166,9 +178,32 @@ def test_non_finite_loss_stops_the_run_and_leaves_the_tracker_clean():
     learner = SimCLR("resnet8", SIZE, {"width": 4})
     with torch.no_grad():
         learner.encoder.conv1.weight.fill_(torch.nan)
-    with pytest.raises(InputError, match="not finite for sample ids"):
+    with pytest.raises(InputError, match="step 0: loss not finite for sample ids") as error:
         train(learner)
+    assert "no checkpoint yet" in str(error.value)
     assert not learner.tracker.seen.any()
+
+
+def test_divergence_names_step_and_last_good_checkpoint(tmp_path):
+    learner = SimCLR("resnet8", SIZE, {"width": 4})
+
+    class Poison(pl.Callback):
+        def on_train_batch_start(self, trainer, learner, *_):
+            if trainer.global_step == 4:
+                with torch.no_grad():
+                    learner.encoder.conv1.weight.fill_(torch.nan)
+
+    with pytest.raises(InputError, match="step 4: ") as error:
+        train(
+            learner,
+            callbacks=[Checkpoints(tmp_path), Poison()],
+            plugins=[AtomicCheckpointIO()],
+            enable_checkpointing=True,
+        )
+    assert str(tmp_path / "last.ckpt") in str(error.value)
+    saved = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert saved["global_step"] == 3
+    assert all(value.isfinite().all() for value in saved["state_dict"].values())
 
 
 class TestSDCLR:

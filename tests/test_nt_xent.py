@@ -122,7 +122,7 @@ def test_a_temperature_can_be_learnt(chunk_size):
 def test_laws(batch, dim, temperature, seed):
     z1, z2 = pair(batch, dim, seed=seed)
     losses = nt_xent(z1, z2, temperature, reduction="none")
-    assert bool((losses > 0).all())
+    assert bool((losses > -1e-12).all())  # above 0 but for rounding
     order = torch.randperm(batch)
     permuted = nt_xent(z1[order], z2[order], temperature, reduction="none", chunk_size=2)
     torch.testing.assert_close(permuted, losses[order], rtol=1e-9, atol=1e-12)

@@ -95,6 +95,7 @@ def run(args: argparse.Namespace) -> int:
     except InputError:  # runs of different test sets: each has its own table
         print("\n\n".join(text_table([report]) for report in reports))
     print("\nreports: " + ", ".join(str(folder) for folder in folders))
+    print(f"next: bcl report {out} --out {out / 'report.html'}")
     return 0
 
 

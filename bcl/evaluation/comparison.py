@@ -198,9 +198,10 @@ def _table(name: str, first: Values, together: list[Method], rule: str) -> Value
 
 def _single(entry: Values, column: str, rule: str) -> Values:
     summary = entry["summary"]
+    found = summary.get(rule, {}).get(column)
     if column in ("all", "top5"):
-        return dict(summary["accuracy" if column == "all" else "top5"])
-    return dict(summary[rule][column]) if rule in summary else {"mean": None, "ci95": None}
+        found = summary.get("accuracy" if column == "all" else "top5")
+    return dict(found) if found is not None else {"mean": None, "ci95": None}
 
 
 def _over_runs(entries: list[Values], column: str, rule: str) -> Values:
@@ -224,29 +225,27 @@ def _test_rows(table: Values, name: str, together: list[Method], rule: str) -> N
         for column in COLUMNS:
             a, b = base_row["values"][column]["mean"], row["values"][column]["mean"]
             row["values"][column]["gain"] = None if a is None or b is None else b - a
-        pairs = _common_seeds(baseline, method, name)
-        if len(pairs) > 1:
-            kinds.add(f"paired t-test over {len(pairs)} seeds")
+        samples, kind = _pairs(baseline, method, name, rule)
         for column in TESTED:
-            if len(pairs) > 1:
-                first = [_single(a, column, rule)["mean"] for a, _ in pairs]
-                second = [_single(b, column, rule)["mean"] for _, b in pairs]
-                known = None not in first and None not in second
-                p_values[column].append(paired_t(first, second) if known else None)
-            elif column == "all":
-                p, made = _over_pictures(baseline, method, name)
-                p_values[column].append(p)
-                if made:
-                    kinds.add("McNemar test over test pictures, which says nothing about seeds")
-            else:
-                p_values[column].append(None)
+            first, second = samples.get(column, ([], []))
+            known = None not in first and None not in second
+            p_values[column].append(paired_t(first, second) if known else None)
+        if kind is None:
+            p, kind = _over_pictures(baseline, method, name)
+            p_values["all"][-1] = p
+        if kind is not None:
+            kinds.add(kind)
     for column, found in p_values.items():
         for row, p in zip(others, holm(found), strict=True):
             row["values"][column]["p"] = p
     table["test"] = "; ".join(sorted(kinds)) or None
 
 
-def _common_seeds(a: Method, b: Method, name: str) -> list[tuple[Values, Values]]:
+def _pairs(
+    a: Method, b: Method, name: str, rule: str
+) -> tuple[dict[str, tuple[list[Any], list[Any]]], str | None]:
+    """Paired values by column, and the test's name: over common seeds, else over draws."""
+
     def by_seed(method: Method) -> dict[Any, Values]:
         return {
             plain["record"].get("seed"): entry
@@ -256,16 +255,45 @@ def _common_seeds(a: Method, b: Method, name: str) -> list[tuple[Values, Values]
         }
 
     first, second = by_seed(a), by_seed(b)
-    return [(first[s], second[s]) for s in first if s is not None and s in second]
+    seeds = [seed for seed in first if seed is not None and seed in second]
+    if len(seeds) > 1:
+        values = {
+            column: (
+                [_single(first[seed], column, rule)["mean"] for seed in seeds],
+                [_single(second[seed], column, rule)["mean"] for seed in seeds],
+            )
+            for column in TESTED
+        }
+        return values, f"paired t-test over {len(seeds)} seeds"
+    draws = [len(method.entries(name)[0]["draws"]) for method in (a, b)]
+    same = a.plain[0]["data"]["probe_hash"] == b.plain[0]["data"]["probe_hash"]
+    if draws[0] != draws[1] or draws[0] < 2 or not same:
+        return {}, None
+    values = {
+        column: (_draws(a, name, column, rule), _draws(b, name, column, rule)) for column in TESTED
+    }
+    return values, f"paired t-test over {draws[0]} draws, which says nothing about seeds"
 
 
-def _over_pictures(a: Method, b: Method, name: str) -> tuple[float | None, bool]:
+def _draws(method: Method, name: str, column: str, rule: str) -> list[Any]:
+    """One value a draw of a method's first run."""
+    draws = method.entries(name)[0]["draws"]
+    if column == "all":
+        return [draw["accuracy"] for draw in draws]
+    ids = method.plain[0]["groups"][rule][column] if rule in method.plain[0]["groups"] else []
+    rows = [
+        [draw["per_class"][c] for c in ids if draw["per_class"][c] is not None] for draw in draws
+    ]
+    return [sum(row) / len(row) if row else None for row in rows]
+
+
+def _over_pictures(a: Method, b: Method, name: str) -> tuple[float | None, str | None]:
     first, second = a.reports[0].predictions, b.reports[0].predictions
     if name not in first or name not in second or "labels" not in first:
-        return None, False
-    if first[name].shape != second[name].shape:
-        return None, False
-    # Draws share the test pictures, so only the first draw is independent evidence.
+        return None, None
+    if first[name].shape[0] != 1 or second[name].shape[0] != 1:
+        return None, None
     right_a = first[name][0] == first["labels"]
     right_b = second[name][0] == second["labels"]
-    return mcnemar(int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum())), True
+    p = mcnemar(int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum()))
+    return p, "McNemar test over test pictures, which says nothing about seeds"

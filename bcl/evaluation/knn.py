@@ -7,6 +7,7 @@ from bcl.errors import InputError, unknown_name
 
 METRICS = ("cosine", "euclidean")
 BLOCK_BYTES = 64 << 20  # similarities held at a time
+TEST_ROWS = 1024  # test pictures at a time, enough for an efficient matrix product
 
 
 def knn_predict(
@@ -22,8 +23,8 @@ def knn_predict(
     r"""Predict labels by a vote of the k nearest training pictures, for several k at once.
 
     Each neighbour has one vote, or :math:`e^{s/\tau}` with its cosine similarity s when a
-    temperature is given. Among equal votes the class of the nearer neighbour wins. Distances are
-    worked on in blocks, so memory does not grow with the test set.
+    temperature is given. Among equal votes the class whose neighbours rank nearer wins.
+    Distances are worked on in blocks of both sets, so memory does not grow with them.
 
     Args:
         train_features: (N, D).
@@ -61,20 +62,36 @@ def knn_predict(
         train, test = train - centre, test - centre
         offset = train.square().sum(1) / 2
     largest = min(max(ks), train.shape[0])
-    rows = max(1, BLOCK_BYTES // (4 * train.shape[0]))
     found: dict[int, list[Tensor]] = {k: [] for k in ks}
-    for start in range(0, test.shape[0], rows):
-        block = test[start : start + rows]
-        near = torch.addmm(-offset, block, train.T).topk(largest, dim=1)  # (m, k), nearest first
-        labels = train_labels[near.indices]
+    for start in range(0, test.shape[0], TEST_ROWS):
+        block = test[start : start + TEST_ROWS]
+        values, places = _nearest(train, offset, block, largest)  # (m, k), nearest first
+        labels = train_labels[places]
         if temperature is None or metric != "cosine":
-            weights = torch.ones_like(near.values)
+            weights = torch.ones_like(values, dtype=torch.float64)
         else:
-            weights = (near.values / temperature).exp()
-        # The nearer neighbour breaks ties: its vote counts more by less than any whole vote.
+            weights = (values.double() / temperature).exp()
+        # Ranks break ties: all of them together count less than any whole vote.
         tie = torch.linspace(1e-4, 0, largest, device=weights.device) / largest
         for k in ks:
             votes = weights.new_zeros(block.shape[0], classes)
             votes.scatter_add_(1, labels[:, :k], (weights + tie)[:, :k])
             found[k].append(votes.argmax(1))
     return {k: torch.cat(parts) for k, parts in found.items()}
+
+
+def _nearest(train: Tensor, offset: Tensor, block: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Similarities (m, k) and positions of the nearest training rows, in blocks of those too."""
+    columns = max(k, BLOCK_BYTES // (4 * block.shape[0]))
+    values = block.new_empty(block.shape[0], 0)
+    places = torch.empty(block.shape[0], 0, dtype=torch.int64, device=block.device)
+    for start in range(0, train.shape[0], columns):
+        part = train[start : start + columns]
+        similarity = torch.addmm(-offset[start : start + columns], block, part.T)
+        near = similarity.topk(min(k, part.shape[0]), dim=1)
+        values = torch.cat([values, near.values], 1)
+        places = torch.cat([places, near.indices + start], 1)
+        if values.shape[1] > k:
+            best = values.topk(k, dim=1)
+            values, places = best.values, places.gather(1, best.indices)
+    return values, places

@@ -61,6 +61,7 @@ class RunRecorder(Callback):
         tracker: Any = getattr(pl_module, "tracker", None)
         if tracker is not None:
             row["score_mean"] = float(tracker.scores.mean())
+            row["score_histogram"] = torch.histc(tracker.scores, 20, 0, 1).int().tolist()
         history = [old for old in self.record["history"] if old["epoch"] < epoch]
         self.record["history"] = [*history, row]
         self.record["epochs"] = epoch + 1

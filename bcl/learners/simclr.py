@@ -11,6 +11,7 @@ from bcl.augment import ContrastiveViews
 from bcl.encoders import Projector, create_encoder
 from bcl.errors import InputError
 from bcl.learners.optimizers import OptimizerName, build_optimizer, parameter_groups
+from bcl.learners.saving import Checkpoints
 from bcl.learners.schedule import warmup_cosine
 from bcl.losses import NTXentLoss
 from bcl.memorization import MemorizationTracker, Normalization
@@ -52,6 +53,8 @@ class SimCLR(pl.LightningModule):
         warmup_epochs: epochs of linear warm-up, by the step.
         min_learning_rate: where the cosine ends.
         milestones: epochs that divide the learning rate by 10, in the place of the cosine.
+        channels_last: lay pictures and convolutions out with the channels innermost, faster for
+            convolutions under bfloat16 and on GPUs.
         seed: seed of the views; what they have already, if not given.
 
     Raises:
@@ -91,6 +94,7 @@ class SimCLR(pl.LightningModule):
         warmup_epochs: int = 10,
         min_learning_rate: float = 1e-6,
         milestones: tuple[int, ...] = (),
+        channels_last: bool = False,
         seed: int | None = None,
     ) -> None:
         super().__init__()
@@ -105,6 +109,9 @@ class SimCLR(pl.LightningModule):
                 "the encoder must have an integer attribute num_features, the width of its "
                 f"output; {type(encoder).__name__} has none. Set it, or name a timm model."
             )
+        self.channels_last = channels_last
+        if channels_last:
+            encoder = encoder.to(memory_format=torch.channels_last)
         self.encoder = encoder
         self.projector = Projector(
             features, projection_features, projector_hidden, projector_layers, projector_batch_norm
@@ -157,7 +164,10 @@ class SimCLR(pl.LightningModule):
     def _normalise(self, images: Tensor) -> Tensor:
         if not images.is_floating_point():
             images = images.to(self.mean.dtype) / 255
-        return (images - self.mean) / self.std
+        images = (images - self.mean) / self.std
+        return (
+            images.contiguous(memory_format=torch.channels_last) if self.channels_last else images
+        )
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) pictures, uint8 or in [0, 1], to (B, D) features, with gradient."""
@@ -213,10 +223,20 @@ class SimCLR(pl.LightningModule):
         scores = self.tracker.scores[ids] if self.views.boost is not None else None
         views = self.views(images, scores=scores, ids=ids, epoch=self.current_epoch)
         losses = self.sample_losses(views)  # (B,)
-        self.tracker.update(ids, losses)
+        try:
+            self.tracker.update(ids, losses)
+        except InputError as error:
+            raise InputError(f"step {self.global_step}: {error}{self._last_good()}") from None
         loss: Tensor = losses.mean()
         self.log("loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=ids.numel())
         return loss
+
+    def _last_good(self) -> str:
+        """Name the newest checkpoint; nothing of a refused step is in it."""
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, Checkpoints) and callback.path.exists():
+                return f" The last good checkpoint is {callback.path}."
+        return " There is no checkpoint yet."
 
     def on_train_epoch_end(self) -> None:
         """Refresh the scores once an epoch, before checkpoints are written."""

@@ -1,0 +1,35 @@
+"""SIGKILL and resume: the finished run equals one that was left alone."""
+
+import importlib.util
+import os
+from pathlib import Path
+
+import pytest
+
+PATH = Path(__file__).resolve().parent.parent / "benchmarks" / "kill_and_resume.py"
+spec = importlib.util.spec_from_file_location("kill_and_resume", PATH)
+kill_and_resume = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(kill_and_resume)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("config", "ranks", "kills"),
+    [("digits_lt/bcl_i", 1, 2), ("digits_lt/bcl_d", 2, 1), ("digits_lt/cacr_moco", 1, 1)],
+)
+def test_killed_runs_end_as_if_nothing_had_happened(monkeypatch, tmp_path, config, ranks, kills):
+    monkeypatch.setenv("PYTHONPATH", str(PATH.parent.parent))
+    monkeypatch.setitem(os.environ, "OMP_NUM_THREADS", "1")
+    results = kill_and_resume.trial(config, ranks, kills, seed=1, folder=tmp_path)
+    assert results == [[]] * kills
+    assert not list(tmp_path.rglob(".*"))  # no temporary file of a killed writer is left behind
+
+
+def test_differences_are_found():
+    import torch
+
+    first = {"a": [torch.tensor([1.0, 2.0]), 3], "b": 0.5}
+    assert kill_and_resume.differences(first, first, exact=True) == []
+    second = {"a": [torch.tensor([1.0, 2.0001]), 3], "b": 0.5}
+    assert kill_and_resume.differences(first, second, exact=True) == [".a[0]"]
+    assert kill_and_resume.differences(first, {"a": []}, exact=True) == [" (keys)"]
