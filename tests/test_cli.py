@@ -167,6 +167,41 @@ class TestFit:
         assert [row["epoch"] for row in history] == [0, 1]
         assert content["bcl"]["record"]["config"]["data"]["class_path"] == "datamodules.DigitsLT"
 
+    @pytest.mark.parametrize(
+        ("change", "told"),
+        [
+            (["--seed_everything", "1"], "another seed, 0, than this one, 1"),
+            (["--data.split_seed", "3"], "another training set (content hash)"),
+        ],
+    )
+    def test_resume_of_another_run_is_refused(self, folder, capsys, change, told):
+        arguments = [*self.SIMCLR, "--trainer.accelerator", "cpu", "--trainer.max_epochs"]
+        assert main([*arguments, "1"]) == 0
+        before = (folder / "outputs/digits_lt/simclr/checkpoints/last.ckpt").read_bytes()
+        line = refused([*arguments, "2", "--ckpt_path", "last", *change], capsys)
+        assert told in line
+        after = (folder / "outputs/digits_lt/simclr/checkpoints/last.ckpt").read_bytes()
+        assert after == before
+
+    def test_overwriting_starts_with_no_old_checkpoint(self, folder, monkeypatch):
+        arguments = [*self.SIMCLR, "--trainer.accelerator", "cpu", "--trainer.max_epochs", "2"]
+        assert main(arguments) == 0
+        place = folder / "outputs/digits_lt/simclr/checkpoints"
+        assert (place / "previous.ckpt").exists()
+        seen = []
+
+        def stop(self, trainer, *_):
+            seen.append(sorted(path.name for path in place.iterdir()))
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr("bcl.learners.callbacks.RunRecorder.on_train_epoch_start", stop)
+        assert main([*arguments, "--overwrite"]) == 130
+        assert seen == [[]]
+
+    def test_refused_runs_leave_no_folder(self, folder, capsys):
+        refused([*self.SIMCLR, "--ckpt_path", "missing.ckpt"], capsys)
+        assert list(folder.iterdir()) == []
+
     def test_help_documents_the_options(self, capsys):
         with pytest.raises(SystemExit) as stop:
             main(["fit", "--help"])

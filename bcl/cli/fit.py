@@ -1,7 +1,6 @@
 """``bcl fit``: pretraining, every option typed and documented by LightningCLI."""
 
 import contextlib
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ from bcl.cli.output import check_seed
 from bcl.cli.quiet import quiet_lightning
 from bcl.configuration import KEYS, Config, find_config, merge
 from bcl.errors import InputError, find_input_error
+from bcl.files import check_writable
 
 EXAMPLES = """Pretrain from a named configuration (`bcl configs` lists them) or a YAML file.
 
@@ -151,7 +151,7 @@ def _build(arguments: list[str], config: Config, name: str) -> Any:
             if settings.default_root_dir is None:
                 settings.default_root_dir = str(Path("outputs", *self.config.name.split("/")))
             folder = Path(settings.default_root_dir)
-            _make_writable(folder)
+            check_writable(folder, "--trainer.default_root_dir")
             self._dump_config()
             config = {key: self.config_dump[key] for key in KEYS}
             seed = self.config.seed_everything
@@ -206,21 +206,6 @@ def _listed(value: Any) -> list[Any]:
     if value is None:
         return []
     return list(value) if isinstance(value, list | tuple) else [value]
-
-
-def _make_writable(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"cannot write {folder}: {error.strerror}; name a writable folder with "
-            "--trainer.default_root_dir."
-        ) from None
-    if not os.access(folder, os.W_OK):
-        raise InputError(
-            f"cannot write {folder}: permission denied; name a writable folder with "
-            "--trainer.default_root_dir."
-        )
 
 
 def _checkpoint(cli: Any) -> str | None:
