@@ -3,6 +3,7 @@
     python benchmarks/loading.py memory            # gathers of a set that fits, and their share
     python benchmarks/loading.py cache --archive cifar10-jpeg.zip
     python benchmarks/loading.py large             # 224 px views from photographs
+    python benchmarks/loading.py cost              # the same as CPU time a picture
     python benchmarks/loading.py shards            # needs the extra "shards"
 
 All data is made here from scikit-learn's two photographs, unless --root or --archive names some.
@@ -17,6 +18,7 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Callable, Iterable
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ from torchvision import datasets, transforms
 
 import bcl
 from datamodules import ImageFolderLT, ShardsLT
+from datamodules.decode import decode
 from datamodules.loader import MemoryLoader
 from datamodules.shards import pack
 from datamodules.stores import MemoryStore, PictureSet
@@ -249,6 +252,57 @@ def large(args: argparse.Namespace) -> None:
             say(title, f"{rate * factor:7.0f} {unit}, first batch {first:.2f} s")
 
 
+def cost(args: argparse.Namespace) -> None:
+    """CPU time a picture of every step, in one thread: what a busy machine does not change."""
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(args.root) if args.root else photographs(Path(name), BATCH, 500, 375)
+        raw = [path.read_bytes() for path in sorted(root.rglob("*.jpg"))[:BATCH]]
+    images = torch.randint(0, 256, (BATCH, 3, 256, 256), dtype=torch.uint8)
+    ids = torch.arange(BATCH)
+
+    def each(call: Callable[[Any], Any]) -> Callable[[], Any]:
+        return lambda: [call(data) for data in raw]
+
+    def baseline(transform: Callable[[Any], Any]) -> Callable[[], Any]:
+        def two(data: bytes) -> None:
+            image = Image.open(BytesIO(data)).convert("RGB")
+            transform(image)
+            transform(image)
+
+        return each(two)
+
+    def device(blur: float) -> Callable[[], Any]:
+        views = bcl.ContrastiveViews(224, blur_probability=blur, arithmetic=args.arithmetic)
+        return lambda: views(images, ids=ids)
+
+    calls = {
+        "ImageFolder: decode, two views": baseline(simclr_transform(blur=False)),
+        "ImageFolder: decode, two views with blur": baseline(simclr_transform(blur=True)),
+        "ours: decode to 256": each(lambda data: decode(data, 256)),
+        "ours: two views": device(0.0),
+        "ours: two views with blur": device(0.5),
+    }
+    found: dict[str, list[float]] = {title: [] for title in calls}
+    for turn in range(args.repeat + 1):
+        for title, call in calls.items():
+            start = time.process_time()
+            call()
+            if turn:  # the first turn compiles and imports
+                found[title].append((time.process_time() - start) / len(raw) * 1e3)
+    middle = {title: statistics.median(values) for title, values in found.items()}
+    for title, value in middle.items():
+        say(title, f"{value:.2f} ms a picture")
+    for blur in ("", " with blur"):
+        plain = middle[f"ImageFolder: decode, two views{blur}"]
+        ours = middle["ours: decode to 256"]
+        whole = ours + middle[f"ours: two views{blur}"]
+        say(
+            f"two views{blur}: views/s of ours to ImageFolder's, without and with the device part",
+            f"{plain / ours:.1f}, {plain / whole:.1f}",
+        )
+
+
 def shards(args: argparse.Namespace) -> None:
     """The same photographs from shards."""
     if importlib.util.find_spec("litdata") is None:
@@ -266,23 +320,38 @@ def shards(args: argparse.Namespace) -> None:
         say("packing and reading back", f"{source.num_samples / seconds:.0f} pictures/s")
         for workers in (1, 2):
 
-            def run(count: int = workers) -> tuple[float, float]:
+            def files(count: int = workers) -> tuple[float, float]:
+                data = ImageFolderLT(
+                    root,
+                    None,
+                    storage="files",
+                    image_size=256,
+                    batch_size=BATCH,
+                    test_share=0.01,
+                    workers=count,
+                    cache_dir=str(folder / "cache"),
+                )
+                return drain(data.train_dataloader())
+
+            def packed(count: int = workers) -> tuple[float, float]:
                 data = ShardsLT(
                     str(folder / "shards"), image_size=256, batch_size=BATCH, workers=count
                 )
                 return drain(data.train_dataloader())
 
-            pairs = [run() for _ in range(args.repeat)]
-            say(
-                f"shards, decode to 256, {workers} worker(s)",
-                f"{statistics.median(p[1] for p in pairs):7.0f} pictures/s, first batch "
-                f"{statistics.median(p[0] for p in pairs):.2f} s",
-            )
+            pairs = [(files(), packed()) for _ in range(args.repeat)]
+            for place, title in enumerate(("files", "shards")):
+                rate = statistics.median(pair[place][1] for pair in pairs)
+                first = statistics.median(pair[place][0] for pair in pairs)
+                say(
+                    f"{title}, decode to 256, {workers} worker(s)",
+                    f"{rate:7.0f} pictures/s, first batch {first:.2f} s",
+                )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("memory", "cache", "large", "shards"))
+    parser.add_argument("what", choices=("memory", "cache", "large", "cost", "shards"))
     parser.add_argument("--root", help="folder of class folders of JPEG files")
     parser.add_argument("--archive", help="zip archive of class folders of small pictures")
     parser.add_argument("--pictures", type=int, default=1024, help="how many to make")
@@ -298,7 +367,8 @@ def main() -> None:
     say(
         "torch, threads, cores", f"{torch.__version__}, {torch.get_num_threads()}, {os.cpu_count()}"
     )
-    {"memory": memory, "cache": cache, "large": large, "shards": shards}[args.what](args)
+    jobs = {"memory": memory, "cache": cache, "large": large, "cost": cost, "shards": shards}
+    jobs[args.what](args)
 
 
 if __name__ == "__main__":

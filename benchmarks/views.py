@@ -172,7 +172,9 @@ def kornia_batch(images: Tensor, _: Tensor, size: int, k: int) -> Callable[[], o
     return step
 
 
-def rounds(steps: dict[str, Callable[[], int]], at_least: float) -> dict[str, list[float]]:
+def rounds(
+    steps: dict[str, Callable[[], int]], at_least: float, clock: Callable[[], float]
+) -> dict[str, list[float]]:
     """Views per second of each contender, in rounds: one call of each after the other.
 
     Taking turns lets a machine that speeds up or slows down do so for all of them alike.
@@ -183,9 +185,9 @@ def rounds(steps: dict[str, Callable[[], int]], at_least: float) -> dict[str, li
     spent = 0.0
     while spent < at_least * len(steps) or len(next(iter(rates.values()))) < 5:
         for name, step in steps.items():
-            start = time.perf_counter()
+            start = clock()
             made = step()
-            took = time.perf_counter() - start
+            took = clock() - start
             rates[name].append(made / took)
             spent += took
     return rates
@@ -264,8 +266,17 @@ def main() -> None:
     parser.add_argument("--batch", type=int, help="pictures in a batch, instead of the usual")
     parser.add_argument("--seconds", type=float, default=2.0, help="least time of a measurement")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument(
+        "--clock",
+        default="wall",
+        choices=("wall", "cpu"),
+        help="cpu: seconds of this process, for one thread on a machine that others use as well",
+    )
     parser.add_argument("--json", help="write the rows here")
     args = parser.parse_args()
+    if args.clock == "cpu" and (args.threads != [1] or args.device != "cpu"):
+        parser.error("--clock cpu goes with --threads 1 and --device cpu alone")
+    clock = time.process_time if args.clock == "cpu" else time.perf_counter
     rows: list[dict[str, Any]] = []
     print(f"torch {torch.__version__}, {platform.machine()}, device {args.device}")
     print(f"{'size':>4} {'k':>2} {'threads':>7}  {'contender':32} {'views/s':>10} {'x Pillow':>9}")
@@ -288,7 +299,7 @@ def main() -> None:
             steps[name] = counted(step, 2 * batch, args.device)
             if args.device == "cuda":
                 print(f"  {name}: {kernels(step)} kernels a step")
-        rates = rounds(steps, args.seconds)
+        rates = rounds(steps, args.seconds, clock)
         pillow.close()
         base = rates["Pillow, one picture at a time"]
         for name, each in rates.items():
@@ -308,7 +319,12 @@ def main() -> None:
                 }
             )
     if args.json:
-        about = {"torch": torch.__version__, "machine": platform.machine(), "device": args.device}
+        about = {
+            "torch": torch.__version__,
+            "machine": platform.machine(),
+            "device": args.device,
+            "clock": args.clock,
+        }
         with open(args.json, "w") as file:  # noqa: PTH123
             json.dump({"about": about, "rows": rows}, file, indent=1)
 

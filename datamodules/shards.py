@@ -30,6 +30,7 @@ _LABELS = "labels.i64"
 _FORMAT = "bcl-shards-1"
 _PARTS = ("train", "probe", "test")
 _WINDOW_STREAM = 0x51AD
+_OPEN_SHARDS = 64  # a process keeps so many open
 
 
 class _Numbers(Sequence[str]):
@@ -69,10 +70,60 @@ class ShardSource:
     def read(self, name: str) -> bytes:
         """The encoded bytes of one picture."""
         if self._process != os.getpid():  # a forked worker must not share open files
-            self._dataset = _litdata().StreamingDataset(str(self.root))
+            self._dataset = _random_access(self.root)
             self._process = os.getpid()
-        data: bytes = self._dataset[int(name)]["image"]
+        data: bytes = self._dataset[int(name)]
         return data
+
+
+def _random_access(root: Path) -> Any:
+    """A litdata data set that reads single samples of local shards at the cost of their bytes.
+
+    litdata's own item loader is made for reading in order: it reads a whole shard, or a page of
+    it, for a single sample.
+    """
+    module = importlib.import_module("litdata.streaming.item_loader")
+    plain: Any = module.PyTreeLoader
+
+    class PyTreeLoader(plain):  # type: ignore[misc]  # litdata compares the name
+        _files: OrderedDict[str, tuple[int, Tensor]]
+
+        def load_item_from_chunk(
+            self,
+            index: int,
+            chunk_index: int,
+            chunk_filepath: str,
+            begin: int,
+            *rest: Any,
+            **options: Any,
+        ) -> Any:
+            if os.path.exists(chunk_filepath):  # noqa: PTH110 - called for every picture
+                file, ends = self._open(chunk_filepath)
+                first, last = ends[index - begin : index - begin + 2].tolist()
+                if last > first:
+                    return self.deserialize(os.pread(file, last - first, first))
+            # A remote shard on its way, or one in another layout.
+            return super().load_item_from_chunk(
+                index, chunk_index, chunk_filepath, begin, *rest, **options
+            )
+
+        def _open(self, path: str) -> tuple[int, Tensor]:
+            # A shard: the number of samples and where each begins and the last ends, all uint32;
+            # then the samples.
+            files = self.__dict__.setdefault("_files", OrderedDict())
+            if path not in files:
+                file = os.open(path, os.O_RDONLY)
+                count = int.from_bytes(os.pread(file, 4, 0), "little")
+                table = bytearray(os.pread(file, 4 * (count + 1), 4))
+                ends = torch.frombuffer(table, dtype=torch.int32).to(torch.int64) % 2**32
+                files[path] = (file, ends)
+                if len(files) > _OPEN_SHARDS:
+                    os.close(files.popitem(last=False)[1][0])
+            files.move_to_end(path)
+            found: tuple[int, Tensor] = files[path]
+            return found
+
+    return _litdata().StreamingDataset(str(root), item_loader=PyTreeLoader())
 
 
 def _litdata() -> Any:
@@ -431,7 +482,9 @@ def _pack_set(
     digest = hashlib.sha256()
     for row, raw in enumerate(encoded(pictures, max_side)):
         label = int(pictures.labels[row])
-        writer[row] = {"image": raw, "label": label}
+        # Bare bytes: as a field of a dict, litdata would put all of a shard in one Arrow table,
+        # from which no single sample can be read. Labels have a file of their own.
+        writer[row] = raw
         digest.update(hashlib.sha256(raw).digest() + label.to_bytes(8, "little"))
         bar.add(1)
     writer.done()
@@ -457,13 +510,13 @@ def _pack_set(
 
 
 def _read_back(out: Path, total: int, expected: str) -> None:
-    dataset = _litdata().StreamingDataset(str(out))
+    dataset = _random_access(out)
     if len(dataset) != total:
         raise InputError(f"{out}: {len(dataset)} pictures were written of {total}.")
+    labels = (out / _LABELS).read_bytes()
     digest = hashlib.sha256()
     for row in range(total):
-        item = dataset[row]
-        digest.update(hashlib.sha256(item["image"]).digest() + item["label"].to_bytes(8, "little"))
+        digest.update(hashlib.sha256(dataset[row]).digest() + labels[8 * row : 8 * row + 8])
     if digest.hexdigest() != expected:
         raise InputError(f"{out}: the shards read back are not what was written; pack anew.")
 

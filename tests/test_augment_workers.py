@@ -101,6 +101,12 @@ def test_one_picture_gets_the_views_that_the_batch_gives_it():
             assert whole[i].equal(view)
 
 
+def test_it_travels_to_worker_processes():
+    single = PictureViews(ContrastiveViews(16, boost=BoostedRandAugment()))
+    other = pickle.loads(pickle.dumps(single))
+    assert other(photo(), 0.5, 3).equal(single(photo(), 0.5, 3))
+
+
 def test_one_picture_without_id_draws_anew():
     single = PictureViews(ContrastiveViews(16))
     torch.manual_seed(3)

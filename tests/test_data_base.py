@@ -1,5 +1,7 @@
 """Order, ranks, resume and sets of the datamodules."""
 
+from pathlib import Path
+
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -236,3 +238,11 @@ def test_lightning_resumes_at_an_epochs_end(tmp_path) -> None:
         rest, datamodule=DigitsLT(batch_size=80), ckpt_path=str(tmp_path / "epoch=0.ckpt")
     )
     assert rest.steps == whole.steps[5:]
+
+
+def test_example_of_the_documentation() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "data.md").read_text("utf-8")
+    code = text.split("```python\n")[1].split("```")[0]
+    names: dict = {}
+    exec(compile(code, "docs/data.md", "exec"), names)
+    assert names["images"].shape == (64, 3, 16, 16)

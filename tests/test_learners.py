@@ -117,6 +117,17 @@ def test_encode_is_in_evaluation_mode_and_leaves_no_trace():
     torch.testing.assert_close(features, learner.encode(images / 255))
 
 
+def test_channels_last_changes_the_layout_alone():
+    torch.manual_seed(0)
+    plain = SimCLR("resnet8", SIZE, {"width": 4})
+    torch.manual_seed(0)
+    last = SimCLR("resnet8", SIZE, {"width": 4}, channels_last=True)
+    images = torch.rand(4, 3, SIZE, SIZE)
+    assert last.encoder.conv1.weight.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(last.encode(images), plain.encode(images))
+    train(last, epochs=1)
+
+
 def test_encoder_may_be_a_module_of_ones_own():
     encoder = nn.Sequential(nn.Flatten(), nn.Linear(3 * SIZE * SIZE, 8))
     encoder.num_features = 8

@@ -106,6 +106,14 @@ def test_draws_of_single_runs_are_paired(reports):
     assert values["few"]["p"] is not None
 
 
+def test_a_summary_without_top5_is_a_dash(reports):
+    entry = {**reports[0].protocol("full")}
+    entry["summary"] = {k: v for k, v in entry["summary"].items() if k != "top5"}
+    lacking = ProbeReport(**{**reports[0].__dict__, "protocols": [entry]})
+    assert compare([lacking])[0]["rows"][0]["values"]["top5"]["mean"] is None
+    assert "–" in markdown_table([lacking])
+
+
 def test_same_seed_twice_stays_apart(reports):
     labels = [method.label for method in methods([reports[0], reports[0], reports[1]])]
     assert labels == ["weak_one", "weak_one (2)"]

@@ -101,7 +101,7 @@ def chain_in_blocks(
     plan = ChainPlan.of(params, images, size)
     key = plan.jitter.place[:, None]  # (R, 1)
     block = block_rows(3 * size[0] * size[1])
-    if block <= FEW_ROWS:
+    if block <= FEW_ROWS and ops == ColourOps():  # compiled, it would be one more graph a kind
         key = torch.cat([key, plan.jitter.blend], dim=1)  # (R, 4)
     weights = 8 ** torch.arange(key.shape[1] - 1, -1, -1)
     order = (key * weights).sum(dim=1).argsort(stable=True)  # (R,)
@@ -114,7 +114,11 @@ def chain_in_blocks(
         pictures = images.index_select(0, chosen % images.shape[0])
         part = plan.rows(slice(start, stop))
         views = apply_chain(pictures, part, size, exact, place, tuple(blends) or None, ops)
-        flat.index_copy_(0, chosen, views.flatten(1))
+        if block <= FEW_ROWS:
+            for row, view in zip(chosen.tolist(), views, strict=True):
+                out[row] = view
+        else:
+            flat.index_copy_(0, chosen, views.flatten(1))
         start = stop
     return out
 

@@ -1,5 +1,6 @@
 """Crop, resize and flip with Pillow's antialiased bicubic weights."""
 
+import functools
 import math
 from dataclasses import dataclass
 
@@ -133,9 +134,33 @@ class CropPlan(Params):
         if singly(p.top, picture_size, size):
             none = box.new_empty(box.shape[0], 0, 0)
             return cls(box, none, none, none, none)
-        across = resize_taps(p.left, p.width, picture_size[1], size[1], p.flip)
-        down = resize_taps(p.top, p.height, picture_size[0], size[0])
+        if waits_for_nothing(p.top):
+            across = resize_taps(p.left, p.width, picture_size[1], size[1], p.flip)
+            down = resize_taps(p.top, p.height, picture_size[0], size[0])
+        else:
+            across = _looked_up(p.left, p.width, picture_size[1], size[1], p.flip)
+            down = _looked_up(p.top, p.height, picture_size[0], size[0], torch.zeros_like(p.flip))
         return cls(box, *across, *down)
+
+
+def _looked_up(
+    start: Tensor, length: Tensor, in_size: int, out_size: int, flip: Tensor
+) -> tuple[Tensor, Tensor]:
+    """`resize_taps` out of a table, which for small pictures is a twentieth of a view's time."""
+    position, weight = _tap_table(in_size, out_size)
+    row = (flip.to(torch.int64) * in_size + start) * in_size + length - 1
+    return position.index_select(0, row), weight.index_select(0, row)
+
+
+@functools.lru_cache(maxsize=8)
+def _tap_table(in_size: int, out_size: int) -> tuple[Tensor, Tensor]:
+    """The taps of every flip, start and length, in that order; 3 MB for 32 to 32 pixels."""
+    flip, start, length = torch.meshgrid(
+        torch.arange(2), torch.arange(in_size), torch.arange(1, in_size + 1), indexing="ij"
+    )
+    length = length.minimum(in_size - start)  # longer ones leave the picture and are never asked
+    flags = flip.flatten().to(torch.bool)
+    return resize_taps(start.flatten(), length.flatten(), in_size, out_size, flags)
 
 
 def singly(x: Tensor, picture_size: tuple[int, int], size: tuple[int, int]) -> bool:

@@ -47,6 +47,11 @@ def _count_limits(counts: Sequence[int]) -> tuple[float, float]:
     return min(there) * 0.85, max(there) * 1.18
 
 
+def _size(marks: int) -> float:
+    """Half the width of a mark: many marks are small and faint, or they hide one another."""
+    return 3.5 if marks <= 400 else 1.8
+
+
 def _whole(value: float) -> str:
     return f"{100 * value:.0f}"
 
@@ -94,19 +99,19 @@ def accuracy_over_frequency(methods: Sequence[Method], protocol: str) -> str:
         x_log=True,
         y_format=_whole,
     )
-    lines = []
+    lines, size = [], _size(len(values))
     for method, by_class in rows:
         counts = method.plain[0]["data"]["class_counts"]
         tint = colour(method.index)
         for class_id, value in by_class.items():
             name = data["class_names"][class_id]
             tip = f"{method.label}: {name}, {counts[class_id]:,} pictures, {percent(value, 1)} %"
-            chart.point(counts[class_id], value, tint, marker(method.index), tip)
+            chart.point(counts[class_id], value, tint, marker(method.index), tip, size)
         lines.append((_smoothed(by_class, counts), tint))
     for line, tint in lines:
         if line:
             clamped = [(x, min(max(y, chart.y_range[0]), 1.0)) for x, y in line]
-            chart.line(clamped, tint, width=2.4)
+            chart.line(clamped, tint, width=2.4, halo=True)
     return chart.svg()
 
 
@@ -148,6 +153,7 @@ def gain_over_baseline(methods: Sequence[Method], protocol: str) -> str:
         y_format=_signed,
     )
     chart.level(0.0, "")
+    size = _size(sum(len(gains) for _, gains in rows))
     for method, gains in rows:
         tint, counts = colour(method.index), data["class_counts"]
         for class_id, value in gains.items():
@@ -155,9 +161,10 @@ def gain_over_baseline(methods: Sequence[Method], protocol: str) -> str:
             tip = (
                 f"{method.label}: {name}, {counts[class_id]:,} pictures, {100 * value:+.1f} points"
             )
-            chart.point(counts[class_id], value, tint, marker(method.index), tip)
-        if line := _smoothed(gains, counts):
-            chart.line(line, tint, width=2.4)
+            chart.point(counts[class_id], value, tint, marker(method.index), tip, size)
+    for method, gains in rows:  # lines lie over the marks of all methods
+        if line := _smoothed(gains, data["class_counts"]):
+            chart.line(line, colour(method.index), width=2.4, halo=True)
     return chart.svg()
 
 
@@ -311,7 +318,7 @@ def momentum_loss(method: Method) -> str:
         _limits([row[key] for row in rows for key in ("low", "high", "mean")]),
         x_log=True,
     )
-    tint = colour(method.index)
+    tint, size = colour(method.index), _size(len(rows))
     for row in rows:
         count = counts[row["class"]]
         chart.stem(count, row["low"], row["high"], tint)
@@ -319,10 +326,10 @@ def momentum_loss(method: Method) -> str:
         count = counts[row["class"]]
         name = plain["data"]["class_names"][row["class"]]
         tip = f"{name}: {count:,} pictures, momentum loss {row['mean']:.3f}"
-        chart.point(count, row["mean"], tint, marker(method.index), tip)
+        chart.point(count, row["mean"], tint, marker(method.index), tip, size)
     if line := _smoothed({row["class"]: row["mean"] for row in rows}, counts):
         low, high = chart.y_range
-        chart.line([(x, min(max(y, low), high)) for x, y in line], tint, width=2.2)
+        chart.line([(x, min(max(y, low), high)) for x, y in line], tint, width=2.2, halo=True)
     return chart.svg()
 
 

@@ -198,9 +198,10 @@ def _table(name: str, first: Values, together: list[Method], rule: str) -> Value
 
 def _single(entry: Values, column: str, rule: str) -> Values:
     summary = entry["summary"]
+    found = summary.get(rule, {}).get(column)
     if column in ("all", "top5"):
-        return dict(summary["accuracy" if column == "all" else "top5"])
-    return dict(summary[rule][column]) if rule in summary else {"mean": None, "ci95": None}
+        found = summary.get("accuracy" if column == "all" else "top5")
+    return dict(found) if found is not None else {"mean": None, "ci95": None}
 
 
 def _over_runs(entries: list[Values], column: str, rule: str) -> Values:

@@ -105,9 +105,15 @@ class Chart:
         *,
         dash: str = "",
         width: float = 2,
+        halo: bool = False,
     ) -> None:
-        """Connect points."""
+        """Connect points; a halo sets the line off from marks that it crosses."""
         path = " ".join(f"{self.x(x)},{self.y(y)}" for x, y in points)
+        if halo:
+            self.parts.append(
+                f'<polyline points="{path}" fill="none" stroke="var(--paper)" '
+                f'stroke-width="{width + 2.6:g}" stroke-linejoin="round"/>'
+            )
         style = f' stroke-dasharray="{dash}"' if dash else ""
         self.parts.append(
             f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="{width}" '
@@ -119,6 +125,7 @@ class Chart:
     ) -> None:
         """One marker; its text appears when the pointer rests on it."""
         a, b = self.x(x), self.y(y)
+        opacity = ".72" if size > 3 else ".4"
         shape = {
             "circle": f'<circle cx="{a}" cy="{b}" r="{size}"',
             "square": f'<rect x="{a - size:.2f}" y="{b - size:.2f}" width="{2 * size}" '
@@ -130,8 +137,8 @@ class Chart:
         }[marker]
         kind = shape[1 : shape.index(" ")]
         self.parts.append(
-            f'{shape} fill="{colour}" fill-opacity=".72" stroke="var(--paper)" '
-            f'stroke-width=".6"><title>{escape(tip)}</title></{kind}>'
+            f'{shape} fill="{colour}" fill-opacity="{opacity}" stroke="var(--paper)" '
+            f'stroke-width="{0.6 if size > 3 else 0}"><title>{escape(tip)}</title></{kind}>'
         )
 
     def stem(self, x: float, low: float, high: float, colour: str, width: float = 1.4) -> None:

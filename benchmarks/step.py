@@ -1,0 +1,134 @@
+"""What a BCL-I step costs over the bare encoder's step on ready tensors.
+
+    python benchmarks/step.py --encoder resnet8 --batch 256
+    python benchmarks/step.py --encoder resnet18 --batch 512 --precision bf16 --channels-last
+
+Both steps have the same encoder, projector and optimiser and are timed in turns; the bare step sums
+squares where the other has its views, loss and tracker. Prints the median and spread of the ratio,
+and where the rest goes.
+"""
+
+import argparse
+import contextlib
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bcl import BCL
+from bcl.provenance import commit, hardware, versions
+
+
+def timed(work: Callable[[], Any], device: torch.device) -> float:
+    """Seconds of one call, the device's queue included."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    device = torch.device(args.device)
+    torch.manual_seed(0)
+    learner = BCL(
+        args.encoder, args.size, num_samples=args.samples, channels_last=args.channels_last
+    ).to(device)
+    if args.compile:
+        learner.encoder = torch.compile(learner.encoder)
+    optimizer = torch.optim.SGD(learner.parameters(), lr=1e-3, momentum=0.9)
+    shape = (args.batch, 3, args.size, args.size)
+    images = torch.randint(0, 256, shape, dtype=torch.uint8, device=device)
+    ready = torch.rand(2, *shape, device=device)
+    # Scores as in mid-training: spread over [0, 1].
+    learner.tracker.scores.copy_(torch.rand(args.samples))
+
+    def autocast() -> Any:
+        if args.precision == "fp32":
+            return contextlib.nullcontext()
+        return torch.autocast(device.type, torch.bfloat16)
+
+    epoch = 0
+
+    def descend(loss: torch.Tensor) -> None:
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    def bare() -> None:
+        with autocast():
+            loss = learner.project(ready).float().square().mean()
+        descend(loss)
+
+    def full() -> None:
+        nonlocal epoch
+        epoch += 1
+        learner.tracker.epoch += 1
+        ids = torch.randint(args.samples, (args.batch,), device=device)
+        views = learner.views(images, learner.tracker.scores[ids], ids, epoch)
+        with autocast():
+            losses = learner.sample_losses(views)
+        learner.tracker.update(ids, losses)
+        descend(losses.mean())
+
+    ids = torch.randint(args.samples, (args.batch,), device=device)
+    z = torch.randn(2, args.batch, 128, device=device, requires_grad=True)
+    parts: dict[str, Callable[[], Any]] = {
+        "views": lambda: learner.views(images, learner.tracker.scores[ids], ids, 1),
+        "loss": lambda: learner.loss(z).mean().backward(),
+        "tracker": lambda: learner.tracker.update(ids, z.detach()[0, :, 0].abs()),
+    }
+    for work in (bare, full, *parts.values()):
+        for _ in range(args.warmup):
+            work()
+    rows = [(timed(bare, device), timed(full, device)) for _ in range(args.rounds)]
+    ratios = sorted(f / b for b, f in rows)
+    result = {
+        "bare_ms": 1e3 * statistics.median(b for b, _ in rows),
+        "bcl_ms": 1e3 * statistics.median(f for _, f in rows),
+        "ratio": statistics.median(ratios),
+        "ratio_spread": [ratios[len(ratios) // 10], ratios[-1 - len(ratios) // 10]],
+    }
+    for name, work in parts.items():
+        times = [timed(work, device) for _ in range(args.rounds)]
+        result[f"{name}_ms"] = 1e3 * statistics.median(times)
+    return result
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--encoder", default="resnet8")
+    parser.add_argument("--size", type=int, default=32)
+    parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--samples", type=int, default=10_000, help="samples that are tracked")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument("--channels-last", action="store_true")
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--warmup", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--json", metavar="FILE")
+    args = parser.parse_args()
+    result = measure(args)
+    low, high = result["ratio_spread"]
+    print(f"bare step {result['bare_ms']:.1f} ms, BCL-I step {result['bcl_ms']:.1f} ms")
+    print(f"ratio {result['ratio']:.3f} (10 to 90 %: {low:.3f} to {high:.3f})")
+    print(
+        ", ".join(f"{name} {result[name + '_ms']:.2f} ms" for name in ("views", "loss", "tracker"))
+    )
+    if args.json:
+        about = {"commit": commit(), "hardware": hardware(), "versions": versions()}
+        text = json.dumps({**vars(args), **result, **about}, indent=2)
+        Path(args.json).write_text(text + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
