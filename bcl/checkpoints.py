@@ -51,11 +51,16 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 def _verify(path: Path) -> None:
     """Read a new checkpoint back before it takes the place of the old one."""
-    with zipfile.ZipFile(path) as archive:
-        broken = archive.testzip()
+    broken = _broken_part(path)
     if broken is not None:
         raise OSError(f"{path} was not written correctly ('{broken}'); is the disk full?")
     torch.load(path, map_location="meta", weights_only=True)
+
+
+def _broken_part(path: Path) -> str | None:
+    """Name the first part of an archive whose checksum is wrong; torch does not look at them."""
+    with zipfile.ZipFile(path) as archive:
+        return archive.testzip()
 
 
 def _keep(path: Path, other: Path) -> None:
@@ -96,31 +101,60 @@ def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, An
     if file.is_dir():
         raise InputError(f"{file} is a folder; name a checkpoint in it, such as last.ckpt.")
     try:
+        if zipfile.is_zipfile(file) and (part := _broken_part(file)) is not None:
+            raise InputError(
+                f"{file} is damaged: the checksum of '{part}' is wrong.{_beside(file)} Take "
+                "another checkpoint, such as previous.ckpt."
+            )
         content = torch.load(file, map_location=map_location, weights_only=True)
+    except InputError:
+        raise
     except FileNotFoundError:
         raise InputError(f"no checkpoint {file}; `bcl fit` writes checkpoints/last.ckpt.") from None
-    except OSError as error:
+    except (IsADirectoryError, PermissionError, TimeoutError) as error:
         raise InputError(f"cannot read checkpoint {file}: {error.strerror or error}.") from None
-    except (RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile, ValueError):
+    # torch answers a cut file with OSError too: it seeks to before its start.
+    except (
+        OSError,
+        RuntimeError,
+        EOFError,
+        pickle.UnpicklingError,
+        zipfile.BadZipFile,
+        ValueError,
+    ):
         if zipfile.is_zipfile(file):
             why = "it holds objects other than tensors and plain values"
         else:
             why = "it is truncated or not a PyTorch file"
-        others = sorted(other.name for other in file.parent.glob("*.ckpt") if other != file)
-        beside = f" Beside it: {', '.join(others)}." if others else ""
-        raise InputError(f"{file} is not a checkpoint of this library: {why}.{beside}") from None
+        raise InputError(
+            f"{file} is not a checkpoint of this library: {why}.{_beside(file)}"
+        ) from None
     if not isinstance(content, dict) or KEY not in content or "state_dict" not in content:
         raise InputError(
             f"{file} was written by another program: it has no '{KEY}' record. Take a checkpoint "
             "that `bcl fit` wrote."
         )
-    version = content[KEY].get("format")
+    version = content[KEY].get("format") if isinstance(content[KEY], dict) else None
     if version != FORMAT:
         raise InputError(
             f"{file} has checkpoint format {version!r}, this version reads {FORMAT}; "
             "update bcl-cacr."
         )
+    if not isinstance(content[KEY].get("record"), dict) or not isinstance(
+        content["state_dict"], dict
+    ):
+        raise InputError(
+            f"{file} is damaged: its record or its weights are not mappings.{_beside(file)} Take a "
+            "checkpoint that `bcl fit` wrote."
+        )
     return content
+
+
+def _beside(file: Path) -> str:
+    """Name a few other checkpoints of the folder."""
+    others = sorted(other.name for other in file.parent.glob("*.ckpt") if other != file)
+    more = f" and {len(others) - 3} more" if len(others) > 3 else ""
+    return f" Beside it: {', '.join(others[:3])}{more}." if others else ""
 
 
 def load_run(path: str | Path, trusted: tuple[str, ...] = ()) -> Run:
@@ -139,7 +173,7 @@ def load_run(path: str | Path, trusted: tuple[str, ...] = ()) -> Run:
     content = read_checkpoint(path)
     record = dict(content[KEY]["record"])
     config = record.get("config") or {}
-    if "model" not in config or "data" not in config:
+    if not isinstance(config, dict) or not {"model", "data"} <= config.keys():
         raise InputError(
             f"{path} does not say how its learner was built; it can be resumed by the program "
             "that wrote it, but not opened by itself."

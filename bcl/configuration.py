@@ -6,6 +6,7 @@ base, method, recipe, and what a recipe changes for this one method. A part may 
 """
 
 import importlib.resources
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -146,4 +147,11 @@ def find_config(name: str) -> Config:
         raise InputError(f"{path}{line}: {problem}; mend the file.") from None
     if not isinstance(content, dict):
         raise InputError(f"{path} holds no mapping; it needs keys such as model, data, trainer.")
-    return content
+    try:
+        json.dumps(content, default=str)
+    except (ValueError, TypeError, RecursionError):
+        raise InputError(
+            f"{path}: an alias contains itself, or a key is not text; write it out in full."
+        ) from None
+    # A section that is left empty, as `trainer:` alone on its line, changes nothing.
+    return {key: value for key, value in content.items() if value is not None}

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
+from bcl.errors import InputError
+
 
 def atomic_write(path: str | Path, write: Callable[[BinaryIO], object]) -> None:
     """Write a file so that readers see the old content or the new, never a part.
@@ -48,3 +50,28 @@ def atomic_write(path: str | Path, write: Callable[[BinaryIO], object]) -> None:
 def write_text(path: str | Path, text: str) -> None:
     """Write a UTF-8 text file atomically (see `atomic_write`)."""
     atomic_write(path, lambda file: file.write(text.encode("utf-8")))
+
+
+def check_writable(folder: str | Path, option: str) -> None:
+    """Make sure that a folder is or can be made and written, without making it.
+
+    Args:
+        folder: where something will be written.
+        option: the command's option that names another folder.
+
+    Raises:
+        InputError: it cannot.
+
+    Example:
+        >>> check_writable("outputs/new", "--out")
+    """
+    place = Path(folder).absolute()
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    if not place.is_dir():
+        why = f"{place} is not a folder"
+    elif not os.access(place, os.W_OK | os.X_OK):
+        why = f"{place} may not be written"
+    else:
+        return
+    raise InputError(f"cannot write {folder}: {why}; name a writable folder with {option}.")

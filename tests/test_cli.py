@@ -84,6 +84,15 @@ class TestFit:
             ([*SIMCLR, "--model.views.init_args.sise", "3"], "did you mean 'size'?"),
             ([*SIMCLR, "--model.learning_rate", "fast"], "expected float, got 'fast'"),
             ([*SIMCLR, "--trainer.max_epochs", "few"], "expected int or null, got 'few'"),
+            ([*SIMCLR, "--model.optimizer", "sdg"], "expected 'sgd', 'lars', 'adamw', got 'sdg'"),
+            ([*SIMCLR, "--trainer.precision", "7"], "'bf16-mixed'"),
+            ([*SIMCLR, "--seed_everything", "many"], "expected bool or int, got 'many'"),
+            ([*SIMCLR, "--seed_everything", "-5"], "a seed must lie between 0 and 4294967295"),
+            ([*SIMCLR, "--name", "../../elsewhere"], "cannot name a folder below outputs/"),
+            ([*SIMCLR, "--name", ""], "cannot name a folder below outputs/"),
+            ([*SIMCLR, "--trainer.devices", "0"], "trainer: "),
+            ([*SIMCLR, "--trainer.accelerator", "gpuu"], "trainer: "),
+            ([*SIMCLR, "--trainer.strategy", "dpp"], "trainer: "),
             ([*SIMCLR, "--model.encoder", "resnet81"], "did you mean 'resnet8'?"),
             ([*SIMCLR, "--model", "bcl.SimCRL"], "bcl.SimCRL"),
             ([*SIMCLR, "--ckpt_path", "missing.ckpt"], "no checkpoint missing.ckpt"),
@@ -99,6 +108,15 @@ class TestFit:
     def test_misspelt_key_in_a_file(self, folder, capsys):
         (folder / "mine.yaml").write_text("modle:\n  class_path: bcl.SimCLR\n")
         assert "--model" in refused(["fit", "--config", "mine.yaml"], capsys)
+
+    def test_an_alias_that_contains_itself(self, folder, capsys):
+        (folder / "mine.yaml").write_text("model: &a [*a]\n")
+        assert "contains itself" in refused(["fit", "--config", "mine.yaml"], capsys)
+
+    def test_an_empty_section_changes_nothing(self, folder, capsys):
+        (folder / "mine.yaml").write_text("trainer:\n")
+        arguments = [*self.SIMCLR, "--config", "mine.yaml", "--ckpt_path", "missing.ckpt"]
+        assert "no checkpoint" in refused(arguments, capsys)
 
     def test_output_folder_not_writable(self, folder, capsys):
         (folder / "file").touch()
@@ -149,6 +167,41 @@ class TestFit:
         assert [row["epoch"] for row in history] == [0, 1]
         assert content["bcl"]["record"]["config"]["data"]["class_path"] == "datamodules.DigitsLT"
 
+    @pytest.mark.parametrize(
+        ("change", "told"),
+        [
+            (["--seed_everything", "1"], "another seed, 0, than this one, 1"),
+            (["--data.split_seed", "3"], "another training set (content hash)"),
+        ],
+    )
+    def test_resume_of_another_run_is_refused(self, folder, capsys, change, told):
+        arguments = [*self.SIMCLR, "--trainer.accelerator", "cpu", "--trainer.max_epochs"]
+        assert main([*arguments, "1"]) == 0
+        before = (folder / "outputs/digits_lt/simclr/checkpoints/last.ckpt").read_bytes()
+        line = refused([*arguments, "2", "--ckpt_path", "last", *change], capsys)
+        assert told in line
+        after = (folder / "outputs/digits_lt/simclr/checkpoints/last.ckpt").read_bytes()
+        assert after == before
+
+    def test_overwriting_starts_with_no_old_checkpoint(self, folder, monkeypatch):
+        arguments = [*self.SIMCLR, "--trainer.accelerator", "cpu", "--trainer.max_epochs", "2"]
+        assert main(arguments) == 0
+        place = folder / "outputs/digits_lt/simclr/checkpoints"
+        assert (place / "previous.ckpt").exists()
+        seen = []
+
+        def stop(self, trainer, *_):
+            seen.append(sorted(path.name for path in place.iterdir()))
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr("bcl.learners.callbacks.RunRecorder.on_train_epoch_start", stop)
+        assert main([*arguments, "--overwrite"]) == 130
+        assert seen == [[]]
+
+    def test_refused_runs_leave_no_folder(self, folder, capsys):
+        refused([*self.SIMCLR, "--ckpt_path", "missing.ckpt"], capsys)
+        assert list(folder.iterdir()) == []
+
     def test_help_documents_the_options(self, capsys):
         with pytest.raises(SystemExit) as stop:
             main(["fit", "--help"])
@@ -189,6 +242,33 @@ class TestProbeAndReport:
         (folder / "older.ckpt").write_bytes(content)
         line = refused(["probe", "cut.ckpt", "--out", "probe"], capsys)
         assert "older.ckpt" in line
+
+    def test_a_flipped_bit(self, folder, checkpoint, capsys):
+        content = bytearray(checkpoint.read_bytes())
+        content[len(content) // 2] ^= 1
+        (folder / "bad.ckpt").write_bytes(content)
+        assert "checksum" in refused(["probe", "bad.ckpt", "--out", "probe"], capsys)
+
+    @pytest.mark.parametrize("length", [0, 1, 5000])
+    def test_cut_anywhere(self, folder, checkpoint, capsys, length):
+        (folder / "cut.ckpt").write_bytes(checkpoint.read_bytes()[:length])
+        line = refused(["probe", "cut.ckpt", "--out", "probe"], capsys)
+        assert "truncated or not a PyTorch file" in line
+
+    @pytest.mark.parametrize(
+        "damage",
+        [
+            lambda content: content.update(bcl=3),
+            lambda content: content["bcl"].pop("record"),
+            lambda content: content.update(state_dict=[1]),
+            lambda content: content["bcl"]["record"].update(config="text"),
+        ],
+    )
+    def test_damaged_record(self, folder, checkpoint, capsys, damage):
+        content = torch.load(checkpoint, weights_only=True)
+        damage(content)
+        torch.save(content, folder / "bad.ckpt")
+        assert "bad.ckpt" in refused(["probe", "bad.ckpt", "--out", "probe"], capsys)
 
     def test_newer_format(self, folder, checkpoint, capsys):
         content = torch.load(checkpoint, weights_only=True)
@@ -237,6 +317,19 @@ class TestQuickstart:
     @pytest.mark.parametrize("epochs", ["0", "-3"])
     def test_wrong_epochs(self, folder, capsys, epochs):
         assert epochs in refused(["quickstart", "--epochs", epochs], capsys)
+
+    @pytest.mark.parametrize("seed", ["-1", "4294967296"])
+    def test_wrong_seed(self, folder, capsys, seed):
+        assert seed in refused(["quickstart", "--seed", seed], capsys)
+        assert list(folder.iterdir()) == []
+
+    @pytest.mark.parametrize("out", ["photos", "."])
+    def test_overwrite_spares_a_folder_of_something_else(self, folder, capsys, out):
+        (folder / "photos").mkdir()
+        (folder / "photos" / "cat.png").touch()
+        arguments = ["quickstart", "--epochs", "1", "--out", out, "--overwrite"]
+        assert "not a folder of this command" in refused(arguments, capsys)
+        assert (folder / "photos" / "cat.png").exists()
 
     def test_output_not_writable(self, folder, capsys):
         (folder / "file").touch()

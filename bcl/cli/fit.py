@@ -1,7 +1,6 @@
 """``bcl fit``: pretraining, every option typed and documented by LightningCLI."""
 
 import contextlib
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,9 +9,11 @@ from typing import Any
 import yaml
 
 from bcl.cli.messages import readable_error
+from bcl.cli.output import check_seed
 from bcl.cli.quiet import quiet_lightning
 from bcl.configuration import KEYS, Config, find_config, merge
 from bcl.errors import InputError, find_input_error
+from bcl.files import check_writable
 
 EXAMPLES = """Pretrain from a named configuration (`bcl configs` lists them) or a YAML file.
 
@@ -89,6 +90,7 @@ def _program_name(name: str) -> Iterator[None]:
 def _build(arguments: list[str], config: Config, name: str) -> Any:
     import pytorch_lightning as pl
     from jsonargparse import ArgumentError
+    from lightning_fabric.utilities.exceptions import MisconfigurationException
     from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
     from bcl.checkpoints import AtomicCheckpointIO
@@ -133,6 +135,8 @@ def _build(arguments: list[str], config: Config, name: str) -> Any:
             except ArgumentError as error:
                 options = [name for action in parser._actions for name in action.option_strings]
                 raise readable_error(str(error), options) from None
+            check_seed(self.config.seed_everything)
+            _check_name(self.config.name)
 
         def instantiate_classes(self) -> None:
             try:
@@ -147,7 +151,7 @@ def _build(arguments: list[str], config: Config, name: str) -> Any:
             if settings.default_root_dir is None:
                 settings.default_root_dir = str(Path("outputs", *self.config.name.split("/")))
             folder = Path(settings.default_root_dir)
-            _make_writable(folder)
+            check_writable(folder, "--trainer.default_root_dir")
             self._dump_config()
             config = {key: self.config_dump[key] for key in KEYS}
             seed = self.config.seed_everything
@@ -163,7 +167,15 @@ def _build(arguments: list[str], config: Config, name: str) -> Any:
                 # The datamodule's loader shares each global batch between the ranks itself.
                 "use_distributed_sampler": False,
             }
-            return super().instantiate_trainer(**{**kwargs, **defaults})
+            try:
+                return super().instantiate_trainer(**{**kwargs, **defaults})
+            except InputError:
+                raise
+            except (MisconfigurationException, ValueError) as error:
+                cause = " ".join(str(error).split()).rstrip(".")
+                raise InputError(
+                    f"trainer: {cause}; `bcl fit --help` lists what each option takes."
+                ) from None
 
     return FitCLI(
         pl.LightningModule,
@@ -180,25 +192,20 @@ def _build(arguments: list[str], config: Config, name: str) -> Any:
     )
 
 
+def _check_name(name: str) -> None:
+    """A run's name is also its place below outputs/, and stays there."""
+    parts = name.split("/")
+    if not all(parts) or {".", ".."} & set(parts):
+        raise InputError(
+            f"--name '{name}' cannot name a folder below outputs/; take words such as "
+            "digits_lt/bcl_i, and --trainer.default_root_dir for another place."
+        )
+
+
 def _listed(value: Any) -> list[Any]:
     if value is None:
         return []
     return list(value) if isinstance(value, list | tuple) else [value]
-
-
-def _make_writable(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"cannot write {folder}: {error.strerror}; name a writable folder with "
-            "--trainer.default_root_dir."
-        ) from None
-    if not os.access(folder, os.W_OK):
-        raise InputError(
-            f"cannot write {folder}: permission denied; name a writable folder with "
-            "--trainer.default_root_dir."
-        )
 
 
 def _checkpoint(cli: Any) -> str | None:

@@ -73,13 +73,14 @@ def _class_error(text: str) -> InputError:
 
 def _value_error(text: str) -> str:
     """``expected int or None, got 'abc'`` out of the union's list of failures."""
-    kinds = re.findall(r"Expected an? <class '([^']+)'>", text)
-    if re.match(r"\s*Expected an? <class '[^']+'>\. Got value", text):
+    found = re.findall(r"Expected (?:an? )?(?:<class '([^']+)'>|typing\.Literal\[([^\]]*)\])", text)
+    kinds = [values or kind.rpartition(".")[2] for kind, values in found]
+    if re.match(r"\s*Expected an? (<class '[^']+'>|typing\.Literal\[[^\]]*\])\. Got value", text):
         kinds = kinds[:1]  # what follows belongs to the option around it
     value = re.search(r"(?:Given value|Got value): (.*)", text)
     if not kinds or value is None:
         return " ".join(text.split()).rstrip(".")
-    names = [kind.rpartition(".")[2].replace("NoneType", "null") for kind in dict.fromkeys(kinds)]
+    names = [kind.replace("NoneType", "null") for kind in dict.fromkeys(kinds)]
     return f"expected {' or '.join(names)}, got '{value[1].strip()}'"
 
 

@@ -1,4 +1,4 @@
-"""Output folders that appear when they are whole and are never overwritten unasked."""
+"""Output folders that are whole and never overwritten unasked; seeds that can be used."""
 
 import contextlib
 import shutil
@@ -10,22 +10,32 @@ from bcl.errors import InputError
 
 
 @contextlib.contextmanager
-def new_folder(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
+def new_folder(
+    path: str | Path, overwrite: bool = False, marker: str = "report.json"
+) -> Iterator[Path]:
     """Give a working folder that becomes ``path`` at the end, or vanishes on an error.
 
     Args:
         path: the folder to make.
         overwrite: replace ``path`` if it exists already.
+        marker: a file by which a folder that may be replaced is known; another folder is only
+            replaced when it is empty.
 
     Yields:
         A temporary folder beside ``path``.
 
     Raises:
-        InputError: ``path`` exists and is not to be overwritten, or cannot be written.
+        InputError: ``path`` exists and is not to be overwritten, is not of this command, or
+            cannot be written.
     """
     target = Path(path).absolute()
     if target.exists() and not overwrite:
         raise InputError(f"{path} exists already; name another with --out, or add --overwrite.")
+    if target.exists() and not _replaceable(target, marker):
+        raise InputError(
+            f"{path} is not a folder of this command (it holds no {marker}), so --overwrite does "
+            "not remove it; name another with --out."
+        )
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
@@ -36,10 +46,42 @@ def new_folder(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
     work.chmod(0o755)
     try:
         yield work
-        if target.is_dir() and not target.is_symlink():
-            shutil.rmtree(target)
-        elif target.exists():
-            target.unlink()
-        work.rename(target)
+        _replace(target, work)
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def _replaceable(target: Path, marker: str) -> bool:
+    """Whether a folder is empty or of this command; never the one that we stand in."""
+    if not target.is_dir() or target.is_symlink():
+        return False
+    if Path.cwd().is_relative_to(target.resolve()):
+        return False
+    return (target / marker).is_file() or not any(target.iterdir())
+
+
+def _replace(target: Path, work: Path) -> None:
+    """Put the new folder in the old one's place; the old one is removed last."""
+    old = work.with_name(f"{work.name}.old")
+    if target.exists():
+        target.rename(old)
+    try:
+        work.rename(target)
+    except BaseException:
+        if old.exists() and not target.exists():
+            old.rename(target)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def check_seed(seed: object) -> None:
+    """Refuse a seed that NumPy's generator, which Lightning seeds too, cannot take.
+
+    Args:
+        seed: what was given.
+
+    Raises:
+        InputError: it lies outside [0, 2**32).
+    """
+    if isinstance(seed, int) and not 0 <= seed < 2**32:
+        raise InputError(f"a seed must lie between 0 and {2**32 - 1}, got {seed}; take another.")

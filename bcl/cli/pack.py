@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Scan, pack, read back."""
     data = _module(args)
-    with new_folder(args.out, args.overwrite) as work:
+    with new_folder(args.out, args.overwrite, marker="shards.json") as work:
         parts = ("train",) if args.train_only else ("train", "probe", "test")
         pack(data, work, shard_mb=args.shard_mb, max_side=args.max_side, parts=parts)
     manifest = read_manifest(Path(args.out))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bcl.errors import InputError
+from bcl.files import check_writable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -163,14 +164,7 @@ def _check_writable(folders: list[Path], overwrite: bool) -> None:
     if taken and not overwrite:
         raise InputError(f"{taken[0]} holds a report; name another --out, or pass --overwrite.")
     for folder in folders:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / ".writable").touch()
-            (folder / ".writable").unlink()
-        except OSError as error:
-            raise InputError(
-                f"cannot write to {folder}: {error.strerror}; name a writable folder with --out."
-            ) from error
+        check_writable(folder, "--out")
 
 
 def _folders(checkpoints: list[str], out: Path) -> list[Path]:

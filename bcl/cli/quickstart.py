@@ -25,11 +25,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Pretrain both methods from one seed, probe them and write the report."""
-    from bcl.cli.output import new_folder
+    from bcl.cli.output import check_seed, new_folder
     from bcl.evaluation import render_report, text_table
 
     if args.epochs is not None and args.epochs < 1:
         raise InputError(f"--epochs must be at least 1, got {args.epochs}.")
+    check_seed(args.seed)
     start = time.monotonic()
     with new_folder(args.out, args.overwrite) as folder:
         reports = [_pretrain_and_probe(method, args, folder / method) for method in METHODS]

@@ -11,6 +11,7 @@ import torch
 from pytorch_lightning.callbacks import Callback, TQDMProgressBar
 
 from bcl.checkpoints import FORMAT, KEY
+from bcl.errors import InputError
 from bcl.files import write_text
 from bcl.learners.saving import Checkpoints, TorchRandomState
 
@@ -34,7 +35,8 @@ class RunRecorder(Callback):
         self._count = 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start the clock."""
+        """Start the clock; name the data."""
+        self.record.update(_data(trainer))
         self._before = self.record["wall_seconds"]
         self._start = time.monotonic()
 
@@ -61,6 +63,7 @@ class RunRecorder(Callback):
         tracker: Any = getattr(pl_module, "tracker", None)
         if tracker is not None:
             row["score_mean"] = float(tracker.scores.mean())
+            row["score_histogram"] = torch.histc(tracker.scores, 20, 0, 1).int().tolist()
         history = [old for old in self.record["history"] if old["epoch"] < epoch]
         self.record["history"] = [*history, row]
         self.record["epochs"] = epoch + 1
@@ -77,8 +80,21 @@ class RunRecorder(Callback):
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Continue the history and the clock of an interrupted run."""
+        """Continue the history and the clock of an interrupted run.
+
+        Raises:
+            InputError: the run had another seed or other training pictures, whose ids the tracker
+                would take for the same.
+        """
         saved = checkpoint[KEY]["record"]
+        own = {**self.record, **_data(trainer)}
+        for key, what in (("seed", "seed"), ("content_hash", "training set (content hash)")):
+            old, new = saved.get(key), own.get(key)
+            if old is not None and new is not None and old != new:
+                raise InputError(
+                    f"the checkpoint's run had another {what}, {old}, than this one, {new}; resume "
+                    "it as it was started, or start a new run in another folder."
+                )
         for key in ("history", "wall_seconds", "epochs"):
             self.record[key] = saved[key]
         running = checkpoint[KEY]["running"]
@@ -89,6 +105,13 @@ class RunRecorder(Callback):
         if trainer.is_global_zero:
             text = json.dumps(self.record, indent=2, default=str)
             write_text(self.folder / "run.json", text + "\n")
+
+
+def _data(trainer: pl.Trainer) -> dict[str, str]:
+    """Recipe and content hash of the training set, where the datamodule knows them."""
+    data: Any = getattr(trainer, "datamodule", None)
+    found = {key: getattr(data, key, None) for key in ("recipe", "content_hash")}
+    return {key: str(value) for key, value in found.items() if value is not None}
 
 
 class PlainProgress(Callback):

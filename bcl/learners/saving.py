@@ -47,7 +47,11 @@ class Checkpoints(Checkpoint):
         self._time = time.monotonic()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Count from here."""
+        """Count from here; a new run removes the checkpoints of one that it replaces."""
+        if trainer.ckpt_path is None and trainer.is_global_zero:
+            # Interrupted before its first checkpoint, it must not be resumed from the old run's.
+            for name in ("last.ckpt", "previous.ckpt"):
+                self.path.with_name(name).unlink(missing_ok=True)
         self._step = trainer.global_step
         self._time = time.monotonic()
 

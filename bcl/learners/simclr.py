@@ -228,7 +228,15 @@ class SimCLR(pl.LightningModule):
         except InputError as error:
             raise InputError(f"step {self.global_step}: {error}{self._last_good()}") from None
         loss: Tensor = losses.mean()
-        self.log("loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=ids.numel())
+        self.log(
+            "loss",
+            loss.detach(),
+            on_step=False,
+            on_epoch=True,
+            prog_bar=True,
+            batch_size=ids.numel(),
+            sync_dist=True,
+        )
         return loss
 
     def _last_good(self) -> str:
