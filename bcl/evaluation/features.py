@@ -194,8 +194,10 @@ def _read(path: Path, total: int) -> Tensor | None:
         features = torch.load(path, weights_only=True)["features"]
     except Exception:
         return None
-    fits = isinstance(features, Tensor) and features.ndim == 2 and features.shape[0] == total
-    return features if fits else None
+    if not isinstance(features, Tensor) or features.ndim != 2 or features.shape[0] != total:
+        return None
+    sound = features.dtype == torch.float32 and bool(features.isfinite().all())
+    return features if sound else None
 
 
 def layer_encoder(learner: nn.Module, layer: str = "pooled") -> Encode:
