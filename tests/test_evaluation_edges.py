@@ -147,3 +147,11 @@ def test_cache_that_is_a_file_is_refused_first(tmp_path, capsys):
     assert main(words) == 2
     assert "--cache" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_bad_checkpoint_leaves_no_folder(tmp_path, capsys):
+    file = tmp_path / "last.ckpt"
+    file.write_bytes(b"no checkpoint")
+    assert main(["probe", str(file), "--out", str(tmp_path / "new" / "out")]) == 2
+    assert "not a checkpoint" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()

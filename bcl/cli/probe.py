@@ -1,6 +1,7 @@
 """``bcl probe``: evaluate checkpoints and write one report each."""
 
 import argparse
+import os
 import re
 import sys
 import time
@@ -168,14 +169,13 @@ def _check_writable(folders: list[Path], overwrite: bool) -> None:
     if taken and not overwrite:
         raise InputError(f"{taken[0]} holds a report; name another --out, or pass --overwrite.")
     for folder in folders:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / ".writable").touch()
-            (folder / ".writable").unlink()
-        except OSError as error:
+        there = folder.absolute()  # nothing is made before there is a report to write
+        while not there.exists():
+            there = there.parent
+        if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
             raise InputError(
-                f"cannot write to {folder}: {error.strerror}; name a writable folder with --out."
-            ) from error
+                f"cannot write to {folder}: {there} is not a writable folder; name one with --out."
+            )
 
 
 def _folders(checkpoints: list[str], out: Path) -> list[Path]:
