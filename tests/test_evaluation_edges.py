@@ -12,6 +12,7 @@ from bcl import fit_linear_probe
 from bcl.cli import main
 from bcl.errors import InputError
 from bcl.evaluation import ProbeReport, render_report
+from bcl.evaluation.comparison import compare, difference_notes
 from bcl.evaluation.features import FeatureCache, extract_features
 from bcl.evaluation.measures import tail_discovery
 from bcl.evaluation.report import check_out
@@ -155,3 +156,25 @@ def test_a_bad_checkpoint_leaves_no_folder(tmp_path, capsys):
     assert main(["probe", str(file), "--out", str(tmp_path / "new" / "out")]) == 2
     assert "not a checkpoint" in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
+
+
+def test_other_class_counts_are_said_and_their_draws_not_paired():
+    def run(name, counts, content_hash):
+        data = FakeData(counts)
+        data.content_hash = content_hash
+        return bcl.evaluate(
+            encode, data, protocols="balanced-lt,10-shot", record={"name": name}, measures=False
+        )
+
+    first, again = (run(name, (60, 30, 20, 10, 5, 3), "one") for name in ("a", "b"))
+    other = run("c", (3, 5, 10, 20, 30, 60), "two")
+    assert not any("class counts" in note for note in difference_notes([first, again]))
+    assert any("Other class counts than a" in note for note in difference_notes([first, other]))
+    assert [table["test"] is None for table in compare([first, again])] == [False, False]
+    assert [table["test"] is None for table in compare([first, other])] == [True, False]
+
+
+def test_a_report_without_protocols_cannot_be_shown(tmp_path):
+    empty = bcl.evaluate(encode, FakeData(), protocols=[], measures=False)
+    with pytest.raises(InputError, match="has no protocol"):
+        render_report(empty, tmp_path / "page.html")

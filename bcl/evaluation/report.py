@@ -140,6 +140,9 @@ def render_html(runs: Sequence[ProbeReport], *, title: str = "Linear probe repor
         InputError: see `render_report`.
     """
     together = methods(runs)
+    for run in runs:
+        if not run.protocols:
+            raise InputError(f"report '{run.name}' has no protocol; there is nothing to show.")
     try:
         import jinja2
     except ImportError as error:
