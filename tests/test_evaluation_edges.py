@@ -13,7 +13,7 @@ from bcl.cli import main
 from bcl.errors import InputError
 from bcl.evaluation import ProbeReport, render_report
 from bcl.evaluation.comparison import compare, difference_notes
-from bcl.evaluation.features import FeatureCache, extract_features
+from bcl.evaluation.features import FeatureCache, data_hash, extract_features
 from bcl.evaluation.measures import tail_discovery
 from bcl.evaluation.report import check_out
 from bcl.evaluation.significance import paired_t
@@ -88,7 +88,7 @@ def test_neighbours_name_absent_classes():
 def test_cache_of_useless_values_is_made_again(features, tmp_path):
     pictures, cache = FakeSet(torch.arange(30) % 6, 3), FeatureCache(tmp_path, "key")
     expected = extract_features(encode, pictures, cache=cache)
-    torch.save({"features": features}, cache.path(pictures.content_hash, None))
+    torch.save({"features": features}, cache.path(data_hash(pictures), None))
     assert extract_features(encode, pictures, cache=cache).equal(expected)
 
 
@@ -178,3 +178,12 @@ def test_a_report_without_protocols_cannot_be_shown(tmp_path):
     empty = bcl.evaluate(encode, FakeData(), protocols=[], measures=False)
     with pytest.raises(InputError, match="has no protocol"):
         render_report(empty, tmp_path / "page.html")
+
+
+def test_cache_tells_pixels_apart_where_names_are_the_same(tmp_path):
+    one, two = (FakeSet(torch.arange(30) % 6, seed) for seed in (3, 4))
+    two.content_hash = one.content_hash  # as of two folders with the same file names
+    cache = FeatureCache(tmp_path, "key")
+    first, second = (extract_features(encode, pictures, cache=cache) for pictures in (one, two))
+    assert not first.equal(second)
+    assert second.equal(extract_features(encode, two))
