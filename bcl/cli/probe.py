@@ -1,6 +1,7 @@
 """``bcl probe``: evaluate checkpoints and write one report each."""
 
 import argparse
+import os
 import re
 import sys
 import time
@@ -81,6 +82,11 @@ def run(args: argparse.Namespace) -> int:
             raise InputError(f"no checkpoint at {checkpoint}; check the path.")
     if args.earlier and len(args.checkpoints) > 1:
         raise InputError("--earlier belongs to one run; probe its checkpoint alone.")
+    if args.cache is not None:
+        try:
+            Path(args.cache).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"--cache {args.cache}: {error.strerror}; name a folder.") from error
     folders = _folders(args.checkpoints, out)
     _check_writable(folders, args.overwrite)
 

@@ -17,6 +17,8 @@ def quiet_lightning() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        # The loss on the bar is rank 0's; the record holds the mean over the ranks.
+        warnings.filterwarnings("ignore", message=".*sync_dist=True.*")
         warnings.filterwarnings("ignore", message=".*exists and is not empty.*")
         try:
             for logger in loggers:

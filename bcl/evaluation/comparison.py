@@ -92,7 +92,8 @@ def check_comparable(reports: Sequence[ProbeReport]) -> None:
         reports: the runs.
 
     Raises:
-        InputError: none at all, different test sets, or different class counts.
+        InputError: none at all, or different test sets. Other class counts are noted instead
+            (`difference_notes`): SDCLR's five splits have five orders of the classes.
     """
     if not reports:
         raise InputError("no report to render; give at least one.")
@@ -124,6 +125,14 @@ def difference_notes(reports: Sequence[ProbeReport]) -> list[str]:
         others = sorted({r.name for r in reports if r.data.get(key) != first.data.get(key)})
         if others:
             notes.append(f"Other {words} than {first.name}: {', '.join(others)}.")
+    others = sorted(
+        {r.name for r in reports if r.data["class_counts"] != first.data["class_counts"]}
+    )
+    if others:
+        notes.append(
+            f"Other class counts than {first.name}, so that Many, Medium and Few may be other "
+            f"classes: {', '.join(others)}."
+        )
     for rule in sorted({report.rule for report in reports} - {first.rule}):
         notes.append(f"Some runs name the rule {rule}; all tables here use {first.rule}.")
     of_all = [note for note in first.data.get("notes") or [] if _everywhere(note, reports)]
@@ -266,7 +275,10 @@ def _pairs(
         }
         return values, f"paired t-test over {len(seeds)} seeds"
     draws = [len(method.entries(name)[0]["draws"]) for method in (a, b)]
-    same = a.plain[0]["data"]["probe_hash"] == b.plain[0]["data"]["probe_hash"]
+    drawn_from = (
+        "content_hash" if "long-tailed" in a.entries(name)[0]["description"] else "probe_hash"
+    )
+    same = a.plain[0]["data"][drawn_from] == b.plain[0]["data"][drawn_from]
     if draws[0] != draws[1] or draws[0] < 2 or not same:
         return {}, None
     values = {

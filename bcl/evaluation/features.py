@@ -13,6 +13,7 @@ from bcl.distributed import gather_rows, rank, world_size
 from bcl.errors import InputError, unknown_name
 from bcl.files import atomic_write
 
+SAMPLED = 256  # pictures whose pixels tell copies of a set apart
 Encode = Callable[[Tensor], Tensor]
 Progress = Callable[[str, int, int], None]
 
@@ -71,6 +72,23 @@ def file_hash(path: str | Path) -> str:
     return digest.hexdigest()
 
 
+def data_hash(pictures: PictureSet) -> str:
+    """What a set's features depend on: its content hash, and pixels of 256 pictures across it.
+
+    The content hash of a folder stands for file names and labels, which another copy of the set,
+    decoded or resized otherwise, shares.
+
+    Args:
+        pictures: the set.
+
+    Returns:
+        Text for `FeatureCache.path`.
+    """
+    ids = torch.arange(0, len(pictures), max(1, len(pictures) // SAMPLED))
+    pixels = pictures.pictures(ids).cpu().numpy()
+    return f"{pictures.content_hash}:{pixels.shape}:{hashlib.sha256(pixels.tobytes()).hexdigest()}"
+
+
 def extract_features(
     encode: Encode,
     pictures: PictureSet,
@@ -108,7 +126,7 @@ def extract_features(
     total = len(pictures)
     if total == 0:
         raise InputError(f"the set '{name}' has no pictures; nothing can be measured on it.")
-    path = None if cache is None else cache.path(pictures.content_hash, autocast)
+    path = None if cache is None else cache.path(data_hash(pictures), autocast)
     kept = None if path is None else _read(path, total)
     # Ranks may see a shared folder differently; all read it or none does.
     here = torch.tensor([int(kept is not None)], device=device if world_size() > 1 else "cpu")
@@ -194,8 +212,10 @@ def _read(path: Path, total: int) -> Tensor | None:
         features = torch.load(path, weights_only=True)["features"]
     except Exception:
         return None
-    fits = isinstance(features, Tensor) and features.ndim == 2 and features.shape[0] == total
-    return features if fits else None
+    if not isinstance(features, Tensor) or features.ndim != 2 or features.shape[0] != total:
+        return None
+    sound = features.dtype == torch.float32 and bool(features.isfinite().all())
+    return features if sound else None
 
 
 def layer_encoder(learner: nn.Module, layer: str = "pooled") -> Encode:

@@ -1,5 +1,6 @@
 """The linear probe: how well a linear classifier does on frozen features."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -16,6 +17,7 @@ from bcl.random import permutation
 
 START_L2 = 1e-2  # where the search begins, and the fallback without a validation part
 L2_RANGE = (-7.0, 1.0)  # decimal exponents that the search may reach
+LARGEST = 1e15  # a feature beyond it has no square sum in float32
 STACK_BYTES = 2 << 30  # draws are stacked up to this size
 
 
@@ -130,6 +132,8 @@ def fit_linear_probe(
     num_classes = check_features(
         train_features, train_labels, test_features, test_labels, num_classes
     )
+    if selection not in ("last", "best_test"):
+        raise unknown_name("selection", selection, ("last", "best_test"))
     if not 0 <= validation_share < 1:
         raise InputError(f"validation_share must lie in [0, 1), got {validation_share}.")
     where = torch.device(device) if device is not None else train_features.device
@@ -145,10 +149,10 @@ def fit_linear_probe(
     )
     results = fit_heads(
         train_features.to(where),
-        train_labels.to(where),
+        train_labels.to(where, torch.int64),  # bytes would index as a mask
         [torch.arange(train_labels.numel(), device=where)],
         test_features.to(where),
-        test_labels.to(where),
+        test_labels.to(where, torch.int64),
         num_classes=num_classes,
         options=options,
     )
@@ -187,7 +191,12 @@ def check_features(
         ("train", train_features, train_labels),
         ("test", test_features, test_labels),
     ):
-        if x.ndim != 2 or y.ndim != 1 or x.shape[0] != y.shape[0] or x.shape[0] == 0:
+        if not isinstance(x, Tensor) or not isinstance(y, Tensor):
+            raise InputError(
+                f"{name} features and labels must be tensors, got {type(x).__name__} and "
+                f"{type(y).__name__}; convert them with torch.as_tensor."
+            )
+        if x.ndim != 2 or y.ndim != 1 or x.shape[0] != y.shape[0] or x.numel() == 0:
             raise InputError(
                 f"{name} features must be (N, D) and {name} labels (N,), got {tuple(x.shape)} and "
                 f"{tuple(y.shape)}."
@@ -204,6 +213,11 @@ def check_features(
             raise InputError(
                 f"{int((~finite).sum())} rows of the {name} features hold NaN or infinity, first "
                 f"row {int((~finite).nonzero()[0])}; the encoder has diverged or is damaged."
+            )
+        if bool((x.abs() > LARGEST).any()):
+            raise InputError(
+                f"{name} features reach {float(x.abs().max()):.3g}, too huge for float32; the "
+                "encoder has diverged, or scale them down."
             )
     if train_features.shape[1] != test_features.shape[1]:
         raise InputError(
@@ -348,13 +362,7 @@ def judge(
     """
     predictions = logits.argmax(1)
     per_class = class_accuracy(predictions, labels, num_classes)
-    notes = []
-    untrained = [int(c) for c in bias.isinf().nonzero()]
-    if untrained:
-        notes.append(f"no training picture of classes {_listed(untrained)}: never predicted")
-    untested = [int(c) for c in per_class.isnan().nonzero()]
-    if untested:
-        notes.append(f"no test picture of classes {_listed(untested)}: left out of the means")
+    notes = absence_notes(~bias.isinf(), per_class)
     if chosen.get("selection") == "best_test":
         notes.append(
             "the epoch was chosen on the test set (as the CACR paper does): this accuracy is "
@@ -370,6 +378,26 @@ def judge(
         bias=bias.cpu(),
         notes=notes,
     )
+
+
+def absence_notes(trained: Tensor, per_class: Tensor) -> list[str]:
+    """What a reader should know of classes without training or test pictures.
+
+    Args:
+        trained: (C,) bool.
+        per_class: (C,) accuracies, NaN for classes without test pictures.
+
+    Returns:
+        Up to two sentences.
+    """
+    notes = []
+    untrained = [int(c) for c in (~trained).nonzero()]
+    if untrained:
+        notes.append(f"no training picture of classes {_listed(untrained)}: never predicted")
+    untested = [int(c) for c in per_class.isnan().nonzero()]
+    if untested:
+        notes.append(f"no test picture of classes {_listed(untested)}: left out of the means")
+    return notes
 
 
 def _listed(ids: list[int]) -> str:
@@ -399,8 +427,9 @@ def _fit_standardised(
     deviation = torch.where(deviation > 1e-6 * deviation.amax(-1, keepdim=True), deviation, 1.0)
     x.div_(deviation)
     values = options.l2
-    if values is not None and min(values if isinstance(values, tuple) else (values,)) <= 0:
-        raise InputError(f"l2 must be positive, got {values}.")
+    listed = values if isinstance(values, tuple) else () if values is None else (values,)
+    if values == () or not all(0 < value < math.inf for value in listed):
+        raise InputError(f"l2 must be positive and finite, got {values}.")
     solve = _ridge if options.solver == "ridge" else _lbfgs
     w, b, chosen = solve(x, y, num_fit, num_held, num_classes, values)
     weight = w / deviation.transpose(1, 2)  # undo the standardisation

@@ -172,7 +172,8 @@ def tail_discovery(
     present = class_counts[class_counts > 0].double()
     there = torch.tensor([row["mean"] is not None for row in by_class])
     means = torch.tensor([row["mean"] or 0.0 for row in by_class], dtype=torch.float64)
-    tail = frequency < present.median() if present.numel() else frequency < 0
+    # Between the two middle classes of an even number: torch.median would take the lower one.
+    tail = frequency < present.quantile(0.5) if present.numel() else frequency < 0
     # The tail is judged class-blind: every sample counts once.
     return {
         "samples": int(momentum_loss.numel()),

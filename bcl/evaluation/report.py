@@ -12,7 +12,7 @@ from bcl.errors import InputError, unknown_name
 from bcl.evaluation import charts
 from bcl.evaluation.comparison import COLUMNS, Method, compare, difference_notes, methods
 from bcl.evaluation.confusion import tail_confusion
-from bcl.evaluation.results import ProbeReport
+from bcl.evaluation.results import SCHEMA, ProbeReport
 from bcl.evaluation.text import (
     comparison_json,
     csv_table,
@@ -63,6 +63,7 @@ def render_report(
     """
     runs = [reports] if isinstance(reports, ProbeReport) else list(reports)
     path = Path(out)
+    formats = list(dict.fromkeys(formats))
     targets = check_out(path, overwrite, formats)
     texts = [render_html(runs, title=title), *(FORMATS[name](runs) for name in formats)]
     for target, text in zip(targets, texts, strict=True):
@@ -94,8 +95,16 @@ def check_out(path: Path, overwrite: bool, formats: Sequence[str] = ()) -> list[
             raise unknown_name("format", name, FORMATS)
     if path.is_dir():
         raise InputError(f"{path} is a folder; name a file, such as {path / 'report.html'}.")
-    targets = [path, *(path.with_suffix(f".{name}") for name in formats)]
+    targets = [path, *(path.with_suffix(f".{name}") for name in dict.fromkeys(formats))]
+    twice = sorted({target.name for target in targets if targets.count(target) > 1})
+    if twice:
+        raise InputError(f"{twice[0]} would be both the page and a table; name the page otherwise.")
     for target in targets:
+        if _is_probe_report(target):  # also with overwrite: the results would be lost
+            raise InputError(
+                f"{target} holds a run's results, which are never replaced by a comparison; name "
+                f"another page, such as {path.with_name('comparison.html')}."
+            )
         if target.exists() and not overwrite:
             raise InputError(f"{target} exists; name another file, or pass --overwrite.")
     folder = path.absolute().parent
@@ -104,6 +113,17 @@ def check_out(path: Path, overwrite: bool, formats: Sequence[str] = ()) -> list[
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         raise InputError(f"cannot write {path}: {folder} is not writable; choose another place.")
     return targets
+
+
+def _is_probe_report(path: Path) -> bool:
+    """Whether a file is what `ProbeReport.save` wrote, of whatever version."""
+    if not path.is_file():
+        return False
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(values, dict) and values.get("schema") == SCHEMA
 
 
 def render_html(runs: Sequence[ProbeReport], *, title: str = "Linear probe report") -> str:
@@ -120,6 +140,9 @@ def render_html(runs: Sequence[ProbeReport], *, title: str = "Linear probe repor
         InputError: see `render_report`.
     """
     together = methods(runs)
+    for run in runs:
+        if not run.protocols:
+            raise InputError(f"report '{run.name}' has no protocol; there is nothing to show.")
     try:
         import jinja2
     except ImportError as error:

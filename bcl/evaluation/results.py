@@ -44,7 +44,7 @@ class ProbeReport:
     @property
     def name(self) -> str:
         """What the run is called."""
-        return str(self.record.get("name") or "run")
+        return " ".join(str(self.record.get("name") or "run").split())  # tables need one line
 
     @property
     def rule(self) -> str:
@@ -159,6 +159,9 @@ class ProbeReport:
             )
         except (KeyError, TypeError) as error:
             raise InputError(f"{path} lacks {error}; it was cut short or edited.") from error
+        wrong = _misshapen(report)
+        if wrong:
+            raise InputError(f"{path}: {wrong}; it was cut short or edited.")
         for picture in report.pictures:
             # Names come from a file that anybody may have written; they stay in its folder.
             file = path.parent / "pictures" / Path(str(picture["file"])).name
@@ -172,7 +175,38 @@ class ProbeReport:
                     f"{tensors} is damaged; run 'bcl probe' again, or delete it to read the report "
                     "without confusions and paired tests."
                 ) from error
+            if not _predictions_fit(report.predictions, report.data.get("test_pictures")):
+                raise InputError(
+                    f"{tensors} does not belong to {path.name}; run 'bcl probe' again, or delete "
+                    "it to read the report without confusions and paired tests."
+                )
         return report
+
+
+def _misshapen(report: ProbeReport) -> str:
+    """What a report must have and lacks, in words; empty if it is sound."""
+    for name in ("record", "data", "groups", "measures"):
+        if not isinstance(getattr(report, name), dict):
+            return f"'{name}' is not an object"
+    if not report.groups:
+        return "'groups' is empty"
+    entries = report.protocols
+    if not isinstance(entries, list) or not all(
+        isinstance(e, dict) and "name" in e for e in entries
+    ):
+        return "'protocols' is not a list of named entries"
+    if not entries:
+        return "'protocols' is empty"
+    if not all("file" in picture for picture in report.pictures):
+        return "a picture has no file"
+    return ""
+
+
+def _predictions_fit(predictions: Any, pictures: Any) -> bool:
+    return isinstance(predictions, dict) and all(
+        isinstance(rows, Tensor) and rows.ndim > 0 and rows.shape[-1] == pictures
+        for rows in predictions.values()
+    )
 
 
 def _write_bytes(path: Path, content: bytes) -> None:

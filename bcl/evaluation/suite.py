@@ -20,7 +20,14 @@ from bcl.evaluation.features import (
 )
 from bcl.evaluation.finetune import DEFAULT_EPOCHS, fine_tune
 from bcl.evaluation.knn import knn_predict
-from bcl.evaluation.linear import ProbeOptions, ProbeResult, check_features, fit_heads, judge
+from bcl.evaluation.linear import (
+    ProbeOptions,
+    ProbeResult,
+    absence_notes,
+    check_features,
+    fit_heads,
+    judge,
+)
 from bcl.evaluation.measures import representation_measures, tail_discovery
 from bcl.evaluation.metrics import class_accuracy, confidence_interval, group_accuracy
 from bcl.evaluation.protocols import Protocol, parse_protocols
@@ -305,15 +312,18 @@ def _run_knn(protocol: Protocol, run: _Evaluation) -> list[tuple[dict[str, Any],
         run.features[protocol.train], run.labels[protocol.train], run.features["test"],
         NEIGHBOURS[protocol.train], metric=metric, num_classes=run.num_classes,
     )  # fmt: skip
+    present = torch.bincount(run.labels[protocol.train], minlength=run.num_classes) > 0
     for k, labels in predicted.items():
+        per_class = class_accuracy(labels, test_y, run.num_classes)
         result = ProbeResult(
             accuracy=float((labels == test_y).double().mean()),
             top5=float("nan"),
-            per_class_accuracy=class_accuracy(labels, test_y, run.num_classes),
+            per_class_accuracy=per_class,
             predictions=labels.cpu(),
             chosen={"solver": "knn", "k": k, "metric": metric},
             weight=torch.empty(0),
             bias=torch.empty(0),
+            notes=absence_notes(present, per_class),
         )
         description = f"{k} nearest in the {protocol.description}, {metric}, equal votes"
         entry = _entry(f"{protocol.name}@{k}", "knn", description, [result], run.groups)

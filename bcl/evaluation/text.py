@@ -118,7 +118,8 @@ def latex_table(reports: Sequence[ProbeReport]) -> str:
             for column in COLUMNS:
                 value = row["values"][column]
                 text = percent(value["mean"]).replace("–", "--")
-                if len(table["rows"]) > 1 and value["mean"] == best.get(column, -1):
+                top = best.get(column)
+                if len(table["rows"]) > 1 and top is not None and value["mean"] == top:
                     text = f"\\textbf{{{text}}}"
                 if value["ci95"] is not None:
                     text += f" $\\pm$ {percent(value['ci95'])}"

@@ -114,6 +114,14 @@ def _data(trainer: pl.Trainer) -> dict[str, str]:
     return {key: str(value) for key, value in found.items() if value is not None}
 
 
+def epoch_loss(trainer: pl.Trainer) -> float | None:
+    """Mean loss of the epoch over all ranks, out of the record: rank 0 may ask for it alone."""
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, RunRecorder) and callback.record["history"]:
+            return float(callback.record["history"][-1]["loss"])
+    return None
+
+
 class PlainProgress(Callback):
     """One line per epoch, at most one in ``seconds``, where there is no terminal to draw a bar.
 
@@ -136,8 +144,8 @@ class PlainProgress(Callback):
         if now - self._last < self.seconds and done != trainer.max_epochs:
             return
         self._last = now
-        loss = trainer.callback_metrics.get("loss")
-        shown = "" if loss is None else f"  loss {float(loss):.4f}"
+        loss = epoch_loss(trainer)
+        shown = "" if loss is None else f"  loss {loss:.4f}"
         print(f"{self.name}: epoch {done}/{trainer.max_epochs}{shown}", flush=True)
 
 
@@ -170,9 +178,9 @@ class EpochBar(TQDMProgressBar):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Advance by one epoch."""
-        loss = trainer.callback_metrics.get("loss")
+        loss = epoch_loss(trainer)
         if loss is not None:
-            self._bar.set_postfix_str(f"loss {float(loss):.3f}", refresh=False)
+            self._bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
         self._bar.update()
 
     def on_train_end(self, *_: Any) -> None:

@@ -228,15 +228,9 @@ class SimCLR(pl.LightningModule):
         except InputError as error:
             raise InputError(f"step {self.global_step}: {error}{self._last_good()}") from None
         loss: Tensor = losses.mean()
-        self.log(
-            "loss",
-            loss.detach(),
-            on_step=False,
-            on_epoch=True,
-            prog_bar=True,
-            batch_size=ids.numel(),
-            sync_dist=True,
-        )
+        # Each rank's own: the mean over the ranks, which `RunRecorder` keeps, is an epoch's business.
+        self.log("loss", loss.detach(), on_step=False, on_epoch=True, prog_bar=True,
+                 batch_size=ids.numel())
         return loss
 
     def _last_good(self) -> str:
