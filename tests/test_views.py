@@ -244,6 +244,29 @@ def test_the_input_is_not_changed():
     assert images.equal(before)
 
 
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("arithmetic", ["exact", "fast"])
+def test_a_mixed_precision_step_gets_the_same_views(monkeypatch, masked, arithmetic):
+    if masked:
+        at_once(monkeypatch)
+    images, scores, ids = pictures(8), torch.linspace(0, 1, 8), torch.arange(8)
+    boost = BoostedRandAugment(rule="bcl-d")
+    views = ContrastiveViews(32, boost=boost, arithmetic=arithmetic, blur_probability=0.5)
+    plain, alone = views(images, scores, ids), boost(images, scores, ids)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert views(images, scores, ids).equal(plain)
+        assert boost(images, scores, ids).equal(alone)
+
+
+def test_pictures_that_want_gradients_are_taken_without():
+    images, scores, ids = pictures(8) / 255, torch.linspace(0, 1, 8), torch.arange(8)
+    views = ContrastiveViews(32, boost=BoostedRandAugment(), blur_probability=0.5)
+    want = views(images, scores, ids)
+    out = views(images.clone().requires_grad_(), scores, ids)
+    assert out.equal(want)
+    assert not out.requires_grad
+
+
 def test_mean_and_std_are_applied_last():
     images, ids = pictures(4), torch.arange(4)
     mean, std = (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)

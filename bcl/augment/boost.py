@@ -26,7 +26,7 @@ from bcl.augment.policy import (
     check_policy,
     op_values,
 )
-from bcl.augment.rows import change_rows
+from bcl.augment.rows import change_rows, without_autocast
 from bcl.errors import InputError, unknown_name
 from bcl.random import hash64, uniform
 
@@ -198,11 +198,14 @@ class BoostedRandAugment(nn.Module):
         params = self.sample(scores, ids, epoch, view)
         return self.transform(images, params)
 
+    @torch.no_grad()
     def transform(self, images: Tensor, params: BoostParams) -> Tensor:
         """Apply stored parameters to pictures, uint8 or float in [0, 1]."""
-        if images.dtype == torch.uint8:
-            return self.apply_levels(images.to(torch.float32), params, whole=True).to(torch.uint8)
-        boosted = self.apply_levels(images.to(torch.float32) * 255, params) / 255
+        with without_autocast(images):
+            if images.dtype == torch.uint8:
+                levels = self.apply_levels(images.to(torch.float32), params, whole=True)
+                return levels.to(torch.uint8)
+            boosted = self.apply_levels(images.to(torch.float32) * 255, params) / 255
         changed = params.active.any(dim=1)[:, None, None, None]
         return torch.where(changed, boosted.to(images.dtype), images)
 

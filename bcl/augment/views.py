@@ -12,7 +12,7 @@ from bcl.augment.checks import check_boxes, check_ids, check_images, check_score
 from bcl.augment.colour import enhance, shift_hue
 from bcl.augment.jitter import ColourOps
 from bcl.augment.params import BoostParams, ViewParams
-from bcl.augment.rows import device_blocks, waits_for_nothing
+from bcl.augment.rows import device_blocks, waits_for_nothing, without_autocast
 from bcl.augment.sampling import ChainSettings, sample_chain
 from bcl.augment.settings import check_settings, check_size
 from bcl.errors import InputError, unknown_name
@@ -164,6 +164,7 @@ class ContrastiveViews(nn.Module):
         scores = scores.repeat(len(views))
         return replace(params, boost=self.boost.sample(scores, ids, epoch, view, seed=self.seed))
 
+    @torch.no_grad()
     def transform(self, images: Tensor, params: list[ViewParams]) -> Tensor | list[Tensor]:
         """Make the views that ``params`` describe (from `sample`, or stored ones).
 
@@ -179,7 +180,8 @@ class ContrastiveViews(nn.Module):
         for drawn, size in zip(params, (self.size, self.local_size), strict=False):
             if size is not None:
                 check_boxes(drawn, images)
-                views.append(self._finish(self._levels(images, drawn, size)))
+                with without_autocast(images):
+                    views.append(self._finish(self._levels(images, drawn, size)))
         if len(views) == 1:
             return views[0]
         return [view for group in views for view in group.unbind(0)]
