@@ -344,6 +344,26 @@ def test_bad_batches_are_refused(change, text):
 
 
 @pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"scores": None}, "tracker.scores"),
+        ({"scores": torch.tensor([0.0, 0.5, 1.5, 0.0])}, "1.5 at position 2"),
+        ({"scores": torch.full((4,), float("nan"))}, r"\[0, 1\]"),
+        ({"scores": torch.zeros(3)}, r"shape \(4,\)"),
+        ({"ids": None}, "ids=batch"),
+        ({"ids": torch.zeros(4)}, "integers of shape"),
+    ],
+)
+def test_drawing_alone_refuses_what_a_step_refuses(change, text):
+    good = {"scores": torch.zeros(4), "ids": torch.arange(4)}
+    boost = BoostedRandAugment()
+    with pytest.raises(InputError, match=text):
+        boost.sample(**{**good, **change})
+    with pytest.raises(InputError, match=text):
+        ContrastiveViews(8, boost=boost).sample(picture_size=(8, 8), **{**good, **change})
+
+
+@pytest.mark.parametrize(
     ("arguments", "text"),
     [
         ({"size": 0}, "size"),
@@ -377,6 +397,18 @@ def test_stored_parameters_that_do_not_fit_are_refused():
         views.transform(pictures(4, 8, 8), large)
     with pytest.raises(InputError, match="multiple"):
         views.transform(pictures(3), large)
+    with pytest.raises(InputError, match="got ViewParams"):
+        views.transform(pictures(4), large[0])
+    with pytest.raises(InputError, match="got 0"):
+        views.transform(pictures(4), [])
+    with pytest.raises(InputError, match="of 2 ViewParams"):
+        ContrastiveViews(16, num_local=1, local_size=8).transform(pictures(4), large)
+    boost = BoostedRandAugment()
+    drawn = ContrastiveViews(16, boost=boost).sample(torch.arange(4), (32, 32), torch.ones(4))
+    with pytest.raises(InputError, match="no boost"):
+        views.transform(pictures(4), drawn)
+    with pytest.raises(InputError, match="for 8 pictures"):
+        boost.transform(pictures(4), drawn[0].boost)
     empty = dataclasses.replace(large[0], height=torch.zeros_like(large[0].height))
     with pytest.raises(InputError, match="must hold a pixel"):
         views.transform(pictures(4), [empty])

@@ -129,9 +129,13 @@ class BoostedRandAugment(nn.Module):
 
         Returns:
             Parameters of B rows.
+
+        Raises:
+            InputError: no ids or scores, or of another length, or scores outside [0, 1].
         """
         seed = self.seed if seed is None else seed
-        scores = scores.to(torch.float32)
+        ids = check_ids(ids, ids)
+        scores = check_scores(scores, ids).to(torch.float32)
         magnitude = self.magnitudes(scores, ids, epoch, seed)  # (B,)
         streams = torch.arange(5 * self.num_ops, device=ids.device) + _FIRST
         u = uniform(hash64(seed, epoch, ids, view)[:, None], streams)  # (B, 5 k)
@@ -194,13 +198,18 @@ class BoostedRandAugment(nn.Module):
         """
         check_images(images)
         ids = check_ids(ids, images)
-        scores = check_scores(scores, images)
         params = self.sample(scores, ids, epoch, view)
         return self.transform(images, params)
 
     @torch.no_grad()
     def transform(self, images: Tensor, params: BoostParams) -> Tensor:
         """Apply stored parameters to pictures, uint8 or float in [0, 1]."""
+        check_images(images)
+        if params.op.shape[0] != images.shape[0]:
+            raise InputError(
+                f"the parameters are for {params.op.shape[0]} pictures, the batch has "
+                f"{images.shape[0]}; draw them with the ids of this batch."
+            )
         with without_autocast(images):
             if images.dtype == torch.uint8:
                 levels = self.apply_levels(images.to(torch.float32), params, whole=True)

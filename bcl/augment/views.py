@@ -139,7 +139,13 @@ class ContrastiveViews(nn.Module):
         Returns:
             The parameters of the num_views * B views, row ``v * B + b`` for view v of picture b;
             with local views a second item with those of the num_local * B local ones.
+
+        Raises:
+            InputError: bad ids or scores, or no scores where ``boost`` needs them.
         """
+        ids = check_ids(ids, ids)
+        if self.boost is not None:
+            scores = check_scores(scores, ids)
         first = self._draw(range(self.num_views), self.settings, ids, picture_size, scores, epoch)
         if not self.num_local:
             return [first]
@@ -176,6 +182,7 @@ class ContrastiveViews(nn.Module):
             As `forward`.
         """
         check_images(images)
+        self._check_groups(params)
         views = []
         for drawn, size in zip(params, (self.size, self.local_size), strict=False):
             if size is not None:
@@ -211,10 +218,23 @@ class ContrastiveViews(nn.Module):
         """
         check_images(images)
         ids = check_ids(ids, images)
-        if self.boost is not None:
-            scores = check_scores(scores, images)
         rows, cols = images.shape[2:]
         return self.transform(images, self.sample(ids, (rows, cols), scores, epoch))
+
+    def _check_groups(self, params: list[ViewParams]) -> None:
+        """Refuse parameters that these views would not follow to the letter."""
+        groups = 2 if self.num_local else 1
+        if not isinstance(params, list | tuple) or len(params) != groups:
+            got = f"{len(params)}" if isinstance(params, list | tuple) else type(params).__name__
+            raise InputError(
+                f"params must be the list that sample() returns, here of {groups} ViewParams (the "
+                f"views, then the local ones if there are any), got {got}."
+            )
+        if self.boost is None and any(drawn.boost is not None for drawn in params):
+            raise InputError(
+                "the parameters hold boosted ops, and these views have no boost to apply them; "
+                "give them the one that drew them, whose policy says what a magnitude means."
+            )
 
     def _levels(self, images: Tensor, params: ViewParams, size: tuple[int, int]) -> Tensor:
         """(V, B, 3, *size) levels 0 .. 255."""
