@@ -122,7 +122,10 @@ def test_boost_keeps_dtype_and_leaves_score_zero_alone():
     ("arguments", "text"),
     [
         ({"policy": "monoton"}, "did you mean 'monotone'"),
+        ({"policy": None}, "unknown policy 'None'"),
         ({"rule": "bcl_d"}, "did you mean 'bcl-d'"),
+        ({"rule": "BCL-D"}, "did you mean 'bcl-d'"),
+        ({"rule": ["bcl-d"]}, "unknown rule"),
         ({"num_ops": 0}, "num_ops"),
         ({"num_ops": True}, "num_ops"),
         ({"min_magnitude": 31}, "magnitude"),
@@ -138,5 +141,7 @@ def test_bad_settings_are_refused(arguments, text):
 def test_unknown_op_is_refused_with_the_nearest_name():
     with pytest.raises(InputError, match="did you mean 'Solarize'"):
         op_index("Solarise")
+    with pytest.raises(InputError, match="did you mean 'AutoContrast'"):
+        op_index("AUTOCONTRAST")
     with pytest.raises(InputError, match="magnitudes"):
         op_grid(torch.zeros(3, 4, 4), [31])

@@ -95,7 +95,7 @@ class BoostedRandAugment(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if rule not in RULES:
+        if not isinstance(rule, str) or rule not in RULES:
             raise unknown_name("rule", rule, RULES)
         check_policy(policy)
         k, low, high, zeta = RULES[rule]

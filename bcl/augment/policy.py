@@ -41,7 +41,7 @@ POLICIES = tuple(_RANGES)
 
 def check_policy(policy: str) -> None:
     """Refuse a policy that is not known, naming the nearest."""
-    if policy not in _RANGES:
+    if not isinstance(policy, str) or policy not in _RANGES:
         raise unknown_name("policy", policy, POLICIES)
 
 

@@ -14,7 +14,12 @@ from bcl.augment.jitter import ColourOps
 from bcl.augment.params import BoostParams, ViewParams
 from bcl.augment.rows import device_blocks, waits_for_nothing, without_autocast
 from bcl.augment.sampling import ChainSettings, sample_chain
-from bcl.augment.settings import check_settings, check_size
+from bcl.augment.settings import (
+    check_count,
+    check_normalisation,
+    check_settings,
+    check_size,
+)
 from bcl.errors import InputError, unknown_name
 
 Arithmetic = Literal["exact", "fast"]
@@ -93,18 +98,19 @@ class ContrastiveViews(nn.Module):
         self.arithmetic: Arithmetic = arithmetic
         self.seed = seed
         self._ops = ColourOps()
-        if num_views < 1 or num_local < 0:
+        check_count("num_views", num_views, 1)
+        check_count("num_local", num_local, 0)
+        if boost is not None and not isinstance(boost, BoostedRandAugment):
             raise InputError(
-                f"num_views must be at least 1 and num_local not negative, got {num_views!r} and "
-                f"{num_local!r}."
+                f"boost must be a BoostedRandAugment or None, got {boost!r}; for instance "
+                "BoostedRandAugment(rule='bcl-d')."
             )
         if num_local and local_size is None:
             raise InputError(
                 "num_local needs local_size, the side of the local views; 96 is usual."
             )
         self.local_size = None if local_size is None else check_size("local_size", local_size)
-        if (mean is None) != (std is None):
-            raise InputError("mean and std go together; give both or neither.")
+        check_normalisation(mean, std)
         self.mean, self.std = mean, std
         self.settings = ChainSettings(
             scale=scale,
