@@ -146,8 +146,9 @@ def invert_from(x: Tensor, threshold: Tensor) -> Tensor:
 
 def posterize(x: Tensor, step: Tensor) -> Tensor:
     """Keep only levels that are ``step`` (R,) apart: the next lower one, made whole."""
+    # Upwards: cut off, steps that are not whole would darken more than the next larger whole one.
     step = per_picture(step)
-    return (x / step).floor_().mul_(step).floor_()
+    return (x / step).floor_().mul_(step).ceil_()
 
 
 def sharpen(x: Tensor, factor: Tensor) -> Tensor:
