@@ -204,6 +204,9 @@ def test_the_command_writes_a_grid(tmp_path, capsys):
         (["--images", ".", "--columns", 1], "--columns"),
         (["--images", ".", "--rule", "bcl"], "rule"),
         (["--images", ".", "--policy", "monoton"], "monotone"),
+        (["--images", ".", "--ops", "--rule", "bcl_d"], "did you mean 'bcl-d'"),
+        (["--images", ".", "--out", "grid.jpg"], r"\.png file to write, got 'grid\.jpg'"),
+        (["--images", ".", "--out", "."], r"\.png file to write"),
     ],
 )
 def test_the_command_says_what_is_wrong(tmp_path, monkeypatch, words, text):
