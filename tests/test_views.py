@@ -5,6 +5,7 @@ from contextlib import nullcontext
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bcl.augment import (
@@ -135,6 +136,16 @@ def test_score_zero_is_bit_for_bit_on_the_masked_path_too(monkeypatch):
         assert boosted(images, torch.zeros(16), ids).equal(plain(images, ids=ids))
 
 
+class NoWaitingCopies(TorchFunctionMode):
+    """Refuse the constructors that copy a list to a device and wait for the copy."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func is torch.Tensor.new_tensor or (func is torch.tensor and kwargs.get("device")):
+            raise AssertionError(f"{func.__name__} waits for the device")
+        return func(*args, **kwargs)
+
+
 @pytest.mark.parametrize("arithmetic", ["exact", "fast"])
 def test_a_step_on_a_device_waits_for_no_value(arithmetic):
     """A fake CUDA device has shapes but no values: asking for one raises."""
@@ -143,7 +154,7 @@ def test_a_step_on_a_device_waits_for_no_value(arithmetic):
         local_size=8, blur_probability=0.5, solarize_probability=0.1, mean=(0.5, 0.5, 0.5),
         std=(0.2, 0.2, 0.2),
     )  # fmt: skip
-    with FakeTensorMode():
+    with FakeTensorMode(), NoWaitingCopies():
         images = torch.empty(8, 3, 16, 16, dtype=torch.uint8, device="cuda")
         scores, ids = torch.empty(8, device="cuda"), torch.arange(8, device="cuda")
         out = views(images, scores, ids, epoch=3)

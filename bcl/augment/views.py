@@ -10,6 +10,7 @@ from bcl.augment.boost import BoostedRandAugment
 from bcl.augment.chain import chain_at_once, chain_in_blocks
 from bcl.augment.checks import check_boxes, check_ids, check_images, check_scores
 from bcl.augment.colour import enhance, shift_hue
+from bcl.augment.constants import constant
 from bcl.augment.jitter import ColourOps
 from bcl.augment.params import BoostParams, ViewParams
 from bcl.augment.rows import device_blocks, waits_for_nothing, without_autocast
@@ -266,8 +267,8 @@ class ContrastiveViews(nn.Module):
         """Levels to [0, 1], then ``mean`` and ``std``."""
         views = views.div_(255)
         if self.mean is not None and self.std is not None:
-            views = views.sub_(views.new_tensor(self.mean)[:, None, None])
-            views = views.div_(views.new_tensor(self.std)[:, None, None])
+            views = views.sub_(constant(self.mean, views)[:, None, None])
+            views = views.div_(constant(self.std, views)[:, None, None])
         return views
 
     def compile_parts(self) -> "ContrastiveViews":
