@@ -27,7 +27,9 @@ def unknown_name(kind: str, name: str, allowed: Iterable[str]) -> InputError:
         unknown policy 'monoton'; did you mean 'monotone'? Known: monotone, reference
     """
     names = sorted(allowed)
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    lower = {each.lower(): each for each in names}
+    close = difflib.get_close_matches(str(name).lower(), lower, n=1, cutoff=0.5)
+    near = [lower[each] for each in close]
     hint = f"; did you mean '{near[0]}'?" if near else "."
     known = f" Known: {', '.join(names)}" if len(names) <= 40 else f" {len(names)} are known."
     return InputError(f"unknown {kind} '{name}'{hint}{known}")

@@ -38,6 +38,19 @@ def test_every_monotone_op_moves_real_pictures_farther_with_magnitude():
         assert (row.diff() > 0).all(), (name, row)
 
 
+def test_no_monotone_op_steps_back_between_neighbouring_magnitudes():
+    images = torch.from_numpy(np.load(HERE / "randaugment.npz")["images"]).permute(0, 3, 1, 2)
+    # Beyond 45 degrees the black corners of a turned square shrink again.
+    ops = [name for name in OPS if name != "Rotate"]
+    for image in images:
+        moved = op_grid(image, range(31), "monotone", ops) * 255 - image
+        growth = moved.abs().mean(dim=(2, 3, 4)).diff(dim=1)
+        assert growth[ops.index("Posterize")].min() > 0
+        assert growth.mean(dim=1).min() > 0
+        for name in ("AutoContrast", "Equalize", "Contrast", "Color", "Brightness", "Sharpness"):
+            assert growth[ops.index(name)].min() >= 0, name
+
+
 def test_every_monotone_op_does_so_on_all_recorded_pictures(golden):
     data = np.load(golden / "randaugment_pil.npz")["images"]
     moved = distances(torch.from_numpy(data).permute(0, 3, 1, 2), "monotone")
@@ -122,7 +135,10 @@ def test_boost_keeps_dtype_and_leaves_score_zero_alone():
     ("arguments", "text"),
     [
         ({"policy": "monoton"}, "did you mean 'monotone'"),
+        ({"policy": None}, "unknown policy 'None'"),
         ({"rule": "bcl_d"}, "did you mean 'bcl-d'"),
+        ({"rule": "BCL-D"}, "did you mean 'bcl-d'"),
+        ({"rule": ["bcl-d"]}, "unknown rule"),
         ({"num_ops": 0}, "num_ops"),
         ({"num_ops": True}, "num_ops"),
         ({"min_magnitude": 31}, "magnitude"),
@@ -138,5 +154,7 @@ def test_bad_settings_are_refused(arguments, text):
 def test_unknown_op_is_refused_with_the_nearest_name():
     with pytest.raises(InputError, match="did you mean 'Solarize'"):
         op_index("Solarise")
+    with pytest.raises(InputError, match="did you mean 'AutoContrast'"):
+        op_index("AUTOCONTRAST")
     with pytest.raises(InputError, match="magnitudes"):
         op_grid(torch.zeros(3, 4, 4), [31])

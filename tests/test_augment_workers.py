@@ -74,6 +74,9 @@ def test_decode_crop_of_a_large_jpeg_is_near_the_full_decode():
         (b"no picture", "cannot be read"),
         (torch.zeros(1, 4, 4), r"\(3, H, W\)"),
         (torch.zeros(3, 0, 4), "no pixels"),
+        (torch.zeros(3, 4, 4, dtype=torch.int32), "uint8"),
+        (np.zeros((4, 4, 3), dtype=np.uint8), "got ndarray"),
+        (None, "got NoneType"),
     ],
 )
 def test_bad_pictures_are_named(picture, text):
@@ -87,6 +90,21 @@ def test_a_file_that_is_no_picture_is_named(tmp_path):
     (tmp_path / "broken.jpg").write_text("text")
     with pytest.raises(InputError, match=r"broken\.jpg"):
         DecodeCrop(8)(tmp_path / "broken.jpg")
+    whole = jpeg(photo(200, 200))
+    (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match=r"cut\.jpg' cannot be read .*truncated"):
+        DecodeCrop(8)(tmp_path / "cut.jpg")
+    with pytest.raises(InputError, match="these bytes cannot be read"):
+        as_tensor(whole[: len(whole) // 2])
+
+
+def test_float_pictures_stay_in_their_range():
+    image = (as_tensor(photo(20, 20)) > 127).float()
+    for picture in (image, image.half(), image.bfloat16(), image.double()):
+        out = DecodeCrop(32)(picture)
+        assert out.dtype == picture.dtype
+        assert out.min() == 0
+        assert out.max() == 1
 
 
 def test_one_picture_gets_the_views_that_the_batch_gives_it():
@@ -104,7 +122,8 @@ def test_one_picture_gets_the_views_that_the_batch_gives_it():
 def test_it_travels_to_worker_processes():
     single = PictureViews(ContrastiveViews(16, boost=BoostedRandAugment()))
     other = pickle.loads(pickle.dumps(single))
-    assert other(photo(), 0.5, 3).equal(single(photo(), 0.5, 3))
+    given = {"score": 0.5, "sample_id": 3}
+    assert other(photo(), **given).equal(single(photo(), **given))
 
 
 def test_one_picture_without_id_draws_anew():
@@ -125,6 +144,25 @@ def test_it_stands_among_torchvision_transforms():
     assert chain(tv_tensors.Image(image)).shape == (2, 3, 16, 16)
     assert chain(photo()).shape == (2, 3, 16, 16)
     assert chain(image).shape == (2, 3, 16, 16)
+
+
+def test_a_compose_passes_scores_ids_and_labels_on():
+    v2 = pytest.importorskip("torchvision.transforms.v2")
+    views = ContrastiveViews(16, boost=BoostedRandAugment())
+    single = PictureViews(views)
+    chain, image = v2.Compose([v2.Identity(), single]), as_tensor(photo())
+    sample = {"image": image, "score": 0.9, "id": 3, "epoch": 2, "label": 5}
+    out = chain(sample)
+    assert out["image"].equal(single(image, score=0.9, sample_id=3, epoch=2))
+    assert {**out, "image": image} == sample
+    plain = v2.Compose([v2.Identity(), PictureViews(ContrastiveViews(16))])
+    made, label = plain(image, 1)
+    assert made.shape == (2, 3, 16, 16)
+    assert label == 1
+    with pytest.raises(InputError, match="under 'image'"):
+        single({"picture": image})
+    with pytest.raises(InputError, match="score"):
+        chain(image, 1)  # a label is no score
 
 
 def test_the_first_column_of_a_score_grid_is_the_plain_view():
@@ -166,6 +204,9 @@ def test_the_command_writes_a_grid(tmp_path, capsys):
         (["--images", ".", "--columns", 1], "--columns"),
         (["--images", ".", "--rule", "bcl"], "rule"),
         (["--images", ".", "--policy", "monoton"], "monotone"),
+        (["--images", ".", "--ops", "--rule", "bcl_d"], "did you mean 'bcl-d'"),
+        (["--images", ".", "--out", "grid.jpg"], r"\.png file to write, got 'grid\.jpg'"),
+        (["--images", ".", "--out", "."], r"\.png file to write"),
     ],
 )
 def test_the_command_says_what_is_wrong(tmp_path, monkeypatch, words, text):

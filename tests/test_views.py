@@ -5,6 +5,7 @@ from contextlib import nullcontext
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bcl.augment import (
@@ -135,6 +136,16 @@ def test_score_zero_is_bit_for_bit_on_the_masked_path_too(monkeypatch):
         assert boosted(images, torch.zeros(16), ids).equal(plain(images, ids=ids))
 
 
+class NoWaitingCopies(TorchFunctionMode):
+    """Refuse the constructors that copy a list to a device and wait for the copy."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func is torch.Tensor.new_tensor or (func is torch.tensor and kwargs.get("device")):
+            raise AssertionError(f"{func.__name__} waits for the device")
+        return func(*args, **kwargs)
+
+
 @pytest.mark.parametrize("arithmetic", ["exact", "fast"])
 def test_a_step_on_a_device_waits_for_no_value(arithmetic):
     """A fake CUDA device has shapes but no values: asking for one raises."""
@@ -143,7 +154,7 @@ def test_a_step_on_a_device_waits_for_no_value(arithmetic):
         local_size=8, blur_probability=0.5, solarize_probability=0.1, mean=(0.5, 0.5, 0.5),
         std=(0.2, 0.2, 0.2),
     )  # fmt: skip
-    with FakeTensorMode():
+    with FakeTensorMode(), NoWaitingCopies():
         images = torch.empty(8, 3, 16, 16, dtype=torch.uint8, device="cuda")
         scores, ids = torch.empty(8, device="cuda"), torch.arange(8, device="cuda")
         out = views(images, scores, ids, epoch=3)
@@ -244,6 +255,29 @@ def test_the_input_is_not_changed():
     assert images.equal(before)
 
 
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("arithmetic", ["exact", "fast"])
+def test_a_mixed_precision_step_gets_the_same_views(monkeypatch, masked, arithmetic):
+    if masked:
+        at_once(monkeypatch)
+    images, scores, ids = pictures(8), torch.linspace(0, 1, 8), torch.arange(8)
+    boost = BoostedRandAugment(rule="bcl-d")
+    views = ContrastiveViews(32, boost=boost, arithmetic=arithmetic, blur_probability=0.5)
+    plain, alone = views(images, scores, ids), boost(images, scores, ids)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert views(images, scores, ids).equal(plain)
+        assert boost(images, scores, ids).equal(alone)
+
+
+def test_pictures_that_want_gradients_are_taken_without():
+    images, scores, ids = pictures(8) / 255, torch.linspace(0, 1, 8), torch.arange(8)
+    views = ContrastiveViews(32, boost=BoostedRandAugment(), blur_probability=0.5)
+    want = views(images, scores, ids)
+    out = views(images.clone().requires_grad_(), scores, ids)
+    assert out.equal(want)
+    assert not out.requires_grad
+
+
 def test_mean_and_std_are_applied_last():
     images, ids = pictures(4), torch.arange(4)
     mean, std = (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)
@@ -321,6 +355,26 @@ def test_bad_batches_are_refused(change, text):
 
 
 @pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"scores": None}, "tracker.scores"),
+        ({"scores": torch.tensor([0.0, 0.5, 1.5, 0.0])}, "1.5 at position 2"),
+        ({"scores": torch.full((4,), float("nan"))}, r"\[0, 1\]"),
+        ({"scores": torch.zeros(3)}, r"shape \(4,\)"),
+        ({"ids": None}, "ids=batch"),
+        ({"ids": torch.zeros(4)}, "integers of shape"),
+    ],
+)
+def test_drawing_alone_refuses_what_a_step_refuses(change, text):
+    good = {"scores": torch.zeros(4), "ids": torch.arange(4)}
+    boost = BoostedRandAugment()
+    with pytest.raises(InputError, match=text):
+        boost.sample(**{**good, **change})
+    with pytest.raises(InputError, match=text):
+        ContrastiveViews(8, boost=boost).sample(picture_size=(8, 8), **{**good, **change})
+
+
+@pytest.mark.parametrize(
     ("arguments", "text"),
     [
         ({"size": 0}, "size"),
@@ -331,12 +385,23 @@ def test_bad_batches_are_refused(change, text):
         ({"scale": (0.5, 1.2)}, "scale"),
         ({"scale": (0.5,)}, "two numbers"),
         ({"ratio": (0.0, 1.0)}, "ratio"),
-        ({"jitter": (0.4, 0.4, 0.4)}, "four numbers"),
+        ({"jitter": (0.4, 0.4, 0.4)}, "four finite numbers"),
         ({"jitter": (0.4, 0.4, 0.4, 0.6)}, "hue"),
         ({"flip": 1.5}, "flip"),
         ({"jitter_probability": float("nan")}, "jitter_probability"),
         ({"blur_sigma": (0.0, 1.0)}, "blur_sigma"),
         ({"num_views": 0}, "num_views"),
+        ({"num_views": 2.0}, "num_views"),
+        ({"num_local": -1, "local_size": 4}, "num_local"),
+        ({"boost": "bcl-i"}, "BoostedRandAugment"),
+        ({"mean": (0.5, 0.5), "std": (0.5, 0.5)}, "mean must be three"),
+        ({"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.0, 0.5)}, "std must be three"),
+        ({"mean": 0.5, "std": 0.5}, "mean must be three"),
+        ({"scale": 0.5}, "two numbers"),
+        ({"ratio": (1.0, float("inf"))}, "ratio"),
+        ({"blur_sigma": (1.0, float("inf"))}, "blur_sigma"),
+        ({"jitter": 0.4}, "four finite numbers"),
+        ({"jitter": (float("inf"), 0.4, 0.4, 0.1)}, "four finite numbers"),
         ({"num_local": 2}, "local_size"),
         ({"mean": (0.5, 0.5, 0.5)}, "mean and std"),
         ({"arithmetic": "exakt"}, "did you mean 'exact'"),
@@ -354,6 +419,18 @@ def test_stored_parameters_that_do_not_fit_are_refused():
         views.transform(pictures(4, 8, 8), large)
     with pytest.raises(InputError, match="multiple"):
         views.transform(pictures(3), large)
+    with pytest.raises(InputError, match="got ViewParams"):
+        views.transform(pictures(4), large[0])
+    with pytest.raises(InputError, match="got 0"):
+        views.transform(pictures(4), [])
+    with pytest.raises(InputError, match="of 2 ViewParams"):
+        ContrastiveViews(16, num_local=1, local_size=8).transform(pictures(4), large)
+    boost = BoostedRandAugment()
+    drawn = ContrastiveViews(16, boost=boost).sample(torch.arange(4), (32, 32), torch.ones(4))
+    with pytest.raises(InputError, match="no boost"):
+        views.transform(pictures(4), drawn)
+    with pytest.raises(InputError, match="for 8 pictures"):
+        boost.transform(pictures(4), drawn[0].boost)
     empty = dataclasses.replace(large[0], height=torch.zeros_like(large[0].height))
     with pytest.raises(InputError, match="must hold a pixel"):
         views.transform(pictures(4), [empty])

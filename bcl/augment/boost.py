@@ -26,7 +26,7 @@ from bcl.augment.policy import (
     check_policy,
     op_values,
 )
-from bcl.augment.rows import change_rows
+from bcl.augment.rows import change_rows, without_autocast
 from bcl.errors import InputError, unknown_name
 from bcl.random import hash64, uniform
 
@@ -95,7 +95,7 @@ class BoostedRandAugment(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if rule not in RULES:
+        if not isinstance(rule, str) or rule not in RULES:
             raise unknown_name("rule", rule, RULES)
         check_policy(policy)
         k, low, high, zeta = RULES[rule]
@@ -129,9 +129,13 @@ class BoostedRandAugment(nn.Module):
 
         Returns:
             Parameters of B rows.
+
+        Raises:
+            InputError: no ids or scores, or of another length, or scores outside [0, 1].
         """
         seed = self.seed if seed is None else seed
-        scores = scores.to(torch.float32)
+        ids = check_ids(ids, ids)
+        scores = check_scores(scores, ids).to(torch.float32)
         magnitude = self.magnitudes(scores, ids, epoch, seed)  # (B,)
         streams = torch.arange(5 * self.num_ops, device=ids.device) + _FIRST
         u = uniform(hash64(seed, epoch, ids, view)[:, None], streams)  # (B, 5 k)
@@ -194,15 +198,23 @@ class BoostedRandAugment(nn.Module):
         """
         check_images(images)
         ids = check_ids(ids, images)
-        scores = check_scores(scores, images)
         params = self.sample(scores, ids, epoch, view)
         return self.transform(images, params)
 
+    @torch.no_grad()
     def transform(self, images: Tensor, params: BoostParams) -> Tensor:
         """Apply stored parameters to pictures, uint8 or float in [0, 1]."""
-        if images.dtype == torch.uint8:
-            return self.apply_levels(images.to(torch.float32), params, whole=True).to(torch.uint8)
-        boosted = self.apply_levels(images.to(torch.float32) * 255, params) / 255
+        check_images(images)
+        if params.op.shape[0] != images.shape[0]:
+            raise InputError(
+                f"the parameters are for {params.op.shape[0]} pictures, the batch has "
+                f"{images.shape[0]}; draw them with the ids of this batch."
+            )
+        with without_autocast(images):
+            if images.dtype == torch.uint8:
+                levels = self.apply_levels(images.to(torch.float32), params, whole=True)
+                return levels.to(torch.uint8)
+            boosted = self.apply_levels(images.to(torch.float32) * 255, params) / 255
         changed = params.active.any(dim=1)[:, None, None, None]
         return torch.where(changed, boosted.to(images.dtype), images)
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from bcl.augment.colour import blend, per_picture
+from bcl.augment.constants import constant
 from bcl.augment.policy import ROTATE, SHEAR_X, SHEAR_Y, TRANSLATE_X, TRANSLATE_Y
 
 # Pillow's affine transform works in 16.16 fixed point.
@@ -146,8 +147,9 @@ def invert_from(x: Tensor, threshold: Tensor) -> Tensor:
 
 def posterize(x: Tensor, step: Tensor) -> Tensor:
     """Keep only levels that are ``step`` (R,) apart: the next lower one, made whole."""
+    # Upwards: cut off, steps that are not whole would darken more than the next larger whole one.
     step = per_picture(step)
-    return (x / step).floor_().mul_(step).floor_()
+    return (x / step).floor_().mul_(step).ceil_()
 
 
 def sharpen(x: Tensor, factor: Tensor) -> Tensor:
@@ -185,5 +187,5 @@ def cutout(x: Tensor, share: Tensor, centre_x: Tensor, centre_y: Tensor) -> Tens
     across = (col >= left[:, None]) & (col <= right[:, None]) & (share > 0)[:, None]  # (R, W)
     down = (row >= top[:, None]) & (row <= bottom[:, None])  # (R, H)
     hole = down.to(x.dtype)[:, None, :, None] * across.to(x.dtype)[:, None, None]  # (R, 1, H, W)
-    colour = x.new_tensor(_CUTOUT_COLOUR)[:, None, None]
+    colour = constant(_CUTOUT_COLOUR, x)[:, None, None]
     return (colour - x).mul_(hole).add_(x)

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from bcl.augment.constants import constant
 from bcl.errors import InputError, unknown_name
 
 MAX_MAGNITUDE = 30.0
@@ -41,7 +42,7 @@ POLICIES = tuple(_RANGES)
 
 def check_policy(policy: str) -> None:
     """Refuse a policy that is not known, naming the nearest."""
-    if policy not in _RANGES:
+    if not isinstance(policy, str) or policy not in _RANGES:
         raise unknown_name("policy", policy, POLICIES)
 
 
@@ -77,7 +78,7 @@ def op_values(op: Tensor, magnitude: Tensor, policy: str) -> Tensor:
     Returns:
         (R,) float64, so that thresholds and pixel positions fall as in the released code.
     """
-    table = torch.tensor(_RANGES[policy], dtype=torch.float64, device=op.device)  # (15, 2)
+    table = constant(_RANGES[policy], op, torch.float64)  # (15, 2)
     low, high = table[:, 0][op], table[:, 1][op]
     return magnitude.to(torch.float64) / MAX_MAGNITUDE * (high - low) + low
 

@@ -3,6 +3,7 @@
 import functools
 import mmap
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
@@ -50,6 +51,14 @@ def empty_rows(rows: int, size: tuple[int, int]) -> Tensor:
 def waits_for_nothing(x: Tensor) -> bool:
     """Whether the host must not ask for values: on a device, and under ``torch.compile``."""
     return x.device.type != "cpu" or torch.compiler.is_compiling()
+
+
+def without_autocast(x: Tensor) -> AbstractContextManager[object]:
+    """Keep float32 inside a mixed-precision step: 16-bit floats do not hold the levels."""
+    device = x.device.type
+    if torch.is_autocast_enabled(device):
+        return torch.autocast(device, enabled=False)
+    return nullcontext()
 
 
 def block_rows(levels: int) -> int:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from bcl.augment.constants import constant
 from bcl.augment.params import ViewParams
 from bcl.random import hash64, uniform
 
@@ -68,8 +69,8 @@ def sample_chain(
     )
     # jitter: factors in [max(0, 1 - j), 1 + j], hue in [-j, j]; neutral where not jittered.
     jittered = u[:, _JITTER] < settings.jitter_probability
-    neutral = u.new_tensor([1.0, 1.0, 1.0, 0.0])
-    reach = u.new_tensor(settings.jitter)
+    neutral = constant([1.0, 1.0, 1.0, 0.0], u)
+    reach = constant(settings.jitter, u)
     low = torch.cat([(1 - reach[:3]).clamp(min=0), -reach[3:]])
     high = neutral + reach
     factors = low + (high - low) * u[:, _FACTORS:_ORDER]  # (B, 4)

@@ -1,5 +1,7 @@
 """Checks of the base chain's settings."""
 
+import math
+
 from bcl.augment.sampling import ChainSettings
 from bcl.errors import InputError
 
@@ -12,6 +14,29 @@ def check_size(name: str, size: int | tuple[int, int]) -> tuple[int, int]:
     return pair
 
 
+def check_count(name: str, count: int, least: int) -> None:
+    """Refuse what is not an integer of at least ``least``."""
+    if isinstance(count, bool) or not isinstance(count, int) or count < least:
+        raise InputError(f"{name} must be an integer of at least {least}, got {count!r}.")
+
+
+def check_normalisation(
+    mean: tuple[float, float, float] | None, std: tuple[float, float, float] | None
+) -> None:
+    """Refuse a mean or standard deviation alone, of another length, or one to divide by 0."""
+    if (mean is None) != (std is None):
+        raise InputError("mean and std go together; give both or neither.")
+    for name, values in (("mean", mean), ("std", std)):
+        if values is None:
+            continue
+        three = isinstance(values, tuple | list) and len(values) == 3
+        if not three or not all(math.isfinite(v) and (name == "mean" or v > 0) for v in values):
+            raise InputError(
+                f"{name} must be three finite numbers, one a channel"
+                f"{', above 0' if name == 'std' else ''}, got {values!r}; levels lie in [0, 1]."
+            )
+
+
 def check_settings(settings: ChainSettings) -> None:
     """Refuse ranges and probabilities that make no sense."""
     low, high = _pair("scale", settings.scale)
@@ -21,14 +46,18 @@ def check_settings(settings: ChainSettings) -> None:
             "a crop of no area has no pixels."
         )
     low, high = _pair("ratio", settings.ratio)
-    if not 0 < low <= high:
-        raise InputError(f"ratio must satisfy 0 < low <= high, got {settings.ratio}.")
+    if not 0 < low <= high < math.inf:
+        raise InputError(f"ratio must satisfy 0 < low <= high < inf, got {settings.ratio}.")
     low, high = _pair("blur_sigma", settings.blur_sigma)
-    if not 0 < low <= high:
-        raise InputError(f"blur_sigma must satisfy 0 < low <= high, got {settings.blur_sigma}.")
-    if len(settings.jitter) != 4 or any(not j >= 0 for j in settings.jitter):
+    if not 0 < low <= high < math.inf:
         raise InputError(
-            "jitter must be four numbers >= 0 (brightness, contrast, saturation, hue), got "
+            f"blur_sigma must satisfy 0 < low <= high < inf, got {settings.blur_sigma}."
+        )
+    jitter = settings.jitter
+    four = isinstance(jitter, tuple | list) and len(jitter) == 4
+    if not four or any(not 0 <= j < math.inf for j in jitter):
+        raise InputError(
+            "jitter must be four finite numbers >= 0 (brightness, contrast, saturation, hue), got "
             f"{settings.jitter}."
         )
     if settings.jitter[3] > 0.5:
@@ -41,6 +70,6 @@ def check_settings(settings: ChainSettings) -> None:
 
 
 def _pair(name: str, value: tuple[float, ...]) -> tuple[float, float]:
-    if len(value) != 2:
+    if not isinstance(value, tuple | list) or len(value) != 2:
         raise InputError(f"{name} must be two numbers, low and high, got {value!r}.")
     return value[0], value[1]

@@ -10,11 +10,17 @@ from bcl.augment.boost import BoostedRandAugment
 from bcl.augment.chain import chain_at_once, chain_in_blocks
 from bcl.augment.checks import check_boxes, check_ids, check_images, check_scores
 from bcl.augment.colour import enhance, shift_hue
+from bcl.augment.constants import constant
 from bcl.augment.jitter import ColourOps
 from bcl.augment.params import BoostParams, ViewParams
-from bcl.augment.rows import device_blocks, waits_for_nothing
+from bcl.augment.rows import device_blocks, waits_for_nothing, without_autocast
 from bcl.augment.sampling import ChainSettings, sample_chain
-from bcl.augment.settings import check_settings, check_size
+from bcl.augment.settings import (
+    check_count,
+    check_normalisation,
+    check_settings,
+    check_size,
+)
 from bcl.errors import InputError, unknown_name
 
 Arithmetic = Literal["exact", "fast"]
@@ -93,18 +99,19 @@ class ContrastiveViews(nn.Module):
         self.arithmetic: Arithmetic = arithmetic
         self.seed = seed
         self._ops = ColourOps()
-        if num_views < 1 or num_local < 0:
+        check_count("num_views", num_views, 1)
+        check_count("num_local", num_local, 0)
+        if boost is not None and not isinstance(boost, BoostedRandAugment):
             raise InputError(
-                f"num_views must be at least 1 and num_local not negative, got {num_views!r} and "
-                f"{num_local!r}."
+                f"boost must be a BoostedRandAugment or None, got {boost!r}; for instance "
+                "BoostedRandAugment(rule='bcl-d')."
             )
         if num_local and local_size is None:
             raise InputError(
                 "num_local needs local_size, the side of the local views; 96 is usual."
             )
         self.local_size = None if local_size is None else check_size("local_size", local_size)
-        if (mean is None) != (std is None):
-            raise InputError("mean and std go together; give both or neither.")
+        check_normalisation(mean, std)
         self.mean, self.std = mean, std
         self.settings = ChainSettings(
             scale=scale,
@@ -139,7 +146,13 @@ class ContrastiveViews(nn.Module):
         Returns:
             The parameters of the num_views * B views, row ``v * B + b`` for view v of picture b;
             with local views a second item with those of the num_local * B local ones.
+
+        Raises:
+            InputError: bad ids or scores, or no scores where ``boost`` needs them.
         """
+        ids = check_ids(ids, ids)
+        if self.boost is not None:
+            scores = check_scores(scores, ids)
         first = self._draw(range(self.num_views), self.settings, ids, picture_size, scores, epoch)
         if not self.num_local:
             return [first]
@@ -164,6 +177,7 @@ class ContrastiveViews(nn.Module):
         scores = scores.repeat(len(views))
         return replace(params, boost=self.boost.sample(scores, ids, epoch, view, seed=self.seed))
 
+    @torch.no_grad()
     def transform(self, images: Tensor, params: list[ViewParams]) -> Tensor | list[Tensor]:
         """Make the views that ``params`` describe (from `sample`, or stored ones).
 
@@ -175,11 +189,13 @@ class ContrastiveViews(nn.Module):
             As `forward`.
         """
         check_images(images)
+        self._check_groups(params)
         views = []
         for drawn, size in zip(params, (self.size, self.local_size), strict=False):
             if size is not None:
                 check_boxes(drawn, images)
-                views.append(self._finish(self._levels(images, drawn, size)))
+                with without_autocast(images):
+                    views.append(self._finish(self._levels(images, drawn, size)))
         if len(views) == 1:
             return views[0]
         return [view for group in views for view in group.unbind(0)]
@@ -209,10 +225,23 @@ class ContrastiveViews(nn.Module):
         """
         check_images(images)
         ids = check_ids(ids, images)
-        if self.boost is not None:
-            scores = check_scores(scores, images)
         rows, cols = images.shape[2:]
         return self.transform(images, self.sample(ids, (rows, cols), scores, epoch))
+
+    def _check_groups(self, params: list[ViewParams]) -> None:
+        """Refuse parameters that these views would not follow to the letter."""
+        groups = 2 if self.num_local else 1
+        if not isinstance(params, list | tuple) or len(params) != groups:
+            got = f"{len(params)}" if isinstance(params, list | tuple) else type(params).__name__
+            raise InputError(
+                f"params must be the list that sample() returns, here of {groups} ViewParams (the "
+                f"views, then the local ones if there are any), got {got}."
+            )
+        if self.boost is None and any(drawn.boost is not None for drawn in params):
+            raise InputError(
+                "the parameters hold boosted ops, and these views have no boost to apply them; "
+                "give them the one that drew them, whose policy says what a magnitude means."
+            )
 
     def _levels(self, images: Tensor, params: ViewParams, size: tuple[int, int]) -> Tensor:
         """(V, B, 3, *size) levels 0 .. 255."""
@@ -238,8 +267,8 @@ class ContrastiveViews(nn.Module):
         """Levels to [0, 1], then ``mean`` and ``std``."""
         views = views.div_(255)
         if self.mean is not None and self.std is not None:
-            views = views.sub_(views.new_tensor(self.mean)[:, None, None])
-            views = views.div_(views.new_tensor(self.std)[:, None, None])
+            views = views.sub_(constant(self.mean, views)[:, None, None])
+            views = views.div_(constant(self.std, views)[:, None, None])
         return views
 
     def compile_parts(self) -> "ContrastiveViews":

@@ -37,11 +37,18 @@ def as_tensor(picture: "Picture") -> Tensor:
     if isinstance(picture, Tensor):
         if picture.ndim != 3 or picture.shape[0] != 3:
             raise InputError(f"a picture must be (3, H, W), got {tuple(picture.shape)}.")
+        if picture.dtype != torch.uint8 and not picture.is_floating_point():
+            raise InputError(f"a picture must be uint8, or float in [0, 1], got {picture.dtype}.")
         return picture
     from PIL import Image, UnidentifiedImageError
 
     if isinstance(picture, Image.Image):
         image = picture
+    elif not isinstance(picture, str | Path | bytes):
+        raise InputError(
+            "a picture must be a path, the bytes of a file, a Pillow image or a (3, H, W) tensor, "
+            f"got {type(picture).__name__}; torch.from_numpy turns an array into a tensor."
+        )
     else:
         source = io.BytesIO(picture) if isinstance(picture, bytes) else picture
         try:
@@ -49,7 +56,14 @@ def as_tensor(picture: "Picture") -> Tensor:
         except UnidentifiedImageError:
             name = "these bytes" if isinstance(picture, bytes) else f"'{picture}'"
             raise InputError(f"{name} cannot be read as a picture; remove or replace it.") from None
-    image = image.convert("RGB")
+    try:
+        image = image.convert("RGB")
+    except (OSError, SyntaxError) as error:  # truncated, or damaged further on
+        file = getattr(image, "filename", "")
+        name = f"'{file}'" if file else "these bytes"
+        raise InputError(
+            f"{name} cannot be read as a picture ({error}); remove or replace it."
+        ) from None
     flat = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
     return flat.view(image.height, image.width, 3).permute(2, 0, 1)
 
@@ -89,15 +103,19 @@ class DecodeCrop:
         top, left = (rows - short) // 2, (cols - short) // 2
         image = image[:, top : top + short, left : left + short]
         if short != self.size:
-            image = nn.functional.interpolate(
-                image[None], size=(self.size, self.size), mode="bicubic", antialias=True
-            )[0]
+            whole = image.dtype == torch.uint8
+            resized = nn.functional.interpolate(
+                (image if whole else image.to(torch.float32))[None],
+                size=(self.size, self.size), mode="bicubic", antialias=True,
+            )[0]  # fmt: skip
+            # Bicubic weights reach beyond the range; bytes are cut to it by the kernel.
+            image = resized if whole else resized.clamp_(0, 1).to(image.dtype)
         return image.contiguous()
 
     def _draft(self, picture: Any) -> Any:
         from PIL import Image, UnidentifiedImageError
 
-        if isinstance(picture, Image.Image):
+        if not isinstance(picture, str | Path | bytes):
             return picture
         source = io.BytesIO(picture) if isinstance(picture, bytes) else picture
         try:
@@ -112,10 +130,11 @@ class PictureViews(nn.Module):
     """One picture's views, for loaders that want a transform: the batched chain on a batch of one.
 
     It takes and returns what torchvision v2 transforms do - tensors, ``tv_tensors.Image`` and
-    Pillow images - and can stand in a ``v2.Compose``. The score and the id are given with the
-    picture; a picture without an id draws one from torch's generator, which data-loader workers
-    seed. Scores that live in the training process do not reach workers: give them with each
-    sample, or use the batched form.
+    Pillow images - and can stand in a ``v2.Compose``. The score and the id are given by name with
+    the picture, or in a dict with it, as a ``v2.Compose`` passes on; further arguments, such as a
+    label, are handed back as they are. A picture without an id draws one from torch's generator,
+    which data-loader workers seed. Scores that live in the training process do not reach workers:
+    give them with each sample, or use the batched form.
 
     Args:
         views: the settings.
@@ -123,6 +142,9 @@ class PictureViews(nn.Module):
     Example:
         >>> transform = PictureViews(ContrastiveViews(32))
         >>> transform(torch.zeros(3, 40, 40, dtype=torch.uint8), sample_id=7).shape
+        torch.Size([2, 3, 32, 32])
+        >>> sample = {"image": torch.zeros(3, 40, 40, dtype=torch.uint8), "id": 7, "label": 1}
+        >>> transform(sample)["image"].shape
         torch.Size([2, 3, 32, 32])
     """
 
@@ -132,27 +154,48 @@ class PictureViews(nn.Module):
 
     def forward(
         self,
-        picture: "Picture",
+        picture: "Picture | dict[str, Any]",
+        *others: Any,
         score: float | None = None,
         sample_id: int | None = None,
         epoch: int = 0,
-    ) -> Tensor | list[Tensor]:
+    ) -> Any:
         """Make the views of one picture.
 
         Args:
-            picture: as for `as_tensor`.
-            score: memorization score in [0, 1]; without one the boosted ops are left out.
+            picture: as for `as_tensor`; or a dict with one under ``image``, whose ``score``,
+                ``id`` and ``epoch``, if it has them, stand for the arguments.
+            others: handed back after the views, as torchvision v2 does.
+            score: memorization score in [0, 1], needed where the views have ``boost``.
             sample_id: the id that the draws depend on; drawn if it is not given.
             epoch: number of the epoch.
 
         Returns:
             (V, 3, rows, columns) float32, or a list of (3, rows, columns) with local views; the
-            same as `ContrastiveViews` gives for this picture within a batch.
+            same as `ContrastiveViews` gives for this picture within a batch. For a dict, a copy of
+            it with them under ``image``; with ``others``, a tuple.
+
+        Raises:
+            InputError: a bad picture or score, or no score where ``boost`` needs one.
         """
+        if isinstance(picture, dict):
+            if "image" not in picture:
+                raise InputError(
+                    f"a sample must hold its picture under 'image', got the keys {[*picture]}."
+                )
+            given = {"score": score, "id": sample_id, "epoch": epoch, **picture}
+            views = self._views(given["image"], given["score"], given["id"], given["epoch"])
+            return ({**picture, "image": views}, *others) if others else {**picture, "image": views}
+        views = self._views(picture, score, sample_id, epoch)
+        return (views, *others) if others else views
+
+    def _views(
+        self, picture: "Picture", score: float | None, sample_id: int | None, epoch: int
+    ) -> Tensor | list[Tensor]:
         images = as_tensor(picture)[None]
         if sample_id is None:
             sample_id = int(torch.randint(2**62, ()))
-        marks = torch.tensor([0.0 if score is None else score], device=images.device)
+        marks = None if score is None else torch.tensor([float(score)], device=images.device)
         ids = torch.tensor([sample_id], device=images.device)
         out = self.views(images, marks, ids, epoch)
         if isinstance(out, Tensor):

@@ -51,6 +51,10 @@ def run(args: argparse.Namespace) -> int:
             f"--columns must be at least 2 and --count at least 1, got {args.columns} and "
             f"{args.count}."
         )
+    out = Path(args.out)
+    if out.suffix.lower() != ".png" or out.is_dir():
+        raise InputError(f"--out must name a .png file to write, got '{out}'.")
+    boost = BoostedRandAugment(rule=args.rule, policy=args.policy)
     images = _load(Path(args.images), args.count, args.size)
     if args.ops:
         steps = torch.linspace(0, 30, args.columns).tolist()
@@ -58,7 +62,6 @@ def run(args: argparse.Namespace) -> int:
         rows, columns = list(OPS), [f"m {step:g}" for step in steps]
     else:
         steps = torch.linspace(0, 1, args.columns).tolist()
-        boost = BoostedRandAugment(rule=args.rule, policy=args.policy)
         plain = {
             "scale": (1.0, 1.0), "ratio": (1.0, 1.0), "flip": 0.0, "jitter_probability": 0.0,
             "grey_probability": 0.0,
@@ -68,7 +71,6 @@ def run(args: argparse.Namespace) -> int:
         grid = score_grid(images, views, steps, args.epoch)
         rows, columns = [], [f"score {step:.1f}" for step in steps]
     sheet = _label(tile(grid), rows, columns, args.size)
-    out = Path(args.out)
     buffer = io.BytesIO()
     sheet.save(buffer, format="PNG", optimize=True)
     atomic_write(out, lambda file: file.write(buffer.getvalue()))
