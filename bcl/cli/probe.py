@@ -1,7 +1,6 @@
 """``bcl probe``: evaluate checkpoints and write one report each."""
 
 import argparse
-import os
 import re
 import sys
 import time

@@ -228,9 +228,15 @@ class SimCLR(pl.LightningModule):
         except InputError as error:
             raise InputError(f"step {self.global_step}: {error}{self._last_good()}") from None
         loss: Tensor = losses.mean()
-        # Each rank's own: the mean over the ranks, which `RunRecorder` keeps, is an epoch's business.
-        self.log("loss", loss.detach(), on_step=False, on_epoch=True, prog_bar=True,
-                 batch_size=ids.numel())
+        # Each rank's own; `RunRecorder` keeps the mean over the ranks.
+        self.log(
+            "loss",
+            loss.detach(),
+            on_step=False,
+            on_epoch=True,
+            prog_bar=True,
+            batch_size=ids.numel(),
+        )
         return loss
 
     def _last_good(self) -> str:
