@@ -40,14 +40,22 @@ def test_every_monotone_op_moves_real_pictures_farther_with_magnitude():
 
 def test_no_monotone_op_steps_back_between_neighbouring_magnitudes():
     images = torch.from_numpy(np.load(HERE / "randaugment.npz")["images"]).permute(0, 3, 1, 2)
-    # Beyond 45 degrees the black corners of a turned square shrink again.
-    ops = [name for name in OPS if name != "Rotate"]
+    ops = list(OPS)
     for image in images:
         moved = op_grid(image, range(31), "monotone", ops) * 255 - image
         growth = moved.abs().mean(dim=(2, 3, 4)).diff(dim=1)
         assert growth[ops.index("Posterize")].min() > 0
         assert growth.mean(dim=1).min() > 0
-        for name in ("AutoContrast", "Equalize", "Contrast", "Color", "Brightness", "Sharpness"):
+        # Nearest sampling moves single pixels; beyond 45 degrees the black corners would shrink.
+        assert growth[ops.index("Rotate")].min() > -0.1
+        for name in (
+            "AutoContrast",
+            "Equalize",
+            "Contrast",
+            "Color",
+            "Brightness",
+            "Sharpness",
+        ):
             assert growth[ops.index(name)].min() >= 0, name
 
 

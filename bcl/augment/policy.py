@@ -32,7 +32,7 @@ _REFERENCE = (
 # the threshold up are inverted; Posterize: log2 of the step between levels; the enhancements:
 # distance of the factor from 1, to either side.
 _MONOTONE = (
-    (0.0, 0.6), (0.0, 0.6), (0.0, 0.66), (0.0, 0.66), (0.0, 60.0),
+    (0.0, 0.6), (0.0, 0.6), (0.0, 0.66), (0.0, 0.66), (0.0, 45.0),
     (0.0, 1.0), (256.0, 0.0), (0.0, 1.0), (256.0, 110.0), (0.0, 5.0),
     (0.0, 0.9), (0.0, 0.9), (0.0, 0.9), (0.0, 0.9), (0.0, 0.4),
 )  # fmt: skip
