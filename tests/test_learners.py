@@ -184,6 +184,17 @@ def test_non_finite_loss_stops_the_run_and_leaves_the_tracker_clean():
     assert not learner.tracker.seen.any()
 
 
+def test_what_a_killed_writer_left_is_cleared_away(tmp_path):
+    (tmp_path / "..last.ckpt.new.abc.tmp").write_bytes(b"part")
+    (tmp_path / "notes.txt").write_text("the user's own")
+    learner = SimCLR("resnet8", SIZE, {"width": 4})
+    plugins = [AtomicCheckpointIO()]
+    callbacks = [Checkpoints(tmp_path)]
+    train(learner, callbacks=callbacks, plugins=plugins, enable_checkpointing=True)
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["last.ckpt", "notes.txt", "previous.ckpt"]
+
+
 def test_divergence_names_step_and_last_good_checkpoint(tmp_path):
     learner = SimCLR("resnet8", SIZE, {"width": 4})
 

@@ -48,6 +48,9 @@ class Checkpoints(Checkpoint):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Count from here; a new run removes the checkpoints of one that it replaces."""
+        if trainer.is_global_zero:
+            for left in self.path.parent.glob(f".*{self.path.name}*"):  # by a killed writer
+                left.unlink(missing_ok=True)
         if trainer.ckpt_path is None and trainer.is_global_zero:
             # Interrupted before its first checkpoint, it must not be resumed from the old run's.
             for name in ("last.ckpt", "previous.ckpt"):
