@@ -187,3 +187,10 @@ def test_cache_tells_pixels_apart_where_names_are_the_same(tmp_path):
     first, second = (extract_features(encode, pictures, cache=cache) for pictures in (one, two))
     assert not first.equal(second)
     assert second.equal(extract_features(encode, two))
+
+
+def test_the_seed_of_the_probe_is_part_of_the_report(tmp_path):
+    report = bcl.evaluate(encode, FakeData(), protocols="full", seed=7, measures=False)
+    assert report.record["probe_seed"] == 7
+    page = render_report(report, tmp_path / "page.html").read_text()
+    assert "<dt>Probe seed</dt><dd>7</dd>" in page

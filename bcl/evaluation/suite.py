@@ -190,6 +190,7 @@ def evaluate(
         record={
             **(record or {}),
             "layer": layer,
+            "probe_seed": seed,
             "extraction_seconds": extracted,
             "evaluation_seconds": time.perf_counter() - begin,
         },
