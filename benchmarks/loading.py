@@ -65,7 +65,7 @@ def memory(args: argparse.Namespace) -> None:
     """Cost of a batch of a set in memory, beside a training step of the smallest encoder."""
     images = torch.randint(0, 256, (12_406, 3, 32, 32), dtype=torch.uint8)
     data = PictureSet(MemoryStore(images, "random"), None, torch.arange(12_406) % 10)
-    for batch_size in (256, 512):
+    for batch_size in args.batches:
 
         def gather(size: int = batch_size) -> float:
             loader = MemoryLoader(data, size, device=args.device)
@@ -407,6 +407,7 @@ def main() -> None:
     parser.add_argument("--root", help="folder of class folders of JPEG files")
     parser.add_argument("--archive", help="zip archive of class folders of small pictures")
     parser.add_argument("--pictures", type=int, default=1024, help="how many to make")
+    parser.add_argument("--batches", type=int, nargs="+", default=[256, 512], help="of memory")
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--blur", action="store_true", help="blur half of the views, as ImageNet's")
