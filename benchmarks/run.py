@@ -75,7 +75,9 @@ JOBS = (
         "step.py --encoder resnet18 --batch 64 --precision bf16 --channels-last --rounds 9",
         "step.py --encoder resnet8 --size 16 --batch 4 --rounds 2 --precision bf16 --channels-last",
     ),
-    Job("loading-memory", "loading.py memory --repeat 3", "loading.py memory --repeat 1 --batches 8"),
+    Job(
+        "loading-memory", "loading.py memory --repeat 3", "loading.py memory --repeat 1 --batches 8"
+    ),
     Job(
         "loading-files",
         "loading.py large --pictures 512 --repeat 3 --threads 1",

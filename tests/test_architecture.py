@@ -89,9 +89,8 @@ def imports(tree):
                 (node.lineno, home(node.module, alias.name) if ours else node.module, inside)
                 for alias in node.names
             )
-        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-            if node.value.id in PACKAGES and source(node.value.id):
-                found.append((node.lineno, home(node.value.id, node.attr), inside))
+        elif isinstance(node, ast.Attribute) and getattr(node.value, "id", None) in PACKAGES:
+            found.append((node.lineno, home(node.value.id, node.attr), inside))
         inside = inside or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
         for child in ast.iter_child_nodes(node):
             visit(child, inside)

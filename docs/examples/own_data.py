@@ -17,18 +17,18 @@ class Stripes(LongTailedDataModule):
     def build(self) -> Sets:
         """Make the sets: called once, on every rank, and must give the same on each."""
         return Sets(
-            train=self.pictures("stripes/train", (200, 40, 8)),
-            probe=self.pictures("stripes/probe", (30, 30, 30)),
-            test=self.pictures("stripes/test", (20, 20, 20)),
+            train=self.pictures("stripes/train", (200, 40, 8), 0),
+            probe=self.pictures("stripes/probe", (30, 30, 30), 1),
+            test=self.pictures("stripes/test", (20, 20, 20), 2),
             class_names=["flat", "upright", "slanted"],
             recipe="stripes, 248 pictures",
         )
 
-    def pictures(self, name: str, counts: tuple[int, ...]) -> PictureSet:
+    def pictures(self, name: str, counts: tuple[int, ...], draw: int) -> PictureSet:
         """So many pictures of each class; the name stands for them in hashes."""
         side = self.image_size
         y, x = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
-        generator = torch.Generator().manual_seed(len(name))
+        generator = torch.Generator().manual_seed(draw)
         images, labels = [], []
         for label, (count, phase) in enumerate(zip(counts, (y, x, x + y), strict=True)):
             shift = torch.randint(8, (count, 1, 1, 1), generator=generator)
@@ -47,7 +47,10 @@ import bcl  # noqa: E402
 
 data = Stripes()
 learner = bcl.BCL("resnet8", image_size=16, warmup_epochs=0)
-trainer = pl.Trainer(max_epochs=1, logger=False, enable_checkpointing=False, accelerator="cpu")
+trainer = pl.Trainer(
+    max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False,
+    use_distributed_sampler=False,  # the loader shares batches between ranks itself
+)  # fmt: skip
 trainer.fit(learner, datamodule=data)
 
 report = bcl.evaluate(learner.encode, data, protocols="full,knn", tracker=learner.tracker)
