@@ -11,11 +11,15 @@ from latex2mathml.converter import convert
 ROOT = Path(__file__).resolve().parents[2]
 _INLINE = re.compile(r'<span class="arithmatex">\\\((.*?)\\\)</span>', re.DOTALL)
 _BLOCK = re.compile(r'<div class="arithmatex">\s*\\\[(.*?)\\\]\s*</div>', re.DOTALL)
+_WHOLE = re.compile(r'--8<-- "([A-Z]+\.md)"')
 _LINK = re.compile(r"(?<!!)\[([^\]]+)\]\((?!\w+:|#)([^)#\s]+)(#[^)]*)?\)")
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Turn links to files outside the pages into their paths: they are not part of the site."""
+    if include := _WHOLE.fullmatch(markdown.strip()):  # its links are those of the top level
+        text = (ROOT / include[1]).read_text(encoding="utf-8")
+        markdown = text.replace("](docs/", "](").replace("](../", "](")
     folder = posixpath.dirname(page.file.src_uri)
 
     def inside(match: re.Match[str]) -> str:
