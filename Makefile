@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 quickstart: $(VENV)/.installed
 	$(BIN)/bcl quickstart $(ARGS)
 
-test: lint types unit docs
+test: lint types docs unit
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

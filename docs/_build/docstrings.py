@@ -64,7 +64,7 @@ def _block(match: re.Match[str]) -> str:
     first, _, rest = body.partition("\n")
     lines = textwrap.dedent(rest).strip("\n").splitlines()
     formula = " ".join(line.strip() for line in [first, *lines] if line.strip())
-    return f"{indent}\\[{formula}\\]\n"
+    return f"{indent}\\[{formula}\\]\n\n"  # a paragraph of its own
 
 
 class SiteDocstrings(griffe.Extension):
