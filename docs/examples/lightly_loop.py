@@ -32,7 +32,7 @@ for epoch in range(2):
 # --8<-- [end:loop]
 
 # The two losses are one: ours is lightly's, a sample at a time.
-from lightly.loss import NTXentLoss as LightlyLoss  # noqa: E402
+from lightly.loss import NTXentLoss as LightlyLoss
 
 torch.testing.assert_close(losses.mean(), LightlyLoss(temperature=0.2)(z0, z1))
 assert tracker.scores.any()

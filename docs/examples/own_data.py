@@ -41,9 +41,9 @@ class Stripes(LongTailedDataModule):
 # --8<-- [end:data]
 
 # --8<-- [start:use]
-import pytorch_lightning as pl  # noqa: E402
+import pytorch_lightning as pl
 
-import bcl  # noqa: E402
+import bcl
 
 data = Stripes()
 learner = bcl.BCL("resnet8", image_size=16, warmup_epochs=0)

@@ -24,7 +24,7 @@ class PatchMixer(nn.Module):
 # --8<-- [end:encoder]
 
 # --8<-- [start:use]
-from bcl import BCL, SDCLR  # noqa: E402
+from bcl import BCL, SDCLR
 
 learner = BCL(PatchMixer(), image_size=16, num_samples=64)
 features = learner.encode(torch.randint(0, 256, (8, 3, 16, 16), dtype=torch.uint8))  # (8, 64)

@@ -26,7 +26,7 @@ class AlignUniformLoss(nn.Module):
 # --8<-- [end:loss]
 
 # --8<-- [start:use]
-from bcl import BCL  # noqa: E402
+from bcl import BCL
 
 learner = BCL("resnet8", image_size=16, loss=AlignUniformLoss(), num_samples=64)
 losses = learner.sample_losses(torch.rand(2, 8, 3, 16, 16))  # (8,)

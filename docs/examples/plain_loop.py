@@ -33,7 +33,7 @@ assert tracker.seen.all()
 assert 0 < tracker.scores.mean() < 1
 
 # --8<-- [start:cacr]
-from cacr import CACRLoss  # noqa: E402
+from cacr import CACRLoss
 
 views = ContrastiveViews(32, num_views=5, scale=(0.2, 1.0), boost=BoostedRandAugment())
 loss_of = CACRLoss.paper("cifar10", reduction="none")

@@ -23,6 +23,6 @@ for epoch in range(3):
 run.finish()
 # --8<-- [end:log]
 
-from pathlib import Path  # noqa: E402
+from pathlib import Path
 
 assert list(Path("wandb").glob("offline-run-*/*.wandb"))
