@@ -48,9 +48,12 @@ import bcl
 data = Stripes()
 learner = bcl.BCL("resnet8", image_size=16, warmup_epochs=0)
 trainer = pl.Trainer(
-    max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False,
+    max_epochs=1,
+    accelerator="cpu",
+    logger=False,
+    enable_checkpointing=False,
     use_distributed_sampler=False,  # the loader shares batches between ranks itself
-)  # fmt: skip
+)
 trainer.fit(learner, datamodule=data)
 
 report = bcl.evaluate(learner.encode, data, protocols="full,knn", tracker=learner.tracker)
