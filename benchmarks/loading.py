@@ -41,6 +41,10 @@ from datamodules.stores import MemoryStore, PictureSet
 BATCH = 64
 
 
+def median(call: Callable[[], float], repeat: int) -> float:
+    return statistics.median(call() for _ in range(repeat))
+
+
 def say(what: str, value: str) -> None:
     print(f"{what:<66} {value}", flush=True)
 
