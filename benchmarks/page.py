@@ -131,12 +131,14 @@ def provenance(result: Result) -> str:
     versions = result["versions"]
     named = ("torch", "torchvision")
     packages = ", ".join(f"{name} {versions[name]}" for name in named if name in versions)
+    # Where the command sets the threads, they stand there or in the rows.
+    threads = "" if "--threads" in result["command"] else f", {result['threads']} thread(s)"
     clock = {"wall": "wall clock", "cpu": "processor time"}[result["clock"]]
     load = result.get("load_average")
     busy = f", load average {load[0]:.1f} at the end" if load else ""
     return (
         f"- `{result['command']}`: commit {result['commit']}, {result['date']}, "
-        f"{result['hardware']}, {result['threads']} thread(s) in the end, {clock}{busy}, "
+        f"{result['hardware']}{threads}, {clock}{busy}, "
         f"Python {versions['python']}, {packages}, seed {result['seed']}"
     )
 
