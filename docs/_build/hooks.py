@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from latex2mathml.converter import convert
+from mkdocs.plugins import event_priority
 
 ROOT = Path(__file__).resolve().parents[2]
 _INLINE = re.compile(r'<span class="arithmatex">\\\((.*?)\\\)</span>', re.DOTALL)
@@ -49,3 +50,11 @@ def _mathml(latex: str, display: str) -> str:
     label = html.escape(" ".join(latex.split()), quote=True)
     math = math.replace("<math ", f'<math alttext="{label}" ', 1)
     return f'<div class="formula">{math}</div>' if display == "block" else math
+
+
+@event_priority(-100)  # when the search plugin has written its index
+def on_post_build(config: Any, **_: Any) -> None:
+    """Write the search index as a script too: a page from disk may load that, but no JSON."""
+    index = Path(config["site_dir"]) / "search" / "search_index.json"
+    content = index.read_text(encoding="utf-8")
+    index.with_suffix(".js").write_text(f"var __index = {content}\n", encoding="utf-8")
