@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import results
 import torch
 from PIL import Image
 from sklearn.datasets import load_sample_images
@@ -68,7 +69,7 @@ def memory(args: argparse.Namespace) -> None:
     """Cost of a batch of a set in memory, beside a training step of the smallest encoder."""
     images = torch.randint(0, 256, (12_406, 3, 32, 32), dtype=torch.uint8)
     data = PictureSet(MemoryStore(images, "random"), None, torch.arange(12_406) % 10)
-    for batch_size in (256, 512):
+    for batch_size in args.batches:
 
         def gather(size: int = batch_size) -> float:
             loader = MemoryLoader(data, size, device=args.device)
@@ -87,7 +88,20 @@ def memory(args: argparse.Namespace) -> None:
                 torch.cuda.synchronize()
             return time.perf_counter() - start
 
-        cost, whole = median(gather, args.repeat), median(step, args.repeat)
+        costs, steps = [], []
+        for _ in range(args.repeat):
+            costs.append(gather())
+            steps.append(step())
+        cost, whole = statistics.median(costs), statistics.median(steps)
+        args.rows += results.compare(
+            f"a batch of {batch_size} pictures of 32 px in memory",
+            "ms",
+            {
+                "ours, gathering it": [1e3 * x for x in costs],
+                "a ResNet-8 step on it": [1e3 * x for x in steps],
+            },
+            ours="ours, gathering it",
+        )
         say(
             f"memory, 32 px, batch {batch_size}: a batch, a resnet8 step of two views, the share",
             f"{cost * 1e3:.2f} ms, {whole * 1e3:.0f} ms, {cost / whole:.2%}",
@@ -122,7 +136,8 @@ def cache(args: argparse.Namespace) -> None:
                 f"first batch from the {title}, cold: decoding and caching",
                 f"{first(root, where):.1f} s",
             )
-            again = median(lambda r=root, w=where: first(r, w), args.repeat)
+            warm = [first(root, where) for _ in range(args.repeat)]
+            again = statistics.median(warm)
             say(f"first batch from the {title}, warm: cached", f"{again:.2f} s")
 
         plain = datasets.ImageFolder(
@@ -135,6 +150,12 @@ def cache(args: argparse.Namespace) -> None:
         say(
             f"torchvision ImageFolder, {args.workers} workers: each epoch of {len(plain):,}",
             f"{seconds:.1f} s",
+        )
+        args.rows += results.compare(
+            f"{len(plain):,} small JPEG files",
+            "s",
+            {"ours, first batch, cached": warm, "ImageFolder, each epoch": [seconds]},
+            ours="ours, first batch, cached",
         )
 
 
@@ -250,6 +271,24 @@ def large(args: argparse.Namespace) -> None:
             rate = statistics.median(pair[1] for pair in found[title])
             unit = "pictures/s" if factor == 1 else "views/s"
             say(title, f"{rate * factor:7.0f} {unit}, first batch {first:.2f} s")
+        for workers in (1, 2):
+            mine = [t for t, _, _ in contenders if f"{workers} worker" in t and "ours" in t]
+            theirs = [t for t, _, _ in contenders if f"{workers} worker" in t and "ours" not in t]
+            cases = (
+                ("decoding JPEG files to 256 px", "pictures/s", mine[0], theirs[0], 1),
+                ("two views of 224 px from JPEG files", "views/s", mine[1], theirs[1], 2),
+            )
+            for case, unit, our, their, factor in cases:
+                args.rows += results.compare(
+                    f"{case}, {workers} worker(s)",
+                    unit,
+                    {
+                        "ours": [pair[1] * factor for pair in found[our]],
+                        "ImageFolder": [pair[1] * factor for pair in found[their]],
+                    },
+                    ours="ours",
+                    better="higher",
+                )
 
 
 def cost(args: argparse.Namespace) -> None:
@@ -301,6 +340,16 @@ def cost(args: argparse.Namespace) -> None:
             f"two views{blur}: views/s of ours to ImageFolder's, without and with the device part",
             f"{plain / ours:.1f}, {plain / whole:.1f}",
         )
+        decoding, viewing = found["ours: decode to 256"], found[f"ours: two views{blur}"]
+        args.rows += results.compare(
+            f"two views of 224 px{blur} from a JPEG file, processor time",
+            "ms",
+            {
+                "ours, both parts": [a + b for a, b in zip(decoding, viewing, strict=True)],
+                "ImageFolder": found[f"ImageFolder: decode, two views{blur}"],
+            },
+            ours="ours, both parts",
+        )
 
 
 def shards(args: argparse.Namespace) -> None:
@@ -340,6 +389,13 @@ def shards(args: argparse.Namespace) -> None:
                 return drain(data.train_dataloader())
 
             pairs = [(files(), packed()) for _ in range(args.repeat)]
+            args.rows += results.compare(
+                f"decoding JPEG to 256 px, {workers} worker(s)",
+                "pictures/s",
+                {"ours, shards": [p[1][1] for p in pairs], "ours, files": [p[0][1] for p in pairs]},
+                ours="ours, shards",
+                better="higher",
+            )
             for place, title in enumerate(("files", "shards")):
                 rate = statistics.median(pair[place][1] for pair in pairs)
                 first = statistics.median(pair[place][0] for pair in pairs)
@@ -355,13 +411,16 @@ def main() -> None:
     parser.add_argument("--root", help="folder of class folders of JPEG files")
     parser.add_argument("--archive", help="zip archive of class folders of small pictures")
     parser.add_argument("--pictures", type=int, default=1024, help="how many to make")
+    parser.add_argument("--batches", type=int, nargs="+", default=[256, 512], help="of memory")
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--blur", action="store_true", help="blur half of the views, as ImageNet's")
     parser.add_argument("--arithmetic", choices=("exact", "fast"), default="fast")
     parser.add_argument("--threads", type=int, help="of the main process")
     parser.add_argument("--device", default="cpu")
+    results.add_json_option(parser)
     args = parser.parse_args()
+    args.rows = []
     if args.threads:
         torch.set_num_threads(args.threads)
     say(
@@ -369,6 +428,9 @@ def main() -> None:
     )
     jobs = {"memory": memory, "cache": cache, "large": large, "cost": cost, "shards": shards}
     jobs[args.what](args)
+    if args.json:
+        clock = "cpu" if args.what == "cost" else "wall"
+        results.save(args.json, "loading", args.rows, clock=clock, part=args.what)
 
 
 if __name__ == "__main__":

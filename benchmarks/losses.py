@@ -27,6 +27,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import results
 import torch
 from torch import Tensor
 
@@ -253,6 +254,7 @@ def measure_row(
         floor = functools.partial(products, z.detach(), pairs, rows)
         times["products"].append(timed(floor, options.clock, z.device))
     row: dict[str, object] = {"loss": loss, "views": views, "batch": batch, "rounds": rounds}
+    options.times.append(times)
     for name, values in times.items():
         if not values:
             continue
@@ -320,8 +322,10 @@ def main() -> None:
     parser.add_argument("--without", nargs="*", default=[], help="implementations to leave out")
     parser.add_argument("--no-memory", action="store_true")
     parser.add_argument("--out", type=Path, default=Path("losses.json"))
+    results.add_json_option(parser)
     parser.add_argument("--memory-of", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    options.times = []
     torch.set_num_threads(options.threads)
     if options.memory_of:
         name, views, batch = options.memory_of
@@ -357,7 +361,31 @@ def main() -> None:
         "torch": torch.__version__,
         "python": platform.python_version(),
     }
+    if options.json:
+        common = [
+            r for row, times in zip(rows, options.times, strict=True) for r in shared(row, times)
+        ]
+        results.save(options.json, "losses", common, clock=options.clock, fits=fits)
+        return
     options.out.write_text(json.dumps({"machine": machine, "rows": rows, "fits": fits}, indent=1))
+
+
+def shared(row: dict[str, object], times: dict[str, list[float]]) -> list[results.Row]:
+    """A row in the shape that all benchmarks share."""
+    title = "NT-Xent" if row["loss"] == "nt_xent" else f"CACR, {row['views']} views"
+    memory = {
+        name: f"{found['extra_mb']:.0f} MB"
+        for name, found in row.items()
+        if isinstance(found, dict) and "extra_mb" in found
+    }
+    milliseconds = {name: [1e3 * value for value in values] for name, values in times.items()}
+    return results.compare(
+        f"{title}, {row['batch']:,} samples",
+        "ms",
+        milliseconds,
+        ours=IMPLEMENTATIONS[str(row["loss"])][0],
+        extra=memory,
+    )
 
 
 def processor(device: str) -> str:

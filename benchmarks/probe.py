@@ -16,6 +16,7 @@ import time
 import warnings
 from collections.abc import Callable
 
+import results
 import torch
 from torch import Tensor
 
@@ -133,14 +134,17 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3, help="of ours; the median is shown")
     parser.add_argument("--only", choices=("ours", "solvers"), help="leave the others out")
     parser.add_argument("--large", action="store_true", help="115,846 x 2,048, 1,000 classes")
+    parser.add_argument("--small", action="store_true", help="toy size, to see that it runs")
+    results.add_json_option(parser)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     print(f"{hardware()}, {args.threads} threads, torch {torch.__version__}")
     if args.large:
         large(args.device)
         return
-    classes = 100
-    data = made_up(50_000, 10_000, 512, classes)
+    classes = 2 if args.small else 100
+    size = (400, 100, 16) if args.small else (50_000, 10_000, 512)
+    data = made_up(*size, classes)
     data = tuple(part.to(args.device) for part in data)  # type: ignore[assignment]
     runs: list[tuple[str, Callable[[], dict[str, list[float]]], int]] = [
         ("ours, lbfgs", lambda: ours(data, classes), args.repeats)
@@ -152,13 +156,21 @@ def main() -> None:
         runs.append(("scikit-learn", lambda: scikit_learn(data, classes), 1))
         runs.append(("plain loop (BCL)", lambda: plain_loop(data, classes), 1))
     print(f"{'solver':<18} {'wall s':>8} {'cpu s':>8}    full  50-shot  100-shot", flush=True)
+    seconds: dict[str, list[float]] = {}
+    accuracy: dict[str, str] = {}
     for name, run, repeats in runs:
         found = sorted((timed(run) for _ in range(repeats)), key=lambda values: values[0])
         wall, processor, result = found[len(found) // 2]
         means = [100 * sum(values) / len(values) for values in result.values()]
         numbers = "".join(f"{mean:9.2f}" for mean in means)
         print(f"{name:<18} {wall:8.2f} {processor:8.2f}{numbers}", flush=True)
+        seconds[name] = [values[0] for values in found]
+        accuracy[name] = " / ".join(f"{mean:.2f}" for mean in means) + " %"
     print(f"chosen l2: {ours.chosen}")
+    if args.json:
+        case = f"linear probes: full, 5 × 50-shot, 5 × 100-shot of {size[0]:,} × {size[2]}"
+        rows = results.compare(case, "s", seconds, ours="ours, lbfgs", extra=accuracy)
+        results.save(args.json, "probe", rows, device=args.device)
 
 
 def large(device: str) -> None:

@@ -10,18 +10,16 @@ and where the rest goes.
 
 import argparse
 import contextlib
-import json
 import statistics
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
+import results
 import torch
 
 from bcl import BCL
-from bcl.provenance import commit, hardware, versions
 
 
 def timed(work: Callable[[], Any], device: torch.device) -> float:
@@ -90,7 +88,9 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             work()
     rows = [(timed(bare, device), timed(full, device)) for _ in range(args.rounds)]
     ratios = sorted(f / b for b, f in rows)
-    result = {
+    result: dict[str, Any] = {
+        "bare_rounds_ms": [1e3 * b for b, _ in rows],
+        "bcl_rounds_ms": [1e3 * f for _, f in rows],
         "bare_ms": 1e3 * statistics.median(b for b, _ in rows),
         "bcl_ms": 1e3 * statistics.median(f for _, f in rows),
         "ratio": statistics.median(ratios),
@@ -114,7 +114,7 @@ def main() -> int:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--warmup", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--json", metavar="FILE")
+    results.add_json_option(parser)
     args = parser.parse_args()
     result = measure(args)
     low, high = result["ratio_spread"]
@@ -124,9 +124,13 @@ def main() -> int:
         ", ".join(f"{name} {result[name + '_ms']:.2f} ms" for name in ("views", "loss", "tracker"))
     )
     if args.json:
-        about = {"commit": commit(), "hardware": hardware(), "versions": versions()}
-        text = json.dumps({**vars(args), **result, **about}, indent=2)
-        Path(args.json).write_text(text + "\n")
+        precision = f"{args.precision}, channels last" if args.channels_last else args.precision
+        case = (
+            f"training step, {args.encoder}, {args.batch} pictures of {args.size} px, {precision}"
+        )
+        values = {"BCL-I step": result["bcl_rounds_ms"], "encoder alone": result["bare_rounds_ms"]}
+        rows = results.compare(case, "ms", values, ours="BCL-I step")
+        results.save(args.json, "step", rows, options=vars(args), **result)
     return 0
 
 

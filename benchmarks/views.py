@@ -9,7 +9,6 @@ cannot, and draw their ops once a call and once a batch.
 """
 
 import argparse
-import json
 import platform
 import random
 import statistics
@@ -18,9 +17,9 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from itertools import product
 from multiprocessing import get_context
-from typing import Any
 
 import numpy as np
+import results
 import torch
 from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 from torch import Tensor
@@ -274,12 +273,12 @@ def main() -> None:
         choices=("wall", "cpu"),
         help="cpu: seconds of this process, for one thread on a machine that others use as well",
     )
-    parser.add_argument("--json", help="write the rows here")
+    results.add_json_option(parser)
     args = parser.parse_args()
     if args.clock == "cpu" and (args.threads != [1] or args.device != "cpu"):
         parser.error("--clock cpu goes with --threads 1 and --device cpu alone")
     clock = time.process_time if args.clock == "cpu" else time.perf_counter
-    rows: list[dict[str, Any]] = []
+    rows: list[results.Row] = []
     print(f"torch {torch.__version__}, {platform.machine()}, device {args.device}")
     print(f"{'size':>4} {'k':>2} {'threads':>7}  {'contender':32} {'views/s':>10} {'x Pillow':>9}")
     for size, k, threads in product(args.sizes, args.num_ops, args.threads):
@@ -310,27 +309,12 @@ def main() -> None:
             ratio = statistics.median(a / b for a, b in zip(each, base, strict=True))
             rate = statistics.median(each)
             print(f"{size:4} {k:2} {threads:7}  {name:32} {rate:10.0f} {ratio:9.2f}", flush=True)
-            rows.append(
-                {
-                    "size": size,
-                    "num_ops": k,
-                    "threads": threads,
-                    "batch": batch,
-                    "contender": name,
-                    "views_per_second": rate,
-                    "times_pillow": ratio,
-                    "rounds": len(each),
-                }
-            )
+        # The default is what the others are compared with, if it takes part.
+        own = min((name for name in rates if "ours" in name), key=lambda n: n != "ours, exact")
+        case = f"two views of {size} px, k = {k}, {batch} pictures, {threads} thread(s)"
+        rows += results.compare(case, "views/s", rates, ours=own, better="higher")
     if args.json:
-        about = {
-            "torch": torch.__version__,
-            "machine": platform.machine(),
-            "device": args.device,
-            "clock": args.clock,
-        }
-        with open(args.json, "w") as file:  # noqa: PTH123
-            json.dump({"about": about, "rows": rows}, file, indent=1)
+        results.save(args.json, "views", rows, clock=args.clock, device=args.device)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
-"""The wheel, what importing costs, and which floor imports which."""
+"""The wheel, and what importing costs; which floor imports which is test_architecture.py."""
 
-import ast
 import json
 import os
 import subprocess
@@ -12,13 +11,6 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 HEAVY = {"pytorch_lightning", "lightning", "timm", "torchvision", "wandb", "matplotlib"}
-FLOOR_0 = [
-    *sorted((ROOT / "cacr").glob("*.py")),
-    *sorted((ROOT / "bcl" / "augment").glob("*.py")),
-    *(ROOT / "bcl" / f"{name}.py" for name in (
-        "_lazy", "distributed", "errors", "files", "functional", "losses", "memorization", "random",
-    )),
-]  # fmt: skip
 
 
 def python(code, **settings):
@@ -39,44 +31,6 @@ def test_light_names_load_nothing_heavy(statement):
     loaded = {name.partition(".")[0] for name in json.loads(python(code, cwd=ROOT))}
     assert "torch" in loaded or statement == "import datamodules" or statement == "import cacr"
     assert not loaded & HEAVY
-
-
-@pytest.mark.parametrize("path", FLOOR_0, ids=lambda path: str(path.relative_to(ROOT)))
-def test_floor_0_imports_torch_alone(path):
-    if path.name == "learner.py":
-        pytest.skip("a learner belongs to floor 2")
-    tree = ast.parse(path.read_text())
-    typing = {
-        node
-        for block in ast.walk(tree)
-        if isinstance(block, ast.If) and "TYPE_CHECKING" in ast.dump(block.test)
-        for node in ast.walk(block)
-    }
-    for node in ast.walk(tree):
-        names = []
-        if node in typing:
-            continue
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            names = [node.module or ""]
-        for name in names:
-            assert name.partition(".")[0] not in HEAVY, f"{path}:{node.lineno} imports {name}"
-            upper = ("bcl.learners", "bcl.evaluation", "bcl.cli", "bcl.checkpoints", "datamodules")
-            assert not name.startswith(upper), f"{path}:{node.lineno} imports {name}"
-            if "cacr" not in path.parts:
-                assert not name.startswith("cacr"), f"{path}:{node.lineno} imports {name}"
-
-
-def test_bcl_knows_datamodules_only_in_the_command_line_and_cacr_nowhere():
-    for path in (ROOT / "bcl").rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-            for name in names:
-                root = name.partition(".")[0]
-                assert root != "cacr", path
-                assert root != "datamodules" or "cli" in path.parts, path
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,190 @@
+"""All benchmarks in one go: `make bench`.
+
+    python benchmarks/run.py                     # everything, results in outputs/bench
+    python benchmarks/run.py --only views step   # jobs whose name contains one of these
+    python benchmarks/run.py --quick             # toy sizes: does everything run?
+    python benchmarks/run.py --publish           # then write benchmarks/results.json and the page
+
+A job whose result is there already, from the same commit and command, is not run again (--again
+runs it). A job that fails is reported at the end, with its log, and costs no other job its result.
+"""
+
+import argparse
+import json
+import os
+import shlex
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import page
+import results
+
+from bcl.files import write_text
+from bcl.provenance import commit
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+PUBLISHED = HERE / "results.json"
+PAGE = ROOT / "docs" / "benchmarks.md"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One call of a benchmark.
+
+    Attributes:
+        name: of its result.
+        full: the command's words after ``python benchmarks/``.
+        quick: the same at toy size.
+        minutes: after which it is given up.
+    """
+
+    name: str
+    full: str
+    quick: str
+    minutes: float = 15.0
+
+
+JOBS = (
+    Job(
+        "losses",
+        "losses.py --sizes 128 512 1024 2048 --rounds 15 --seconds 3 --max-seconds 3 --max-gb 4",
+        "losses.py --loss nt_xent --sizes 128 --rounds 1 --seconds 0.01 --no-memory",
+    ),
+    Job(
+        "views-small",
+        "views.py --sizes 32 --threads 1 2 --num-ops 1 2 --seconds 2",
+        "views.py --sizes 32 --threads 1 --num-ops 1 --batch 8 --seconds 0.01",
+    ),
+    Job(
+        "views-large",
+        "views.py --sizes 96 224 --threads 1 2 --num-ops 1 --seconds 3",
+        "views.py --sizes 64 --threads 1 --num-ops 2 --batch 4 --seconds 0.01 --only ours",
+    ),
+    Job(
+        "step-resnet8",
+        "step.py --encoder resnet8 --batch 256",
+        "step.py --encoder resnet8 --size 16 --batch 4 --rounds 2 --warmup 1",
+    ),
+    Job(
+        "step-resnet18",
+        "step.py --encoder resnet18 --batch 64 --precision bf16 --channels-last --rounds 9",
+        "step.py --encoder resnet8 --size 16 --batch 4 --rounds 2 --precision bf16 --channels-last",
+    ),
+    Job(
+        "loading-memory", "loading.py memory --repeat 3", "loading.py memory --repeat 1 --batches 8"
+    ),
+    Job(
+        "loading-files",
+        "loading.py large --pictures 512 --repeat 3 --threads 1",
+        "loading.py large --pictures 140 --repeat 1 --threads 1",
+    ),
+    Job("loading-cost", "loading.py cost --repeat 5", "loading.py cost --repeat 1"),
+    Job(
+        "loading-shards",
+        "loading.py shards --pictures 512 --repeat 3 --threads 1",
+        "loading.py shards --pictures 140 --repeat 1 --threads 1",
+    ),
+    Job("probe", "probe.py", "probe.py --small --only ours --repeats 1"),
+)
+
+
+def run(job: Job, folder: Path, quick: bool) -> str | None:
+    """Run a job; its result lands in ``folder``, whole or not at all.
+
+    Returns:
+        None, or why there is no result.
+    """
+    words = shlex.split(job.quick if quick else job.full)
+    target, log = folder / f"{job.name}.json", folder / f"{job.name}.log"
+    target.unlink(missing_ok=True)
+    command = [sys.executable, str(HERE / words[0]), *words[1:], "--json", str(target)]
+    with log.open("w", encoding="utf-8") as file:
+        try:
+            answer = subprocess.run(
+                command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT,
+                timeout=60 * job.minutes, check=False,
+            )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            return f"not done after {job.minutes:g} minutes; see {log}"
+    if answer.returncode:
+        last = [line for line in log.read_text(errors="replace").splitlines() if line.strip()][-1:]
+        return f"status {answer.returncode}: {''.join(last)[:200]}; see {log}"
+    if not target.is_file():
+        return f"it wrote no result; see {log}"
+    return None
+
+
+def is_done(job: Job, folder: Path, quick: bool) -> bool:
+    """Whether the result of this commit and command lies there."""
+    path = folder / f"{job.name}.json"
+    if not path.is_file():
+        return False
+    try:
+        found = results.load(path)
+    except ValueError:
+        return False
+    wanted = f"python benchmarks/{job.quick if quick else job.full}"
+    dirty = commit().endswith("-dirty")  # the source may have changed since
+    return found["command"] == wanted and found["commit"] == commit() and not dirty
+
+
+def collect(folder: Path, jobs: tuple[Job, ...]) -> list[dict[str, Any]]:
+    """The results that are there, in the order of the jobs."""
+    paths = [folder / f"{job.name}.json" for job in jobs]
+    return [{"job": path.stem, **results.load(path)} for path in paths if path.is_file()]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=ROOT / "outputs" / "bench", metavar="DIR")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="parts of the jobs' names")
+    parser.add_argument("--quick", action="store_true", help="toy sizes, no numbers to be used")
+    parser.add_argument("--again", action="store_true", help="run what is there already")
+    parser.add_argument(
+        "--publish", action="store_true", help=f"write {PUBLISHED.name} and docs/{PAGE.name}"
+    )
+    args = parser.parse_args()
+    if args.publish and (args.quick or args.only):
+        parser.error("--publish goes with all jobs at full size")
+    jobs = tuple(
+        job for job in JOBS if not args.only or any(part in job.name for part in args.only)
+    )
+    if not jobs:
+        parser.error(f"no such job; there are {', '.join(job.name for job in JOBS)}")
+    folder = args.out.absolute() / ("quick" if args.quick else "")
+    folder.mkdir(parents=True, exist_ok=True)
+    failures: dict[str, str] = {}
+    start = time.monotonic()
+    for number, job in enumerate(jobs, 1):
+        place = f"[{number}/{len(jobs)}] {job.name}"
+        if not args.again and is_done(job, folder, args.quick):
+            print(f"{place}: there already", flush=True)
+            continue
+        print(f"{place}: {job.quick if args.quick else job.full}", flush=True)
+        began = time.monotonic()
+        problem = run(job, folder, args.quick)
+        if problem:
+            failures[job.name] = problem
+        outcome = f"failed: {problem}" if problem else "done"
+        print(f"{place}: {outcome} in {time.monotonic() - began:.0f} s", flush=True)
+    found = collect(folder, jobs)
+    print(f"\n{page.table(found)}\n")
+    write_text(folder / "table.md", page.table(found) + "\n")
+    shown = os.path.relpath(folder)
+    print(f"{len(found)} of {len(jobs)} results in {shown}, {time.monotonic() - start:.0f} s")
+    for name, problem in failures.items():
+        print(f"failed: {name}: {problem}", file=sys.stderr)
+    if args.publish and not failures:
+        write_text(PUBLISHED, json.dumps(found, indent=1) + "\n")
+        write_text(PAGE, page.page(found, page.kept_results()))
+        print(f"wrote {os.path.relpath(PUBLISHED)} and {os.path.relpath(PAGE)}")
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

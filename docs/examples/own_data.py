@@ -1,0 +1,64 @@
+"""A data set of your own, as a datamodule."""
+
+# --8<-- [start:data]
+import torch
+
+from datamodules import LongTailedDataModule, PictureSet
+from datamodules.base import Sets
+from datamodules.stores import MemoryStore
+
+
+class Stripes(LongTailedDataModule):
+    """Three classes of stripes, 200, 40 and 8 pictures."""
+
+    def __init__(self, image_size: int = 16, batch_size: int = 32, seed: int = 0) -> None:
+        super().__init__(image_size=image_size, batch_size=batch_size, seed=seed)
+
+    def build(self) -> Sets:
+        """Make the sets: called once, on every rank, and must give the same on each."""
+        return Sets(
+            train=self.pictures("stripes/train", (200, 40, 8), 0),
+            probe=self.pictures("stripes/probe", (30, 30, 30), 1),
+            test=self.pictures("stripes/test", (20, 20, 20), 2),
+            class_names=["flat", "upright", "slanted"],
+            recipe="stripes, 248 pictures",
+        )
+
+    def pictures(self, name: str, counts: tuple[int, ...], draw: int) -> PictureSet:
+        """So many pictures of each class; the name stands for them in hashes."""
+        side = self.image_size
+        y, x = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
+        generator = torch.Generator().manual_seed(draw)
+        images, labels = [], []
+        for label, (count, phase) in enumerate(zip(counts, (y, x, x + y), strict=True)):
+            shift = torch.randint(8, (count, 1, 1, 1), generator=generator)
+            images.append((((phase + shift) % 8) * 30).expand(-1, 3, -1, -1))
+            labels += [label] * count
+        pixels = torch.cat(images).to(torch.uint8)  # (N, 3, S, S)
+        return PictureSet(MemoryStore(pixels, name), None, torch.tensor(labels))
+
+
+# --8<-- [end:data]
+
+# --8<-- [start:use]
+import pytorch_lightning as pl
+
+import bcl
+
+data = Stripes()
+learner = bcl.BCL("resnet8", image_size=16, warmup_epochs=0)
+trainer = pl.Trainer(
+    max_epochs=1,
+    accelerator="cpu",
+    logger=False,
+    enable_checkpointing=False,
+    use_distributed_sampler=False,  # the loader shares batches between ranks itself
+)
+trainer.fit(learner, datamodule=data)
+
+report = bcl.evaluate(learner.encode, data, protocols="full,knn", tracker=learner.tracker)
+# --8<-- [end:use]
+
+assert data.class_counts.tolist() == [200, 40, 8]
+assert learner.tracker.seen.sum() == 7 * 32  # the last, incomplete batch is left out
+assert report.protocols

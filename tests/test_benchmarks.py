@@ -1,0 +1,117 @@
+"""The benchmarks run at toy size, and `make bench` keeps what it has."""
+
+import importlib
+import importlib.util
+import json
+import runpy
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+FOLDER = Path(__file__).resolve().parent.parent / "benchmarks"
+
+
+@pytest.fixture
+def module(monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    return importlib.import_module
+
+
+def jobs():
+    sys.path.insert(0, str(FOLDER))
+    try:
+        return importlib.import_module("run").JOBS
+    finally:
+        sys.path.remove(str(FOLDER))
+
+
+@pytest.mark.parametrize("job", jobs(), ids=lambda job: job.name)
+def test_runs_at_toy_size(job, module, monkeypatch, tmp_path):
+    if "shards" in job.name and importlib.util.find_spec("litdata") is None:
+        pytest.skip("litdata is not installed: pip install 'bcl-cacr[shards]'")
+    words = shlex.split(job.quick)
+    path = tmp_path / "result.json"
+    monkeypatch.setattr(sys, "argv", [str(FOLDER / words[0]), *words[1:], "--json", str(path)])
+    monkeypatch.chdir(tmp_path)
+    threads = torch.get_num_threads()
+    status = None
+    try:
+        runpy.run_path(str(FOLDER / words[0]), run_name="__main__")
+    except SystemExit as end:
+        status = end.code
+    finally:
+        torch.set_num_threads(threads)
+    assert not status
+    found = module("results").load(path)
+    assert found["command"] == f"python benchmarks/{job.quick}"
+    assert found["rows"]
+    assert {"commit", "date", "hardware", "versions", "seed", "clock", "threads"} <= found.keys()
+    assert all(row["low"] <= row["median"] <= row["high"] for row in found["rows"])
+    assert any(row["ours"] for row in found["rows"])
+    assert module("page").table([found]).count("\n") == 1 + sum(
+        not r["ours"] for r in found["rows"]
+    )
+
+
+def test_all_jobs_name_options_that_their_benchmark_has():
+    for job in jobs():
+        text = (FOLDER / job.full.split()[0]).read_text(encoding="utf-8")
+        for word in job.full.split() + job.quick.split():
+            if word.startswith("--"):
+                assert f'"{word}"' in text, f"{job.name}: {word}"
+
+
+def test_ratios_are_round_by_round(module):
+    values = {"ours": [1.0, 2.0, 4.0], "other": [3.0, 6.0, 12.0], "once": [8.0]}
+    rows = module("results").compare("case", "ms", values, ours="ours")
+    assert [row["contender"] for row in rows] == ["ours", "other", "once"]
+    assert rows[1]["ratio"] == rows[1]["ratio_low"] == rows[1]["ratio_high"] == 3.0
+    assert rows[2]["ratio"] == 4.0  # of the medians, as the rounds do not pair
+    rates = module("results").compare("case", "1/s", values, ours="ours", better="higher")
+    assert rates[1]["ratio"] == pytest.approx(1 / 3)
+
+
+def test_a_failure_costs_no_other_result(module, monkeypatch, tmp_path, capsys):
+    run, results = module("run"), module("results")
+    good = "import results\nresults.save(__import__('sys').argv[2], 'good', results.compare("
+    good += "'case', 'ms', {'ours': [1.0], 'other': [2.0]}, ours='ours'))"
+    (tmp_path / "good.py").write_text(f"import sys\nsys.path.insert(0, {str(FOLDER)!r})\n{good}")
+    (tmp_path / "bad.py").write_text("raise SystemExit('the reason')")
+    monkeypatch.setattr(run, "HERE", tmp_path)
+    monkeypatch.setattr(
+        run, "JOBS", (run.Job("bad", "bad.py", "bad.py"), run.Job("good", "good.py", "good.py"))
+    )
+    monkeypatch.setattr(run, "commit", lambda: "abc")
+    monkeypatch.setattr(sys, "argv", ["run.py", "--out", str(tmp_path / "out")])
+    assert run.main() == 1
+    said = capsys.readouterr()
+    assert "the reason" in said.err
+    assert "| case | ours: 1.00 ms | other: 2.00 ms | **2.00** |" in said.out
+    assert "1 of 2 results" in said.out
+    # A second call runs what has failed alone, as long as commit and command are the same.
+    kept = tmp_path / "out" / "good.json"
+    content = results.load(kept)
+    kept.write_text(json.dumps({**content, "commit": "abc"}))
+    assert run.main() == 1
+    assert "good: there already" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0, "0"), (12345.6, "12,300"), (0.01234, "0.0123"), (1.5, "1.50"), (99.95, "100"),
+     (0.9996, "1.00"), (7.046, "7.05")],
+)  # fmt: skip
+def test_numbers_have_three_digits(module, value, text):
+    assert module("page").number(value) == text
+
+
+def test_kept_results_are_those_of_the_committed_file(module):
+    (kept,) = module("page").kept_results()
+    old = json.loads((FOLDER / "losses.json").read_text())
+    case = next(row for row in old["rows"] if row["loss"] == "cacr" and row["batch"] == 8192)
+    shown = [r for r in kept["rows"] if r["case"].startswith("CACR, 2 views, 8,192")]
+    assert shown[0]["median"] == case["cacr"]["median_ms"]
+    assert {"command", "commit", "date", "seed"} <= kept.keys()
