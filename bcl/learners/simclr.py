@@ -1,7 +1,7 @@
 """SimCLR as the composition that the other learners vary."""
 
 import itertools
-from typing import Any
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
@@ -9,16 +9,21 @@ from torch import Tensor, nn
 
 from bcl.augment import ContrastiveViews
 from bcl.encoders import Projector, create_encoder
-from bcl.errors import InputError
+from bcl.errors import InputError, unknown_name
 from bcl.learners.optimizers import OptimizerName, build_optimizer, parameter_groups
 from bcl.learners.saving import Checkpoints
 from bcl.learners.schedule import warmup_cosine
 from bcl.losses import NTXentLoss
 from bcl.memorization import MemorizationTracker, Normalization
+from bcl.random import permutation
 
 # The released code normalises with ImageNet's statistics on every data set, CIFAR too.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+ScoreSource = Literal["own", "mean", "shuffled"]
+SCORE_SOURCES: tuple[ScoreSource, ...] = ("own", "mean", "shuffled")
+_SHUFFLE_STREAM = 0x5C0E  # keeps the shuffled scores apart from other random numbers
 
 
 class SimCLR(pl.LightningModule):
@@ -45,6 +50,9 @@ class SimCLR(pl.LightningModule):
         num_samples: size of the training set; read from the datamodule where there is one.
         tracker_momentum: momentum of the loss memory.
         tracker_normalization: ``"max"`` (paper) or ``"rank"``.
+        score_source: whose score a sample's views follow: its ``"own"`` (paper); or, as controls
+            that tell memory from mere augmentation, the ``"mean"`` of all, or ``"shuffled"``, that
+            of another sample, drawn anew each epoch.
         optimizer: ``"sgd"``, ``"lars"`` or ``"adamw"``.
         learning_rate: the highest of the schedule.
         momentum: momentum of SGD and LARS.
@@ -86,6 +94,7 @@ class SimCLR(pl.LightningModule):
         num_samples: int | None = None,
         tracker_momentum: float = 0.97,
         tracker_normalization: Normalization = "max",
+        score_source: ScoreSource = "own",
         optimizer: OptimizerName = "sgd",
         learning_rate: float = 0.5,
         momentum: float = 0.9,
@@ -131,6 +140,9 @@ class SimCLR(pl.LightningModule):
             )
         self.tracker_momentum = tracker_momentum
         self.tracker_normalization: Normalization = tracker_normalization
+        if score_source not in SCORE_SOURCES:
+            raise unknown_name("score source", score_source, SCORE_SOURCES)
+        self.score_source: ScoreSource = score_source
         self.tracker = None
         if num_samples is not None:
             self._make_tracker(num_samples)
@@ -216,11 +228,28 @@ class SimCLR(pl.LightningModule):
                 f"{samples}; train on the data that it was made for, or make a new learner."
             )
 
+    def view_scores(self, ids: Tensor) -> Tensor:
+        """(B,) sample ids to the (B,) scores that steer their views; see ``score_source``."""
+        assert self.tracker is not None
+        scores = self.tracker.scores
+        if self.score_source == "mean":
+            return scores.mean().expand(len(ids))
+        if self.score_source == "shuffled":
+            order = permutation(
+                len(scores),
+                self.views.seed,
+                self.current_epoch,
+                _SHUFFLE_STREAM,
+                device=scores.device,
+            )
+            return scores[order[ids]]
+        return scores[ids]
+
     def training_step(self, batch: dict[str, Tensor], _: int) -> Tensor:
         """One step as in the design: scores, views, projections, losses, tracker."""
         assert self.tracker is not None  # made in setup
         images, ids = batch["image"], batch["id"]
-        scores = self.tracker.scores[ids] if self.views.boost is not None else None
+        scores = self.view_scores(ids) if self.views.boost is not None else None
         views = self.views(images, scores=scores, ids=ids, epoch=self.current_epoch)
         losses = self.sample_losses(views)  # (B,)
         try:
