@@ -1,13 +1,13 @@
 """Train and probe a table of methods × seeds, unattended, and write one report of them all.
 
-    python benchmarks/reproduce.py --preset cpu --root CIFAR10 --out outputs/reproduce/cpu
-    python benchmarks/reproduce.py --preset cpu --root CIFAR10 --out … --runs simclr,bcl_i --seeds 0,1
+    python benchmarks/reproduce.py --preset cpu --root CIFAR10
+    python benchmarks/reproduce.py --preset cpu --root CIFAR10 --runs simclr,bcl_i --seeds 0,1
     make reproduce PRESET=cpu ROOT=CIFAR10
 
 A preset (`benchmarks/presets/NAME.yaml`, or a path) names a recipe of `bcl configs`, what its runs
-share, and what each changes. Every run is a `bcl fit` and a `bcl probe` with a configuration file in
-the run's folder; started again, the command goes on where it was interrupted, within an epoch too.
-A run that fails is reported at the end and does not stop the others.
+share, and what each changes. Every run is a `bcl fit` and a `bcl probe` with a configuration file
+in the run's folder; started again, the command goes on where it was interrupted, within an epoch
+too. A run that fails is reported at the end and does not stop the others.
 """
 
 import argparse
@@ -45,6 +45,7 @@ class Cell:
 
     @property
     def name(self) -> str:
+        """Its folder's name."""
         return f"{self.key}-{self.seed}"
 
 
@@ -109,6 +110,7 @@ class Runner:
         self.start = time.monotonic()
 
     def say(self, text: str) -> None:
+        """Print a line with the time."""
         with self.lock:
             print(f"[{time.strftime('%H:%M:%S')}] {text}", flush=True)
 
@@ -131,6 +133,7 @@ class Runner:
         return answer.returncode == 0
 
     def run(self, cell: Cell) -> None:
+        """Train and probe one cell, or what is left of it."""
         if not (cell.report / "report.json").is_file():
             begin = time.monotonic()
             cell.folder.mkdir(parents=True, exist_ok=True)
@@ -156,6 +159,7 @@ class Runner:
         self.say(f"{cell.name}: {accuracy(cell)}   {self.left()}")
 
     def left(self) -> str:
+        """How many are done, and a guess how long the others take."""
         text = f"{self.done} of {len(self.cells)} done"
         if not self.trained:
             return text
@@ -164,6 +168,7 @@ class Runner:
         return f"{text}, about {seconds / 60:.0f} min left"
 
     def all(self) -> None:
+        """Run every cell."""
         with ThreadPoolExecutor(self.jobs) as pool:
             for future in [pool.submit(self.run, cell) for cell in self.cells]:
                 future.result()
@@ -201,7 +206,9 @@ def numbers(text: str) -> list[int]:
     try:
         return [int(word) for word in text.split(",")]
     except ValueError:
-        raise InputError(f"--seeds takes integers with commas, such as 0,1,2; got '{text}'.") from None
+        raise InputError(
+            f"--seeds takes integers with commas, such as 0,1,2; got '{text}'."
+        ) from None
 
 
 def main() -> int:
@@ -218,8 +225,12 @@ def main() -> int:
         metavar="PATH=VALUE",
         help="change a setting of every run, such as trainer.max_epochs=800; may be repeated",
     )
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    parser.add_argument("--jobs", type=int, help="runs at a time (default: 1 with a GPU, else cores)")
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
+    parser.add_argument(
+        "--jobs", type=int, help="runs at a time (default: 1 with a GPU, else cores)"
+    )
     parser.add_argument("--threads", type=int, help="threads a run (default: cores / jobs)")
     args = parser.parse_args()
     try:
@@ -237,7 +248,9 @@ def main() -> int:
         for word in args.set:
             path, equals, value = word.partition("=")
             if not equals:
-                raise InputError(f"--set takes PATH=VALUE, such as trainer.max_epochs=2; got '{word}'.")
+                raise InputError(
+                    f"--set takes PATH=VALUE, such as trainer.max_epochs=2; got '{word}'."
+                )
             changes = merge(changes, nested(path, yaml.safe_load(value)))
         jobs = args.jobs or jobs_here(cores)
         out = Path(args.out or Path("outputs", "reproduce", Path(args.preset).stem))
