@@ -1,9 +1,11 @@
 # Two commands: `make quickstart` and `make test`. Each makes .venv if need be; re-runs install nothing.
+# `make reproduce PRESET=cpu ROOT=DIR` trains and probes the table of methods that docs/results.md is
+# written from (benchmarks/presets).
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test lint types unit format clean
+.PHONY: quickstart test lint types unit format clean reproduce
 
 quickstart: $(VENV)/.installed
 	$(BIN)/bcl quickstart $(ARGS)
@@ -19,6 +21,10 @@ types: $(VENV)/.installed-dev
 
 unit: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 $(ARGS)
+
+PRESET ?= cpu
+reproduce: $(VENV)/.installed-dev
+	$(BIN)/python benchmarks/reproduce.py --preset $(PRESET) $(if $(ROOT),--root $(ROOT)) $(ARGS)
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .

@@ -53,10 +53,15 @@ def read_preset(name: str) -> Config:
     """Read a preset by name or path."""
     path = Path(name) if name.endswith((".yaml", ".yml")) else PRESETS / f"{name}.yaml"
     if not path.is_file():
-        known = [each.stem for each in PRESETS.glob("*.yaml")]
-        raise unknown_name("preset", name, known)
+        raise unknown_name("preset", name, preset_names())
     preset: Config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    return preset
+    other = preset.pop("extends", None)
+    return preset if other is None else merge(read_preset(other), preset)
+
+
+def preset_names() -> list[str]:
+    """Presets that can be run; ``base`` is only what they share."""
+    return sorted(path.stem for path in PRESETS.glob("*.yaml") if path.stem != "base")
 
 
 def nested(path: str, value: Any) -> Config:

@@ -47,6 +47,8 @@ class SimCLR(pl.LightningModule):
         views: makes (V, B, 3, S, S) from a batch; two views with the papers' augmentation by
             default.
         loss: maps (V, B, D) to (B,) losses; `bcl.NTXentLoss` at temperature 0.2 by default.
+        tracker_loss: another such loss for the tracker to watch, without gradient; ``loss`` itself
+            if not given.
         num_samples: size of the training set; read from the datamodule where there is one.
         tracker_momentum: momentum of the loss memory.
         tracker_normalization: ``"max"`` (paper) or ``"rank"``.
@@ -91,6 +93,7 @@ class SimCLR(pl.LightningModule):
         projector_batch_norm: bool = True,
         views: ContrastiveViews | None = None,
         loss: nn.Module | None = None,
+        tracker_loss: nn.Module | None = None,
         num_samples: int | None = None,
         tracker_momentum: float = 0.97,
         tracker_normalization: Normalization = "max",
@@ -133,11 +136,19 @@ class SimCLR(pl.LightningModule):
         if seed is not None:
             self.views.seed = seed
         self.loss = loss if loss is not None else NTXentLoss(0.2, reduction="none")
-        if getattr(self.loss, "reduction", "none") != "none":
+        self.tracker_loss = tracker_loss
+        for each in (self.loss, self.tracker_loss):
+            if getattr(each, "reduction", "none") != "none":
+                raise InputError(
+                    f"the tracker needs one loss per sample, but {type(each).__name__} has "
+                    f"reduction='{each.reduction}'; build it with reduction='none'."  # type: ignore[union-attr]
+                )
+        if tracker_loss is not None and type(self).sample_losses is not SimCLR.sample_losses:
             raise InputError(
-                f"the tracker needs one loss per sample, but {type(self.loss).__name__} has "
-                f"reduction='{self.loss.reduction}'; build it with reduction='none'."
+                f"{type(self).__name__} has no tracker_loss: its loss is no function of the "
+                "projections alone. Leave it out, or train BCL with another loss."
             )
+        self._watched: Tensor | None = None
         self.tracker_momentum = tracker_momentum
         self.tracker_normalization: Normalization = tracker_normalization
         if score_source not in SCORE_SOURCES:
@@ -205,7 +216,11 @@ class SimCLR(pl.LightningModule):
 
     def sample_losses(self, views: Tensor | list[Tensor]) -> Tensor:
         """Views to (B,) losses."""
-        return self.loss(self.project(views))  # type: ignore[no-any-return]
+        z = self.project(views)  # (V, B, D)
+        if self.tracker_loss is not None:
+            with torch.no_grad():
+                self._watched = self.tracker_loss(z.detach())  # (B,)
+        return self.loss(z)  # type: ignore[no-any-return]
 
     # --- training -------------------------------------------------------------------------
 
@@ -253,7 +268,7 @@ class SimCLR(pl.LightningModule):
         views = self.views(images, scores=scores, ids=ids, epoch=self.current_epoch)
         losses = self.sample_losses(views)  # (B,)
         try:
-            self.tracker.update(ids, losses)
+            self.tracker.update(ids, losses if self._watched is None else self._watched)
         except InputError as error:
             raise InputError(f"step {self.global_step}: {error}{self._last_good()}") from None
         loss: Tensor = losses.mean()
