@@ -73,12 +73,13 @@ def section(result: dict[str, Any]) -> list[str]:
     ]
     if result.get("note"):
         lines += [result["note"], ""]
-    for name, means in result["means"].items():
-        lines += [f"### {name}", "", f"{result['descriptions'][name]}.", ""]
-        rows = [
-            [labels[run], str(found["all"]["seeds"]), *(cell(found[column]) for column in COLUMNS)]
-            for run, found in means.items()
-        ]
+    for name, description in result["descriptions"].items():
+        lines += [f"### {name}", "", f"{description}.", ""]
+        rows = []
+        for run, by_protocol in result["means"].items():
+            found = by_protocol[name]
+            cells = [cell(found[column]) for column in COLUMNS]
+            rows.append([labels[run], str(found["all"]["seeds"]), *cells])
         lines += [*table(["run", "seeds", *COLUMNS.values()], rows, 1), ""]
         found = [row for row in result["differences"][name] if row["all"]["seeds"] > 0]
         if not found:
