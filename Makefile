@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test lint types unit docs bench format clean
+.PHONY: quickstart test lint types unit docs bench reproduce format clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/bcl quickstart $(ARGS)
@@ -27,6 +27,11 @@ docs: $(VENV)/.installed-dev
 # All benchmarks, some 25 minutes on two cores; ARGS="--only views" runs a part, a re-run goes on.
 bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/run.py $(ARGS)
+# Trains and probes the table of methods that docs/results.md is written from (benchmarks/presets);
+# some presets need the data set's folder: ROOT=DIR.
+PRESET ?= cpu
+reproduce: $(VENV)/.installed-dev
+	$(BIN)/python benchmarks/reproduce.py --preset $(PRESET) $(if $(ROOT),--root $(ROOT)) $(ARGS)
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .

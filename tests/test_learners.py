@@ -272,3 +272,65 @@ class TestSDCLR:
     def test_encoder_keeps_the_names_of_its_tensors(self):
         plain = SimCLR("resnet8", SIZE, {"width": 4}).encoder.state_dict()
         assert list(self.learner().encoder.state_dict()) == list(plain)
+
+
+def watched_scores(**settings):
+    """Scores that steered the views, one row an epoch, and the tracker's at its start."""
+    steered, held = [], []
+
+    class Spy(ContrastiveViews):
+        def forward(self, images, scores=None, ids=None, epoch=0):
+            steered.append((epoch, ids.clone(), scores.clone()))
+            held.append(learner.tracker.scores.clone())
+            return super().forward(images, scores=scores, ids=ids, epoch=epoch)
+
+    torch.manual_seed(0)
+    views = Spy(SIZE, boost=BoostedRandAugment())
+    learner = BCL("resnet8", SIZE, {"width": 4}, views=views, **settings)
+    train(learner, epochs=3)
+    rows = [torch.full((24,), torch.nan) for _ in range(3)]
+    for epoch, ids, scores in steered:
+        rows[epoch][ids] = scores
+    return rows, held[::3]
+
+
+def test_controls_take_the_memory_out_of_the_scores():
+    own, held = watched_scores()
+    assert torch.equal(own[2], held[2])
+    mean, held = watched_scores(score_source="mean")
+    assert torch.allclose(mean[2], held[2].mean().expand(24))
+    assert 0 < held[2].mean() < 1
+    shuffled, held = watched_scores(score_source="shuffled")
+    for epoch in (1, 2):
+        # The same strengths, each given to another sample (or, by chance, to a few of its own).
+        assert torch.equal(shuffled[epoch].sort().values, held[epoch].sort().values)
+        assert not torch.equal(shuffled[epoch], held[epoch])
+    places = [torch.argsort(torch.argsort(row)) for row in (*shuffled[1:], *held[1:])]
+    assert not torch.equal(places[0], places[1])
+    with pytest.raises(InputError, match="did you mean 'shuffled'"):
+        BCL("resnet8", SIZE, score_source="shuffle")
+
+
+def test_tracker_can_watch_another_loss_which_does_not_train():
+    from cacr import CACRLoss
+
+    torch.manual_seed(0)
+    other = CACRLoss(reduction="none")
+    learner = SimCLR("resnet8", SIZE, {"width": 4}, num_samples=4, tracker_loss=other)
+    plain = SimCLR("resnet8", SIZE, {"width": 4}, num_samples=4)
+    plain.load_state_dict(learner.state_dict())
+    views = torch.rand(2, 4, 3, SIZE, SIZE)
+    losses, expected = learner.sample_losses(views), plain.sample_losses(views)
+    assert torch.equal(losses, expected)
+    losses.sum().backward()
+    expected.sum().backward()
+    for a, b in zip(learner.parameters(), plain.parameters(), strict=True):
+        assert torch.equal(a.grad, b.grad)
+
+    trained = SimCLR("resnet8", SIZE, {"width": 4}, tracker_loss=other)
+    train(trained, epochs=1)
+    # Attraction minus repulsion of unit vectors: never as large as NT-Xent of 15 negatives.
+    assert trained.tracker.momentum_loss.max() < 1
+    assert trained.trainer.logged_metrics["loss"] > 1
+    with pytest.raises(InputError, match="reduction='mean'"):
+        SimCLR("resnet8", SIZE, tracker_loss=CACRLoss())

@@ -1,7 +1,7 @@
 """SimCLR as the composition that the other learners vary."""
 
 import itertools
-from typing import Any
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
@@ -9,16 +9,21 @@ from torch import Tensor, nn
 
 from bcl.augment import ContrastiveViews
 from bcl.encoders import Projector, create_encoder
-from bcl.errors import InputError
+from bcl.errors import InputError, unknown_name
 from bcl.learners.optimizers import OptimizerName, build_optimizer, parameter_groups
 from bcl.learners.saving import Checkpoints
 from bcl.learners.schedule import warmup_cosine
 from bcl.losses import NTXentLoss
 from bcl.memorization import MemorizationTracker, Normalization
+from bcl.random import permutation
 
 # The released code normalises with ImageNet's statistics on every data set, CIFAR too.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+ScoreSource = Literal["own", "mean", "shuffled"]
+SCORE_SOURCES: tuple[ScoreSource, ...] = ("own", "mean", "shuffled")
+_SHUFFLE_STREAM = 0x5C0E  # keeps the shuffled scores apart from other random numbers
 
 
 class SimCLR(pl.LightningModule):
@@ -42,9 +47,14 @@ class SimCLR(pl.LightningModule):
         views: makes (V, B, 3, S, S) from a batch; two views with the papers' augmentation by
             default.
         loss: maps (V, B, D) to (B,) losses; `bcl.NTXentLoss` at temperature 0.2 by default.
+        tracker_loss: another such loss for the tracker to watch, without gradient; ``loss`` itself
+            if not given.
         num_samples: size of the training set; read from the datamodule where there is one.
         tracker_momentum: momentum of the loss memory.
         tracker_normalization: ``"max"`` (paper) or ``"rank"``.
+        score_source: whose score a sample's views follow: its ``"own"`` (paper); or, as controls
+            that tell memory from mere augmentation, the ``"mean"`` of all, or ``"shuffled"``, that
+            of another sample, drawn anew each epoch.
         optimizer: ``"sgd"``, ``"lars"`` or ``"adamw"``.
         learning_rate: the highest of the schedule.
         momentum: momentum of SGD and LARS.
@@ -83,9 +93,11 @@ class SimCLR(pl.LightningModule):
         projector_batch_norm: bool = True,
         views: ContrastiveViews | None = None,
         loss: nn.Module | None = None,
+        tracker_loss: nn.Module | None = None,
         num_samples: int | None = None,
         tracker_momentum: float = 0.97,
         tracker_normalization: Normalization = "max",
+        score_source: ScoreSource = "own",
         optimizer: OptimizerName = "sgd",
         learning_rate: float = 0.5,
         momentum: float = 0.9,
@@ -124,13 +136,24 @@ class SimCLR(pl.LightningModule):
         if seed is not None:
             self.views.seed = seed
         self.loss = loss if loss is not None else NTXentLoss(0.2, reduction="none")
-        if getattr(self.loss, "reduction", "none") != "none":
+        self.tracker_loss = tracker_loss
+        for each in (self.loss, self.tracker_loss):
+            if getattr(each, "reduction", "none") != "none":
+                raise InputError(
+                    f"the tracker needs one loss per sample, but {type(each).__name__} has "
+                    f"reduction='{each.reduction}'; build it with reduction='none'."  # type: ignore[union-attr]
+                )
+        if tracker_loss is not None and type(self).sample_losses is not SimCLR.sample_losses:
             raise InputError(
-                f"the tracker needs one loss per sample, but {type(self.loss).__name__} has "
-                f"reduction='{self.loss.reduction}'; build it with reduction='none'."
+                f"{type(self).__name__} has no tracker_loss: its loss is no function of the "
+                "projections alone. Leave it out, or train BCL with another loss."
             )
+        self._watched: Tensor | None = None
         self.tracker_momentum = tracker_momentum
         self.tracker_normalization: Normalization = tracker_normalization
+        if score_source not in SCORE_SOURCES:
+            raise unknown_name("score source", score_source, SCORE_SOURCES)
+        self.score_source: ScoreSource = score_source
         self.tracker = None
         if num_samples is not None:
             self._make_tracker(num_samples)
@@ -193,7 +216,11 @@ class SimCLR(pl.LightningModule):
 
     def sample_losses(self, views: Tensor | list[Tensor]) -> Tensor:
         """Views to (B,) losses."""
-        return self.loss(self.project(views))  # type: ignore[no-any-return]
+        z = self.project(views)  # (V, B, D)
+        if self.tracker_loss is not None:
+            with torch.no_grad():
+                self._watched = self.tracker_loss(z.detach())  # (B,)
+        return self.loss(z)  # type: ignore[no-any-return]
 
     # --- training -------------------------------------------------------------------------
 
@@ -216,15 +243,32 @@ class SimCLR(pl.LightningModule):
                 f"{samples}; train on the data that it was made for, or make a new learner."
             )
 
+    def view_scores(self, ids: Tensor) -> Tensor:
+        """(B,) sample ids to the (B,) scores that steer their views; see ``score_source``."""
+        assert self.tracker is not None
+        scores = self.tracker.scores
+        if self.score_source == "mean":
+            return scores.mean().expand(len(ids))
+        if self.score_source == "shuffled":
+            order = permutation(
+                len(scores),
+                self.views.seed,
+                self.current_epoch,
+                _SHUFFLE_STREAM,
+                device=scores.device,
+            )
+            return scores[order[ids]]
+        return scores[ids]
+
     def training_step(self, batch: dict[str, Tensor], _: int) -> Tensor:
         """One step as in the design: scores, views, projections, losses, tracker."""
         assert self.tracker is not None  # made in setup
         images, ids = batch["image"], batch["id"]
-        scores = self.tracker.scores[ids] if self.views.boost is not None else None
+        scores = self.view_scores(ids) if self.views.boost is not None else None
         views = self.views(images, scores=scores, ids=ids, epoch=self.current_epoch)
         losses = self.sample_losses(views)  # (B,)
         try:
-            self.tracker.update(ids, losses)
+            self.tracker.update(ids, losses if self._watched is None else self._watched)
         except InputError as error:
             raise InputError(f"step {self.global_step}: {error}{self._last_good()}") from None
         loss: Tensor = losses.mean()

@@ -1,0 +1,150 @@
+"""Write docs/results.md from the result files in benchmarks/evidence.
+
+python benchmarks/reproduce.py --preset cpu --root CIFAR10
+cp outputs/reproduce/cpu/results.json benchmarks/evidence/cpu.json
+python benchmarks/results_page.py
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from bcl.errors import InputError
+from bcl.files import write_text
+
+HERE = Path(__file__).resolve().parent
+RESULTS, PAGE = HERE / "evidence", HERE.parent / "docs" / "results.md"
+SCHEMA, SCHEMA_VERSION = "bcl-cacr/reproduction", 1
+COLUMNS = {"all": "All", "many": "Many", "medium": "Medium", "few": "Few"}
+HEAD = """# Results
+
+<!-- Written by benchmarks/results_page.py from benchmarks/evidence/; do not edit. -->
+
+Accuracies in per cent, mean over the seeds ± half the 95 % interval (Student's t). Differences are
+in points and paired by seed: both runs have the same pictures, order of classes and initial
+weights. **Bold** differences are significant at 5 % after Holm's correction over the rows of their
+table; an interval without 0 that is not bold did not survive the correction.
+"""
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Read a result file of `benchmarks/reproduce.py`."""
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if (content.get("schema"), content.get("schema_version")) != (SCHEMA, SCHEMA_VERSION):
+        raise InputError(f"{path} is no result of benchmarks/reproduce.py of this version.")
+    return content
+
+
+def cell(entry: dict[str, Any], sign: bool = False) -> str:
+    """A mean with its interval."""
+    text = f"{entry['mean']:+.2f}" if sign else f"{entry['mean']:.2f}"
+    if entry["ci95"] is not None:
+        text += f" ± {entry['ci95']:.2f}"
+    p = entry.get("p_holm")
+    return f"**{text}**" if sign and p is not None and p < 0.05 else text
+
+
+def table(head: list[str], rows: list[list[str]], left: int) -> list[str]:
+    """A Markdown table whose first columns are text."""
+    rule = "|" + "---|" * left + "---:|" * (len(head) - left)
+    return [f"| {' | '.join(row)} |" for row in [head]] + [rule] + [
+        f"| {' | '.join(row)} |" for row in rows
+    ]  # fmt: skip
+
+
+def section(result: dict[str, Any]) -> list[str]:
+    """One table of runs: what was run, means, differences, what the tracker found."""
+    labels, runs = result["labels"], result["runs"]
+    seeds = sorted({run["seed"] for run in runs})
+    epochs = sorted({run["epochs"] for run in runs})
+    hours = sum(run["wall_seconds"] or 0 for run in runs) / 3600
+    recipes = sorted({run["recipe"] for run in runs})
+    lines = [f"## {result['about']}", "", f"`{result['command']}`", ""]
+    lines += [
+        f"Commit {', '.join(sorted({run['commit'] for run in runs}))}; {result['hardware']}; "
+        + ", ".join(f"{name} {number}" for name, number in result["versions"].items())
+        + f". Seeds {', '.join(map(str, seeds))}; {', '.join(map(str, epochs))} epochs; "
+        f"{hours:.1f} hours of training in all. Groups by {result['groups']}.",
+        "",
+        "Training sets: " + "; ".join(recipes) + ".",
+        "",
+    ]
+    if result.get("note"):
+        lines += [result["note"], ""]
+    for name, description in result["descriptions"].items():
+        lines += [f"### {name}", "", f"{description}.", ""]
+        rows = []
+        for run, by_protocol in result["means"].items():
+            found = by_protocol[name]
+            cells = [cell(found[column]) for column in COLUMNS]
+            rows.append([labels[run], str(found["all"]["seeds"]), *cells])
+        lines += [*table(["run", "seeds", *COLUMNS.values()], rows, 1), ""]
+        found = [row for row in result["differences"][name] if row["all"]["seeds"] > 0]
+        if not found:
+            continue
+        rows = [
+            [
+                labels[row["run"]],
+                labels[row["baseline"]],
+                *(cell(row[column], sign=True) for column in COLUMNS),
+                ", ".join(f"{gain:+.1f}" for gain in row["all"]["by_seed"]),
+            ]
+            for row in found
+        ]
+        head = ["run", "minus", *COLUMNS.values(), "All by seed"]
+        lines += [*table(head, rows, 2), ""]
+    lines += ["### What the tracker found", ""]
+    lines += [
+        "Rank correlation of momentum loss with class frequency, over samples and over class means "
+        "(the tail is found where it is negative), and the final training loss; means over seeds.",
+        "",
+    ]
+    rows = []
+    for run, label in labels.items():
+        own = [each for each in runs if each["run"] == run]
+
+        def mean(values: list[float | None]) -> str:
+            known = [value for value in values if value is not None]
+            return f"{sum(known) / len(known):+.2f}" if known else "–"
+
+        rows.append(
+            [
+                label,
+                mean([each["tracker"].get("spearman_samples") for each in own]),
+                mean([each["tracker"].get("spearman_classes") for each in own]),
+                mean([each["final_loss"] for each in own]),
+            ]
+        )
+    lines += [*table(["run", "over samples", "over classes", "final loss"], rows, 1), ""]
+    return lines
+
+
+def page(results: list[dict[str, Any]]) -> str:
+    """The whole page."""
+    notes = RESULTS / "reading.md"
+    lines = [HEAD]
+    if notes.exists():
+        lines += [notes.read_text(encoding="utf-8")]
+    for result in results:
+        lines += section(result)
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", default=str(PAGE))
+    args = parser.parse_args()
+    try:
+        results = [read(path) for path in sorted(RESULTS.glob("*.json"))]
+    except InputError as error:
+        print(f"results_page: {error}", file=sys.stderr)
+        return 2
+    write_text(Path(args.out), page(results))
+    print(args.out)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

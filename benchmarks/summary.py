@@ -1,0 +1,116 @@
+"""The numbers of a table of probed runs: each run, and paired differences over seeds."""
+
+from pathlib import Path
+from typing import Any
+
+from bcl.evaluation.metrics import confidence_interval
+from bcl.evaluation.results import ProbeReport
+from bcl.evaluation.significance import holm, paired_t
+
+COLUMNS = ("all", "many", "medium", "few")
+SCHEMA = "bcl-cacr/reproduction"
+SCHEMA_VERSION = 1
+
+
+def value(report: ProbeReport, protocol: str, column: str) -> float:
+    """One accuracy in per cent, the mean over the protocol's draws."""
+    summary = report.protocol(protocol)["summary"]
+    found = summary["accuracy"] if column == "all" else summary[report.rule][column]
+    return 100 * float(found["mean"])
+
+
+def summarise(
+    paths: dict[tuple[str, int], Path],
+    labels: dict[str, str],
+    pairs: list[tuple[str, str]],
+    about: dict[str, Any],
+) -> dict[str, Any]:
+    """Summarise a table of runs.
+
+    Args:
+        paths: (run, seed) to the folder of its report.
+        labels: run to what readers see.
+        pairs: (run, baseline) to compare over the seeds that both have.
+        about: what else the result should say.
+
+    Returns:
+        Plain values: ``runs`` (one entry a run and seed), ``means`` (by run and protocol) and
+        ``differences`` (by pair and protocol, in points, with the 95 % interval of Student's t and
+        Holm's correction over the pairs).
+    """
+    reports = {key: ProbeReport.load(path) for key, path in paths.items()}
+    first = next(iter(reports.values()))
+    protocols = [entry["name"] for entry in first.protocols]
+    runs = []
+    for (run, seed), report in reports.items():
+        record = report.record
+        accuracy = {
+            name: {column: value(report, name, column) for column in COLUMNS} for name in protocols
+        }
+        tracker = report.tracker or {}
+        runs.append(
+            {
+                "run": run,
+                "label": labels[run],
+                "seed": seed,
+                "epochs": record.get("epochs"),
+                "final_loss": record["history"][-1]["loss"] if record.get("history") else None,
+                "wall_seconds": record.get("wall_seconds"),
+                "commit": record.get("commit"),
+                "recipe": report.data.get("recipe"),
+                "tracker": {k: v for k, v in tracker.items() if isinstance(v, int | float)},
+                "accuracy": accuracy,
+            }
+        )
+    names = list(dict.fromkeys(run for run, _ in reports))
+    means = {run: {name: _mean(runs, run, name) for name in protocols} for run in names}
+    known = [pair for pair in pairs if set(pair) <= set(names)]
+    differences = {name: _differences(runs, known, name) for name in protocols}
+    return {
+        "schema": SCHEMA,
+        "schema_version": SCHEMA_VERSION,
+        **about,
+        "hardware": first.record.get("hardware"),
+        "versions": first.record.get("versions"),
+        "labels": {run: labels[run] for run in names},
+        "descriptions": {e["name"]: e["description"] for e in first.protocols},
+        "groups": first.groups[first.rule]["description"],
+        "runs": runs,
+        "means": means,
+        "differences": differences,
+    }
+
+
+def _values(runs: list[dict[str, Any]], run: str, name: str, column: str) -> dict[int, float]:
+    return {e["seed"]: e["accuracy"][name][column] for e in runs if e["run"] == run}
+
+
+def _interval(values: list[float]) -> dict[str, Any]:
+    mean, half = confidence_interval(values)
+    return {"mean": mean, "ci95": half if half == half else None, "seeds": len(values)}
+
+
+def _mean(runs: list[dict[str, Any]], run: str, name: str) -> dict[str, Any]:
+    return {
+        column: _interval(list(_values(runs, run, name, column).values())) for column in COLUMNS
+    }
+
+
+def _differences(
+    runs: list[dict[str, Any]], pairs: list[tuple[str, str]], name: str
+) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    for run, baseline in pairs:
+        row: dict[str, Any] = {"run": run, "baseline": baseline}
+        for column in COLUMNS:
+            new, old = (_values(runs, each, name, column) for each in (run, baseline))
+            seeds = sorted(new.keys() & old.keys())
+            a, b = [old[seed] for seed in seeds], [new[seed] for seed in seeds]
+            gains = [y - x for x, y in zip(a, b, strict=True)]
+            row[column] = {**_interval(gains), "p": paired_t(a, b), "by_seed": gains}
+        rows.append(row)
+    for column in COLUMNS:
+        corrected = holm([row[column]["p"] for row in rows])
+        for row, p in zip(rows, corrected, strict=True):
+            row[column]["p_holm"] = p
+    return rows
