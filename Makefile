@@ -27,6 +27,7 @@ docs: $(VENV)/.installed-dev
 # All benchmarks, some 25 minutes on two cores; ARGS="--only views" runs a part, a re-run goes on.
 bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/run.py $(ARGS)
+
 # Trains and probes the table of methods that docs/results.md is written from (benchmarks/presets);
 # some presets need the data set's folder: ROOT=DIR.
 PRESET ?= cpu

@@ -121,12 +121,15 @@ def section(result: dict[str, Any]) -> list[str]:
     return lines
 
 
-def page(results: list[dict[str, Any]]) -> str:
+def published() -> tuple[list[dict[str, Any]], str]:
+    """The committed results, and what they mean in words."""
+    results = [read(path) for path in sorted(RESULTS.glob("*.json"))]
+    return results, (RESULTS / "reading.md").read_text(encoding="utf-8")
+
+
+def page(results: list[dict[str, Any]], reading: str) -> str:
     """The whole page."""
-    notes = RESULTS / "reading.md"
-    lines = [HEAD]
-    if notes.exists():
-        lines += [notes.read_text(encoding="utf-8")]
+    lines = [HEAD, reading]
     for result in results:
         lines += section(result)
     return "\n".join(lines).rstrip() + "\n"
@@ -137,11 +140,11 @@ def main() -> int:
     parser.add_argument("--out", default=str(PAGE))
     args = parser.parse_args()
     try:
-        results = [read(path) for path in sorted(RESULTS.glob("*.json"))]
+        results, reading = published()
     except InputError as error:
         print(f"results_page: {error}", file=sys.stderr)
         return 2
-    write_text(Path(args.out), page(results))
+    write_text(Path(args.out), page(results, reading))
     print(args.out)
     return 0
 

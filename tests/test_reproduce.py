@@ -101,7 +101,7 @@ def test_runs_a_table_goes_on_and_reports_a_failure(tmp_path):
     found = result["means"]["b"]["full"]["all"]["mean"]
     assert found == pytest.approx(100 * expected["summary"]["accuracy"]["mean"])
     assert "<svg" in (tmp_path / "out" / "report.html").read_text()
-    page = results_page.page([result])
+    page = results_page.page([result], "")
     assert f"| A | 1 | {result['means']['a']['full']['all']['mean']:.2f} |" in page
     # Again: what is done is not done again.
     stamp = (tmp_path / "out" / "runs" / "a-1" / "run.json").stat().st_mtime_ns
@@ -183,3 +183,9 @@ def test_a_foreign_file_is_no_result(tmp_path):
     path.write_text("{}")
     with pytest.raises(InputError, match="no result of"):
         results_page.read(path)
+
+
+def test_the_published_page_holds_the_committed_results():
+    assert results_page.PAGE.read_text(encoding="utf-8") == results_page.page(
+        *results_page.published()
+    )
