@@ -301,7 +301,7 @@ def histogram_text(counts: Sequence[int], names: Sequence[str] | None = None) ->
     """
     order = sorted(range(len(counts)), key=lambda index: (-counts[index], index))
     step = -(-len(order) // 40)
-    label = [names[i] if names else f"class {i}" for i in range(len(counts))]
+    label = [_short(names[i]) if names else f"class {i}" for i in range(len(counts))]
     width = max((len(label[i]) for i in order[::step]), default=0)
     digits = max((len(f"{count:,}") for count in counts), default=0)
     largest = max([*counts, 1])
@@ -312,6 +312,11 @@ def histogram_text(counts: Sequence[int], names: Sequence[str] | None = None) ->
     if step > 1:
         lines.append(f"(every {step}th of {len(order)} classes)")
     return "\n".join(lines)
+
+
+def _short(name: str, most: int = 24) -> str:
+    """A class name of at most so many characters, so that a bar fits beside it in 80 columns."""
+    return name if len(name) <= most else f"{name[: most - 1]}…"
 
 
 def histogram_svg(counts: Sequence[int], title: str, names: Sequence[str] | None = None) -> str:
