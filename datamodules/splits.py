@@ -340,6 +340,8 @@ def histogram_svg(counts: Sequence[int], title: str, names: Sequence[str] | None
         f'<text x="{left}" y="20" font-size="14">{html.escape(title)}</text>',
     ]
     for share in (0, 0.25, 0.5, 0.75, 1):
+        if largest * share % 1 and largest < 100:
+            continue  # half a picture is none
         y = top + height * (1 - share)
         parts.append(
             f'<line x1="{left}" x2="{left + width}" y1="{y:.1f}" y2="{y:.1f}" stroke="#ddd"/>'
@@ -356,6 +358,6 @@ def histogram_svg(counts: Sequence[int], title: str, names: Sequence[str] | None
         )
     parts.append(
         f'<text x="{left + width / 2}" y="{top + height + 22}" text-anchor="middle" fill="#555">'
-        f"{len(order)} classes, largest first</text></svg>"
+        f"pictures of each of {len(order)} classes, largest first</text></svg>"
     )
     return "\n".join(parts) + "\n"

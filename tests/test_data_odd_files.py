@@ -242,3 +242,25 @@ def test_older_caches_are_not_read(folder: Path, tmp_path: Path) -> None:
     path = next((tmp_path / "cache").glob("*.u8"))
     assert path.read_bytes()[-8:] == cache_module._MAGIC
     assert len(expected.digests) == len(expected.digests.unique()) == 40
+
+
+def test_resume_with_other_bytes_is_refused() -> None:
+    from types import SimpleNamespace
+
+    from bcl.checkpoints import KEY
+    from bcl.learners.callbacks import RunRecorder
+
+    data = SimpleNamespace(recipe="r", content_hash="names", pictures_hash="bytes")
+    saved = {"seed": 0, "content_hash": "names", "history": [], "wall_seconds": 1.0, "epochs": 1}
+    running = {"sum": 0.0, "count": 0}
+
+    def resume(record: dict) -> RunRecorder:
+        recorder = RunRecorder({"seed": 0}, ".")
+        checkpoint = {KEY: {"record": record, "running": running}}
+        recorder.on_load_checkpoint(SimpleNamespace(datamodule=data), None, checkpoint)
+        return recorder
+
+    with pytest.raises(InputError, match="another encoding of the training pictures"):
+        resume(saved | {"pictures_hash": "other"})
+    for known in ({"pictures_hash": "bytes"}, {}):  # older checkpoints do not say
+        assert resume(saved | known).record["epochs"] == 1
