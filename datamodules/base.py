@@ -68,8 +68,8 @@ class LongTailedDataModule(pl.LightningDataModule):
         super().__init__()
         if image_size < 1:
             raise InputError(f"image_size must be positive, got {image_size!r}.")
-        if batch_size < 1:
-            raise InputError(f"batch_size must be positive, got {batch_size!r}.")
+        if not isinstance(batch_size, int) or batch_size < 1:
+            raise InputError(f"batch_size must be a positive integer, got {batch_size!r}.")
         self.image_size = image_size
         self.batch_size = batch_size
         self.seed = seed

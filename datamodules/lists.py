@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bcl.errors import InputError
 from datamodules.base import Sets
-from datamodules.pools import FilesDataModule, Pool, resolve
+from datamodules.pools import MOST_CLASSES, FilesDataModule, Pool, resolve
 from datamodules.recipes import LISTS
 from datamodules.sources import Source, check_inside, open_source
 from datamodules.splits import pool_fingerprint
@@ -18,7 +18,6 @@ from datamodules.stores import PictureSet
 
 _SHOWN = 20
 _WHOLE = re.compile(r"[+-]?[0-9]{1,18}")
-_MOST_CLASSES = 10_000_000  # where nobody says how many: labels beyond are a mistake
 
 
 @dataclass
@@ -124,7 +123,7 @@ def _fault(parts: list[str], num_classes: int | None) -> str | None:
         return f"no label behind '{parts[0]}'"
     if not _WHOLE.fullmatch(parts[1]):
         return f"the label '{parts[1]}' is not a whole number"
-    label, limit = int(parts[1]), _MOST_CLASSES if num_classes is None else num_classes
+    label, limit = int(parts[1]), MOST_CLASSES if num_classes is None else num_classes
     if not 0 <= label < limit:
         return f"label {label} is out of range (0 to {limit - 1})"
     return None

@@ -2,6 +2,7 @@
 
 import os
 import zipfile
+import zlib
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
@@ -104,7 +105,7 @@ class ZipSource:
         self.root = root
         self._process: int | None = None
         self._open()
-        for info in self._files.values():
+        for info in self._archive.infolist():
             check_inside(info.filename, f"archive {root}")
 
     def _open(self) -> None:
@@ -112,6 +113,8 @@ class ZipSource:
             self._archive = zipfile.ZipFile(self.root)
         except zipfile.BadZipFile as error:
             raise InputError(f"{self.root} is not a whole zip archive: {error}.") from None
+        except OSError as error:
+            raise InputError(f"cannot read {self.root}: {error.strerror or error}.") from None
         self._files = {
             info.filename: info
             for info in self._archive.infolist()
@@ -142,9 +145,12 @@ class ZipSource:
         self._own()
         if name not in self._files:
             raise FileNotFoundError(2, "No such file in the archive", f"{self.root}/{name}")
+        if self._files[name].flag_bits & 1:
+            raise OSError("encrypted in the archive")
         try:
             return self._archive.read(self._files[name])
-        except zipfile.BadZipFile as error:
+        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
+            # The last (NotImplementedError): of a compression that Python lacks.
             raise OSError(f"{error}") from None
 
     def stamp(self, name: str) -> str:

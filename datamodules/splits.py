@@ -151,7 +151,8 @@ def load_split(path: str | Path) -> Split:
         raise InputError(f"split file {path} does not exist.")
     if path.suffix == ".npy":
         indices = read_npy(path)
-        if indices.ndim != 1 or indices.is_floating_point() or indices.dtype == torch.bool:
+        numbers = not (indices.is_floating_point() or indices.is_complex())
+        if indices.ndim != 1 or not numbers or indices.dtype == torch.bool:
             raise InputError(
                 f"{path}: an index file holds one row of integers, this one {indices.dtype} of "
                 f"shape {tuple(indices.shape)}."
@@ -181,7 +182,8 @@ def read_npy(path: Path) -> Tensor:
     try:
         with path.open("rb") as file:
             array = np.lib.format.read_array(file, allow_pickle=False)
-        return torch.from_numpy(np.ascontiguousarray(array))
+        native = array.astype(array.dtype.newbyteorder("="), copy=False)
+        return torch.from_numpy(np.ascontiguousarray(native))
     except (ValueError, EOFError, TypeError, SyntaxError, tokenize.TokenError) as error:
         if "pickle" in str(error) or "Object arrays" in str(error):
             raise InputError(
@@ -205,7 +207,9 @@ def _read_json(path: Path) -> Split:
             str(data["pool"]),
             int(data["pool_size"]),
         )
-    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, KeyError, TypeError) as error:
+    except InputError:
+        raise
+    except (ValueError, AttributeError, KeyError, TypeError, RuntimeError) as error:
         raise InputError(f"{path} is not a whole saved split: {error!r}.") from None
     if split.content_hash != data["content_hash"]:
         raise InputError(

@@ -4,6 +4,7 @@ import errno
 import os
 import resource
 import signal
+import zipfile
 from io import BytesIO
 from pathlib import Path
 
@@ -242,6 +243,46 @@ def test_older_caches_are_not_read(folder: Path, tmp_path: Path) -> None:
     path = next((tmp_path / "cache").glob("*.u8"))
     assert path.read_bytes()[-8:] == cache_module._MAGIC
     assert len(expected.digests) == len(expected.digests.unique()) == 40
+
+
+@pytest.mark.parametrize(
+    ("local", "central", "value", "told"),
+    [(6, 8, 1, "encrypted"), (8, 10, 99, "compression"), (-1, -1, 0, "Bad CRC-32")],
+)
+def test_archive_whose_members_cannot_be_read(
+    folder: Path, tmp_path: Path, local: int, central: int, value: int, told: str
+) -> None:
+    archive = tmp_path / "set.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        for path in sorted(folder.rglob("*.png")):
+            file.write(path, path.relative_to(folder))
+    raw = bytearray(archive.read_bytes())
+    for start, place in ((b"PK\x03\x04", local), (b"PK\x01\x02", central)):
+        found = raw.find(start)
+        while found >= 0 and place > 0:
+            raw[found + place] = value
+            found = raw.find(start, found + 1)
+    if local < 0:
+        raw[raw.find(b"IDAT") + 10] ^= 255
+    archive.write_bytes(raw)
+    with pytest.raises(InputError, match=rf"(1|40) unreadable picture.*\n.*{told}"):
+        module(archive).setup()
+
+
+def test_archive_with_a_hidden_way_out(tmp_path: Path) -> None:
+    for name in ("..\\..\\a.png", "../.a.png"):
+        archive = tmp_path / "evil.zip"
+        with zipfile.ZipFile(archive, "w") as file:
+            file.writestr(name, b"x")
+        with pytest.raises(InputError, match="leaves its folder"):
+            module(archive).setup()
+
+
+def test_index_file_of_another_byte_order(tmp_path: Path) -> None:
+    from datamodules.splits import load_split
+
+    np.save(tmp_path / "a.npy", np.array([3, 1, 0], dtype=">i8"))
+    assert load_split(tmp_path / "a.npy").indices.tolist() == [3, 1, 0]
 
 
 def test_resume_with_other_bytes_is_refused() -> None:

@@ -82,6 +82,7 @@ def test_pickled_file_is_never_loaded(tmp_path: Path) -> None:
         (np.array([0.5, 1.5]), "integers"),
         (np.array([[0, 1]]), "one row of integers"),
         (np.array([True]), "integers"),
+        (np.array([1j]), "integers"),
         (np.array([3, 1, 3]), "index 3 at position 2 stands there twice"),
         (np.array([3, -1]), "index -1 at position 1 lies outside"),
         (np.array([], dtype=np.int64), "empty"),
@@ -105,6 +106,8 @@ def test_damaged_files(tmp_path: Path) -> None:
     (tmp_path / "other.json").write_text(json.dumps({"a": 1}))
     data["indices"][0] = 5
     (tmp_path / "edited.json").write_text(json.dumps(data))
+    (tmp_path / "word.json").write_text(json.dumps(data | {"num_classes": "x"}))
+    (tmp_path / "huge.json").write_text(json.dumps(data | {"indices": [10**30]}))
     for name, message in {
         "half.npy": "not a whole .npy",
         "text.npy": "not a whole .npy",
@@ -112,6 +115,8 @@ def test_damaged_files(tmp_path: Path) -> None:
         "list.json": "not a whole saved split",
         "other.json": "not a split saved by",
         "edited.json": "was changed since it was saved",
+        "word.json": "not a whole saved split",
+        "huge.json": "not a whole saved split",
         "missing.npy": "does not exist",
     }.items():
         with pytest.raises(InputError, match=message):
