@@ -96,6 +96,17 @@ def memory(args: argparse.Namespace) -> None:
         )
 
 
+def processor() -> float:
+    """CPU seconds of this process and of those that it has started and that have ended."""
+    return sum(
+        sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    )
+
+
+def both(seconds: float, work: float) -> str:
+    return f"{seconds:.2f} s, of CPU {work:.2f} s"
+
+
 def cache(args: argparse.Namespace) -> None:
     """Unpacking, decoding and caching small pictures; first batch cold and warm."""
     with tempfile.TemporaryDirectory() as name:
@@ -106,26 +117,27 @@ def cache(args: argparse.Namespace) -> None:
             with zipfile.ZipFile(archive, "w") as file:
                 for path in sorted((folder / "made").rglob("*.jpg")):
                     file.write(path, path.relative_to(folder / "made"))
-        start = time.perf_counter()
+        start, before = time.perf_counter(), processor()
         with zipfile.ZipFile(archive) as file:
             file.extractall(folder / "unpacked")
             count = len(file.namelist())
-        say(f"unpacking {count:,} files", f"{time.perf_counter() - start:.1f} s")
+        say(f"unpacking {count:,} files", both(time.perf_counter() - start, processor() - before))
 
-        def first(root: Path, where: Path) -> float:
-            start = time.perf_counter()
+        def first(root: Path, where: Path) -> tuple[float, float]:
+            start, before = time.perf_counter(), processor()
             data = ImageFolderLT(str(root), cache_dir=str(where))
             next(iter(data.train_dataloader()))
-            return time.perf_counter() - start
+            return time.perf_counter() - start, processor() - before
 
         for title, root in (("folder", folder / "unpacked"), ("zip archive", archive)):
             where = folder / f"cache of {title}"
             say(
                 f"first batch from the {title}, cold: decoding and caching",
-                f"{first(root, where):.1f} s",
+                both(*first(root, where)),
             )
-            again = median(lambda r=root, w=where: first(r, w), args.repeat)
-            say(f"first batch from the {title}, warm: cached", f"{again:.2f} s")
+            again = [first(root, where) for _ in range(args.repeat)]
+            seconds, work = (statistics.median(column) for column in zip(*again, strict=True))
+            say(f"first batch from the {title}, warm: cached", both(seconds, work))
 
         plain = datasets.ImageFolder(
             str(folder / "unpacked" / ("train" if args.archive else "")), transforms.ToTensor()
