@@ -5,6 +5,7 @@
     python benchmarks/loading.py large             # 224 px views from photographs
     python benchmarks/loading.py cost              # the same as CPU time a picture
     python benchmarks/loading.py shards            # needs the extra "shards"
+    python benchmarks/loading.py billion           # what a billion pictures cost, piece by piece
 
 All data is made here from scikit-learn's two photographs, unless --root or --archive names some.
 Figures are medians of --repeat runs; the contenders take turns, as machines drift.
@@ -13,6 +14,7 @@ Figures are medians of --repeat runs; the contenders take turns, as machines dri
 import argparse
 import importlib.util
 import os
+import resource
 import statistics
 import tempfile
 import time
@@ -35,7 +37,7 @@ import bcl
 from datamodules import ImageFolderLT, ShardsLT
 from datamodules.decode import decode
 from datamodules.loader import MemoryLoader
-from datamodules.shards import pack
+from datamodules.shards import WindowOrder, pack, shrink
 from datamodules.stores import MemoryStore, PictureSet
 
 BATCH = 64
@@ -108,6 +110,17 @@ def memory(args: argparse.Namespace) -> None:
         )
 
 
+def processor() -> float:
+    """CPU seconds of this process and of those that it has started and that have ended."""
+    return sum(
+        sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    )
+
+
+def both(seconds: float, work: float) -> str:
+    return f"{seconds:.2f} s, of CPU {work:.2f} s"
+
+
 def cache(args: argparse.Namespace) -> None:
     """Unpacking, decoding and caching small pictures; first batch cold and warm."""
     with tempfile.TemporaryDirectory() as name:
@@ -118,27 +131,28 @@ def cache(args: argparse.Namespace) -> None:
             with zipfile.ZipFile(archive, "w") as file:
                 for path in sorted((folder / "made").rglob("*.jpg")):
                     file.write(path, path.relative_to(folder / "made"))
-        start = time.perf_counter()
+        start, before = time.perf_counter(), processor()
         with zipfile.ZipFile(archive) as file:
             file.extractall(folder / "unpacked")
             count = len(file.namelist())
-        say(f"unpacking {count:,} files", f"{time.perf_counter() - start:.1f} s")
+        say(f"unpacking {count:,} files", both(time.perf_counter() - start, processor() - before))
 
-        def first(root: Path, where: Path) -> float:
-            start = time.perf_counter()
+        def first(root: Path, where: Path) -> tuple[float, float]:
+            start, before = time.perf_counter(), processor()
             data = ImageFolderLT(str(root), cache_dir=str(where))
             next(iter(data.train_dataloader()))
-            return time.perf_counter() - start
+            return time.perf_counter() - start, processor() - before
 
         for title, root in (("folder", folder / "unpacked"), ("zip archive", archive)):
             where = folder / f"cache of {title}"
             say(
                 f"first batch from the {title}, cold: decoding and caching",
-                f"{first(root, where):.1f} s",
+                both(*first(root, where)),
             )
-            warm = [first(root, where) for _ in range(args.repeat)]
-            again = statistics.median(warm)
-            say(f"first batch from the {title}, warm: cached", f"{again:.2f} s")
+            again = [first(root, where) for _ in range(args.repeat)]
+            warm = [seconds for seconds, _ in again]
+            seconds, work = (statistics.median(column) for column in zip(*again, strict=True))
+            say(f"first batch from the {title}, warm: cached", both(seconds, work))
 
         plain = datasets.ImageFolder(
             str(folder / "unpacked" / ("train" if args.archive else "")), transforms.ToTensor()
@@ -405,9 +419,58 @@ def shards(args: argparse.Namespace) -> None:
                 )
 
 
+def peak() -> int:
+    """Bytes of memory that this process has held at most."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def billion(args: argparse.Namespace) -> None:
+    """The constants behind the estimate for a billion pictures: a twentieth is made in earnest."""
+    samples, batch = 50_000_000, 4096
+    before = peak()
+    tracker = bcl.MemorizationTracker(samples)
+    held = sum(buffer.nbytes for buffer in tracker.buffers())
+    say("loss memory a sample", f"{held / samples:.1f} bytes")
+    ids = torch.randint(samples, (batch,))
+    losses = torch.rand(batch)
+
+    def update() -> float:
+        start = time.perf_counter()
+        tracker.update(ids, losses)
+        return time.perf_counter() - start
+
+    steps = median(update, 20)
+    say(f"loss memory: a step of {batch:,}", f"{steps * 1e3:.2f} ms")
+    tracker.updated_in.zero_()
+    start = time.perf_counter()
+    tracker.refresh()
+    seconds = time.perf_counter() - start
+    say("loss memory: end of an epoch, a sample", f"{seconds / samples * 1e9:.1f} ns")
+    say("loss memory: at most held meanwhile, a sample", f"{(peak() - before) / samples:.1f} bytes")
+
+    sizes = [37_000] * 27_000
+    start = time.perf_counter()
+    order = WindowOrder(sizes, 16, 0, 0)
+    order.ids(500_000_000, 500_000_000 + batch)
+    say("order of 27,000 shards: first batch in the middle", f"{time.perf_counter() - start:.2f} s")
+    start = time.perf_counter()
+    for first in range(500_000_000, 500_000_000 + 400 * batch, batch):
+        order.ids(first, first + batch)
+    each = (time.perf_counter() - start) / 400
+    say("order of 27,000 shards: a batch, windows' changes included", f"{each * 1e3:.2f} ms")
+    held = sum(ids.nbytes for ids in order._held.values())
+    say("order of 27,000 shards: windows held", f"{held / 2**20:.1f} MiB")
+
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(args.root) if args.root else photographs(Path(name), BATCH, 500, 375)
+        raw = [path.read_bytes() for path in sorted(root.rglob("*.jpg"))[:BATCH]]
+    small = [len(shrink(data, 256)) for data in raw]
+    say("a picture with a shorter side of 256 px", f"{np.mean(small) / 1024:.1f} KiB")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("memory", "cache", "large", "cost", "shards"))
+    parser.add_argument("what", choices=("memory", "cache", "large", "cost", "shards", "billion"))
     parser.add_argument("--root", help="folder of class folders of JPEG files")
     parser.add_argument("--archive", help="zip archive of class folders of small pictures")
     parser.add_argument("--pictures", type=int, default=1024, help="how many to make")
@@ -426,7 +489,8 @@ def main() -> None:
     say(
         "torch, threads, cores", f"{torch.__version__}, {torch.get_num_threads()}, {os.cpu_count()}"
     )
-    jobs = {"memory": memory, "cache": cache, "large": large, "cost": cost, "shards": shards}
+    jobs = {"memory": memory, "cache": cache, "large": large, "cost": cost}
+    jobs |= {"shards": shards, "billion": billion}
     jobs[args.what](args)
     if args.json:
         clock = "cpu" if args.what == "cost" else "wall"

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from bcl.errors import InputError
-from datamodules.pools import Pool, PoolDataModule
+from datamodules.pools import MOST_CLASSES, Pool, PoolDataModule
 from datamodules.splits import read_npy
 from datamodules.stores import fingerprint_of
 
@@ -105,8 +105,12 @@ def _pair(images: Any, labels: Any, what: str) -> tuple[Tensor, Tensor]:
             f"{what}: {len(pictures)} pictures need {len(pictures)} integer labels, got "
             f"{classes.dtype} of shape {tuple(classes.shape)}."
         )
-    if len(classes) and int(classes.min()) < 0:
+    if not len(classes):
+        raise InputError(f"{what} are empty.")
+    if int(classes.min()) < 0:
         raise InputError(f"{what}: label {int(classes.min())} is negative.")
+    if int(classes.max()) >= MOST_CLASSES:
+        raise InputError(f"{what}: label {int(classes.max())} is out of range; count from 0.")
     return pictures.contiguous(), classes.to(torch.int64)
 
 

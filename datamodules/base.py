@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from bcl.errors import InputError
+from datamodules.files import FileStore
 from datamodules.loader import BatchLoader, MemoryLoader, StreamLoader
 from datamodules.recipes import choose
 from datamodules.splits import Split
@@ -67,8 +68,8 @@ class LongTailedDataModule(pl.LightningDataModule):
         super().__init__()
         if image_size < 1:
             raise InputError(f"image_size must be positive, got {image_size!r}.")
-        if batch_size < 1:
-            raise InputError(f"batch_size must be positive, got {batch_size!r}.")
+        if not isinstance(batch_size, int) or batch_size < 1:
+            raise InputError(f"batch_size must be a positive integer, got {batch_size!r}.")
         self.image_size = image_size
         self.batch_size = batch_size
         self.seed = seed
@@ -159,6 +160,11 @@ class LongTailedDataModule(pl.LightningDataModule):
         return sets.train.content_hash if sets.split is None else sets.split.content_hash
 
     @property
+    def pictures_hash(self) -> str:
+        """Hash of the training pictures' bytes: another for the same names encoded otherwise."""
+        return self.sets.train.pictures_hash
+
+    @property
     def notes(self) -> list[str]:
         """What a report should say besides, such as pictures that were left out."""
         return self.sets.notes
@@ -174,6 +180,7 @@ class LongTailedDataModule(pl.LightningDataModule):
         """
         data = self.sets.train
         options = self.loader_options()
+        self._share_cores()
         if isinstance(data.store, MemoryStore):
             return MemoryLoader(data, self.batch_size, device=self.loader_device(), **options)
         return StreamLoader(data, self.batch_size, **options)
@@ -187,6 +194,12 @@ class LongTailedDataModule(pl.LightningDataModule):
             "world_size": world_size,
             "trained": self._trained_batches,
         }
+
+    def _share_cores(self) -> None:
+        """Tell stores how many ranks decode on this machine, which Lightning alone knows."""
+        for data in (self.sets.train, self.sets.probe, self.sets.test):
+            if data is not None and isinstance(data.store, FileStore) and self.trainer is not None:
+                data.store.ranks = self.trainer.num_devices
 
     def loader_device(self) -> torch.device:
         """Where batches of a set in memory are gathered: the trainer's device, if there is one."""

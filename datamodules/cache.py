@@ -19,7 +19,7 @@ from datamodules.decode import DECODE_VERSION, decode_all
 from datamodules.sources import Source
 from datamodules.stores import fingerprint_of
 
-_MAGIC = b"BCLCACR1"
+_MAGIC = b"BCLCACR2"
 
 
 @dataclass
@@ -28,10 +28,12 @@ class Decoded:
 
     Attributes:
         images: uint8 (N, 3, S, S) of the good pictures, mapped from the file.
+        digests: (N,) int64, `datamodules.decode.digest_of` their files.
         bad: row and reason of the pictures that could not be read.
     """
 
     images: Tensor
+    digests: Tensor
     bad: list[tuple[int, str]]
 
 
@@ -63,17 +65,17 @@ def decoded(
         names: their names; they exist.
         size: height and width in pixels; 0 only checks that the pictures can be read.
         cache: folder of the cache (`default_cache` if not given).
-        workers: decoding processes; the usable cores if not given.
+        workers: decoding processes; the usable cores if not given: other ranks wait meanwhile.
         progress: show a bar.
 
     Returns:
         The pictures and what could not be read.
 
     Raises:
-        InputError: the folder cannot be written, or the disk is full.
+        InputError: the folder cannot be written, the disk is full, or a process was killed.
     """
     folder = Path(cache).expanduser() if cache is not None else default_cache()
-    stamps = "\n".join([f"{name}\0{source.stamp(name)}" for name in names])
+    stamps = "\n".join([f"{name}\0{_stamp(source, name)}" for name in names])
     key = fingerprint_of(f"{DECODE_VERSION} {size}", stamps)
     path = folder / f"{key}.u8"
     if (found := _load(path, size)) is not None:
@@ -85,7 +87,7 @@ def decoded(
                 return found
             for part in folder.glob(f".{path.name}.*.tmp"):
                 part.unlink(missing_ok=True)  # of a process that was killed: we hold its lock
-            _check_space(folder, len(names) * 3 * size * size)
+            _check_space(folder, len(names) * (3 * size * size + 8))
             atomic_write(path, lambda file: _fill(file, source, names, size, workers, progress))
     except OSError as error:
         raise InputError(
@@ -95,6 +97,13 @@ def decoded(
     if (found := _load(path, size)) is None:
         raise InputError(f"the cache {path} was damaged as it was written; delete it and retry.")
     return found
+
+
+def _stamp(source: Source, name: str) -> str:
+    try:
+        return source.stamp(name)
+    except OSError:  # a link that leads nowhere: decoding says so, beside the other bad pictures
+        return "unreadable"
 
 
 def _check_space(folder: Path, wanted: int) -> None:
@@ -114,13 +123,16 @@ def _fill(
     progress: bool,
 ) -> None:
     bad: list[tuple[int, str]] = []
+    digests: list[bytes] = []
     count = 0
     bar = Progress(f"{'decoding' if size else 'checking'} {source.root}", len(names), progress)
     for chunk in decode_all(source, names, size, workers):
         file.write(chunk.pixels.data)
         bad += chunk.bad
-        count += len(chunk.pixels)
+        digests.append(chunk.digests.astype("<i8").tobytes())
+        count += len(chunk.digests)
         bar.add(chunk.rows)
+    file.write(b"".join(digests))
     footer = json.dumps({"count": count, "size": size, "bad": bad}).encode()
     file.write(footer + len(footer).to_bytes(8, "little") + _MAGIC)
 
@@ -168,16 +180,21 @@ def _load(path: Path, size: int) -> Decoded | None:
                 return None
             file.seek(total - 16 - length)
             footer = json.loads(file.read(length))
+            count = int(footer["count"])
+            pixels = count * 3 * size * size
+            if pixels + 8 * count + length + 16 != total:
+                return None
+            file.seek(pixels)
+            # One number too many, since torch takes no empty buffer.
+            raw = bytearray(file.read(8 * count)) + bytes(8)
+            digests = torch.frombuffer(raw, dtype=torch.int64)[:count]
     except (OSError, json.JSONDecodeError):
         return None
-    count = int(footer["count"])
-    if count * 3 * size * size + length + 16 != total:
-        return None
     bad = [(int(row), str(why)) for row, why in footer["bad"]]
-    if not count * size:
-        return Decoded(torch.empty(0, 3, size, size, dtype=torch.uint8), bad)
-    flat = torch.from_file(str(path), shared=False, size=count * 3 * size * size, dtype=torch.uint8)
-    return Decoded(flat.view(count, 3, size, size), bad)
+    if not pixels:
+        return Decoded(torch.empty(0, 3, size, size, dtype=torch.uint8), digests, bad)
+    flat = torch.from_file(str(path), shared=False, size=pixels, dtype=torch.uint8)
+    return Decoded(flat.view(count, 3, size, size), digests, bad)
 
 
 @contextlib.contextmanager

@@ -1,13 +1,20 @@
 """From picture files to uint8 pixels, in several processes."""
 
+import hashlib
+import itertools
 import multiprocessing
 import os
 import sys
 import warnings
+from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from io import BytesIO
 from typing import TYPE_CHECKING
+
+from bcl.errors import InputError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,8 +25,9 @@ if TYPE_CHECKING:
     from datamodules.sources import Source
 
 # Part of the cache's name: raise it whenever `decode` gives other pixels.
-DECODE_VERSION = 2
+DECODE_VERSION = 3
 _CHUNK_BYTES = 1 << 20
+_AHEAD = 4  # chunks a process that wait to be taken, so that a slow disk does not fill the memory
 
 
 @dataclass
@@ -28,11 +36,13 @@ class Chunk:
 
     Attributes:
         pixels: uint8 (n, 3, S, S), of the good ones alone.
+        digests: (n,) int64, `digest_of` the good ones' files.
         bad: row and reason of those that could not be read.
         rows: how many rows the chunk spans.
     """
 
     pixels: "NDArray[np.uint8]"
+    digests: "NDArray[np.int64]"
     bad: list[tuple[int, str]]
     rows: int
 
@@ -44,6 +54,10 @@ def decode(data: bytes, size: int) -> "NDArray[np.uint8]":
     at 1/2, 1/4 or 1/8 of its size first (never below ``size``), which costs a fraction of a full
     decode.
 
+    Pixels are taken as they are stored: a rotation that a camera noted (EXIF) is not carried out,
+    as torchvision does not either; transparency is dropped; of an animation the first frame
+    counts; 16-bit greys keep their upper eight bits.
+
     Args:
         data: bytes of the file.
         size: height and width S in pixels.
@@ -52,21 +66,44 @@ def decode(data: bytes, size: int) -> "NDArray[np.uint8]":
         uint8 (3, S, S).
 
     Raises:
-        OSError: truncated, or not a picture.
+        OSError: truncated, not a picture, one too large to be meant (`PIL.Image.MAX_IMAGE_PIXELS`
+            twice), or of floating-point pixels, whose white nobody knows.
     """
     from PIL import Image
 
     try:
         with Image.open(BytesIO(data)) as image:
+            _check_mode(image)
             if image.format == "JPEG" and image.mode == "RGB" and min(image.size) < 2 * size:
                 pixels = _decode_jpeg(data)
                 if pixels is not None:
                     return _resize(pixels, size)
             image.draft("RGB", (size, size))
             return _resize(_pixels(image), size)
-    except (SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        # Pillow's plugins raise these for damaged files.
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:
+        # Pillow's plugins raise errors of many kinds for damaged files.
         raise OSError(f"damaged picture: {error}") from None
+
+
+def digest_of(data: bytes) -> int:
+    """64 bits of the SHA-256 of a file, as a signed number.
+
+    Example:
+        >>> digest_of(b"") == digest_of(b"x")
+        False
+    """
+    return int.from_bytes(hashlib.sha256(data).digest()[:8], "little", signed=True)
+
+
+def _check_mode(image: "Image") -> None:
+    # Pillow before 10.3 opens 16-bit greys of a PNG as "I", 32 bits.
+    if image.mode == "F" or (image.mode == "I" and image.format != "PNG"):
+        raise OSError(
+            f"{'floating-point' if image.mode == 'F' else '32-bit'} pixels, whose range is not "
+            "known; convert it to 8 or 16 bits"
+        )
 
 
 def _decode_jpeg(data: bytes) -> "Tensor | None":
@@ -86,6 +123,10 @@ def _pixels(image: "Image") -> "Tensor":
     import numpy as np
     import torch
 
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        # Pillow's own conversion makes everything above 255 white.
+        grey = (np.array(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)
+        return torch.from_numpy(grey)[None].expand(3, -1, -1)
     picture = image if image.mode == "RGB" else image.convert("RGB")
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1)  # (3, H, W)
 
@@ -111,15 +152,18 @@ def check(data: bytes) -> None:
         data: bytes of the file.
 
     Raises:
-        OSError: truncated, or not a picture.
+        OSError: what `decode` would raise.
     """
     from PIL import Image
 
     try:
         with Image.open(BytesIO(data)) as image:
+            _check_mode(image)
             image.draft("RGB", (1, 1))
             image.load()
-    except (SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:
         raise OSError(f"damaged picture: {error}") from None
 
 
@@ -140,27 +184,22 @@ class _Job:
 
         first, last = bounds
         pixels = np.empty((last - first, 3, self.size, self.size), dtype=np.uint8)
+        digests = np.empty(last - first, dtype=np.int64)
         bad: list[tuple[int, str]] = []
         good = 0
-        if not self.size:
-            return Chunk(pixels[:0], self._check(first, last), last - first)
         for row in range(first, last):
             try:
-                pixels[good] = decode(self.source.read(self.names[row]), self.size)
+                data = self.source.read(self.names[row])
+                if self.size:
+                    pixels[good] = decode(data, self.size)
+                else:
+                    check(data)
             except OSError as error:
                 bad.append((row, reason(error)))
             else:
+                digests[good] = digest_of(data)
                 good += 1
-        return Chunk(pixels[:good], bad, last - first)
-
-    def _check(self, first: int, last: int) -> list[tuple[int, str]]:
-        bad: list[tuple[int, str]] = []
-        for row in range(first, last):
-            try:
-                check(self.source.read(self.names[row]))
-            except OSError as error:
-                bad.append((row, reason(error)))
-        return bad
+        return Chunk(pixels[:good], digests[:good], bad, last - first)
 
 
 _job: _Job | None = None  # inherited by forked workers, so that names are not sent again
@@ -188,9 +227,14 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
-def default_workers() -> int:
-    """Usable cores over the ranks of this machine, at least one."""
-    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1") or 1)
+def default_workers(ranks: int | None = None) -> int:
+    """Usable cores over the ranks of this machine, at least one.
+
+    Args:
+        ranks: processes that train on this machine; ``$LOCAL_WORLD_SIZE`` or one if not given.
+    """
+    if ranks is None:
+        ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1") or 1)
     return max(usable_cores() // max(ranks, 1), 1)
 
 
@@ -207,6 +251,9 @@ def decode_all(
 
     Yields:
         Chunks in the order of ``names``.
+
+    Raises:
+        InputError: a process was killed, as the system does when memory runs out.
     """
     step = min(max(_CHUNK_BYTES // max(3 * size * size, 1), 1), 256)
     bounds = [(first, min(first + step, len(names))) for first in range(0, len(names), step)]
@@ -217,8 +264,24 @@ def decode_all(
         return
     # Forked workers need no guarded main module, as torch's own on Linux; they run Pillow alone.
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*multi-threaded.*", DeprecationWarning)
-        pool = context.Pool(processes, _take, (job,))
-    with pool:
-        yield from pool.imap(_run, bounds)
+    pool = ProcessPoolExecutor(processes, context, _take, (job,))
+    waiting: deque[Future[Chunk]] = deque()
+    rest = iter(bounds)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*multi-threaded.*", DeprecationWarning)
+            waiting += [pool.submit(_run, each) for each in _first(rest, processes * _AHEAD)]
+        while waiting:
+            yield waiting.popleft().result()
+            waiting += [pool.submit(_run, each) for each in _first(rest, 1)]
+    except BrokenProcessPool:
+        raise InputError(
+            f"a process that decoded {source.root} was killed, maybe for want of memory; take "
+            f"fewer than {processes} with workers."
+        ) from None
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _first(rest: "Iterator[tuple[int, int]]", count: int) -> list[tuple[int, int]]:
+    return list(itertools.islice(rest, count))

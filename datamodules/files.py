@@ -10,7 +10,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from bcl.errors import InputError
 from datamodules.decode import decode, default_workers, reason
-from datamodules.sources import Source
+from datamodules.sources import Source, shown
+from datamodules.stores import fingerprint_of
 
 # Pictures that a worker decodes at a time: small, so that a first batch is soon there and all
 # workers share in every batch.
@@ -31,7 +32,8 @@ class PackedNames(Sequence[str]):
     """
 
     def __init__(self, names: Sequence[str]) -> None:
-        encoded = [name.encode() for name in names]
+        # A file name that is no UTF-8 comes back as it was.
+        encoded = [name.encode(errors="surrogateescape") for name in names]
         self._bytes = b"".join(encoded)
         lengths = torch.tensor([0, *map(len, encoded)], dtype=torch.int64)
         self._ends = lengths.cumsum(0)  # (N + 1,)
@@ -43,7 +45,7 @@ class PackedNames(Sequence[str]):
         if not 0 <= index < len(self):
             raise IndexError(index)
         first, last = self._ends[index : index + 2].tolist()
-        return self._bytes[first:last].decode()
+        return self._bytes[first:last].decode(errors="surrogateescape")
 
 
 class FileStore:
@@ -56,6 +58,7 @@ class FileStore:
         fingerprint: of the pool.
         workers: decoding processes; the usable cores over this machine's ranks if not given,
             0 for none.
+        digests: (N,) int64, hashes of the files, where they are known.
     """
 
     def __init__(
@@ -65,11 +68,14 @@ class FileStore:
         image_size: int,
         fingerprint: str,
         workers: int | None = None,
+        digests: Tensor | None = None,
     ) -> None:
         self.image_size = image_size
         self.fingerprint = fingerprint
-        self.workers = default_workers() if workers is None else workers
+        self.ranks: int | None = None  # that decode on this machine, where that is known
+        self._workers = workers
         self.source = source
+        self.digests = digests
         # Names that are not a plain list are lean already.
         self.names = PackedNames(names) if isinstance(names, list) else names
         self._pictures = _Pictures(source, self.names, image_size)
@@ -78,9 +84,20 @@ class FileStore:
     def __len__(self) -> int:
         return len(self.names)
 
+    @property
+    def workers(self) -> int:
+        """Decoding processes."""
+        return default_workers(self.ranks) if self._workers is None else self._workers
+
     def read(self, rows: Tensor) -> Tensor:
         """(n,) rows to uint8 (n, 3, S, S), decoded in this process."""
         return self._pictures.__getitems__(rows.tolist())
+
+    def pictures_hash(self, rows: Tensor | None) -> str:
+        """Hash of some pictures' files, in order; of all if None."""
+        if self.digests is None:  # shards: their fingerprint is of the bytes, and they are whole
+            return self.fingerprint
+        return fingerprint_of(self.digests if rows is None else self.digests[rows])
 
     def stream(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
         """Decode one batch of rows after the other in worker processes, ahead of use."""
@@ -169,6 +186,7 @@ class _Pictures(Dataset[Tensor]):
                 pixels[place] = decode(self.source.read(name), self.size)
             except OSError as error:
                 raise InputError(
-                    f"{self.source.root}/{name} became unreadable since the scan: {reason(error)}."
+                    f"{self.source.root}/{shown(name)} became unreadable since the scan: "
+                    f"{reason(error)}."
                 ) from None
         return images

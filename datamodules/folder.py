@@ -1,5 +1,7 @@
 """Anyone's pictures in class folders, made long-tailed."""
 
+from bisect import bisect_left
+from collections import Counter
 from typing import Any
 
 import torch
@@ -7,7 +9,7 @@ from torch import Tensor
 
 from bcl.errors import InputError
 from datamodules.pools import Pool, PoolDataModule
-from datamodules.sources import Source, is_picture, open_source
+from datamodules.sources import Source, is_picture, open_source, shown
 
 _TEST_NAMES = ("test", "val", "valid", "validation")
 
@@ -51,10 +53,11 @@ def folder_pool(source: Source) -> Pool:
         InputError: no class folders, an empty one, or other classes in the test folder.
     """
     train_prefix, test_prefix = layout(source)
-    names, labels, classes = scan(source, train_prefix)
+    names, labels, classes, other = scan(source, train_prefix)
     test = None
     if test_prefix is not None:
-        test_names, test_labels, test_classes = scan(source, test_prefix)
+        test_names, test_labels, test_classes, more = scan(source, test_prefix)
+        other += more
         if test_classes != classes:
             odd = sorted(set(classes) ^ set(test_classes))
             raise InputError(
@@ -63,19 +66,37 @@ def folder_pool(source: Source) -> Pool:
             )
         test = torch.arange(len(names) + len(test_names)) >= len(names)
         names, labels = names + test_names, torch.cat([labels, test_labels])
-    return Pool(source.root.name, names, labels, classes, test, source)
+    notes = []
+    if other:
+        kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(other.items())[:10])
+        notes.append(f"files in class folders that are no pictures by their ending: {kinds}")
+    return Pool(source.root.name, names, labels, classes, test, source, notes=notes)
 
 
 def layout(source: Source) -> tuple[str, str | None]:
     """Find the prefixes of the training and the test folders (None if there is none)."""
-    tops = {name.split("/", 1)[0] for name in source.names() if "/" in name}
-    if "train" not in tops:
-        return "", None
+    tops = set(_tops(source.names(), ""))
+    if "train" not in tops or not _tops(source.names(), "train/"):
+        return "", None  # "train" may be a class, too: then it holds no folders
     test = next((name for name in _TEST_NAMES if name in tops), None)
     return "train/", f"{test}/" if test else None
 
 
-def scan(source: Source, prefix: str) -> tuple[list[str], Tensor, list[str]]:
+def _tops(names: list[str], prefix: str) -> list[str]:
+    """Folders right below a prefix that hold a file, of sorted names."""
+    found = []
+    place, last = bisect_left(names, prefix), bisect_left(names, prefix + "\U0010ffff")
+    while place < last:
+        slash = names[place].find("/", len(prefix))
+        if slash < 0:
+            place += 1
+            continue
+        found.append(names[place][len(prefix) : slash])
+        place = bisect_left(names, names[place][:slash] + "0", place)  # "0" comes after "/"
+    return found
+
+
+def scan(source: Source, prefix: str) -> tuple[list[str], Tensor, list[str], Counter[str]]:
     """List the pictures of the class folders below a prefix.
 
     Args:
@@ -83,33 +104,49 @@ def scan(source: Source, prefix: str) -> tuple[list[str], Tensor, list[str]]:
         prefix: ``""`` or a folder with a slash at its end.
 
     Returns:
-        Names sorted by class and name, (N,) labels, class names sorted.
+        Names sorted by class and name, (N,) labels, class names sorted, and how many other files
+        there are by their ending.
 
     Raises:
-        InputError: no class folders, or a class folder without pictures.
+        InputError: no class folders, a single one, or a class folder without pictures.
     """
-    by_class: dict[str, list[str]] = {name: [] for name in _folders(source, prefix)}
-    for name in source.names():
-        rest = name[len(prefix) :]
-        if name.startswith(prefix) and "/" in rest:
-            pictures = by_class.setdefault(rest.split("/", 1)[0], [])
-            if is_picture(name):
-                pictures.append(name)
-    where = f"{source.root}/{prefix}".rstrip("/")
-    if not by_class:
+    names = source.names()
+    classes = sorted({*_folders(source, prefix), *_tops(names, prefix)})
+    where = shown(f"{source.root}/{prefix}".rstrip("/"))
+    if not classes:
         raise InputError(f"{where} holds no class folders; expected {where}/<class>/<picture>.jpg.")
-    empty = sorted(name for name, pictures in by_class.items() if not pictures)
+    pictures: list[str] = []
+    counts: list[int] = []
+    other: Counter[str] = Counter()
+    for label in classes:
+        first = bisect_left(names, f"{prefix}{label}/")
+        inside = names[first : bisect_left(names, f"{prefix}{label}0", first)]
+        good = [name for name in inside if is_picture(name)]
+        if len(good) < len(inside):
+            other.update(_ending(name) for name in inside if not is_picture(name))
+        pictures += good
+        counts.append(len(good))
+    empty = [shown(label) for label, count in zip(classes, counts, strict=True) if not count]
     if empty:
         raise InputError(
             f"{where}: class folder{'s' if len(empty) > 1 else ''} without a picture: "
             f"{', '.join(empty[:10])}{' ...' if len(empty) > 10 else ''}; fill or remove."
         )
-    classes = sorted(by_class)
-    names = [name for label in classes for name in by_class[label]]
-    labels = torch.tensor(
-        [index for index, label in enumerate(classes) for _ in by_class[label]], dtype=torch.int64
-    )
-    return names, labels, classes
+    if len(classes) == 1:
+        only = shown(classes[0])
+        hint = "a long-tailed set needs two at least"
+        if inner := _tops(names, f"{prefix}{classes[0]}/"):
+            place = f"an archive of {only} alone" if source.root.is_file() else f"{where}/{only}"
+            listed = ", ".join(map(shown, inner[:5]))
+            hint = f"if the classes are the folders inside ({listed}), give {place} as root"
+        raise InputError(f"{where} holds a single class folder, {only}; {hint}.")
+    labels = torch.repeat_interleave(torch.arange(len(classes)), torch.tensor(counts))
+    return pictures, labels, classes, other
+
+
+def _ending(name: str) -> str:
+    base = name.rpartition("/")[2]
+    return shown(f".{base.rpartition('.')[2].lower()}") if "." in base else "without ending"
 
 
 def _folders(source: Source, prefix: str) -> list[str]:
@@ -117,4 +154,8 @@ def _folders(source: Source, prefix: str) -> list[str]:
     folder = source.root / prefix
     if not folder.is_dir():
         return []
-    return [e.name for e in folder.iterdir() if e.is_dir() and not e.name.startswith(".")]
+    return [
+        entry.name
+        for entry in folder.iterdir()
+        if entry.is_dir() and not entry.name.startswith(".") and entry.name != "lost+found"
+    ]

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from bcl.errors import InputError, unknown_name
-from datamodules.pools import Pool, PoolDataModule
+from datamodules.pools import MOST_CLASSES, Pool, PoolDataModule
 
 
 class HuggingFaceLT(PoolDataModule):
@@ -59,6 +59,12 @@ class HuggingFaceLT(PoolDataModule):
         if labels[0].is_floating_point() or labels[0].ndim != 1:
             raise InputError(f"{self.path}: column '{self.label_column}' holds no class numbers.")
         numbers = torch.cat(labels)
+        if not len(numbers) or not 0 <= int(numbers.min()) <= int(numbers.max()) < MOST_CLASSES:
+            raise InputError(
+                f"{self.path}: column '{self.label_column}' holds labels outside 0, 1, ...: "
+                f"{int(numbers.min()) if len(numbers) else 'none'}; a test part without labels is "
+                "left out with test_split=None."
+            )
         classes = getattr(feature, "names", None) or [
             str(label) for label in range(int(numbers.max()) + 1)
         ]

@@ -1,5 +1,6 @@
 """List files: one ``path label`` a line, as ImageNet-LT and its kin are published."""
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -9,12 +10,14 @@ from torch import Tensor
 
 from bcl.errors import InputError
 from datamodules.base import Sets
-from datamodules.pools import FilesDataModule, Pool, resolve
+from datamodules.pools import MOST_CLASSES, FilesDataModule, Pool, resolve
 from datamodules.recipes import LISTS
 from datamodules.sources import Source, check_inside, open_source
+from datamodules.splits import pool_fingerprint
 from datamodules.stores import PictureSet
 
 _SHOWN = 20
+_WHOLE = re.compile(r"[+-]?[0-9]{1,18}")
 
 
 @dataclass
@@ -61,13 +64,16 @@ def read_list(path: str | Path, num_classes: int | None = None) -> PictureList:
     """
     path = Path(path).expanduser()
     try:
-        return parse_list(path, path.read_text("utf-8"), num_classes)
+        # Editors on Windows put a byte-order mark in front.
+        return parse_list(path, path.read_text("utf-8-sig"), num_classes)
     except FileNotFoundError:
         raise InputError(f"list file {path} does not exist.") from None
     except (UnicodeDecodeError, IsADirectoryError):
         raise InputError(f"{path} is not a list file (a text with one `path label` a line).") from (
             None
         )
+    except OSError as error:
+        raise InputError(f"cannot read list file {path}: {error.strerror}.") from None
 
 
 def parse_list(path: Path, text: str, num_classes: int | None = None) -> PictureList:
@@ -94,14 +100,15 @@ def parse_list(path: Path, text: str, num_classes: int | None = None) -> Picture
             continue
         parts = line.strip().rsplit(maxsplit=1)
         fault = _fault(parts, num_classes)
-        if fault is None and parts[0] in first_line:
-            fault = f"'{parts[0]}' stands on line {first_line[parts[0]]} already"
+        name = _plain(parts[0])
+        if fault is None and name in first_line:
+            fault = f"'{name}' stands on line {first_line[name]} already"
         if fault is not None:
             faults.append(f"{path}:{number}: {fault}")
             continue
-        check_inside(parts[0], f"{path}:{number}")
-        first_line[parts[0]] = number
-        names.append(parts[0])
+        check_inside(name, f"{path}:{number}")
+        first_line[name] = number
+        names.append(name)
         labels.append(int(parts[1]))
         lines.append(number)
     if faults:
@@ -114,14 +121,18 @@ def parse_list(path: Path, text: str, num_classes: int | None = None) -> Picture
 def _fault(parts: list[str], num_classes: int | None) -> str | None:
     if len(parts) < 2:
         return f"no label behind '{parts[0]}'"
-    try:
-        label = int(parts[1])
-    except ValueError:
+    if not _WHOLE.fullmatch(parts[1]):
         return f"the label '{parts[1]}' is not a whole number"
-    if label < 0 or (num_classes is not None and label >= num_classes):
-        limit = "0 or more" if num_classes is None else f"0 to {num_classes - 1}"
-        return f"label {label} is out of range ({limit})"
+    label, limit = int(parts[1]), MOST_CLASSES if num_classes is None else num_classes
+    if not 0 <= label < limit:
+        return f"label {label} is out of range (0 to {limit - 1})"
     return None
+
+
+def _plain(name: str) -> str:
+    """One spelling a picture: ``./a//b.jpg`` is ``a/b.jpg``."""
+    odd = "//" in name or name.startswith("./") or "/./" in name
+    return str(PurePosixPath(name)) if odd else name
 
 
 def _listed(title: str, lines: list[str], remedy: str = "") -> str:
@@ -136,8 +147,10 @@ def find_missing(source: Source, pictures: PictureList) -> list[str]:
     for name, line in zip(pictures.names, pictures.lines, strict=True):
         try:
             source.stamp(name)
-        except (FileNotFoundError, NotADirectoryError):
+        except FileNotFoundError:
             missing.append(f"{pictures.path}:{line}: {name}")
+        except OSError as error:  # a name too long, a link to itself, a file in a folder's place
+            missing.append(f"{pictures.path}:{line}: {name} ({error.strerror})")
     return missing
 
 
@@ -172,6 +185,8 @@ class ImageListLT(FilesDataModule):
         **options: Any,
     ) -> None:
         super().__init__(**options)
+        if num_classes is not None and num_classes < 1:
+            raise InputError(f"num_classes must be positive, got {num_classes!r}.")
         self.root = root
         self.train_list = train_list
         self.probe_list = probe_list
@@ -209,11 +224,15 @@ class ImageListLT(FilesDataModule):
                 part: [new[name] for name in wanted if name in new]
                 for part, wanted in names.items()
             }
-        sets = {
-            part: PictureSet(store, torch.tensor(rows), kept.labels[torch.tensor(rows)])
-            for part, rows in places.items()
-        }
-        notes = [*kept.notes, *self._differences(lists, classes)]
+        sets = {}
+        for part, rows in places.items():
+            labels = kept.labels[torch.tensor(rows, dtype=torch.int64)]
+            # Of this list alone, whatever other lists were given: as `bcl split inspect` has it.
+            content_hash = pool_fingerprint([kept.names[row] for row in rows], labels)
+            sets[part] = PictureSet(
+                store, torch.tensor(rows, dtype=torch.int64), labels, content_hash
+            )
+        notes = [*kept.notes, *self._differences(lists, classes), *_shared(lists)]
         if "probe" not in sets:
             notes.append("no probe list: linear probes train on the long-tailed training set")
         title = self.benchmark or source.root.name
@@ -231,7 +250,7 @@ class ImageListLT(FilesDataModule):
         if not path.exists() and Path(self.root).expanduser().is_file():
             source = open_source(self.root)  # a list that lies in the archive itself
             if name in source.names():
-                text = source.read(name).decode("utf-8", "replace")
+                text = source.read(name).decode("utf-8-sig", "replace")
                 return parse_list(source.root / name, text, classes)
         return read_list(path, classes)
 
@@ -268,6 +287,19 @@ def _union(source: Source, lists: dict[str, PictureList]) -> tuple[Pool, dict[st
         places[part] = [rows[name] for name in pictures.names]
     pool = Pool(source.root.name, list(rows), torch.tensor(labels), [], source=source)
     return pool, places
+
+
+def _shared(lists: dict[str, PictureList]) -> list[str]:
+    """Test pictures that something is trained on."""
+    if "test" not in lists:
+        return []
+    test = set(lists["test"].names)
+    shared = {part: len(test.intersection(lists[part].names)) for part in lists if part != "test"}
+    return [
+        f"{count:,} of the {len(test):,} test pictures are in the {part} list too"
+        for part, count in shared.items()
+        if count
+    ]
 
 
 def check_every_class(pictures: PictureList, num_classes: int) -> None:

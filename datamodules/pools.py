@@ -12,9 +12,8 @@ from bcl.errors import InputError, unknown_name
 from datamodules import profiles, recipes
 from datamodules.base import LongTailedDataModule, Sets
 from datamodules.cache import decoded
-from datamodules.decode import default_workers
 from datamodules.files import FileStore
-from datamodules.sources import Source
+from datamodules.sources import Source, shown
 from datamodules.splits import Split, load_split, pool_fingerprint, with_labels
 from datamodules.stores import MemoryStore, PictureSet, Store
 
@@ -24,6 +23,7 @@ Profile = Literal["exponential", "step", "pareto", "cacr-linear", "cacr-exponent
 Storage = Literal["auto", "memory", "host", "files"]
 PROFILES = ("exponential", "step", "pareto", "cacr-linear", "cacr-exponential")
 STORAGES = ("auto", "memory", "host", "files")
+MOST_CLASSES = 10_000_000  # where nobody says how many: labels beyond are a mistake
 _TEST_STREAM = 0x7E57
 
 
@@ -52,11 +52,25 @@ class Pool:
     notes: list[str] = field(default_factory=list)
 
     def fingerprint(self) -> str:
-        """Fingerprint of the training pictures: what a split is made for."""
+        """Fingerprint of all pictures."""
+        return self.fingerprint_of(torch.arange(len(self.names)))
+
+    def fingerprint_of(self, rows: Tensor) -> str:
+        """Fingerprint of some of the pictures: what a split of them is made for."""
+        return pool_fingerprint([self.names[row] for row in rows.tolist()], self.labels[rows])
+
+    def parts(self, test_share: float) -> tuple[Tensor, Tensor]:
+        """Rows of the training and the test pictures; these are held out where none are given.
+
+        Args:
+            test_share: share of the poorest class that is held out of each class.
+
+        Raises:
+            InputError: the poorest class is too small to share.
+        """
         if self.test is None:
-            return pool_fingerprint(self.names, self.labels)
-        kept = (~self.test).nonzero()[:, 0].tolist()
-        return pool_fingerprint([self.names[i] for i in kept], self.labels[~self.test])
+            return hold_out(self.labels, self.classes, test_share)
+        return (~self.test).nonzero()[:, 0], self.test.nonzero()[:, 0]
 
 
 class FilesDataModule(LongTailedDataModule):
@@ -75,7 +89,8 @@ class FilesDataModule(LongTailedDataModule):
             not given.
         on_bad_image: ``"raise"`` lists unreadable pictures and stops; ``"skip"`` leaves them out
             and says so in the notes.
-        workers: decoding processes; the usable cores over this machine's ranks if not given.
+        workers: decoding processes; if not given, all usable cores while the set is scanned or
+            decoded once, and the usable cores over this machine's ranks in training.
 
     Raises:
         InputError: an argument out of its range.
@@ -128,7 +143,7 @@ class FilesDataModule(LongTailedDataModule):
         if pool.source is None:
             if pool.images is None:
                 raise InputError(f"{pool.title} has neither files nor pictures.")
-            return MemoryStore(pool.images, pool_fingerprint(pool.names, pool.labels)), pool
+            return MemoryStore(pool.images, pool.fingerprint()), pool
         wanted = len(pool.names) * 3 * self.image_size**2
         in_memory = self.storage in ("memory", "host") or (
             self.storage == "auto" and wanted <= self.memory_limit_gb * 2**30
@@ -138,20 +153,22 @@ class FilesDataModule(LongTailedDataModule):
             pool.names,
             self.image_size if in_memory else 0,
             cache=self.cache_dir,
-            workers=default_workers() if self.workers is None else self.workers,
+            workers=self.workers,
             progress=True,
         )
         source = pool.source
         if result.bad:
             pool = self._without_bad(pool, result.bad)
-        fingerprint = pool_fingerprint(pool.names, pool.labels)
+        fingerprint = pool.fingerprint()
         if in_memory:
-            return MemoryStore(result.images, fingerprint), pool
-        store = FileStore(source, pool.names, self.image_size, fingerprint, self.workers)
+            return MemoryStore(result.images, fingerprint, result.digests), pool
+        store = FileStore(
+            source, pool.names, self.image_size, fingerprint, self.workers, result.digests
+        )
         return store, pool
 
     def _without_bad(self, pool: Pool, bad: list[tuple[int, str]]) -> Pool:
-        report = [f"{pool.names[row]}: {why}" for row, why in bad]
+        report = [f"{shown(pool.names[row])}: {why}" for row, why in bad]
         root = pool.source.root if pool.source else pool.title
         if self.on_bad_image == "raise":
             lines = "".join(f"\n  {line}" for line in report[:1000])
@@ -247,18 +264,18 @@ class PoolDataModule(FilesDataModule):
 
     def build(self) -> Sets:
         """List the pictures, open them, and choose."""
-        store, pool = self.open_store(self.pool())
-        if pool.test is not None:
-            rows, test = (~pool.test).nonzero()[:, 0], pool.test.nonzero()[:, 0]
+        listed = self.pool()
+        store, pool = self.open_store(listed)
+        if self.split_file is not None:  # its indices count unreadable pictures as well
+            split, rows, test = self._from_file(self.split_file, listed, pool)
         else:
-            rows, test = hold_out(pool.labels, pool.classes, self.test_share)
+            rows, test = pool.parts(self.test_share)
+            split = self.split(pool.labels[rows], pool.classes, pool.fingerprint_of(rows))
         labels = pool.labels
-        names = [pool.names[row] for row in rows.tolist()]
-        split = self.split(labels[rows], pool.classes, pool_fingerprint(names, labels[rows]))
         train, probe = rows[split.indices], rows
         if self.few_shot_file is not None:
-            chosen = load_split(self.few_shot_file)
-            probe = rows[with_labels(chosen, labels[rows], len(pool.classes), "").indices]
+            chosen, probe, _ = self._from_file(self.few_shot_file, listed, pool)
+            probe = probe[chosen.indices]
         empty = profiles.empty_classes(torch.bincount(labels[train], minlength=len(pool.classes)))
         if empty:
             shown = ", ".join(pool.classes[i] for i in empty[:10])
@@ -274,8 +291,35 @@ class PoolDataModule(FilesDataModule):
             split=split,
         )
 
+    def _from_file(self, path: str, listed: Pool, pool: Pool) -> tuple[Split, Tensor, Tensor]:
+        """A saved split of all listed pictures, and the training and test rows of the good ones."""
+        rows, test = listed.parts(self.test_share)
+        fingerprint, labels = listed.fingerprint_of(rows), listed.labels[rows]
+        split = with_labels(load_split(path), labels, len(listed.classes), fingerprint)
+        if len(pool.names) == len(listed.names):
+            return split, rows, test
+        good = set(pool.names)
+        kept = torch.tensor([name in good for name in listed.names])
+        new = kept.cumsum(0) - 1  # (N,) listed row to row of the good ones
+        stays = kept[rows[split.indices]]
+        indices = (kept[rows].cumsum(0) - 1)[split.indices[stays]]
+        rows, test = new[rows[kept[rows]]], new[test[kept[test]]]
+        left_out = len(split) - len(indices)
+        return (
+            Split(
+                indices,
+                pool.labels[rows[indices]],
+                split.num_classes,
+                f"{split.recipe}, {left_out} unreadable left out" if left_out else split.recipe,
+                pool.fingerprint_of(rows),
+                len(rows),
+            ),
+            rows,
+            test,
+        )
+
     def split(self, labels: Tensor, classes: Sequence[str], fingerprint: str) -> Split:
-        """Choose the long-tailed training set.
+        """Choose the long-tailed training set by recipe or profile.
 
         Args:
             labels: (N,) int64 classes of all training pictures.
@@ -288,9 +332,6 @@ class PoolDataModule(FilesDataModule):
         Raises:
             InputError: the classes cannot give what the recipe or profile wants.
         """
-        if self.split_file is not None:
-            split = load_split(self.split_file)
-            return with_labels(split, labels, len(classes), fingerprint)
         if self.recipe_name is not None:
             chosen = recipes.recipe(self.recipe_name)
             indices = recipes.apply(chosen, labels, self.split_seed)
@@ -305,6 +346,12 @@ class PoolDataModule(FilesDataModule):
 
     def _profile(self, labels: Tensor, classes: Sequence[str], factor: float) -> tuple[Tensor, str]:
         sizes = torch.bincount(labels, minlength=len(classes))
+        if not int(sizes.min()):
+            empty = [classes[index] for index in profiles.empty_classes(sizes)]
+            raise InputError(
+                f"{len(empty)} class(es) without a training picture: {', '.join(empty[:10])}; add "
+                "pictures or leave the classes out."
+            )
         n_max = int(sizes.min()) if self.max_per_class is None else self.max_per_class
         if self.profile == "exponential":
             counts = profiles.exponential_counts(n_max, factor, len(classes))

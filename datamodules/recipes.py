@@ -254,6 +254,8 @@ def select_ldam(labels: Tensor, counts: list[int], seed: int = 0) -> Tensor:
     import numpy as np
 
     check_available(labels, torch.tensor(counts))
+    if not 0 <= seed < 2**32:
+        raise InputError(f"split_seed must lie in 0 to 2**32 - 1 for this recipe, got {seed!r}.")
     generator = np.random.RandomState(seed)  # the legacy stream is what was published
     kept = []
     for index, count in enumerate(counts):

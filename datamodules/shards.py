@@ -385,6 +385,7 @@ class ShardsLT(LongTailedDataModule):
     def train_dataloader(self) -> ShardLoader:
         """Batches of the training set; this rank's slice of each global batch."""
         options = self.loader_options()
+        self._share_cores()
         return ShardLoader(
             self.sets.train, self.batch_size, sizes=self._sizes, window=self.window, **options
         )

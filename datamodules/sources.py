@@ -2,6 +2,7 @@
 
 import os
 import zipfile
+import zlib
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
@@ -48,17 +49,25 @@ class FolderSource:
 
     def _walk(self) -> list[str]:
         found: list[str] = []
-        stack = [""]
+        stack: list[tuple[str, frozenset[tuple[int, int]]]] = [("", frozenset())]
         while stack:
-            prefix = stack.pop()
-            with os.scandir(self.root / prefix) as entries:
-                for entry in entries:
-                    if entry.name.startswith("."):
-                        continue
-                    if entry.is_dir():
-                        stack.append(f"{prefix}{entry.name}/")
-                    else:
-                        found.append(prefix + entry.name)
+            prefix, above = stack.pop()
+            try:
+                here = os.stat(f"{self.root}/{prefix}")  # noqa: PTH116
+                above |= {(here.st_dev, here.st_ino)}
+                with os.scandir(f"{self.root}/{prefix}") as entries:
+                    for entry in entries:
+                        if entry.name.startswith(".") or entry.name == "lost+found":
+                            continue
+                        if not _is_folder(entry):
+                            found.append(prefix + entry.name)
+                        elif not (entry.is_symlink() and _leads_to(entry, above)):
+                            stack.append((f"{prefix}{entry.name}/", above))
+            except OSError as error:
+                raise InputError(
+                    f"cannot read folder {shown(str(self.root / prefix))}: {error.strerror}; "
+                    "make it readable, or give another root."
+                ) from None
         return sorted(found)
 
     def read(self, name: str) -> bytes:
@@ -67,9 +76,22 @@ class FolderSource:
             return file.read()
 
     def stamp(self, name: str) -> str:
-        """Size and time of the last change."""
+        """Size and times of the last change, of which the second cannot be set by an unpacker."""
         status = os.stat(f"{self.root}/{name}")  # noqa: PTH116 - half the time of Path.stat
-        return f"{status.st_size} {status.st_mtime_ns}"
+        return f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
+
+
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself: no folder, and no picture either, as decoding will say
+        return False
+
+
+def _leads_to(link: "os.DirEntry[str]", above: frozenset[tuple[int, int]]) -> bool:
+    """Whether a link leads back to a folder that it lies in, and so round and round."""
+    status = link.stat()
+    return (status.st_dev, status.st_ino) in above
 
 
 class ZipSource:
@@ -83,7 +105,7 @@ class ZipSource:
         self.root = root
         self._process: int | None = None
         self._open()
-        for info in self._files.values():
+        for info in self._archive.infolist():
             check_inside(info.filename, f"archive {root}")
 
     def _open(self) -> None:
@@ -91,6 +113,8 @@ class ZipSource:
             self._archive = zipfile.ZipFile(self.root)
         except zipfile.BadZipFile as error:
             raise InputError(f"{self.root} is not a whole zip archive: {error}.") from None
+        except OSError as error:
+            raise InputError(f"cannot read {self.root}: {error.strerror or error}.") from None
         self._files = {
             info.filename: info
             for info in self._archive.infolist()
@@ -121,9 +145,12 @@ class ZipSource:
         self._own()
         if name not in self._files:
             raise FileNotFoundError(2, "No such file in the archive", f"{self.root}/{name}")
+        if self._files[name].flag_bits & 1:
+            raise OSError("encrypted in the archive")
         try:
             return self._archive.read(self._files[name])
-        except zipfile.BadZipFile as error:
+        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
+            # The last (NotImplementedError): of a compression that Python lacks.
             raise OSError(f"{error}") from None
 
     def stamp(self, name: str) -> str:
@@ -157,6 +184,16 @@ def check_inside(name: str, where: str) -> None:
         raise InputError(
             f"{where}: '{name}' leaves its folder; names must be relative and stay inside."
         )
+
+
+def shown(name: str) -> str:
+    r"""A file name for messages and reports; what is no UTF-8 in it as ``\udcff``.
+
+    Example:
+        >>> shown("a b/\udcff.jpg")
+        'a b/\\udcff.jpg'
+    """
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def open_source(root: str | Path) -> Source:

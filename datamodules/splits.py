@@ -151,7 +151,8 @@ def load_split(path: str | Path) -> Split:
         raise InputError(f"split file {path} does not exist.")
     if path.suffix == ".npy":
         indices = read_npy(path)
-        if indices.ndim != 1 or indices.is_floating_point() or indices.dtype == torch.bool:
+        numbers = not (indices.is_floating_point() or indices.is_complex())
+        if indices.ndim != 1 or not numbers or indices.dtype == torch.bool:
             raise InputError(
                 f"{path}: an index file holds one row of integers, this one {indices.dtype} of "
                 f"shape {tuple(indices.shape)}."
@@ -181,7 +182,8 @@ def read_npy(path: Path) -> Tensor:
     try:
         with path.open("rb") as file:
             array = np.lib.format.read_array(file, allow_pickle=False)
-        return torch.from_numpy(np.ascontiguousarray(array))
+        native = array.astype(array.dtype.newbyteorder("="), copy=False)
+        return torch.from_numpy(np.ascontiguousarray(native))
     except (ValueError, EOFError, TypeError, SyntaxError, tokenize.TokenError) as error:
         if "pickle" in str(error) or "Object arrays" in str(error):
             raise InputError(
@@ -205,7 +207,9 @@ def _read_json(path: Path) -> Split:
             str(data["pool"]),
             int(data["pool_size"]),
         )
-    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, KeyError, TypeError) as error:
+    except InputError:
+        raise
+    except (ValueError, AttributeError, KeyError, TypeError, RuntimeError) as error:
         raise InputError(f"{path} is not a whole saved split: {error!r}.") from None
     if split.content_hash != data["content_hash"]:
         raise InputError(
@@ -301,7 +305,7 @@ def histogram_text(counts: Sequence[int], names: Sequence[str] | None = None) ->
     """
     order = sorted(range(len(counts)), key=lambda index: (-counts[index], index))
     step = -(-len(order) // 40)
-    label = [names[i] if names else f"class {i}" for i in range(len(counts))]
+    label = [_short(names[i]) if names else f"class {i}" for i in range(len(counts))]
     width = max((len(label[i]) for i in order[::step]), default=0)
     digits = max((len(f"{count:,}") for count in counts), default=0)
     largest = max([*counts, 1])
@@ -312,6 +316,11 @@ def histogram_text(counts: Sequence[int], names: Sequence[str] | None = None) ->
     if step > 1:
         lines.append(f"(every {step}th of {len(order)} classes)")
     return "\n".join(lines)
+
+
+def _short(name: str, most: int = 24) -> str:
+    """A class name of at most so many characters, so that a bar fits beside it in 80 columns."""
+    return name if len(name) <= most else f"{name[: most - 1]}…"
 
 
 def histogram_svg(counts: Sequence[int], title: str, names: Sequence[str] | None = None) -> str:
@@ -335,6 +344,8 @@ def histogram_svg(counts: Sequence[int], title: str, names: Sequence[str] | None
         f'<text x="{left}" y="20" font-size="14">{html.escape(title)}</text>',
     ]
     for share in (0, 0.25, 0.5, 0.75, 1):
+        if largest * share % 1 and largest < 100:
+            continue  # half a picture is none
         y = top + height * (1 - share)
         parts.append(
             f'<line x1="{left}" x2="{left + width}" y1="{y:.1f}" y2="{y:.1f}" stroke="#ddd"/>'
@@ -351,6 +362,6 @@ def histogram_svg(counts: Sequence[int], title: str, names: Sequence[str] | None
         )
     parts.append(
         f'<text x="{left + width / 2}" y="{top + height + 22}" text-anchor="middle" fill="#555">'
-        f"{len(order)} classes, largest first</text></svg>"
+        f"pictures of each of {len(order)} classes, largest first</text></svg>"
     )
     return "\n".join(parts) + "\n"

@@ -28,6 +28,10 @@ class Store(Protocol):
         """Read one batch of rows after the other, ahead of use where that helps."""
         ...
 
+    def pictures_hash(self, rows: Tensor | None) -> str:
+        """Hash of some pictures' bytes in order, of all if None."""
+        ...
+
 
 class MemoryStore:
     """Decoded pictures in one uint8 tensor, on the host or on the device.
@@ -35,12 +39,15 @@ class MemoryStore:
     Args:
         images: uint8 (N, 3, S, S).
         fingerprint: hash of the pool; of the bytes if not given.
+        digests: (N,) int64, hashes of the files that the pictures were decoded from, if any.
 
     Raises:
         InputError: another shape or type.
     """
 
-    def __init__(self, images: Tensor, fingerprint: str | None = None) -> None:
+    def __init__(
+        self, images: Tensor, fingerprint: str | None = None, digests: Tensor | None = None
+    ) -> None:
         square = images.ndim == 4 and images.shape[1] == 3 and images.shape[2] == images.shape[3]
         if images.dtype != torch.uint8 or not square:
             raise InputError(
@@ -48,6 +55,7 @@ class MemoryStore:
                 f"{images.dtype} of shape {tuple(images.shape)}."
             )
         self.images = images
+        self.digests = digests
         self.image_size = images.shape[2]
         self.fingerprint = fingerprint or fingerprint_of(images.contiguous().numpy().tobytes())
 
@@ -62,6 +70,13 @@ class MemoryStore:
         """Read one batch of rows after the other."""
         return map(self.read, batches)
 
+    def pictures_hash(self, rows: Tensor | None) -> str:
+        """Hash of some pictures, in order: of their files' bytes, or of pixels without files."""
+        rows = torch.arange(len(self)) if rows is None else rows
+        if self.digests is not None:
+            return fingerprint_of(self.digests[rows])
+        return fingerprint_of(*(self.read(part) for part in torch.split(rows, 4096)))
+
 
 def fingerprint_of(*parts: bytes | str | Tensor) -> str:
     """Sixteen hexadecimal digits of the SHA-256 of all parts.
@@ -74,7 +89,7 @@ def fingerprint_of(*parts: bytes | str | Tensor) -> str:
     for part in parts:
         if isinstance(part, Tensor):
             part = part.detach().cpu().contiguous().numpy().tobytes()
-        raw = part.encode() if isinstance(part, str) else part
+        raw = part.encode(errors="surrogateescape") if isinstance(part, str) else part
         digest.update(len(raw).to_bytes(8, "little"))  # so that ("ab", "c") is not ("a", "bc")
         digest.update(raw)
     return digest.hexdigest()[:16]
@@ -126,10 +141,19 @@ class PictureSet:
 
     @property
     def content_hash(self) -> str:
-        """Hash of the pool, of which of its pictures are here, and of their labels."""
+        """Hash of the pool, of which of its pictures are here, and of their labels.
+
+        Picture files count by their names: another copy of the set, encoded or sized otherwise,
+        has the same (`pictures_hash` tells them apart).
+        """
         if self._hash is None:
             self._hash = fingerprint_of(self.store.fingerprint, self.rows, self.labels)
         return self._hash
+
+    @property
+    def pictures_hash(self) -> str:
+        """Hash of the pictures' bytes, in order."""
+        return self.store.pictures_hash(self._rows)
 
     def locate(self, ids: Tensor) -> Tensor:
         """(n,) ids to (n,) rows of the store."""

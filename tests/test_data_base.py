@@ -246,3 +246,30 @@ def test_example_of_the_documentation() -> None:
     names: dict = {}
     exec(compile(code, "docs/data.md", "exec"), names)
     assert names["images"].shape == (64, 3, 16, 16)
+
+
+def test_ranks_share_the_cores(tmp_path, monkeypatch) -> None:
+    """Lightning starts its ranks without LOCAL_WORLD_SIZE; the trainer alone knows them."""
+    from test_data_folder import make_folder, module
+
+    monkeypatch.setattr("datamodules.decode.usable_cores", lambda: 16)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    root = make_folder(tmp_path / "set", {"ant": 10, "bee": 10})
+
+    class Trainer:
+        num_devices = 8
+
+    data = module(root, storage="files", workers=None)
+    data.setup()
+    store = data.train_set().store
+    assert store.workers == 16
+    data.trainer = Trainer()
+    monkeypatch.setattr(type(data), "loader_options", lambda _: {})
+    data.train_dataloader()
+    assert store.workers == 2
+    chosen = module(root, storage="files", workers=5)
+    chosen.trainer = Trainer()
+    chosen.train_dataloader()
+    assert chosen.train_set().store.workers == 5
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert module(root, storage="files", workers=None).train_set().store.workers == 4

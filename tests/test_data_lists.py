@@ -174,3 +174,35 @@ def test_real_lists(shared_data: Path, tmp_path: Path) -> None:
     assert (int(data.class_counts.max()), int(data.class_counts.min())) == (500, 5)
     assert torch.bincount(data.probe_set().labels).unique().tolist() == [50]
     assert next(iter(data.train_dataloader()))["image"].shape == (256, 3, 64, 64)
+
+
+def test_lists_as_windows_writes_them(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfa b/c.jpg 0\r\n\r\n  d/e.jpg\t1  \r\n")
+    found = read_list(tmp_path / "a.txt")
+    assert found.names == ["a b/c.jpg", "d/e.jpg"]
+    assert found.labels.tolist() == [0, 1]
+    assert found.lines == [1, 3]
+
+
+def test_one_picture_in_two_spellings(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("./a/x.jpg 0\na//x.jpg 1\n")
+    with pytest.raises(InputError, match=r"a\.txt:2: 'a/x\.jpg' stands on line 1 already"):
+        read_list(tmp_path / "a.txt")
+
+
+@pytest.mark.parametrize("label", ["99999999999", "10" * 20, "1_000", "²", "0x1", "1.0"])
+def test_labels_that_are_none(tmp_path: Path, label: str) -> None:
+    (tmp_path / "a.txt").write_text(f"a.jpg {label}\n")
+    with pytest.raises(InputError, match=r"a\.txt:1: .*(out of range|not a whole number)"):
+        read_list(tmp_path / "a.txt")
+
+
+def test_names_that_the_system_refuses(root: Path) -> None:
+    (root / "loop").symlink_to(root / "loop")
+    (root / "train.txt").write_text(f"train/n01/000.png 0\n{'x' * 300}.png 1\nloop/a.png 1\n")
+    with pytest.raises(InputError, match=r"2 picture\(s\)") as caught:
+        listed(root).setup()
+    assert "train.txt:2: " in str(caught.value)
+    assert "train.txt:3: loop/a.png (Too many levels" in str(caught.value)
+    with pytest.raises(InputError, match="num_classes must be positive"):
+        listed(root, num_classes=0)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_data_folder import make_folder
 
@@ -22,6 +22,7 @@ from datamodules import DigitsLT, ShardsLT
 from datamodules.shards import ShardLoader, WindowOrder, pack
 
 
+@settings(deadline=None)  # a busy machine is no error
 @given(
     st.lists(st.integers(1, 7), min_size=1, max_size=20),
     st.integers(1, 5),

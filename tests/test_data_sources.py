@@ -145,6 +145,8 @@ def test_arrays(tmp_path: Path) -> None:
         (np.zeros((4, 8, 8), np.uint8), np.arange(4) - 1, "negative"),
         (np.zeros((4, 8, 8), np.uint8), np.arange(4) * 2, "without gaps"),
         ("missing.npy", np.arange(4), "does not exist"),
+        (np.zeros((0, 8, 8), np.uint8), np.arange(0), "are empty"),
+        (np.zeros((2, 8, 8), np.uint8), np.array([0, 10**12]), "label 1000000000000 is out"),
     ],
 )
 def test_bad_arrays(images, labels, message: str) -> None:

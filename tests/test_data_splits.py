@@ -82,6 +82,7 @@ def test_pickled_file_is_never_loaded(tmp_path: Path) -> None:
         (np.array([0.5, 1.5]), "integers"),
         (np.array([[0, 1]]), "one row of integers"),
         (np.array([True]), "integers"),
+        (np.array([1j]), "integers"),
         (np.array([3, 1, 3]), "index 3 at position 2 stands there twice"),
         (np.array([3, -1]), "index -1 at position 1 lies outside"),
         (np.array([], dtype=np.int64), "empty"),
@@ -105,6 +106,8 @@ def test_damaged_files(tmp_path: Path) -> None:
     (tmp_path / "other.json").write_text(json.dumps({"a": 1}))
     data["indices"][0] = 5
     (tmp_path / "edited.json").write_text(json.dumps(data))
+    (tmp_path / "word.json").write_text(json.dumps(data | {"num_classes": "x"}))
+    (tmp_path / "huge.json").write_text(json.dumps(data | {"indices": [10**30]}))
     for name, message in {
         "half.npy": "not a whole .npy",
         "text.npy": "not a whole .npy",
@@ -112,6 +115,8 @@ def test_damaged_files(tmp_path: Path) -> None:
         "list.json": "not a whole saved split",
         "other.json": "not a split saved by",
         "edited.json": "was changed since it was saved",
+        "word.json": "not a whole saved split",
+        "huge.json": "not a whole saved split",
         "missing.npy": "does not exist",
     }.items():
         with pytest.raises(InputError, match=message):
@@ -173,8 +178,8 @@ def test_make_inspect_compare(tmp_path: Path, capsys) -> None:
     words = ("--profile", "exponential", "--imbalance-factor", "4", "--root", folder)
     run("make", *words, "--save", save, "--svg", svg)
     out = capsys.readouterr().out
-    assert "total      25" in out
-    assert "ant  20 ####" in out
+    assert "total      20" in out
+    assert "ant  16 ####" in out
     split = load_split(save)
     assert split.content_hash in out
     assert svg.read_text().startswith("<svg")
@@ -182,7 +187,7 @@ def test_make_inspect_compare(tmp_path: Path, capsys) -> None:
     run("compare", save, tmp_path / "s.npy")
     assert "the same pictures" in capsys.readouterr().out
     run("inspect", tmp_path / "s.npy", "--root", folder)
-    assert "total      25" in capsys.readouterr().out
+    assert "total      20" in capsys.readouterr().out
     # The report of a run on this split carries the same hash.
     make_folder(tmp_path / "set2" / "train", {"ant": 20, "bee": 20})
     make_folder(tmp_path / "set2" / "test", {"ant": 2, "bee": 2})
@@ -218,3 +223,82 @@ def test_inspect_a_list_file(tmp_path: Path, capsys) -> None:
 def test_bad_commands(words) -> None:
     with pytest.raises(InputError):
         run(*words)
+
+
+def test_split_of_a_flat_folder_fits_its_datamodule(tmp_path: Path, capsys) -> None:
+    """The test pictures that the datamodule holds out are none of the split's."""
+    folder = make_folder(tmp_path / "set", {"ant": 20, "bee": 30})
+    words = ("make", "--profile", "exponential", "--imbalance-factor", "4", "--root", folder)
+    for share, held_out in ((0.2, 8), (0.3, 12)):
+        options = () if share == 0.2 else ("--test-share", share)
+        for name in ("s.json", "s.npy"):
+            run(*words, *options, "--save", tmp_path / name)
+            assert f"held out   {held_out} test pictures" in capsys.readouterr().out
+        split = load_split(tmp_path / "s.json")
+        plain = module(folder, test_share=share)
+        for name in ("s.json", "s.npy"):
+            data = module(folder, test_share=share, split_file=str(tmp_path / name))
+            assert data.content_hash == split.content_hash == plain.content_hash
+            assert data.train_set().rows.equal(plain.train_set().rows)
+
+
+def test_split_file_and_unreadable_pictures(tmp_path: Path) -> None:
+    """Indices count all pictures of the folder, so one left out moves none of the others."""
+    for part in ("train", "test"):
+        make_folder(tmp_path / "set" / part, {"ant": 10, "bee": 10})
+    names = sorted((tmp_path / "set" / "train").glob("*/*.png"))
+    wanted = [19, 3, 4, 12, 2, 7]
+    np.save(tmp_path / "s.npy", np.array(wanted))
+    whole = module(tmp_path / "set", split_file=str(tmp_path / "s.npy"), batch_size=2)
+    before = whole.train_set().pictures(torch.arange(6))
+    save_split(whole.sets.split, tmp_path / "s.json")
+    for row in (3, 5):
+        names[row].write_text("no picture")
+    left = torch.tensor([0, 2, 3, 4, 5])
+    for name in ("s.npy", "s.json"):
+        data = module(
+            tmp_path / "set",
+            split_file=str(tmp_path / name),
+            few_shot_file=str(tmp_path / "s.npy"),
+            on_bad_image="skip",
+            batch_size=2,
+        )
+        train = data.train_set()
+        assert train.pictures(torch.arange(5)).equal(before[left])
+        assert train.labels.equal(whole.train_set().labels[left])
+        assert data.probe_set().pictures(torch.arange(5)).equal(before[left])
+        assert "1 unreadable left out: 5 pictures" in data.recipe
+        assert data.content_hash != whole.content_hash
+        assert len(data.test_set()) == 20
+
+
+def test_list_file_has_one_hash(tmp_path: Path, capsys) -> None:
+    """That `bcl split` prints, whatever probe and test lists a run has besides."""
+    from datamodules import ImageListLT
+
+    make_folder(tmp_path / "set", {"ant": 5, "bee": 5})
+    rows = [
+        f"{name}/{i:03}.png {label}" for label, name in enumerate(("ant", "bee")) for i in (1, 2)
+    ]
+    (tmp_path / "a.txt").write_text("\n".join(rows))
+    (tmp_path / "b.txt").write_text("\n".join(rows[::-1]))
+    run("inspect", tmp_path / "a.txt")
+    out = capsys.readouterr().out
+    options = {"image_size": 12, "cache_dir": str(tmp_path / "cache"), "workers": 0}
+    for other in ({}, {"test_list": str(tmp_path / "b.txt")}):
+        data = ImageListLT(str(tmp_path / "set"), str(tmp_path / "a.txt"), **other, **options)
+        assert data.content_hash in out
+    assert "4 of the 4 test pictures are in the train list too" in data.notes
+    run("compare", tmp_path / "a.txt", tmp_path / "b.txt")
+    assert "the same pictures, in another order" in capsys.readouterr().out
+    with pytest.raises(InputError, match=r"list file \(.txt\) with a list file"):
+        run("compare", tmp_path / "a.txt", tmp_path / "b.npy")
+
+
+def test_output_fits_eighty_columns(tmp_path: Path, capsys) -> None:
+    run("--list")
+    long = "a class of a name that is much too long to stand beside a bar"
+    folder = make_folder(tmp_path / "set", {"ant": 5, long: 5})
+    run("make", "--profile", "step", "--imbalance-factor", "2", "--root", folder)
+    table = [line for line in capsys.readouterr().out.splitlines() if "held out" not in line]
+    assert max(map(len, table)) <= 80

@@ -172,6 +172,30 @@ def test_other_pretraining_pictures_are_said(reports):
     ]
 
 
+def test_the_same_names_with_other_bytes_are_said(reports):
+    """A re-encoded copy of a data set has the same content hash."""
+    one, other = (
+        ProbeReport(
+            **{
+                **report.__dict__,
+                "data": {
+                    **reports[0].data,
+                    "pictures_hash": f"p{place}",
+                    "test_pictures_hash": f"t{place}",
+                },
+            }
+        )
+        for place, report in enumerate((reports[0], reports[3]))
+    )
+    words = "pictures of the same names hold other bytes"
+    notes = [note for note in difference_notes([one, other]) if words in note]
+    assert [note.split(" pictures")[0] for note in notes] == ["The pretraining", "The test"]
+    assert not [note for note in difference_notes([one, one]) if words in note]
+    # Reports from before the hash was kept say nothing either way.
+    del other.data["pictures_hash"], other.data["test_pictures_hash"]
+    assert not [note for note in difference_notes([one, other]) if words in note]
+
+
 def test_confusion_of_a_known_case():
     labels = torch.tensor([0, 0, 1, 1, 2, 2])
     predictions = torch.tensor([[0, 0, 1, 0, 0, 1]])

@@ -1,6 +1,7 @@
 """``bcl split``: make, inspect, compare and save long-tailed splits."""
 
 import argparse
+import textwrap
 from pathlib import Path
 
 import torch
@@ -11,7 +12,7 @@ from bcl.files import write_text
 from datamodules import recipes, splits
 from datamodules.cifar import CIFAR10LT, CIFAR100LT
 from datamodules.folder import folder_pool
-from datamodules.lists import read_list
+from datamodules.lists import PictureList, read_list
 from datamodules.pools import PROFILES, PoolDataModule
 from datamodules.sources import open_source
 
@@ -44,6 +45,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action.add_argument(
             "--root", help="class folders (or an archive), torchvision's CIFAR, or a list file"
         )
+        action.add_argument(
+            "--test-share",
+            type=float,
+            default=0.2,
+            help="share of the smallest class that is held out of each where there is no test "
+            "folder; what the datamodule is given as test_share (0.2)",
+        )
         action.add_argument("--save", help="write the split: .npy (indices) or .json (all of it)")
         action.add_argument("--svg", help="write the histogram as a picture")
     compare = actions.add_parser("compare", help="say how two splits differ")
@@ -68,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
 
 def table() -> str:
     """Every recipe with its total, the published total and its source."""
-    rows = [("recipe", "classes", "total", "published", "source, note")]
+    rows = [("recipe", "classes", "total", "published", "")]
     for found in recipes.RECIPES.values():
         note = f"{found.source}; {found.note}" if found.note else found.source
         published = "-" if found.published is None else str(found.published)
@@ -77,16 +85,16 @@ def table() -> str:
         total = str(totals["train"])
         rows.append((name, str(totals["classes"]), total, total, "given by its list files"))
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    lines = [
-        f"{row[0]:<{widths[0]}}  {row[1]:>{widths[1]}}  {row[2]:>{widths[2]}}  "
-        f"{row[3]:>{widths[3]}}  {row[4]}"
-        for row in rows
-    ]
+    lines = []
+    for name, *numbers, note in rows:
+        figures = (f"{text:>{width}}" for text, width in zip(numbers, widths[1:], strict=True))
+        lines.append("  ".join([f"{name:<{widths[0]}}", *figures]))
+        lines += textwrap.wrap(note, 76, initial_indent="    ", subsequent_indent="    ")
     return "\n".join(lines)
 
 
-def _labels(root: str) -> tuple[Tensor, list[str], str]:
-    """Labels, class names and fingerprint of the training pictures of a data set."""
+def _labels(root: str, test_share: float) -> tuple[Tensor, list[str], str]:
+    """Labels, class names and fingerprint of the training pictures, as the datamodule has them."""
     if root.endswith(".txt"):
         pictures = read_list(root)
         classes = [str(label) for label in range(int(pictures.labels.max()) + 1)]
@@ -99,8 +107,13 @@ def _labels(root: str) -> tuple[Tensor, list[str], str]:
         pool = CIFAR100LT(root, download=False).pool()
     else:
         pool = folder_pool(open_source(root))
-    labels = pool.labels if pool.test is None else pool.labels[~pool.test]
-    return labels, pool.classes, pool.fingerprint()
+    rows, test = pool.parts(test_share)
+    if pool.test is None:
+        print(
+            f"held out   {len(test)} test pictures, as ImageFolderLT does (test_share "
+            f"{test_share:g}); {len(rows)} are left to choose from"
+        )
+    return pool.labels[rows], pool.classes, pool.fingerprint_of(rows)
 
 
 def _make(args: argparse.Namespace) -> None:
@@ -116,8 +129,8 @@ def _make(args: argparse.Namespace) -> None:
         _show(list(chosen.counts), args.svg, chosen.name, None)
         print("the pictures are chosen where the data is: give --root")
         return
-    labels, classes, fingerprint = _labels(args.root)
     module = PoolDataModule(
+        test_share=args.test_share,
         imbalance_factor=args.imbalance_factor,
         profile=args.profile or "exponential",
         max_per_class=args.max_per_class,
@@ -125,6 +138,7 @@ def _make(args: argparse.Namespace) -> None:
         split_seed=args.split_seed,
         recipe=args.recipe,
     )
+    labels, classes, fingerprint = _labels(args.root, args.test_share)
     _report(module.split(labels, classes, fingerprint), args, classes)
 
 
@@ -141,7 +155,7 @@ def _inspect(args: argparse.Namespace) -> None:
     split = splits.load_split(args.file)
     classes = None
     if args.root:
-        labels, classes, fingerprint = _labels(args.root)
+        labels, classes, fingerprint = _labels(args.root, args.test_share)
         split = splits.with_labels(split, labels, len(classes), fingerprint)
     _report(split, args, classes)
 
@@ -179,11 +193,30 @@ def _show(counts: list[int], svg: str | None, title: str, names: list[str] | Non
         print(f"\nhistogram  {svg}")
 
 
+def _two(*files: str) -> tuple[splits.Split, splits.Split]:
+    """Two splits, or two list files as splits of all pictures that they name."""
+    lists = [file.endswith(".txt") for file in files]
+    if not any(lists):
+        first, second = map(splits.load_split, files)
+        return first, second
+    if not all(lists):
+        raise InputError("compare a list file (.txt) with a list file, an index file with another.")
+    one, other = map(read_list, files)
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(one.names + other.names))}
+    classes = int(max(one.labels.max(), other.labels.max())) + 1
+
+    def as_split(rows: PictureList) -> splits.Split:
+        indices = torch.tensor([numbers[name] for name in rows.names])
+        return splits.Split(indices, rows.labels, classes, f"list file {rows.path.name}")
+
+    return as_split(one), as_split(other)
+
+
 def _compare(args: argparse.Namespace) -> int:
-    one, other = (splits.load_split(file) for file in args.files)
+    one, other = _two(*args.files)
     found = splits.compare(one, other)
     for file, split in zip(args.files, (one, other), strict=True):
-        print(f"{file}: {len(split)} pictures, hash {split.content_hash}, {split.recipe}")
+        print(f"{file}\n  {len(split)} pictures, index hash {split.index_hash}, {split.recipe}")
     same = "the same pictures" if found["same"] else f"{found['common']} pictures in common"
     order = "" if not found["same"] or found["same_order"] else ", in another order"
     print(f"{same}{order}")

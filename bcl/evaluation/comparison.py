@@ -125,6 +125,25 @@ def difference_notes(reports: Sequence[ProbeReport]) -> list[str]:
         others = sorted({r.name for r in reports if r.data.get(key) != first.data.get(key)})
         if others:
             notes.append(f"Other {words} than {first.name}: {', '.join(others)}.")
+    for key, names, words in (
+        ("pictures_hash", "content_hash", "pretraining"),
+        ("test_pictures_hash", "test_hash", "test"),
+    ):
+        others = sorted(
+            {
+                r.name
+                for r in reports
+                if r.data.get(names) == first.data.get(names)
+                and r.data.get(key)
+                and first.data.get(key)
+                and r.data[key] != first.data[key]
+            }
+        )
+        if others:
+            notes.append(
+                f"The {words} pictures of the same names hold other bytes (another encoding or "
+                f"size) than those of {first.name}: {', '.join(others)}."
+            )
     others = sorted(
         {r.name for r in reports if r.data["class_counts"] != first.data["class_counts"]}
     )

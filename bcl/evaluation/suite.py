@@ -232,6 +232,9 @@ def _data(run: _Evaluation, names: list[str]) -> dict[str, Any]:
         "content_hash": str(getattr(data, "content_hash", "")),
         "probe_hash": str(run.sets["probe"].content_hash),
         "test_hash": str(run.sets["test"].content_hash),
+        # Of the pictures' bytes: the hashes above know picture files by their names.
+        "pictures_hash": str(getattr(data, "pictures_hash", "")),
+        "test_pictures_hash": str(getattr(run.sets["test"], "pictures_hash", "")),
         "num_classes": run.num_classes,
         "class_names": names,
         "class_counts": run.counts.tolist(),

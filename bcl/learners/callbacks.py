@@ -88,7 +88,11 @@ class RunRecorder(Callback):
         """
         saved = checkpoint[KEY]["record"]
         own = {**self.record, **_data(trainer)}
-        for key, what in (("seed", "seed"), ("content_hash", "training set (content hash)")):
+        for key, what in (
+            ("seed", "seed"),
+            ("content_hash", "training set (content hash)"),
+            ("pictures_hash", "encoding of the training pictures (hash of their bytes)"),
+        ):
             old, new = saved.get(key), own.get(key)
             if old is not None and new is not None and old != new:
                 raise InputError(
@@ -110,7 +114,7 @@ class RunRecorder(Callback):
 def _data(trainer: pl.Trainer) -> dict[str, str]:
     """Recipe and content hash of the training set, where the datamodule knows them."""
     data: Any = getattr(trainer, "datamodule", None)
-    found = {key: getattr(data, key, None) for key in ("recipe", "content_hash")}
+    found = {key: getattr(data, key, None) for key in ("recipe", "content_hash", "pictures_hash")}
     return {key: str(value) for key, value in found.items() if value is not None}
 
 
