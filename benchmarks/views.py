@@ -21,6 +21,7 @@ from multiprocessing import get_context
 from typing import Any
 
 import numpy as np
+import PIL
 import torch
 from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 from torch import Tensor
@@ -174,22 +175,23 @@ def kornia_batch(images: Tensor, _: Tensor, size: int, k: int) -> Callable[[], o
 
 
 def rounds(
-    steps: dict[str, Callable[[], int]], at_least: float, clock: Callable[[], float]
-) -> dict[str, list[float]]:
-    """Views per second of each contender, in rounds: one call of each after the other.
+    steps: dict[str, Callable[[], int]], at_least: float
+) -> dict[str, list[tuple[float, float]]]:
+    """Views per second, of the wall's clock and of this process's, in rounds: one call of each.
 
     Taking turns lets a machine that speeds up or slows down do so for all of them alike.
     """
-    rates: dict[str, list[float]] = {name: [] for name in steps}
+    rates: dict[str, list[tuple[float, float]]] = {name: [] for name in steps}
     for step in steps.values():
+        step()
         step()
     spent = 0.0
     while spent < at_least * len(steps) or len(next(iter(rates.values()))) < 5:
         for name, step in steps.items():
-            start = clock()
+            start, busy = time.perf_counter(), time.process_time()
             made = step()
-            took = clock() - start
-            rates[name].append(made / took)
+            took, busy = time.perf_counter() - start, time.process_time() - busy
+            rates[name].append((made / took, made / busy))
             spent += took
     return rates
 
@@ -258,6 +260,26 @@ def kernels(step: Callable[[], object]) -> int:
     return sum(event.count for event in trace.key_averages())
 
 
+def step_of_resnet18(views: Tensor) -> Callable[[], int]:
+    """A training step of a ResNet-18 in bf16 on views (2, B, 3, S, S), without making them."""
+    from bcl import NTXentLoss, Projector, create_encoder
+
+    model = torch.nn.Sequential(create_encoder("resnet18", views.shape[-1]), Projector(512, 128))
+    model = model.to(views.device).to(memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    loss = NTXentLoss()
+    inputs = views.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+
+    def step() -> None:
+        with torch.autocast(views.device.type, dtype=torch.bfloat16):
+            z = model(inputs)
+        loss(z.float().view(2, -1, z.shape[1])).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return counted(step, inputs.shape[0], views.device.type)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sizes", type=int, nargs="+", default=[32, 96, 224], choices=SOURCE)
@@ -268,20 +290,22 @@ def main() -> None:
     parser.add_argument("--batch", type=int, help="pictures in a batch, instead of the usual")
     parser.add_argument("--seconds", type=float, default=2.0, help="least time of a measurement")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument(
-        "--clock",
-        default="wall",
-        choices=("wall", "cpu"),
-        help="cpu: seconds of this process, for one thread on a machine that others use as well",
-    )
+    parser.add_argument("--step", action="store_true", help="share of a ResNet-18 step in bf16")
     parser.add_argument("--json", help="write the rows here")
     args = parser.parse_args()
-    if args.clock == "cpu" and (args.threads != [1] or args.device != "cpu"):
-        parser.error("--clock cpu goes with --threads 1 and --device cpu alone")
-    clock = time.process_time if args.clock == "cpu" else time.perf_counter
     rows: list[dict[str, Any]] = []
-    print(f"torch {torch.__version__}, {platform.machine()}, device {args.device}")
-    print(f"{'size':>4} {'k':>2} {'threads':>7}  {'contender':32} {'views/s':>10} {'x Pillow':>9}")
+    about = {
+        "torch": torch.__version__,
+        "pillow": PIL.__version__,
+        "machine": platform.machine(),
+        "device": torch.cuda.get_device_name() if args.device == "cuda" else args.device,
+    }
+    print(", ".join(f"{key} {value}" for key, value in about.items()))
+    print("ms: a step; x: times Pillow by the wall's clock; cpu x: by this process's, one thread")
+    print(
+        f"{'size':>4} {'k':>2} {'threads':>7}  {'contender':34} {'views/s':>10} {'ms':>8} {'x':>6} "
+        f"{'cpu x':>6}"
+    )
     for size, k, threads in product(args.sizes, args.num_ops, args.threads):
         torch.set_num_threads(threads)
         batch = args.batch or BATCH[size]
@@ -303,32 +327,40 @@ def main() -> None:
             steps[name] = counted(step, 2 * batch, args.device)
             if args.device == "cuda":
                 print(f"  {name}: {kernels(step)} kernels a step")
-        rates = rounds(steps, args.seconds, clock)
+        if args.step:
+            made = ours("exact")(*there, size, k)()
+            assert isinstance(made, Tensor)
+            steps["(ResNet-18 step in bf16, views made before)"] = step_of_resnet18(made)
+        rates = rounds(steps, args.seconds)
         pillow.close()
         base = rates["Pillow, one picture at a time"]
         for name, each in rates.items():
-            ratio = statistics.median(a / b for a, b in zip(each, base, strict=True))
-            rate = statistics.median(each)
-            print(f"{size:4} {k:2} {threads:7}  {name:32} {rate:10.0f} {ratio:9.2f}", flush=True)
-            rows.append(
-                {
-                    "size": size,
-                    "num_ops": k,
-                    "threads": threads,
-                    "batch": batch,
-                    "contender": name,
-                    "views_per_second": rate,
-                    "times_pillow": ratio,
-                    "rounds": len(each),
-                }
+            wall, busy = (
+                statistics.median(a[i] / b[i] for a, b in zip(each, base, strict=True))
+                for i in (0, 1)
             )
+            rate = statistics.median(a[0] for a in each)
+            row = {
+                "size": size,
+                "num_ops": k,
+                "threads": threads,
+                "batch": batch,
+                "contender": name,
+                "views_per_second": rate,
+                "milliseconds_a_step": 2000 * batch / rate,
+                "times_pillow": wall,
+                # The processes of several Pillow workers have clocks of their own.
+                "times_pillow_cpu": busy if threads == 1 and args.device == "cpu" else None,
+                "rounds": len(each),
+            }
+            shown = f"{busy:6.2f}" if row["times_pillow_cpu"] else f"{'':6}"
+            print(
+                f"{size:4} {k:2} {threads:7}  {name:34} {rate:10.0f} "
+                f"{row['milliseconds_a_step']:8.2f} {wall:6.2f} {shown}",
+                flush=True,
+            )
+            rows.append(row)
     if args.json:
-        about = {
-            "torch": torch.__version__,
-            "machine": platform.machine(),
-            "device": args.device,
-            "clock": args.clock,
-        }
         with open(args.json, "w") as file:  # noqa: PTH123
             json.dump({"about": about, "rows": rows}, file, indent=1)
 
