@@ -189,8 +189,8 @@ def test_a_step_on_a_device_waits_for_no_value(arithmetic):
     """A fake CUDA device has shapes but no values: asking for one raises."""
     views = ContrastiveViews(
         16, boost=BoostedRandAugment(rule="bcl-d", check_values="never"), arithmetic=arithmetic,
-        num_local=2, local_size=8, blur_probability=0.5, solarize_probability=0.1, mean=(0.5, 0.5, 0.5),
-        std=(0.2, 0.2, 0.2),
+        num_local=2, local_size=8, blur_probability=0.5, solarize_probability=0.1,
+        mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2),
     )  # fmt: skip
     views._checks.passed(torch.empty(0, device="meta"))  # the first batch has been looked at
     with FakeTensorMode(), NoWaitingCopies():
