@@ -158,9 +158,9 @@ def _hue_sixths(x: Tensor, value: Tensor, chroma: Tensor, safe: Tensor) -> Tenso
     del first, other, not_red
     # Pillow subtracts two quotients, the larger of which is 1, from the sector's hue or from one
     # another, and whole levels depend on how that rounds.
-    rest = (chroma - differ.abs()).div_(safe).copysign_(differ)
-    unit = torch.ones((), device=x.device).copysign(differ)
-    return unit.add_(sector, alpha=2).sub_(rest)
+    side = differ.sign()
+    rest = (chroma - differ.abs_()).div_(safe).mul_(side)
+    return side.add_(sector, alpha=2).sub_(rest)
 
 
 def _turn_levels(sixth: Tensor, turns: Tensor) -> Tensor:
