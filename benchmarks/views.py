@@ -10,6 +10,7 @@ cannot, and draw their ops once a call and once a batch.
 
 import argparse
 import json
+import math
 import platform
 import random
 import statistics
@@ -70,7 +71,7 @@ PILLOW_OPS: dict[str, tuple[float, float, Callable[[Image.Image, float], Image.I
     "AutoContrast": (0, 1, lambda i, _: ImageOps.autocontrast(i)),
     "Invert": (0, 1, lambda i, _: ImageOps.invert(i)),
     "Equalize": (0, 1, lambda i, _: ImageOps.equalize(i)),
-    "Solarize": (0, 110, ImageOps.solarize),
+    "Solarize": (0, 110, lambda i, v: ImageOps.solarize(i, math.ceil(v))),
     "Posterize": (4, 8, lambda i, v: ImageOps.posterize(i, int(v))),
     "Contrast": (0.1, 1.9, lambda i, v: ImageEnhance.Contrast(i).enhance(v)),
     "Color": (0.1, 1.9, lambda i, v: ImageEnhance.Color(i).enhance(v)),
