@@ -9,6 +9,7 @@ cannot, and draw their ops once a call and once a batch.
 """
 
 import argparse
+import math
 import platform
 import random
 import statistics
@@ -19,6 +20,7 @@ from itertools import product
 from multiprocessing import get_context
 
 import numpy as np
+import PIL
 import results
 import torch
 from PIL import Image, ImageDraw, ImageEnhance, ImageOps
@@ -68,7 +70,7 @@ PILLOW_OPS: dict[str, tuple[float, float, Callable[[Image.Image, float], Image.I
     "AutoContrast": (0, 1, lambda i, _: ImageOps.autocontrast(i)),
     "Invert": (0, 1, lambda i, _: ImageOps.invert(i)),
     "Equalize": (0, 1, lambda i, _: ImageOps.equalize(i)),
-    "Solarize": (0, 110, ImageOps.solarize),
+    "Solarize": (0, 110, lambda i, v: ImageOps.solarize(i, math.ceil(v))),
     "Posterize": (4, 8, lambda i, v: ImageOps.posterize(i, int(v))),
     "Contrast": (0.1, 1.9, lambda i, v: ImageEnhance.Contrast(i).enhance(v)),
     "Color": (0.1, 1.9, lambda i, v: ImageEnhance.Color(i).enhance(v)),
@@ -173,22 +175,23 @@ def kornia_batch(images: Tensor, _: Tensor, size: int, k: int) -> Callable[[], o
 
 
 def rounds(
-    steps: dict[str, Callable[[], int]], at_least: float, clock: Callable[[], float]
-) -> dict[str, list[float]]:
-    """Views per second of each contender, in rounds: one call of each after the other.
+    steps: dict[str, Callable[[], int]], at_least: float
+) -> dict[str, list[tuple[float, float]]]:
+    """Views per second, of the wall's clock and of this process's, in rounds: one call of each.
 
     Taking turns lets a machine that speeds up or slows down do so for all of them alike.
     """
-    rates: dict[str, list[float]] = {name: [] for name in steps}
+    rates: dict[str, list[tuple[float, float]]] = {name: [] for name in steps}
     for step in steps.values():
+        step()
         step()
     spent = 0.0
     while spent < at_least * len(steps) or len(next(iter(rates.values()))) < 5:
         for name, step in steps.items():
-            start = clock()
+            start, busy = time.perf_counter(), time.process_time()
             made = step()
-            took = clock() - start
-            rates[name].append(made / took)
+            took, busy = time.perf_counter() - start, time.process_time() - busy
+            rates[name].append((made / took, made / busy))
             spent += took
     return rates
 
@@ -257,6 +260,26 @@ def kernels(step: Callable[[], object]) -> int:
     return sum(event.count for event in trace.key_averages())
 
 
+def step_of_resnet18(views: Tensor) -> Callable[[], int]:
+    """A training step of a ResNet-18 in bf16 on views (2, B, 3, S, S), without making them."""
+    from bcl import NTXentLoss, Projector, create_encoder
+
+    model = torch.nn.Sequential(create_encoder("resnet18", views.shape[-1]), Projector(512, 128))
+    model = model.to(views.device).to(memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    loss = NTXentLoss()
+    inputs = views.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+
+    def step() -> None:
+        with torch.autocast(views.device.type, dtype=torch.bfloat16):
+            z = model(inputs)
+        loss(z.float().view(2, -1, z.shape[1])).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return counted(step, inputs.shape[0], views.device.type)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sizes", type=int, nargs="+", default=[32, 96, 224], choices=SOURCE)
@@ -267,20 +290,20 @@ def main() -> None:
     parser.add_argument("--batch", type=int, help="pictures in a batch, instead of the usual")
     parser.add_argument("--seconds", type=float, default=2.0, help="least time of a measurement")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument(
-        "--clock",
-        default="wall",
-        choices=("wall", "cpu"),
-        help="cpu: seconds of this process, for one thread on a machine that others use as well",
-    )
+    parser.add_argument("--step", action="store_true", help="share of a ResNet-18 step in bf16")
     results.add_json_option(parser)
     args = parser.parse_args()
-    if args.clock == "cpu" and (args.threads != [1] or args.device != "cpu"):
-        parser.error("--clock cpu goes with --threads 1 and --device cpu alone")
-    clock = time.process_time if args.clock == "cpu" else time.perf_counter
     rows: list[results.Row] = []
-    print(f"torch {torch.__version__}, {platform.machine()}, device {args.device}")
-    print(f"{'size':>4} {'k':>2} {'threads':>7}  {'contender':32} {'views/s':>10} {'x Pillow':>9}")
+    device = torch.cuda.get_device_name() if args.device == "cuda" else args.device
+    print(
+        f"torch {torch.__version__}, Pillow {PIL.__version__}, {platform.machine()}, "
+        f"device {device}"
+    )
+    print("ms: a step; x: times Pillow by the wall's clock; cpu x: by this process's, one thread")
+    print(
+        f"{'size':>4} {'k':>2} {'threads':>7}  {'contender':34} {'views/s':>10} {'ms':>8} {'x':>6} "
+        f"{'cpu x':>6}"
+    )
     for size, k, threads in product(args.sizes, args.num_ops, args.threads):
         torch.set_num_threads(threads)
         batch = args.batch or BATCH[size]
@@ -302,19 +325,35 @@ def main() -> None:
             steps[name] = counted(step, 2 * batch, args.device)
             if args.device == "cuda":
                 print(f"  {name}: {kernels(step)} kernels a step")
-        rates = rounds(steps, args.seconds, clock)
+        if args.step:
+            made = ours("exact")(*there, size, k)()
+            assert isinstance(made, Tensor)
+            steps["(ResNet-18 step in bf16, views made before)"] = step_of_resnet18(made)
+        rates = rounds(steps, args.seconds)
         pillow.close()
         base = rates["Pillow, one picture at a time"]
+        extra: dict[str, str] = {}
         for name, each in rates.items():
-            ratio = statistics.median(a / b for a, b in zip(each, base, strict=True))
-            rate = statistics.median(each)
-            print(f"{size:4} {k:2} {threads:7}  {name:32} {rate:10.0f} {ratio:9.2f}", flush=True)
+            wall, busy = (
+                statistics.median(a[i] / b[i] for a, b in zip(each, base, strict=True))
+                for i in (0, 1)
+            )
+            rate = statistics.median(a[0] for a in each)
+            # The processes of several Pillow workers have clocks of their own.
+            one_clock = threads == 1 and args.device == "cpu"
+            extra[name] = f"{busy:.1f}× Pillow by processor time" if one_clock else ""
+            print(
+                f"{size:4} {k:2} {threads:7}  {name:34} {rate:10.0f} {2000 * batch / rate:8.2f} "
+                f"{wall:6.2f} {f'{busy:6.2f}' if one_clock else ''}",
+                flush=True,
+            )
         # The default is what the others are compared with, if it takes part.
         own = min((name for name in rates if "ours" in name), key=lambda n: n != "ours, exact")
         case = f"two views of {size} px, k = {k}, {batch} pictures, {threads} thread(s)"
-        rows += results.compare(case, "views/s", rates, ours=own, better="higher")
+        walls = {name: [pair[0] for pair in each] for name, each in rates.items()}
+        rows += results.compare(case, "views/s", walls, ours=own, better="higher", extra=extra)
     if args.json:
-        results.save(args.json, "views", rows, clock=args.clock, device=args.device)
+        results.save(args.json, "views", rows, clock="wall", device=device)
 
 
 if __name__ == "__main__":

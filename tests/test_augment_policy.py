@@ -152,6 +152,10 @@ def test_boost_keeps_dtype_and_leaves_score_zero_alone():
         ({"min_magnitude": 31}, "magnitude"),
         ({"min_magnitude": 20, "max_magnitude": 10}, "magnitude"),
         ({"max_magnitude": float("nan")}, "magnitude"),
+        ({"min_magnitude": "10"}, "must be a number"),
+        ({"random_magnitude": 1}, "True or False"),
+        ({"seed": None}, "seed must be an integer"),
+        ({"check_values": "allways"}, "did you mean 'always'"),
     ],
 )
 def test_bad_settings_are_refused(arguments, text):
@@ -166,3 +170,7 @@ def test_unknown_op_is_refused_with_the_nearest_name():
         op_index("AUTOCONTRAST")
     with pytest.raises(InputError, match="magnitudes"):
         op_grid(torch.zeros(3, 4, 4), [31])
+    with pytest.raises(InputError, match="at least one"):
+        op_grid(torch.zeros(3, 4, 4), [])
+    with pytest.raises(InputError, match="got values from 200"):
+        op_grid(torch.full((3, 4, 4), 200.0), [10])

@@ -126,6 +126,48 @@ def test_it_travels_to_worker_processes():
     assert other(photo(), **given).equal(single(photo(), **given))
 
 
+class Pictures(torch.utils.data.Dataset):
+    """Dicts with the views that a worker makes."""
+
+    def __init__(self, transform):
+        self.transform = transform
+
+    def __len__(self):
+        return 6
+
+    def __getitem__(self, index):
+        return self.transform({"image": photo(seed=index), "score": index / 5, "id": index})
+
+
+def test_persistent_workers_make_the_batchs_views():
+    views = ContrastiveViews(16, boost=BoostedRandAugment())
+    loader = torch.utils.data.DataLoader(
+        Pictures(PictureViews(views)), 3, num_workers=1, persistent_workers=True
+    )
+    images = torch.stack([as_tensor(photo(seed=index)) for index in range(6)])
+    wanted = views(images, torch.linspace(0, 1, 6), torch.arange(6))
+    for _ in range(2):
+        made = torch.cat([batch["image"] for batch in loader])  # (B, V, 3, 16, 16)
+        assert made.transpose(0, 1).equal(wanted)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ({"score": "high"}, "score must be a number"),
+        ({"score": float("nan")}, "got nan"),
+        ({"score": 0.5, "sample_id": 0.5}, "id must be an integer"),
+        ({"score": 0.5, "sample_id": 2**63}, "fit 64 bits"),
+    ],
+)
+def test_bad_scores_and_ids_of_one_picture_are_refused(arguments, text):
+    single = PictureViews(ContrastiveViews(16, boost=BoostedRandAugment()))
+    with pytest.raises(InputError, match=text):
+        single(photo(), **arguments)
+    with pytest.raises(InputError, match="must be a ContrastiveViews"):
+        PictureViews(torch.nn.Identity())
+
+
 def test_one_picture_without_id_draws_anew():
     single = PictureViews(ContrastiveViews(16))
     torch.manual_seed(3)

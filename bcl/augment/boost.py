@@ -7,7 +7,19 @@ import torch
 from torch import Tensor, nn
 
 from bcl.augment import families
-from bcl.augment.checks import check_ids, check_images, check_scores
+from bcl.augment.checks import (
+    CheckValues,
+    ValueChecks,
+    bad_pixels,
+    bad_scores,
+    check_ids,
+    check_images,
+    check_key,
+    check_ops,
+    check_pixels,
+    check_rows,
+    check_scores,
+)
 from bcl.augment.colour import enhance
 from bcl.augment.params import BoostParams
 from bcl.augment.policy import (
@@ -26,6 +38,7 @@ from bcl.augment.policy import (
     check_policy,
     op_values,
 )
+from bcl.augment.resize import to_levels
 from bcl.augment.rows import change_rows, without_autocast
 from bcl.errors import InputError, unknown_name
 from bcl.random import hash64, uniform
@@ -70,6 +83,8 @@ class BoostedRandAugment(nn.Module):
         random_magnitude: multiply by zeta.
         rule: where the arguments that are not given come from.
         seed: of the draws; `ContrastiveViews` uses its own instead.
+        check_values: as for `ContrastiveViews`, and used where the module stands alone. Bytes
+            cannot say NaN, so that uint8 pictures' scores are looked at unless ``"never"``.
 
     Raises:
         InputError: an unknown name, or a number outside its range.
@@ -93,11 +108,16 @@ class BoostedRandAugment(nn.Module):
         random_magnitude: bool | None = None,
         rule: Rule = "bcl-i",
         seed: int = 0,
+        check_values: CheckValues = "first",
     ) -> None:
         super().__init__()
         if not isinstance(rule, str) or rule not in RULES:
             raise unknown_name("rule", rule, RULES)
         check_policy(policy)
+        check_key("seed", seed)
+        check_magnitudes(min_magnitude, max_magnitude)
+        if random_magnitude is not None and not isinstance(random_magnitude, bool):
+            raise InputError(f"random_magnitude must be True or False, got {random_magnitude!r}.")
         k, low, high, zeta = RULES[rule]
         self.num_ops = k if num_ops is None else num_ops
         self.policy: Policy = policy
@@ -106,6 +126,7 @@ class BoostedRandAugment(nn.Module):
         self.random_magnitude = zeta if random_magnitude is None else random_magnitude
         self.rule: Rule = rule
         self.seed = seed
+        self._checks = ValueChecks(check_values)
         if isinstance(self.num_ops, bool) or not isinstance(self.num_ops, int) or self.num_ops < 1:
             raise InputError(f"num_ops must be a positive integer, got {num_ops!r}.")
         check_magnitudes(self.min_magnitude, self.max_magnitude)
@@ -133,9 +154,16 @@ class BoostedRandAugment(nn.Module):
         Raises:
             InputError: no ids or scores, or of another length, or scores outside [0, 1].
         """
-        seed = self.seed if seed is None else seed
         ids = check_ids(ids, ids)
-        scores = check_scores(scores, ids).to(torch.float32)
+        check_key("epoch", epoch)
+        check_key("view", view)
+        scores = check_scores(scores, ids, self._checks.looks_at(ids, scores))
+        return self.draw(scores, ids, epoch, view, self.seed if seed is None else seed)
+
+    def draw(
+        self, scores: Tensor, ids: Tensor, epoch: int, view: int | Tensor, seed: int
+    ) -> BoostParams:
+        """`sample` without its checks; the magnitudes of a score that is NaN are NaN."""
         magnitude = self.magnitudes(scores, ids, epoch, seed)  # (B,)
         streams = torch.arange(5 * self.num_ops, device=ids.device) + _FIRST
         u = uniform(hash64(seed, epoch, ids, view)[:, None], streams)  # (B, 5 k)
@@ -198,25 +226,37 @@ class BoostedRandAugment(nn.Module):
         """
         check_images(images)
         ids = check_ids(ids, images)
-        params = self.sample(scores, ids, epoch, view)
+        check_key("epoch", epoch)
+        check_key("view", view)
+        look = self._looks_at(images)
+        params = self.draw(check_scores(scores, ids, look), ids, epoch, view, self.seed)
         return self.transform(images, params)
+
+    def _looks_at(self, images: Tensor) -> bool:
+        whole = images.dtype == torch.uint8
+        return self._checks.looks_at(images) or (whole and self._checks.when != "never")
 
     @torch.no_grad()
     def transform(self, images: Tensor, params: BoostParams) -> Tensor:
         """Apply stored parameters to pictures, uint8 or float in [0, 1]."""
         check_images(images)
-        if params.op.shape[0] != images.shape[0]:
-            raise InputError(
-                f"the parameters are for {params.op.shape[0]} pictures, the batch has "
-                f"{images.shape[0]}; draw them with the ids of this batch."
-            )
+        check_rows(params, images.shape[0], images, f"{images.shape[0]} pictures")
+        look = self._looks_at(images)
+        if look:
+            check_pixels(images)
+            check_ops(params)
         with without_autocast(images):
             if images.dtype == torch.uint8:
                 levels = self.apply_levels(images.to(torch.float32), params, whole=True)
                 return levels.to(torch.uint8)
-            boosted = self.apply_levels(images.to(torch.float32) * 255, params) / 255
+            boosted = self.apply_levels(to_levels(images), params) / 255
         changed = params.active.any(dim=1)[:, None, None, None]
-        return torch.where(changed, boosted.to(images.dtype), images)
+        out = torch.where(changed, boosted.to(images.dtype), images)
+        self._checks.passed(images)
+        if look:
+            return out
+        bad = bad_pixels(images) | bad_scores(params.magnitude)
+        return out.masked_fill(bad[:, None, None, None], float("nan"))
 
     def extra_repr(self) -> str:
         """Describe the module in the model's print-out."""
@@ -241,7 +281,8 @@ def apply_op(x: Tensor, params: BoostParams, policy: Policy, whole: bool = False
     """
     op, active = params.op, params.active
     monotone = policy == "monotone"
-    value = op_values(op, params.magnitude, policy)  # (R,) float64
+    magnitude = params.magnitude.nan_to_num(0.0)
+    value = op_values(op, magnitude, policy)  # (R,) float64
     geometric, enhancing = op <= ROTATE, (op >= CONTRAST) & (op <= SHARPNESS)
     sign = params.sign.to(value.dtype)
     if monotone:
@@ -251,7 +292,7 @@ def apply_op(x: Tensor, params: BoostParams, policy: Policy, whole: bool = False
         threshold = value
     else:
         step = torch.exp2(8 - value.floor())
-        share = torch.ones_like(params.magnitude)
+        share = torch.ones_like(magnitude)
         threshold = value * (op != INVERT)
     value = torch.where(geometric, sign * value, value)
     factor = value.to(torch.float32)

@@ -10,7 +10,14 @@ from bcl.augment.colour import luminance, per_picture
 from bcl.augment.jitter import ColourOps, JitterPlan, apply_jitter
 from bcl.augment.params import Params, ViewParams
 from bcl.augment.resize import CropPlan, crop_resize_flip, round_levels
-from bcl.augment.rows import FEW_ROWS, block_rows, change_rows, empty_rows, keep_freed_memory
+from bcl.augment.rows import (
+    FEW_ROWS,
+    block_rows,
+    change_rows,
+    empty_rows,
+    keep_freed_memory,
+    least_parts,
+)
 
 
 @dataclass(frozen=True)
@@ -24,10 +31,12 @@ class ChainPlan(Params):
     solarize: Tensor
 
     @classmethod
-    def of(cls, params: ViewParams, images: Tensor, size: tuple[int, int]) -> "ChainPlan":
+    def of(
+        cls, params: ViewParams, images: Tensor, size: tuple[int, int], order: str
+    ) -> "ChainPlan":
         """Plan the chain for pictures of this size."""
         rows, cols = images.shape[2:]
-        crop = CropPlan.of(params, (rows, cols), size)
+        crop = CropPlan.of(params, (rows, cols), size, order)
         return cls(crop, JitterPlan.of(params), params.grey, params.blur, params.solarize)
 
 
@@ -67,6 +76,7 @@ def chain_at_once(
     rows: slice,
     size: tuple[int, int],
     exact: bool,
+    order: str,
     ops: ColourOps,
 ) -> Tensor:
     """Make some of the V B views of B pictures without asking the device for any value.
@@ -77,6 +87,7 @@ def chain_at_once(
         rows: which R of them.
         size: rows and columns of the views.
         exact: as for `apply_chain`.
+        order: whose order of resizing rows and columns, one of `bcl.augment.resize.ORDERS`.
         ops: the colour operations, as they are or compiled.
 
     Returns:
@@ -84,12 +95,17 @@ def chain_at_once(
     """
     pictures = torch.arange(rows.start, rows.stop, device=images.device) % images.shape[0]
     chosen = images.index_select(0, pictures)
-    plan = ChainPlan.of(params.rows(rows), images, size)
+    plan = ChainPlan.of(params.rows(rows), images, size, order)
     return apply_chain(chosen, plan, size, exact, ops=ops)
 
 
 def chain_in_blocks(
-    images: Tensor, params: ViewParams, size: tuple[int, int], exact: bool, ops: ColourOps
+    images: Tensor,
+    params: ViewParams,
+    size: tuple[int, int],
+    exact: bool,
+    order: str,
+    ops: ColourOps,
 ) -> Tensor:
     """Make all views on a CPU, in blocks that stay in its cache.
 
@@ -98,19 +114,20 @@ def chain_in_blocks(
     pictures, of which few fill a block, share the order of the other steps as well.
     """
     keep_freed_memory()
-    plan = ChainPlan.of(params, images, size)
+    plan = ChainPlan.of(params, images, size, order)
     key = plan.jitter.place[:, None]  # (R, 1)
-    block = block_rows(3 * size[0] * size[1])
+    levels = 3 * size[0] * size[1]
+    block = min(block_rows(levels), -(-key.shape[0] // least_parts(levels, images[0].numel())))
     if block <= FEW_ROWS and ops == ColourOps():  # compiled, it would be one more graph a kind
         key = torch.cat([key, plan.jitter.blend], dim=1)  # (R, 4)
     weights = 8 ** torch.arange(key.shape[1] - 1, -1, -1)
-    order = (key * weights).sum(dim=1).argsort(stable=True)  # (R,)
-    plan = plan.rows(order)
-    out = empty_rows(order.shape[0], size)
+    alike = (key * weights).sum(dim=1).argsort(stable=True)  # (R,)
+    plan = plan.rows(alike)
+    out = empty_rows(alike.shape[0], size)
     flat = out.flatten(1)
     start = 0
-    for (place, *blends), stop in _runs(key[order].tolist(), block):
-        chosen = order[start:stop]
+    for (place, *blends), stop in _runs(key[alike].tolist(), block):
+        chosen = alike[start:stop]
         pictures = images.index_select(0, chosen % images.shape[0])
         part = plan.rows(slice(start, stop))
         views = apply_chain(pictures, part, size, exact, place, tuple(blends) or None, ops)

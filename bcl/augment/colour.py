@@ -53,6 +53,7 @@ def blend(base: Tensor, x: Tensor, factor: Tensor, exact: bool) -> Tensor:
     Returns:
         (R, C, H, W) levels.
     """
+    # Not torch.addcmul, which rounds once and so is not Pillow's.
     y = (x - base).mul_(per_picture(factor)).add_(base).clamp_(0, 255)
     return y.floor_() if exact else y
 
@@ -116,48 +117,61 @@ def shift_hue(x: Tensor, shift: Tensor, exact: bool) -> Tensor:
     red, green, blue = x[:, 0], x[:, 1], x[:, 2]  # (R, H, W)
     value = torch.maximum(torch.maximum(red, green), blue)
     chroma = value - torch.minimum(torch.minimum(red, green), blue)
-    sixth = _hue_sixths(x, value, chroma, exact)  # -1 .. 5
+    # Whole levels differ by one at least; where there is no chroma the hue does not matter.
+    safe = chroma.clamp(min=1 if exact else 1e-4)
+    hue = _hue_sixths(x, value, chroma, safe)
     turns = shift[:, None, None]
     if exact:
-        sixth = _turn_levels(sixth, turns)
-        depth = (chroma / value.clamp(min=1)).mul_(255).floor_().div_(255).mul_(value)
-        value = value.add_(0.5)
+        hue = _turn_levels(hue, turns)
+        depth = torch.div(chroma, value.clamp(min=1), out=safe).mul_(255).floor_().div_(255)
+        depth = depth.mul_(value)
+        value.add_(0.5)
+        sixth = 255 / 6
     else:
-        sixth = sixth.add_(6 * turns)
-        sixth = sixth.sub_((sixth / 6).floor_().mul_(6))
-        depth = chroma
-    # min(k, 4 - k, 1) is 2 less the distance of h from the channel's complement around the
-    # circle, and that distance is |3 - distance of h from the channel's own hue| for h in [0, 6].
-    least = torch.add(value, depth, alpha=-2)
+        hue = hue.add_(6 * turns)
+        hue = hue.sub_((hue / 6).floor_(), alpha=6)
+        depth, sixth = chroma, 1.0
+    # max(0, min(k, 4 - k, 1)) is, with h in [0, 6], 2 - u for red, whose u is the distance
+    # |h - 3| cut to [1, 2]; and u - 1 for green and blue, with the distances from 2 and 4.
+    bases = torch.sub(value, depth, alpha=2), value.add_(depth), value
+    slope = depth.div_(sixth) if exact else depth
+    del chroma, depth
     turned = torch.empty_like(x)
-    for channel, own in enumerate((0, 2, 4)):
-        near = (sixth - own).abs_().sub_(3) if own else sixth - 3
-        turned[:, channel] = torch.addcmul(least, depth, near.abs_().clamp_(1, 2))
+    for channel, (middle, sign) in enumerate(((3, 1), (2, -1), (4, -1))):
+        away = (hue - middle * sixth).abs_().clamp_(sixth, 2 * sixth)
+        turned[:, channel] = torch.addcmul(bases[channel], slope, away, value=sign)
     return turned.floor_() if exact else turned
 
 
-def _hue_sixths(x: Tensor, value: Tensor, chroma: Tensor, exact: bool) -> Tensor:
-    """(R, H, W) hue in sixths of a turn, -1 .. 5, as colorsys and Pillow define it."""
-    # Whole levels differ by one at least; where there is no chroma the hue does not matter.
-    safe = chroma.clamp(min=1 if exact else 1e-4)
-    away = value[:, None] - x  # (R, 3, H, W)
-    other = away[:, :2].sign()  # 1 where red, and where green, is not the largest
-    is_blue = other[:, 0] * other[:, 1]  # the first of equals counts
-    is_green = other[:, 0] - is_blue
-    is_red = 1 - other[:, 0]
-    away.div_(safe[:, None])
-    to_red, to_green, to_blue = away[:, 0], away[:, 1], away[:, 2]
-    sector = (to_blue - to_green).mul_(is_red)
-    sector.addcmul_((to_red - to_blue).add_(2), is_green)
-    return sector.addcmul_((to_green - to_red).add_(4), is_blue)
+def _hue_sixths(x: Tensor, value: Tensor, chroma: Tensor, safe: Tensor) -> Tensor:
+    """(R, H, W) hue in sixths of a turn, -1 .. 5, as colorsys and Pillow define it.
+
+    With c the chroma it is (g - b) / c where red is largest, else 2 + (b - r) / c where green is,
+    else 4 + (r - g) / c.
+    """
+    red, green, blue = x[:, 0], x[:, 1], x[:, 2]
+    first, other = green - blue, red - blue
+    not_red, not_green = (value - red).sign_(), (value - green).sign_()
+    differ = (red - green).add_(other).mul_(not_green).sub_(other)
+    differ = differ.sub_(first).mul_(not_red).add_(first)
+    sector = not_green.add_(1).mul_(not_red)  # 0, 1, 2
+    del first, other, not_red
+    # Pillow subtracts two quotients, the larger of which is 1, from the sector's hue or from one
+    # another, and whole levels depend on how that rounds.
+    side = differ.sign()
+    rest = (chroma - differ.abs_()).div_(safe).mul_(side)
+    return side.add_(sector, alpha=2).sub_(rest)
 
 
 def _turn_levels(sixth: Tensor, turns: Tensor) -> Tensor:
-    """Turn a hue in sixths as Pillow's HSV mode holds it, in 256 levels; 0 .. 6 sixths."""
-    # Pillow turns sectors into turns in double precision, keeps them in single, and scales them
-    # in double; pixels whose hue is a whole level of 255 depend on it.
-    wide = torch.float32 if sixth.device.type == "mps" else torch.float64
-    hue = sixth.to(wide).mul_(1 / 6).add_(1).frac_().to(torch.float32)
+    """Turn a hue in sixths (R, H, W) as Pillow's HSV mode holds it, in 256 levels 0 .. 255."""
+    # Pillow holds the hue as a share of a turn in single precision and multiplies by 255 in
+    # double: a whole level m drops to m - 1 where m / 255 was rounded down. 256 h - m is exact,
+    # and so is what is left when h is subtracted.
+    share = sixth.div_(6)
+    share.sub_(share.floor())
+    level = (share * 255).floor_()
+    level.add_((share * 256).sub_(level).sub_(share).floor_())
     # torchvision adds int(shift * 255) in unsigned bytes, so the sum wraps around.
-    level = hue.to(wide).mul_(255).floor_().to(torch.float32).add_((turns * 255).trunc())
-    return level.sub_((level * (1 / 256)).floor_().mul_(256)).mul_(6 / 255)
+    level.add_((turns * 255).trunc())
+    return level.sub_((level * (1 / 256)).floor_(), alpha=256)

@@ -163,6 +163,7 @@ def sharpen(x: Tensor, factor: Tensor) -> Tensor:
         total = total.add_(lines[:, :, 2:]).add_(x[:, :, 1:-1, 1:-1], alpha=4)
         # Rounded division by 13 of a whole number; 13 is odd, so there are no halves.
         smooth[:, :, 1:-1, 1:-1] = total.div_(13).add_(0.5).floor_()
+        del lines, total
     return blend(smooth, x, factor, exact=True)
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from bcl.augment.boost import Policy, apply_op
-from bcl.augment.checks import check_images
+from bcl.augment.checks import check_images, check_pixels
 from bcl.augment.params import BoostParams
 from bcl.augment.policy import MAX_MAGNITUDE, OPS, check_policy, op_index
 from bcl.augment.views import ContrastiveViews
@@ -40,6 +40,7 @@ def score_grid(
     return torch.stack(columns, dim=1)
 
 
+@torch.no_grad()
 def op_grid(
     image: Tensor,
     magnitudes: Sequence[float],
@@ -61,7 +62,10 @@ def op_grid(
         InputError: an unknown op or policy, or a magnitude outside [0, 30].
     """
     check_images(image[None])
+    check_pixels(image)
     check_policy(policy)
+    if not len(magnitudes) or not len(ops):
+        raise InputError("a grid needs at least one magnitude and one op.")
     if any(not 0 <= m <= MAX_MAGNITUDE for m in magnitudes):
         raise InputError(f"magnitudes must lie in [0, 30], got {list(magnitudes)}.")
     levels = image.to(torch.float32) * (255 if image.is_floating_point() else 1)

@@ -87,8 +87,8 @@ def apply_jitter(
         return x
     for step in range(4):
         if place is None:
-            turned = ops.shift_hue(x, plan.hue, exact)
-            x = torch.where((plan.place == step)[:, None, None, None], turned, x)
+            here = (plan.place == step)[:, None, None, None]
+            x = torch.where(here, ops.shift_hue(x, plan.hue, exact), x)
         elif place == step:
             x = ops.shift_hue(x, plan.hue, exact)
         if step < 3:

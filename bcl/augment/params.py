@@ -88,6 +88,7 @@ class ViewParams(Params):
         blur: (R,) float32 standard deviation in pixels, 0 for no blur.
         solarize: (R,) bool.
         boost: parameters of the boosted ops, or None.
+        view: (R,) int64 number of the view, by which replaying knows its batch, or None.
     """
 
     top: Tensor
@@ -104,6 +105,7 @@ class ViewParams(Params):
     blur: Tensor
     solarize: Tensor
     boost: BoostParams | None = None
+    view: Tensor | None = None
 
     @classmethod
     def from_state_dict(cls, state: dict[str, Any]) -> "ViewParams":
@@ -115,6 +117,11 @@ class ViewParams(Params):
 
 
 def _fields(cls: type, state: dict[str, Any]) -> dict[str, Any]:
+    if not isinstance(state, dict):
+        raise InputError(
+            f"parameters of {cls.__name__} are read from what its state_dict() returns, got "
+            f"{type(state).__name__}."
+        )
     names = {field.name for field in dataclasses.fields(cls)}
     if set(state) != names:
         wrong = sorted(set(state) ^ names)

@@ -83,8 +83,12 @@ def op_values(op: Tensor, magnitude: Tensor, policy: str) -> Tensor:
     return magnitude.to(torch.float64) / MAX_MAGNITUDE * (high - low) + low
 
 
-def check_magnitudes(low: float, high: float) -> None:
-    """Refuse magnitudes outside [0, 30] or in the wrong order."""
+def check_magnitudes(low: float | None, high: float | None) -> None:
+    """Refuse magnitudes outside [0, 30] or in the wrong order; None is not checked."""
+    for value in (low, high):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+            raise InputError(f"a magnitude must be a number in [0, 30], got {value!r}.")
+    low, high = 0.0 if low is None else low, MAX_MAGNITUDE if high is None else high
     if not 0 <= low <= high <= MAX_MAGNITUDE:
         raise InputError(
             f"magnitudes must satisfy 0 <= min_magnitude <= max_magnitude <= 30, got {low!r} and "

@@ -15,6 +15,8 @@ from bcl.augment.rows import waits_for_nothing
 # whole block; larger ones by torch's 8-bit kernel, picture by picture, whose calls then cost less
 # than what they save.
 _SMALL_SIDE = 48
+# Whose order of resizing rows and columns is followed.
+ORDERS = ("pillow-13", "pillow-12")
 
 
 def bicubic(x: Tensor) -> Tensor:
@@ -101,9 +103,11 @@ def round_levels(x: Tensor) -> Tensor:
 
 
 def to_levels(images: Tensor) -> Tensor:
-    """Uint8, or float in [0, 1], as float32 levels 0 .. 255."""
-    x = images.to(torch.float32)
-    return x * 255 if images.is_floating_point() else x
+    """Uint8, or float in [0, 1], as float32 levels 0 .. 255; what is no number is 0."""
+    if not images.is_floating_point():
+        return images.to(torch.float32)
+    # Only values that nobody looked at are changed here, and their views become NaN at the end.
+    return (images.to(torch.float32) * 255).nan_to_num_(0.0).clamp_(0, 255)
 
 
 @dataclass(frozen=True)
@@ -111,7 +115,7 @@ class CropPlan(Params):
     """Boxes of R views and, for pictures resized by sums, the pixels that make up each view.
 
     Attributes:
-        box: (R, 5) int64 top, left, height, width, flip.
+        box: (R, 6) int64 top, left, height, width, flip, and whether rows are resized first.
         across: (R, S_w, T) int64 source columns of each column, or (R, 0, 0).
         across_weight: (R, S_w, T) float32.
         down: (R, S_h, T) int64 source rows of each row.
@@ -126,11 +130,16 @@ class CropPlan(Params):
 
     @classmethod
     def of(
-        cls, params: ViewParams, picture_size: tuple[int, int], size: tuple[int, int]
+        cls,
+        params: ViewParams,
+        picture_size: tuple[int, int],
+        size: tuple[int, int],
+        order: str = "pillow-13",
     ) -> "CropPlan":
         """Plan the crops that ``params`` describe, of pictures of this size to views of that."""
         p = params
-        box = torch.stack([p.top, p.left, p.height, p.width, p.flip.to(torch.int64)], dim=1)
+        first = rows_come_first(p.height, p.width, size, order)
+        box = torch.stack([p.top, p.left, p.height, p.width, p.flip.to(p.top), first.to(p.top)], 1)
         if singly(p.top, picture_size, size):
             none = box.new_empty(box.shape[0], 0, 0)
             return cls(box, none, none, none, none)
@@ -163,6 +172,37 @@ def _tap_table(in_size: int, out_size: int) -> tuple[Tensor, Tensor]:
     return resize_taps(start.flatten(), length.flatten(), in_size, out_size, flags)
 
 
+def rows_come_first(
+    height: Tensor, width: Tensor, size: tuple[int, int], order: str = "pillow-13"
+) -> Tensor:
+    r"""Whether the rows of a crop are resized before its columns.
+
+    It shows in the rounding between the two. Up to version 12 Pillow took the columns first; from
+    13 on it takes the rows first where the height shrinks by more than twice what the width does:
+
+    .. math:: h - S_h > 0 \quad\text{and}\quad h - S_h > 2 (w - S_w)
+
+    Args:
+        height: (R,) int64 h, rows of the crop.
+        width: (R,) int64 w, columns of the crop.
+        size: rows S_h and columns S_w of the view.
+        order: one of `ORDERS`.
+
+    Returns:
+        (R,) bool.
+
+    Source: Pillow 13.0.0, ``src/libImaging/Resample.c``.
+
+    Example:
+        >>> rows_come_first(torch.tensor([40, 40, 30]), torch.tensor([34, 36, 8]), (32, 32))
+        tensor([ True, False, False])
+    """
+    if order == "pillow-12":
+        return torch.zeros_like(height, dtype=torch.bool)
+    fewer_rows, fewer_cols = height - size[0], width - size[1]
+    return (fewer_rows > 0) & (fewer_rows > 2 * fewer_cols)
+
+
 def singly(x: Tensor, picture_size: tuple[int, int], size: tuple[int, int]) -> bool:
     """Whether pictures are resized one by one: on a CPU, where they are large."""
     return not waits_for_nothing(x) and max(*picture_size, *size) > _SMALL_SIDE
@@ -183,15 +223,41 @@ def crop_resize_flip(images: Tensor, plan: CropPlan, size: tuple[int, int], exac
     rows, cols = images.shape[2:]
     if singly(images, (rows, cols), size):
         return _picture_by_picture(images, plan.box, size, exact)
+    if not exact or rows <= size[0]:  # nothing is rounded in between, or no rows shrink
+        return _columns_first(images, plan, size, exact)
+    first = plan.box[:, 5].to(torch.bool)
+    if waits_for_nothing(images):
+        tall = _rows_first(images, plan, size)
+        return torch.where(first[:, None, None, None], tall, _columns_first(images, plan, size))
+    out = torch.empty(images.shape[0], 3, *size)
+    for which, resize in ((first, _rows_first), (~first, _columns_first)):
+        chosen = which.nonzero().squeeze(1)
+        if chosen.numel():
+            out.index_copy_(0, chosen, resize(images[chosen], plan.rows(chosen), size))
+    return out
+
+
+def _columns_first(
+    images: Tensor, plan: CropPlan, size: tuple[int, int], exact: bool = True
+) -> Tensor:
+    """(R, 3, H, W) to levels (R, 3, *size), each row of pixels first."""
+    rows, cols = images.shape[2:]
     across = resize_matrix(plan.across, plan.across_weight, cols)  # (R, S_w, W)
-    x = to_levels(images)
-    x = torch.bmm(x.flatten(1, 2), across.transpose(1, 2))  # (R, 3 H, S_w)
+    x = torch.bmm(to_levels(images).flatten(1, 2), across.transpose(1, 2))  # (R, 3 H, S_w)
     if exact:
         x = round_levels(x)
-    x = x.view(-1, 3, rows, size[1])
     add_up = _multiply_rows if waits_for_nothing(images) else _sum_rows
-    x = add_up(x, plan.down, plan.down_weight)  # (R, 3, S_h, S_w)
+    x = add_up(x.view(-1, 3, rows, size[1]), plan.down, plan.down_weight)  # (R, 3, S_h, S_w)
     return round_levels(x) if exact else x.clamp_(0, 255)
+
+
+def _rows_first(images: Tensor, plan: CropPlan, size: tuple[int, int]) -> Tensor:
+    """The same with whole levels, each column of pixels first."""
+    add_up = _multiply_rows if waits_for_nothing(images) else _sum_rows
+    x = round_levels(add_up(to_levels(images), plan.down, plan.down_weight))  # (R, 3, S_h, W)
+    across = resize_matrix(plan.across, plan.across_weight, images.shape[3])  # (R, S_w, W)
+    x = torch.bmm(x.flatten(1, 2), across.transpose(1, 2))
+    return round_levels(x).view(-1, 3, *size)
 
 
 def _multiply_rows(x: Tensor, taps: Tensor, weights: Tensor) -> Tensor:
@@ -220,14 +286,21 @@ def _picture_by_picture(
     """Torch's own antialiased bicubic, which has Pillow's kernel and an 8-bit form."""
     out = torch.empty(images.shape[0], 3, *size)
     if images.is_floating_point():
-        images = images.to(torch.float32)  # the kernel has no 16-bit floats
-    for row, image, (top, left, height, width, flip) in zip(
+        images = images.to(torch.float32).nan_to_num(0.0)  # the kernel has no 16-bit floats
+    for row, image, (top, left, height, width, flip, rows_first) in zip(
         out, images, boxes.tolist(), strict=True
     ):
         box = image[None, :, top : top + height, left : left + width]
-        view = functional.interpolate(box, size=size, mode="bicubic", antialias=True)[0]
+        if rows_first and exact:  # the kernel takes the columns first
+            view = _antialiased(box.transpose(2, 3), size[::-1]).transpose(2, 3)[0]
+        else:
+            view = _antialiased(box, size)[0]
         row.copy_(view.flip(2) if flip else view)
     if images.is_floating_point():
         out *= 255
         return round_levels(out) if exact else out.clamp_(0, 255)
     return out
+
+
+def _antialiased(x: Tensor, size: tuple[int, ...]) -> Tensor:
+    return functional.interpolate(x, size=size, mode="bicubic", antialias=True)

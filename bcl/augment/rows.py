@@ -1,6 +1,7 @@
 """Change some rows of a batch."""
 
 import functools
+import math
 import mmap
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -15,7 +16,7 @@ _BLOCK_LEVELS = 128 * 3 * 32 * 32
 _LARGEST_KEPT = 31 << 20
 # Blocks of so few rows hold large pictures, for which other things cost most.
 FEW_ROWS = 4
-# Up to so many levels (64 MB of float32) a device works on a whole batch at once.
+# Beyond so many levels (64 MB of float32) a device works on a quarter of the batch at a time.
 _SMALL_BATCH_LEVELS = 1 << 24
 # From this size on, memory is asked for in huge pages.
 _HUGE_BYTES = 4 << 20
@@ -66,13 +67,29 @@ def block_rows(levels: int) -> int:
     return max(1, _BLOCK_LEVELS // levels)
 
 
-def device_blocks(rows: int, levels: int) -> list[slice]:
-    """Blocks of rows on a device: four where the batch is large, else one.
+def least_parts(levels: int, source_levels: int) -> int:
+    """Least number of blocks with which all stays under four times the output.
 
-    The temporary copies of a block then stay under the size of the output.
+    A block's temporary copies take up to six times its own size. Where the pictures are larger
+    than the views, resizing takes more: the picture in float, its halfway form and the weights.
     """
-    small = rows * levels <= _SMALL_BATCH_LEVELS
-    block = rows if small or torch.compiler.is_compiling() else -(-rows // 4)
+    share = source_levels / levels
+    return max(2, math.ceil((2 * share + math.sqrt(share) + 3) / 3))
+
+
+def device_blocks(rows: int, levels: int, source_levels: int) -> list[slice]:
+    """Blocks of rows on a device: few, and one when compiled, which makes hardly any copies.
+
+    Args:
+        rows: of all views.
+        levels: of a view.
+        source_levels: of a picture.
+
+    Returns:
+        Slices of the rows.
+    """
+    parts = max(least_parts(levels, source_levels), 4 if rows * levels > _SMALL_BATCH_LEVELS else 0)
+    block = rows if torch.compiler.is_compiling() else -(-rows // parts)
     return [slice(first, min(first + block, rows)) for first in range(0, rows, block)]
 
 

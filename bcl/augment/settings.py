@@ -65,8 +65,8 @@ def check_settings(settings: ChainSettings) -> None:
     for name in ("flip", "jitter_probability", "grey_probability", "blur_probability",
                  "solarize_probability"):  # fmt: skip
         value = getattr(settings, name)
-        if not 0 <= value <= 1:
-            raise InputError(f"{name} must lie in [0, 1], got {value!r}.")
+        if not isinstance(value, int | float) or not 0 <= value <= 1:
+            raise InputError(f"{name} must be a number and lie in [0, 1], got {value!r}.")
 
 
 def _pair(name: str, value: tuple[float, ...]) -> tuple[float, float]:

@@ -8,11 +8,25 @@ from torch import Tensor, nn
 
 from bcl.augment.boost import BoostedRandAugment
 from bcl.augment.chain import chain_at_once, chain_in_blocks
-from bcl.augment.checks import check_boxes, check_ids, check_images, check_scores
+from bcl.augment.checks import (
+    CheckValues,
+    ValueChecks,
+    bad_pixels,
+    bad_scores,
+    check_boxes,
+    check_drawn,
+    check_ids,
+    check_images,
+    check_key,
+    check_pixels,
+    check_rows,
+    check_scores,
+)
 from bcl.augment.colour import enhance, shift_hue
 from bcl.augment.constants import constant
 from bcl.augment.jitter import ColourOps
 from bcl.augment.params import BoostParams, ViewParams
+from bcl.augment.resize import ORDERS
 from bcl.augment.rows import device_blocks, waits_for_nothing, without_autocast
 from bcl.augment.sampling import ChainSettings, sample_chain
 from bcl.augment.settings import (
@@ -25,6 +39,7 @@ from bcl.errors import InputError, unknown_name
 
 Arithmetic = Literal["exact", "fast"]
 ARITHMETICS: tuple[Arithmetic, ...] = ("exact", "fast")
+ResizeOrder = Literal["pillow-13", "pillow-12"]
 
 
 class ContrastiveViews(nn.Module):
@@ -54,6 +69,12 @@ class ContrastiveViews(nn.Module):
         std: divides each channel at the end, or None.
         arithmetic: ``"exact"`` rounds to 8-bit levels after every step as Pillow does, ``"fast"``
             computes the base chain in float without rounding.
+        resize_order: whether crops that lose far more rows than columns are resized rows first,
+            as by Pillow 13, or columns first like all others, as up to Pillow 12.
+        check_values: scores outside [0, 1], float pictures outside [0, 1] and NaN are refused
+            always on a CPU, and on a device in the ``"first"`` batch or ``"always"``, for which
+            the host waits, or ``"never"`` on either. Where they are not looked at, the views of
+            such a picture are NaN.
         seed: of the draws.
 
     Raises:
@@ -88,17 +109,24 @@ class ContrastiveViews(nn.Module):
         std: tuple[float, float, float] | None = None,
         arithmetic: Arithmetic = "exact",
         seed: int = 0,
+        resize_order: ResizeOrder = "pillow-13",
+        check_values: CheckValues = "first",
     ) -> None:
         super().__init__()
         if arithmetic not in ARITHMETICS:
             raise unknown_name("arithmetic", arithmetic, ARITHMETICS)
+        if resize_order not in ORDERS:
+            raise unknown_name("resize_order", resize_order, ORDERS)
         self.size = check_size("size", size)
         self.num_views = num_views
         self.num_local = num_local
         self.boost = boost
         self.arithmetic: Arithmetic = arithmetic
         self.seed = seed
+        self.resize_order: ResizeOrder = resize_order
+        self._checks = ValueChecks(check_values)
         self._ops = ColourOps()
+        check_key("seed", seed)
         check_count("num_views", num_views, 1)
         check_count("num_local", num_local, 0)
         if boost is not None and not isinstance(boost, BoostedRandAugment):
@@ -151,8 +179,10 @@ class ContrastiveViews(nn.Module):
             InputError: bad ids or scores, or no scores where ``boost`` needs them.
         """
         ids = check_ids(ids, ids)
+        check_key("epoch", epoch)
+        picture_size = check_size("picture_size", picture_size)
         if self.boost is not None:
-            scores = check_scores(scores, ids)
+            scores = check_scores(scores, ids, self._checks.looks_at(ids, scores))
         first = self._draw(range(self.num_views), self.settings, ids, picture_size, scores, epoch)
         if not self.num_local:
             return [first]
@@ -173,9 +203,11 @@ class ContrastiveViews(nn.Module):
         ids = ids.repeat(len(views))  # (V B,)
         params = sample_chain(settings, ids, picture_size, seed=self.seed, epoch=epoch, view=view)
         if self.boost is None or scores is None:
-            return params
+            return replace(params, view=view)
         scores = scores.repeat(len(views))
-        return replace(params, boost=self.boost.sample(scores, ids, epoch, view, seed=self.seed))
+        return replace(
+            params, view=view, boost=self.boost.draw(scores, ids, epoch, view, seed=self.seed)
+        )
 
     @torch.no_grad()
     def transform(self, images: Tensor, params: list[ViewParams]) -> Tensor | list[Tensor]:
@@ -189,13 +221,21 @@ class ContrastiveViews(nn.Module):
             As `forward`.
         """
         check_images(images)
-        self._check_groups(params)
+        self._check_groups(params, images)
+        look = self._checks.looks_at(images)
+        if look:
+            check_pixels(images)
+        numbers = range(self.num_views), range(self.num_views, self.num_views + self.num_local)
         views = []
-        for drawn, size in zip(params, (self.size, self.local_size), strict=False):
+        for drawn, size, group in zip(params, (self.size, self.local_size), numbers, strict=False):
             if size is not None:
-                check_boxes(drawn, images)
+                check_boxes(drawn, images, look)
+                if look:
+                    check_drawn(drawn, group, images.shape[0])
+                bad = None if look else self._bad(images, drawn)
                 with without_autocast(images):
-                    views.append(self._finish(self._levels(images, drawn, size)))
+                    views.append(self._finish(self._levels(images, drawn, size), bad))
+        self._checks.passed(images)
         if len(views) == 1:
             return views[0]
         return [view for group in views for view in group.unbind(0)]
@@ -228,11 +268,17 @@ class ContrastiveViews(nn.Module):
         rows, cols = images.shape[2:]
         return self.transform(images, self.sample(ids, (rows, cols), scores, epoch))
 
-    def _check_groups(self, params: list[ViewParams]) -> None:
+    def _check_groups(self, params: list[ViewParams], images: Tensor) -> None:
         """Refuse parameters that these views would not follow to the letter."""
         groups = 2 if self.num_local else 1
-        if not isinstance(params, list | tuple) or len(params) != groups:
-            got = f"{len(params)}" if isinstance(params, list | tuple) else type(params).__name__
+        listed = isinstance(params, list | tuple)
+        if (
+            not listed
+            or len(params) != groups
+            or any(not isinstance(drawn, ViewParams) for drawn in params)
+        ):
+            kinds = ", ".join(type(drawn).__name__ for drawn in params) if listed else ""
+            got = f"{len(params)} ({kinds})" if listed else type(params).__name__
             raise InputError(
                 f"params must be the list that sample() returns, here of {groups} ViewParams (the "
                 f"views, then the local ones if there are any), got {got}."
@@ -242,17 +288,31 @@ class ContrastiveViews(nn.Module):
                 "the parameters hold boosted ops, and these views have no boost to apply them; "
                 "give them the one that drew them, whose policy says what a magnitude means."
             )
+        count = images.shape[0]
+        for drawn, number in zip(params, (self.num_views, self.num_local), strict=False):
+            what = f"{number} views of each of {count} pictures"
+            check_rows(drawn, number * count, images, what)
+
+    @staticmethod
+    def _bad(images: Tensor, params: ViewParams) -> Tensor:
+        """(V, B) bool, views of a picture or a score with values that it must not have."""
+        bad = bad_pixels(images)[None].expand(params.top.shape[0] // images.shape[0], -1)
+        if params.boost is None:
+            return bad
+        return bad | bad_scores(params.boost.magnitude).view_as(bad)
 
     def _levels(self, images: Tensor, params: ViewParams, size: tuple[int, int]) -> Tensor:
         """(V, B, 3, *size) levels 0 .. 255."""
         exact = self.arithmetic == "exact"
         if not waits_for_nothing(images):
-            out = chain_in_blocks(images, params, size, exact, self._ops)  # (V B, 3, *size)
+            out = chain_in_blocks(images, params, size, exact, self.resize_order, self._ops)
             out = self._boosted(out, params.boost)
         else:
-            parts = []
-            for rows in device_blocks(params.top.shape[0], 3 * size[0] * size[1]):
-                part = chain_at_once(images, params, rows, size, exact, self._ops)
+            parts, levels = [], 3 * size[0] * size[1]
+            for rows in device_blocks(params.top.shape[0], levels, images[0].numel()):
+                part = chain_at_once(
+                    images, params, rows, size, exact, self.resize_order, self._ops
+                )
                 boost = None if params.boost is None else params.boost.rows(rows)
                 parts.append(self._boosted(part, boost))
             out = parts[0] if len(parts) == 1 else torch.cat(parts)
@@ -263,9 +323,13 @@ class ContrastiveViews(nn.Module):
             return x
         return self.boost.apply_levels(x, params, whole=self.arithmetic == "exact")
 
-    def _finish(self, views: Tensor) -> Tensor:
-        """Levels to [0, 1], then ``mean`` and ``std``."""
-        views = views.div_(255)
+    def _finish(self, views: Tensor, bad: Tensor | None) -> Tensor:
+        """Levels to [0, 1], then ``mean`` and ``std``; the ``bad`` ones to NaN."""
+        if bad is None:
+            views = views.div_(255)
+        else:
+            full = torch.full_like(bad, 255, dtype=torch.float32).masked_fill_(bad, float("nan"))
+            views = views.div_(full[:, :, None, None, None])
         if self.mean is not None and self.std is not None:
             views = views.sub_(constant(self.mean, views)[:, None, None])
             views = views.div_(constant(self.std, views)[:, None, None])

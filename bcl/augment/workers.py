@@ -150,6 +150,11 @@ class PictureViews(nn.Module):
 
     def __init__(self, views: ContrastiveViews) -> None:
         super().__init__()
+        if not isinstance(views, ContrastiveViews):
+            raise InputError(
+                f"views must be a ContrastiveViews, got {views!r}; for instance "
+                "PictureViews(ContrastiveViews(32))."
+            )
         self.views = views
 
     def forward(
@@ -195,8 +200,14 @@ class PictureViews(nn.Module):
         images = as_tensor(picture)[None]
         if sample_id is None:
             sample_id = int(torch.randint(2**62, ()))
+        if score is not None and not isinstance(score, int | float | Tensor):
+            raise InputError(f"the score must be a number in [0, 1], got {score!r}.")
+        if isinstance(sample_id, int) and not -(2**63) <= sample_id < 2**63:
+            raise InputError(f"the sample's id must fit 64 bits, got {sample_id}.")
+        if not isinstance(sample_id, int | Tensor):
+            raise InputError(f"the sample's id must be an integer, got {sample_id!r}.")
         marks = None if score is None else torch.tensor([float(score)], device=images.device)
-        ids = torch.tensor([sample_id], device=images.device)
+        ids = torch.as_tensor(sample_id, device=images.device).reshape(1)
         out = self.views(images, marks, ids, epoch)
         if isinstance(out, Tensor):
             return out[:, 0]
