@@ -109,8 +109,10 @@ def test_pairs_of_another_penalty_help():
 
 def test_preconditioner_spares_steps(monkeypatch):
     x, y = features("plain")
+    mixed = torch.randn(12, 12, generator=torch.Generator().manual_seed(2))
+    x = x @ (torch.logspace(0, -2, 12)[:, None] * mixed)  # correlated, as features are
     problem = SoftmaxProblem.of(((x - x.mean(0)) / x.std(0))[None], y[None], 6)
-    l2 = torch.tensor([1e-2])
+    l2 = torch.tensor([1e-3])
     here = minimise(problem, l2)
     monkeypatch.setattr(Preconditioner, "at", lambda problem, _=None: start)
     start = Preconditioner(

@@ -35,8 +35,9 @@ class ProbeResult:
         top5: share of test pictures whose label is among the five best classes.
         per_class_accuracy: (C,) float64; NaN for a class without test pictures.
         predictions: (N,) predicted test labels.
-        chosen: solver, regularisation or learning rate, how it was chosen, and its accuracy on the
-            validation part.
+        chosen: solver, regularisation or learning rate, how it was chosen, its accuracy on the
+            validation part, all that were ``tried``, and for lbfgs the ``gap`` to the minimum that
+            was left, as a share of the objective.
         weight: (D, C), for the features as they were given (``svc``: normalised ones).
         bias: (C,); -inf for a class that the training set lacks.
         notes: what a reader should know, such as absent classes.
@@ -88,10 +89,10 @@ def fit_linear_probe(
     .. math:: \min_{W,b} \frac1n \sum_i \mathrm{CE}(W^\top \hat x_i + b, y_i)
               + \frac{\lambda}{2} \lVert W \rVert^2
 
-    The default, ``"lbfgs"``, finds this minimum on features standardised with the training set's
-    mean and deviation. :math:`\lambda` (scikit's :math:`1 / (nC)`) is chosen on a stratified
-    validation part of the training set by mean class accuracy, never on the test set; then the
-    probe is fitted to the whole training set. Solvers:
+    The default, ``"lbfgs"``, finds this minimum, to 1e-8 of the objective, on features standardised
+    with the training set's mean and deviation. :math:`\lambda` (scikit's :math:`1 / (nC)`) is
+    chosen on a stratified validation part of the training set by mean class accuracy, never on the
+    test set; then the probe is fitted to the whole training set. Solvers:
 
     - ``"lbfgs"``: deterministic, no learning rate;
     - ``"ridge"``: least squares to one-hot labels in closed form, :math:`\lambda` chosen likewise;

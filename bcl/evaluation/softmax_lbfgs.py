@@ -28,7 +28,7 @@ from bcl.random import permutation
 
 # Logits worked on at a time: larger blocks fall out of a processor's cache, smaller ones leave a
 # GPU idle.
-BLOCK_BYTES = {"cpu": 16 << 20, "cuda": 512 << 20}
+BLOCK_BYTES = {"cpu": 1 << 20, "cuda": 512 << 20}
 EXACT = 1e-8  # promised decrease, as a share of the objective, at which a minimum is reached
 MEMORY = 10  # pairs of (step, change of gradient) that L-BFGS keeps
 MAX_HALVINGS = 12
@@ -36,7 +36,8 @@ NOISE = 5e-7  # objectives that differ by this share are equal in float32
 PATIENCE = 20  # steps without progress after which float32 gives no more
 SAMPLE = 16384  # rows that the preconditioner is made of: it decides the speed, not the answer
 COLD = 2  # steps from zero after which it is first made anew: earlier, it misleads
-REFRESH = 8  # steps after which it is made anew
+REFRESH = 16  # steps after which it is made anew
+RESCALE = 4  # steps after which the preconditioner's scale is fitted to the last pair
 OFF = 0.2  # a slope at the end of a step above this share of the first one: another length
 
 
@@ -332,17 +333,22 @@ def minimise(
     change = torch.zeros_like(logits)
     value, _ = _line(problem, logits, change, parameters, torch.zeros_like(parameters), l2, 0 * l2)
     gradient = problem.gradient(logits, change, parameters[:, :-1], l2)
+    scale = torch.ones_like(l2)
     best, since, lowest = float("inf"), 0, value + 1
     step = 0
     while True:
         if step == next_refresh:
             preconditioner = Preconditioner.at(problem, parameters)
             next_refresh += REFRESH
-        direction = _direction(gradient, pairs, preconditioner, l2)  # (P, D + 1, C)
+        if pairs and step % RESCALE == 1:
+            s, y = pairs[-1]
+            ratio = _dot(s, y) / _dot(y, preconditioner.solve(y, l2))
+            scale = torch.where((ratio > 0) & ratio.isfinite(), ratio, 1.0)
+        direction = _direction(gradient, pairs, preconditioner, l2, scale)  # (P, D + 1, C)
         promised = -_dot(gradient, direction)  # (P,)
         if pairs and not bool((promised > 0).all()):
             pairs = []  # rounding has spoilt them
-            direction = _direction(gradient, pairs, preconditioner, l2)
+            direction = _direction(gradient, pairs, preconditioner, l2, scale)
             promised = -_dot(gradient, direction)
         open_ = promised > tolerance * value
         gap = float((promised / value).amax())
@@ -424,7 +430,11 @@ def _search(
 
 
 def _direction(
-    gradient: Tensor, pairs: list[tuple[Tensor, Tensor]], inverse: Preconditioner, l2: Tensor
+    gradient: Tensor,
+    pairs: list[tuple[Tensor, Tensor]],
+    inverse: Preconditioner,
+    l2: Tensor,
+    scale: Tensor,
 ) -> Tensor:
     """Where to go by the two-loop recursion of L-BFGS, per problem."""
     weights = []
@@ -438,11 +448,7 @@ def _direction(
         alpha = rho * _dot(s, q)
         q = q - alpha[:, None, None] * y
         alphas.append(alpha)
-    r = inverse.solve(q, l2)
-    if pairs:
-        y, rho = pairs[-1][1], weights[-1]
-        scaled = _dot(y, inverse.solve(y, l2)) * rho
-        r = r * torch.where(scaled > 0, 1 / scaled.clamp(min=1e-12), 1.0)[:, None, None]
+    r = inverse.solve(q, l2) * scale[:, None, None]
     for (s, y), rho, alpha in zip(pairs, weights, reversed(alphas), strict=True):
         beta = alpha - rho * _dot(y, r)
         r = r + beta[:, None, None] * s
