@@ -120,7 +120,7 @@ def test_preconditioner_spares_steps(monkeypatch):
         torch.ones(12), torch.eye(12),
     )  # fmt: skip
     plain = minimise(problem, l2)
-    assert torch.allclose(plain.weight, here.weight, atol=1e-3)
+    assert torch.allclose(plain.weight, here.weight, atol=5e-3)
     assert here.steps < 0.7 * plain.steps
 
 

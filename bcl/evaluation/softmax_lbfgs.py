@@ -31,7 +31,7 @@ from bcl.random import permutation
 BLOCK_BYTES = {"cpu": 1 << 20, "cuda": 512 << 20}
 EXACT = 1e-8  # promised decrease, as a share of the objective, at which a minimum is reached
 MEMORY = 10  # pairs of (step, change of gradient) that L-BFGS keeps
-MAX_HALVINGS = 12
+MAX_HALVINGS = 40
 NOISE = 5e-7  # objectives that differ by this share are equal in float32
 PATIENCE = 20  # steps without progress after which float32 gives no more
 SAMPLE = 16384  # rows that the preconditioner is made of: it decides the speed, not the answer
@@ -337,6 +337,8 @@ def minimise(
     best, since, lowest = float("inf"), 0, value + 1
     step = 0
     while True:
+        if since == PATIENCE // 2:  # stuck: perhaps on pairs that rounding has spoilt
+            pairs, next_refresh = [], step
         if step == next_refresh:
             preconditioner = Preconditioner.at(problem, parameters)
             next_refresh += REFRESH
