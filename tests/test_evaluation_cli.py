@@ -85,6 +85,36 @@ def test_probe_then_report(checkpoint, tmp_path, capsys):
     assert not list(out.rglob(".*"))
 
 
+def test_values_to_choose_from(checkpoint, tmp_path):
+    out = tmp_path / "out"
+    words = ["--protocol", "full,full:ridge,full:sgd,10-shot", "--l2", "1e-3,0.1", "--epochs", "3"]
+    command(probe, checkpoint.paths[0], "--out", out, *words, "--learning-rates", "0.1,30")
+    entries = json.loads((out / "report.json").read_text())["protocols"]
+    chosen = {entry["name"]: entry["draws"][0]["chosen"] for entry in entries}
+    assert chosen["full"]["l2"] in (0.001, 0.1)
+    assert chosen["full:sgd"]["learning_rate"] in (0.1, 30)
+    for name, values in {
+        "full": (1e-3, 0.1),
+        "full:ridge": (1e-3, 0.1),
+        "full:sgd": (0.1, 30),
+    }.items():
+        tried = {one["value"]: one["validation_accuracy"] for one in chosen[name]["tried"]}
+        assert sorted(tried) == pytest.approx(sorted(values))
+        assert chosen[name]["rule"] == "validation part"
+        best = max(tried.values())
+        assert chosen[name]["validation_accuracy"] == pytest.approx(best, abs=1e-6)
+    page = tmp_path / "page.html"
+    command(report, out, "--out", page)
+    text = page.read_text()
+    assert text.count("chosen on the validation part") == 4
+    assert "0.001 " in text
+    single = tmp_path / "single"
+    command(probe, checkpoint.paths[0], "--out", single, "--protocol", "full", "--l2", "0.5")
+    entry = json.loads((single / "report.json").read_text())["protocols"][0]
+    assert entry["draws"][0]["chosen"]["rule"] == "given"
+    assert entry["draws"][0]["chosen"]["l2"] == 0.5
+
+
 def test_existing_results_are_kept(checkpoint, tmp_path):
     out = tmp_path / "out"
     words = [checkpoint.paths[0], "--protocol", "full", "--out", out]
@@ -116,6 +146,11 @@ def test_baseline_by_name(checkpoint, tmp_path):
         (["--protocol", "ful"], "did you mean 'full'"),
         (["--batch-size", "0"], "--batch-size must be at least 1"),
         (["--epochs", "0"], "--epochs must be at least 1"),
+        (["--l2", "0.1;1"], "--l2 takes numbers with commas"),
+        (["--l2", "0.1,-1"], "--l2 must be positive"),
+        (["--l2", "0.1,nan"], "--l2 must be positive"),
+        (["--learning-rates", "0.1"], "--learning-rates is for the solvers adam, sgd, cacr"),
+        (["--l2", "0.1", "--protocol", "knn"], "--l2 is for the solvers lbfgs, ridge"),
         (["--earlier", "missing.ckpt"], "no checkpoint at missing.ckpt"),
         (["--data.root", "no/such/folder"], "nothing at no/such/folder"),
         (["--layer", "blocks"], "unknown layer 'blocks'"),

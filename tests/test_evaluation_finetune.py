@@ -4,7 +4,7 @@ from fakes import FakeData, encode
 
 import bcl
 from bcl.errors import InputError
-from bcl.evaluation.finetune import crop_and_flip
+from bcl.evaluation.crops import crop_and_flip
 
 
 class TinyLearner(torch.nn.Module):

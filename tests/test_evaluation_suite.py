@@ -10,6 +10,7 @@ from fakes import FakeData, encode
 import bcl
 from bcl.errors import InputError
 from bcl.evaluation import ProbeReport, render_report
+from bcl.evaluation.crops import CroppedSet
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +117,34 @@ def test_class_without_training_or_test_pictures_is_said():
     ]
     assert entry["per_class"][2] == 0
     assert math.isnan(entry["per_class"][4])
+
+
+def test_probe_on_one_cropped_pass():
+    seen = []
+
+    def watched(images):
+        seen.append(images.shape[0])
+        return encode(images)
+
+    data = FakeData()
+    report = bcl.evaluate(
+        watched, data, protocols="full,full+crop,10-shot+crop:ridge,knn@3", measures=False
+    )
+    assert sum(seen) == 240 + 240 + 120  # plain, cropped, test: each once
+    names = [entry["name"] for entry in report.protocols]
+    assert names == ["full", "full+crop", "10-shot+crop:ridge", "knn@3"]
+    plain, cropped = (report.protocol(name)["draws"][0]["chosen"] for name in names[:2])
+    assert plain != cropped
+    assert "one random crop and flip of each" in report.protocol("full+crop")["description"]
+
+
+def test_crops_do_not_depend_on_batches():
+    pictures = CroppedSet(FakeData().probe_set(), 3)
+    whole = torch.cat([batch["image"] for batch in pictures.batches(7, "cpu")])
+    ids = torch.arange(len(pictures)).flip(0)
+    assert whole.equal(pictures.pictures(ids).flip(0))
+    assert not whole.equal(pictures.base.pictures(ids).flip(0))
+    assert CroppedSet(pictures.base, 4).content_hash != pictures.content_hash
 
 
 def test_samples_that_moved_most(tracker):

@@ -147,7 +147,16 @@ def test_published_settings():
 
 
 def test_suites_of_the_papers():
-    assert [p.name for p in parse_protocols("sdclr,cacr")] == ["full:sgd", "1%:sgd", "full:cacr"]
+    names = ["full:sgd", "1%:sgd", "balanced-lt:sgd", "full:cacr"]
+    assert [p.name for p in parse_protocols("sdclr,cacr")] == names
+    assert parse_protocols("colt") == parse_protocols("sdclr")
+    assert parse_protocols("mak") == parse_protocols("sdclr")[:2]  # ImageNet-100 alone
+    gh = parse_protocols("gh")
+    assert [p.cropped for p in gh] == [True, True, False]
+    assert [p.solver for p in gh] == ["adam", "adam", "euclidean"]
+    assert gh[0].source == "probe+crop"
+    assert "one random crop and flip" in gh[0].description
+    assert gh[2].neighbours == (5,)
     assert [p.draws for p in parse_protocols("bcl")] == [1, 5, 5]
     assert isinstance(gradient_rule("adam"), GradientRule)
 
@@ -160,6 +169,11 @@ def test_suites_of_the_papers():
         ("0-shot", "unknown protocol"),
         ("150%", "unknown protocol"),
         ("knn:adam", "unknown protocol"),
+        ("knn@0", "unknown protocol"),
+        ("knn@", "unknown protocol"),
+        ("knn+crop", "unknown protocol"),
+        ("full+crp", "did you mean 'full'"),
+        ("finetune+crop", "unknown protocol"),
         ("", "unknown protocol"),
     ],
 )

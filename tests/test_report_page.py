@@ -35,8 +35,12 @@ def made(name, seed, strength):
         tracker.refresh()
         bins = torch.histc(tracker.scores, 20, 0, 1).int().tolist()
         history.append(
-            {"epoch": epoch, "loss": 3 - epoch / 4, "score_mean": 0.5, "score_histogram": bins}
-        )
+            {
+                "epoch": epoch, "loss": 3 - epoch / 4, "score_mean": 0.5, "score_histogram": bins,
+                "online_linear/all": 0.2 + epoch / 10, "online_linear/few": 0.1,
+                "online_knn/all": 0.3 if epoch else None, "online_linear/strange": 0.5,
+            }
+        )  # fmt: skip
 
     def noisy(images):
         x = encode(images)
@@ -123,6 +127,68 @@ def test_page_holds_all_sections(page):
         "Spearman", "2 seeds", "population", "thirds of the classes", "Tables to copy",
     ):  # fmt: skip
         assert words in text, words
+
+
+def test_accuracies_of_the_history_are_drawn(page):
+    text = page.read_text()
+    titles = re.findall(r"<title>(Online [^<]*)</title>", text)
+    assert titles == [
+        "Online knn, All", "Online linear, All", "Online linear, Few", "Online linear, strange",
+    ]  # fmt: skip
+    section = text[text.index('id="training"') : text.index('id="tracker"')]
+    assert section.count("Online linear, Few") >= 2  # in the chart and below it
+
+
+class Tables(html.parser.HTMLParser):
+    """The sortable tables as the page's script sees them: rows of (data-value, text)."""
+
+    def __init__(self):
+        super().__init__()
+        self.tables, self.row, self.cell = [], None, None
+
+    def handle_starttag(self, tag, attrs):
+        values = dict(attrs)
+        if tag == "table":
+            sortable = "sortable" in (values.get("class") or "")
+            self.tables.append({"head": [], "rows": [], "sortable": sortable})
+        elif tag == "tr":
+            self.row = []
+        elif tag in ("td", "th"):
+            self.cell = [values.get("data-value"), ""]
+
+    def handle_endtag(self, tag):
+        if tag in ("td", "th"):
+            self.row.append(self.cell)
+            self.cell = None
+        elif tag == "tr":
+            table = self.tables[-1]
+            (table["rows"] if table["head"] else table["head"]).append(self.row)
+
+    def handle_data(self, text):
+        if self.cell is not None:
+            self.cell[1] += text
+
+
+def test_tables_sort_by_what_they_show(page):
+    # What the script sorts by, checked where there is no browser: every row has a cell for every
+    # heading, and a number is sorted as the number that is shown.
+    parser = Tables()
+    parser.feed(page.read_text())
+    sortable = [table for table in parser.tables if table["sortable"]]
+    assert len(sortable) >= 6
+    for table in sortable:
+        assert len(table["head"]) == 1
+        for row in table["rows"]:
+            assert len(row) == len(table["head"][0])
+            for value, text in row[1:]:
+                shown = re.match(r"[-+]?[\d.,]+", text.strip())
+                if shown is None:
+                    continue
+                number = float(shown[0].rstrip(",").replace(",", ""))
+                if value is None:  # the script reads the text itself
+                    assert "," not in shown[0], text
+                else:
+                    assert any(abs(float(value) * scale - number) < 0.06 for scale in (1, 100))
 
 
 def test_tables_lie_beside_the_page(page):

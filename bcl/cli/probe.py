@@ -1,6 +1,7 @@
 """``bcl probe``: evaluate checkpoints and write one report each."""
 
 import argparse
+import math
 import re
 import sys
 import time
@@ -25,8 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="full,knn",
         metavar="NAMES",
         help="with commas: full, 1%%, 50-shot, 100-shot, long-tailed, balanced-lt, each also with "
-        "a solver (full:sgd; lbfgs, ridge, adam, sgd, cacr, svc); knn, knn-euclidean, "
-        "long-tailed-knn; finetune, finetune-1%%; or a paper's set: bcl, sdclr, cacr, ts "
+        "a solver (full:sgd; lbfgs, ridge, adam, sgd, cacr, svc) and with +crop (full+crop); knn, "
+        "knn-euclidean, long-tailed-knn, each also as knn@5; finetune, finetune-1%%; or a paper's "
+        "set: bcl, gh, sdclr, colt, mak, cacr, ts "
         "(default: %(default)s)",
     )
     add(
@@ -39,6 +41,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--layer", default="pooled", help="features to read: pooled, projector, class_token, …")
     add("--earlier", metavar="CKPT", help="earlier checkpoint: show the samples that moved most")
     add("--cache", metavar="DIR", help="keep features here, by checkpoint and pictures")
+    add(
+        "--l2",
+        metavar="VALUES",
+        help="penalty of lbfgs and ridge, or several with commas (1e-3,1e-2,1e-1), of which a "
+        "validation part chooses, never the test set (default: searched likewise)",
+    )
+    add(
+        "--learning-rates",
+        metavar="VALUES",
+        help="of adam, sgd and cacr, one or several with commas, chosen likewise (default: the "
+        "paper's)",
+    )
     add("--epochs", type=int, help="other than the protocol's (adam, sgd, cacr)")
     add("--finetune-epochs", type=int, help="other than 20 (finetune) and 60 (finetune-1%%)")
     add(
@@ -66,9 +80,16 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         InputError: anything in the options or the files that cannot be used.
     """
+    from bcl.evaluation.presets import GRADIENT_SOLVERS
     from bcl.evaluation.protocols import parse_protocols
 
-    protocols = [protocol.name for protocol in parse_protocols(args.protocol)]
+    wanted = parse_protocols(args.protocol)
+    protocols = [name.strip() for name in args.protocol.split(",")]
+    solvers = {protocol.solver for protocol in wanted if protocol.kind != "knn"}
+    args.l2 = _numbers("--l2", args.l2, ("lbfgs", "ridge"), solvers)
+    args.learning_rates = _numbers(
+        "--learning-rates", args.learning_rates, GRADIENT_SOLVERS, solvers
+    )
     out = Path(args.out)
     if out.is_file():
         raise InputError(f"--out {out} is a file; name a folder.")
@@ -148,12 +169,36 @@ def _evaluate(checkpoint: Path, name: str, protocols: list[str], args: argparse.
         device=device,
         autocast=torch.bfloat16 if args.precision == "bfloat16" else None,
         cache=cache,
+        l2=args.l2,
+        learning_rate=args.learning_rates,
         epochs=args.epochs,
         finetune_epochs=args.finetune_epochs,
         selection=args.selection,
         seed=args.seed,
         progress=Progress(),
     )
+
+
+def _numbers(
+    option: str, text: str | None, of: tuple[str, ...], solvers: set[str]
+) -> float | tuple[float, ...] | None:
+    """One positive number or several with commas, for solvers that a protocol uses."""
+    if text is None:
+        return None
+    try:
+        numbers = tuple(float(word) for word in text.split(","))
+    except ValueError as error:
+        raise InputError(
+            f"{option} takes numbers with commas between them, such as 0.001,0.01; got '{text}'."
+        ) from error
+    if not all(0 < number < math.inf for number in numbers):
+        raise InputError(f"{option} must be positive and finite, got '{text}'.")
+    if not solvers & set(of):
+        raise InputError(
+            f"{option} is for the solvers {', '.join(of)}, of which no protocol makes use; name "
+            f"one, such as --protocol full:{of[0]}."
+        )
+    return numbers[0] if len(numbers) == 1 else numbers
 
 
 def _move_data(data: Any, root: str) -> None:

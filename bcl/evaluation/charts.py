@@ -1,7 +1,8 @@
 """The charts of the report."""
 
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from bcl.evaluation.comparison import Method
@@ -9,6 +10,7 @@ from bcl.evaluation.figures import COLOURS, MARKERS, Chart, number, smooth
 from bcl.evaluation.text import percent
 
 Values = dict[str, Any]
+Curve = tuple[Method, str, list[tuple[float, tuple[float, float]]]]
 SCORE_BINS = 20
 
 
@@ -168,16 +170,9 @@ def gain_over_baseline(methods: Sequence[Method], protocol: str) -> str:
     return chart.svg()
 
 
-def few_shot_curve(methods: Sequence[Method]) -> str:
-    """Accuracy over labelled pictures per class, of the linear protocols on the balanced set.
-
-    Args:
-        methods: the baseline first.
-
-    Returns:
-        SVG; empty unless a method has two points of one solver.
-    """
-    curves = []
+def _few_shot(methods: Sequence[Method]) -> list[Curve]:
+    """Lines of two points or more: method, solver, and (pictures per class, (mean, interval))."""
+    curves: list[Curve] = []
     for method in methods:
         by_solver: dict[str, dict[float, tuple[float, float]]] = {}
         for entry in method.plain[0]["protocols"]:
@@ -193,6 +188,19 @@ def few_shot_curve(methods: Sequence[Method]) -> str:
         for solver, points in by_solver.items():
             if len(points) > 1:
                 curves.append((method, solver, sorted(points.items())))
+    return curves
+
+
+def few_shot_curve(methods: Sequence[Method]) -> str:
+    """Accuracy over labelled pictures per class, of the linear protocols on the balanced set.
+
+    Args:
+        methods: the baseline first.
+
+    Returns:
+        SVG; empty unless a method has two points of one solver.
+    """
+    curves = _few_shot(methods)
     if not curves:
         return ""
     every = [(shots, value) for _, _, points in curves for shots, value in points]
@@ -208,7 +216,7 @@ def few_shot_curve(methods: Sequence[Method]) -> str:
         x_log=True,
         y_format=lambda value: f"{100 * value:g}",
     )
-    solvers = _solvers(methods)
+    solvers = list(dict.fromkeys(solver for _, solver, _ in curves))
     for method, solver, steps in curves:
         tint = colour(method.index)
         dash = DASHES[solvers.index(solver) % len(DASHES)][1]
@@ -230,17 +238,6 @@ DASHES = (
 )
 
 
-def _solvers(methods: Sequence[Method]) -> list[str]:
-    """Solvers of the linear protocols, in the order in which they were asked for."""
-    found = [
-        entry["draws"][0]["chosen"]["solver"]
-        for method in methods
-        for entry in method.plain[0]["protocols"]
-        if entry["kind"] == "linear"
-    ]
-    return list(dict.fromkeys(found))
-
-
 def solver_lines(methods: Sequence[Method]) -> str:
     """Which line of the few-shot curve is whose, in words.
 
@@ -250,11 +247,17 @@ def solver_lines(methods: Sequence[Method]) -> str:
     Returns:
         Such as ``"lbfgs a solid line, sgd a dashed line"``.
     """
-    names = _solvers(methods)
+    names = list(dict.fromkeys(solver for _, solver, _ in _few_shot(methods)))
     return ", ".join(f"{name} a {DASHES[i % len(DASHES)][0]}" for i, name in enumerate(names))
 
 
-def history_curve(methods: Sequence[Method], key: str, title: str, label: str) -> str:
+def history_curve(
+    methods: Sequence[Method],
+    key: str,
+    title: str,
+    label: str,
+    y_format: Callable[[float], str] = number,
+) -> str:
     """A value of every epoch's record, one line a run.
 
     Args:
@@ -262,6 +265,7 @@ def history_curve(methods: Sequence[Method], key: str, title: str, label: str) -
         key: in the history's rows, such as ``"loss"``.
         title: of the chart.
         label: of the y axis.
+        y_format: how y ticks are written.
 
     Returns:
         SVG; empty where no run recorded it.
@@ -286,10 +290,49 @@ def history_curve(methods: Sequence[Method], key: str, title: str, label: str) -
         label,
         (min(x for x, _ in every), max(x for x, _ in every)),
         _limits([y for _, y in every]),
+        y_format=y_format,
     )
     for method, points in curves:
         chart.line(points, colour(method.index), width=2 if len(method.plain) == 1 else 1.3)
     return chart.svg()
+
+
+ONLINE = re.compile(r"online_(\w+)/(\w+)")
+GROUP_ORDER = ("all", "many", "medium", "few")
+
+
+def online_curves(methods: Sequence[Method]) -> list[Values]:
+    """Accuracies that the run measured while it trained, one chart a measure and group.
+
+    Args:
+        methods: the baseline first.
+
+    Returns:
+        ``name`` (in words) and ``svg`` of every key such as ``"online_linear/all"`` that a history
+        has in two epochs or more.
+    """
+    keys = {
+        key
+        for method in methods
+        for plain in method.plain
+        for row in plain["record"].get("history") or []
+        for key in row
+        if ONLINE.fullmatch(key)
+    }
+
+    def place(key: str) -> tuple[str, int, str]:
+        name, group = key.split("/")
+        known = group in GROUP_ORDER
+        return name, GROUP_ORDER.index(group) if known else len(GROUP_ORDER), group
+
+    found = []
+    for key in sorted(keys, key=place):
+        name, group = key.removeprefix("online_").split("/")
+        words = f"Online {name}, {group.capitalize() if group in GROUP_ORDER else group}"
+        svg = history_curve(methods, key, words, "accuracy, %", _whole)
+        if svg:
+            found.append({"name": words, "svg": svg})
+    return found
 
 
 def momentum_loss(method: Method) -> str:

@@ -8,36 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from bcl.errors import InputError
+from bcl.evaluation.crops import crop_and_flip
 from bcl.evaluation.features import PictureSet, Progress
-from bcl.random import hash64, permutation, uniform
+from bcl.random import permutation
 
 DEFAULT_EPOCHS = {"share": 60, "full": 20}
-
-
-def crop_and_flip(images: Tensor, ids: Tensor, seed: int, epoch: int) -> Tensor:
-    """Random crop after zero-padding by an eighth, and flip, as a function of seed, epoch and id.
-
-    Args:
-        images: (B, 3, S, S) of any type.
-        ids: (B,) int64.
-        seed: of the run.
-        epoch: of the run.
-
-    Returns:
-        Of the shape and type of ``images``.
-    """
-    B, _, S, _ = images.shape
-    ids = ids.to(images.device)
-    pad = max(S // 8, 1)
-    padded = nn.functional.pad(images, (pad, pad, pad, pad))
-    top = hash64(seed, epoch, ids, 1).remainder(2 * pad + 1)  # (B,)
-    left = hash64(seed, epoch, ids, 2).remainder(2 * pad + 1)
-    place = torch.arange(S, device=images.device)
-    rows = top[:, None] + place  # (B, S)
-    flip = uniform(seed, epoch, ids, 3) < 0.5
-    columns = left[:, None] + torch.where(flip[:, None], S - 1 - place, place)
-    batch = torch.arange(B, device=images.device)[:, None, None]
-    return padded[batch, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
 def fine_tune(

@@ -12,13 +12,18 @@ from bcl.errors import InputError, unknown_name
 from bcl.evaluation.gradient import train_heads
 from bcl.evaluation.metrics import class_accuracy, nan_mean, top_k_accuracy
 from bcl.evaluation.presets import SOLVERS, Selection, gradient_rule
-from bcl.evaluation.softmax_lbfgs import SoftmaxProblem, minimise
+from bcl.evaluation.softmax_lbfgs import Fit, SoftmaxProblem, minimise
 from bcl.random import permutation
 
+CHOICE_TOLERANCE = 5e-3  # gap at which the validation accuracy hardly changes any more
+NOTED_GAP = 1e-5  # above it, a reader is told that the minimum was not reached
 START_L2 = 1e-2  # where the search begins, and the fallback without a validation part
 L2_RANGE = (-7.0, 1.0)  # decimal exponents that the search may reach
 LARGEST = 1e15  # a feature beyond it has no square sum in float32
 STACK_BYTES = 2 << 30  # draws are stacked up to this size
+
+
+Tried = dict[str, float]
 
 
 @dataclass
@@ -30,8 +35,9 @@ class ProbeResult:
         top5: share of test pictures whose label is among the five best classes.
         per_class_accuracy: (C,) float64; NaN for a class without test pictures.
         predictions: (N,) predicted test labels.
-        chosen: solver, regularisation or learning rate, how it was chosen, and its accuracy on the
-            validation part.
+        chosen: solver, regularisation or learning rate, how it was chosen, its accuracy on the
+            validation part, all that were ``tried``, and for lbfgs the ``gap`` to the minimum that
+            was left, as a share of the objective.
         weight: (D, C), for the features as they were given (``svc``: normalised ones).
         bias: (C,); -inf for a class that the training set lacks.
         notes: what a reader should know, such as absent classes.
@@ -83,10 +89,10 @@ def fit_linear_probe(
     .. math:: \min_{W,b} \frac1n \sum_i \mathrm{CE}(W^\top \hat x_i + b, y_i)
               + \frac{\lambda}{2} \lVert W \rVert^2
 
-    The default, ``"lbfgs"``, finds this minimum on features standardised with the training set's
-    mean and deviation. :math:`\lambda` (scikit's :math:`1 / (nC)`) is chosen on a stratified
-    validation part of the training set by mean class accuracy, never on the test set; then the
-    probe is fitted to the whole training set. Solvers:
+    The default, ``"lbfgs"``, finds this minimum, to 1e-8 of the objective, on features standardised
+    with the training set's mean and deviation. :math:`\lambda` (scikit's :math:`1 / (nC)`) is
+    chosen on a stratified validation part of the training set by mean class accuracy, never on the
+    test set; then the probe is fitted to the whole training set. Solvers:
 
     - ``"lbfgs"``: deterministic, no learning rate;
     - ``"ridge"``: least squares to one-hot labels in closed form, :math:`\lambda` chosen likewise;
@@ -139,8 +145,8 @@ def fit_linear_probe(
     where = torch.device(device) if device is not None else train_features.device
     options = ProbeOptions(
         solver=solver,
-        l2=_tuple(l2),
-        learning_rate=_tuple(learning_rate),
+        l2=values(l2),
+        learning_rate=values(learning_rate),
         epochs=epochs,
         selection=selection,
         few_shot=few_shot,
@@ -159,7 +165,8 @@ def fit_linear_probe(
     return results[0]
 
 
-def _tuple(value: float | Sequence[float] | None) -> float | tuple[float, ...] | None:
+def values(value: float | Sequence[float] | None) -> float | tuple[float, ...] | None:
+    """A penalty or a learning rate as given, several of them as a tuple."""
     if value is None or isinstance(value, (int, float)):
         return value
     return tuple(float(item) for item in value)
@@ -363,6 +370,11 @@ def judge(
     predictions = logits.argmax(1)
     per_class = class_accuracy(predictions, labels, num_classes)
     notes = absence_notes(~bias.isinf(), per_class)
+    if chosen.get("gap", 0.0) > NOTED_GAP:
+        notes.append(
+            f"the minimum was only approached, to {chosen['gap']:.0e} of the objective: the "
+            "penalty is tiny for these features"
+        )
     if chosen.get("selection") == "best_test":
         notes.append(
             "the epoch was chosen on the test set (as the CACR paper does): this accuracy is "
@@ -426,12 +438,12 @@ def _fit_standardised(
     # A feature that never changes says nothing, and its deviation is rounding.
     deviation = torch.where(deviation > 1e-6 * deviation.amax(-1, keepdim=True), deviation, 1.0)
     x.div_(deviation)
-    values = options.l2
-    listed = values if isinstance(values, tuple) else () if values is None else (values,)
-    if values == () or not all(0 < value < math.inf for value in listed):
-        raise InputError(f"l2 must be positive and finite, got {values}.")
+    given = options.l2
+    listed = given if isinstance(given, tuple) else () if given is None else (given,)
+    if given == () or not all(0 < value < math.inf for value in listed):
+        raise InputError(f"l2 must be positive and finite, got {given}.")
     solve = _ridge if options.solver == "ridge" else _lbfgs
-    w, b, chosen = solve(x, y, num_fit, num_held, num_classes, values)
+    w, b, chosen = solve(x, y, num_fit, num_held, num_classes, given)
     weight = w / deviation.transpose(1, 2)  # undo the standardisation
     bias = b - torch.bmm(mean, weight)[:, 0]
     per_head = chosen.pop("validation_accuracies")
@@ -451,45 +463,57 @@ def _lbfgs(
     l2: float | tuple[float, ...] | None,
 ) -> tuple[Tensor, Tensor, dict[str, Any]]:
     problem = SoftmaxProblem.of(x, y, num_classes)
-    value, rule, accuracies, start = _choose(problem, num_fit, num_held, l2)
-    strength = torch.full((x.shape[0],), value, device=x.device)
-    w, b, steps = minimise(problem, strength, start)
-    chosen = {"l2": value, "rule": rule, "steps": steps, "validation_accuracies": accuracies}
-    return w, b, chosen
+    value, rule, accuracies, start, tried = _choose(problem, num_fit, num_held, l2)
+    fit = minimise(problem, x.new_full((x.shape[0],), value), start)
+    chosen = {
+        "l2": value,
+        "rule": rule,
+        "steps": fit.steps,
+        "gap": fit.gap,
+        "validation_accuracies": accuracies,
+        "tried": tried,
+    }
+    return fit.weight, fit.bias, chosen
 
 
 def _choose(
     problem: SoftmaxProblem, num_fit: int, num_held: int, l2: float | tuple[float, ...] | None
-) -> tuple[float, str, list[float], tuple[Tensor, Tensor] | None]:
-    """The regularisation, the rule that chose it, its validation accuracies, a warm start."""
+) -> tuple[float, str, list[float], Fit | None, list[Tried]]:
+    """The penalty, the rule that chose it, its accuracies, a warm start, all that was tried."""
     if isinstance(l2, (int, float)):
-        return float(l2), "given", [], None
-    values = None if l2 is None else sorted(l2, reverse=True)
+        return float(l2), "given", [], None, []
+    listed = None if l2 is None else sorted(set(l2), reverse=True)
     if num_held == 0:
-        fallback = START_L2 if values is None else values[len(values) // 2]
-        return fallback, "fixed: too few pictures for a validation part", [], None
+        fallback = START_L2 if listed is None else listed[len(listed) // 2]
+        return fallback, "fixed: too few pictures for a validation part", [], None, []
     part = problem.rows(num_fit)
+    absent = part.log_share.isinf()[:, None]
     held_x, held_y = problem.x[:, num_fit:], problem.y[:, num_fit:]
-    tried: dict[float, tuple[list[float], tuple[Tensor, Tensor]]] = {}
+    tried: dict[float, tuple[list[float], Fit]] = {}
 
     def accuracy(exponent: float) -> float:
         if exponent not in tried:
             near = min(tried, key=lambda e: abs(e - exponent), default=None)
             start = tried[near][1] if near is not None else None
             strength = held_x.new_full((held_x.shape[0],), 10.0**exponent)
-            w, b, _ = minimise(part, strength, start, tolerance=5e-3, max_iterations=50)
-            logits = torch.baddbmm(b[:, None], held_x, w)  # (P, v, C)
-            tried[exponent] = (_mean_accuracies(logits, held_y, problem.num_classes), (w, b))
+            fit = minimise(part, strength, start, tolerance=CHOICE_TOLERANCE, max_steps=50)
+            bias = fit.bias[:, None].masked_fill(absent, -torch.inf)
+            logits = torch.baddbmm(bias, held_x, fit.weight)  # (P, v, C)
+            tried[exponent] = (_mean_accuracies(logits, held_y, problem.num_classes), fit)
         return sum(tried[exponent][0])
 
-    if values is not None:
-        exponents = [float(torch.tensor(value).log10()) for value in values]
+    def outcome(best: float, value: float) -> tuple[float, str, list[float], Fit, list[Tried]]:
+        all_tried = [_tried(10.0**exponent, found) for exponent, (found, _) in tried.items()]
+        return value, "validation part", *tried[best], all_tried
+
+    if listed is not None:
+        exponents = [math.log10(value) for value in listed]
         best = max(exponents, key=accuracy)  # the strongest of equals, which comes first
-        return values[exponents.index(best)], "validation part", tried[best][0], tried[best][1]
+        return outcome(best, listed[exponents.index(best)])
     # Accuracy over log l2 rises to one summit and is flat around it: walk there by half decades,
     # twice as far after two steps that paid. Weaker comes first: if it pays, stronger need not be
     # tried at all. Warm starts make neighbours cheap.
-    best = float(torch.tensor(START_L2).log10())
+    best = math.log10(START_L2)
     accuracy(best)
     for direction in (-1, 1):
         stride, paid = 0.5, 0
@@ -503,7 +527,13 @@ def _choose(
                 break
         if paid:
             break
-    return 10.0**best, "validation part", tried[best][0], tried[best][1]
+    return outcome(best, 10.0**best)
+
+
+def _tried(value: float, accuracies: list[float]) -> Tried:
+    """A value that was tried, and its mean class accuracy on the validation parts of the draws."""
+    mean = sum(accuracies) / len(accuracies)
+    return {"value": value, "validation_accuracy": mean}
 
 
 def _ridge(
@@ -534,6 +564,7 @@ def _ridge(
         return w, (share - centre @ w)[:, 0]
 
     accuracies: list[float] = []
+    tried: list[Tried] = []
     if isinstance(l2, (int, float)):
         best, rule = float(l2), "given"
     elif num_held == 0:
@@ -547,10 +578,20 @@ def _ridge(
         for strength in sorted(grid, reverse=True):
             w, b = solve(parts, strength)
             found = _mean_accuracies(torch.baddbmm(b[:, None], held_x, w), held_y, num_classes)
+            tried.append(_tried(strength, found))
             if not accuracies or sum(found) > sum(accuracies):
                 best, accuracies = strength, found
     w, b = solve(system(x, y), best)
-    return w, b, {"l2": best, "rule": rule, "validation_accuracies": accuracies}
+    return (
+        w,
+        b,
+        {
+            "l2": best,
+            "rule": rule,
+            "validation_accuracies": accuracies,
+            "tried": tried,
+        },
+    )
 
 
 # --- the papers' own ways -------------------------------------------------------------------
@@ -574,7 +615,9 @@ def _fit_by_steps(
         pictures=x.shape[1],
     )
     accuracies: list[float] = []
-    rates = rule.learning_rates
+    found: list[list[float]] = []
+    rates = tuple(dict.fromkeys(rule.learning_rates))
+    rule = replace(rule, learning_rates=rates)
     if len(rates) > 1:
         if num_held == 0:
             raise InputError(
@@ -583,7 +626,6 @@ def _fit_by_steps(
             )
         trial = replace(rule, selection="last")
         w, b, _ = train_heads(x[:, :num_fit], y[:, :num_fit], num_classes, trial, seed=options.seed)
-        found = []
         for index in range(len(rates)):
             logits = torch.baddbmm(b[:, index, None], x[:, num_fit:], w[:, index])
             logits = logits.nan_to_num(-torch.inf)  # a rate that diverged chooses class 0
@@ -601,6 +643,7 @@ def _fit_by_steps(
         {
             "learning_rate": rule.learning_rates[0],
             "rule": "validation part" if len(rates) > 1 else "given",
+            "tried": [_tried(*pair) for pair in zip(rates, found, strict=False)],
             "validation_accuracy": accuracies[head] if accuracies else None,
             "selection": rule.selection,
             "epoch": int(epoch[head, 0]),

@@ -1,11 +1,13 @@
 """Solvers by name, and what the papers did."""
 
+import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from bcl.errors import InputError, unknown_name
 
 SOLVERS = ("lbfgs", "ridge", "adam", "sgd", "cacr", "svc")
+GRADIENT_SOLVERS = ("adam", "sgd", "cacr")
 Selection = Literal["last", "best_test"]
 
 
@@ -115,7 +117,7 @@ def gradient_rule(
     Raises:
         InputError: unknown solver or selection, a rate or a number of epochs that is not positive.
     """
-    if solver not in ("adam", "sgd", "cacr"):
+    if solver not in GRADIENT_SOLVERS:
         raise unknown_name("solver", solver, SOLVERS)
     if selection not in ("last", "best_test"):
         raise unknown_name("selection", selection, ("last", "best_test"))
@@ -124,8 +126,8 @@ def gradient_rule(
         rule = replace(rule, batch_size=512)
     if learning_rate is not None:
         rates = learning_rate if isinstance(learning_rate, tuple) else (float(learning_rate),)
-        if not rates or min(rates) <= 0:
-            raise InputError(f"learning rates must be positive, got {learning_rate}.")
+        if not rates or not all(0 < rate < math.inf for rate in rates):
+            raise InputError(f"learning rates must be positive and finite, got {learning_rate}.")
         rule = replace(rule, learning_rates=rates)
     if epochs is not None:
         if epochs < 1:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from bcl.errors import unknown_name
@@ -11,9 +11,13 @@ from bcl.evaluation.presets import SOLVERS
 DRAWS = 5
 
 Kind = Literal["linear", "knn", "finetune"]
+# By paper; docs/evaluation.md says line by line where these differ from the papers.
 SUITES = {
     "bcl": ("full:adam", "100-shot:adam", "50-shot:adam"),
-    "sdclr": ("full:sgd", "1%:sgd"),
+    "gh": ("full+crop:adam", "100-shot+crop:adam", "knn-euclidean@5"),
+    "sdclr": ("full:sgd", "1%:sgd", "balanced-lt:sgd"),
+    "colt": ("full:sgd", "1%:sgd", "balanced-lt:sgd"),
+    "mak": ("full:sgd", "1%:sgd"),
     "cacr": ("full:cacr",),
     "ts": ("long-tailed-knn", "balanced-lt:svc", "long-tailed:svc"),
 }
@@ -44,6 +48,8 @@ class Protocol:
             set (float), or None for all.
         draws: how many subsets.
         solver: of a linear probe; the metric of nearest neighbours.
+        cropped: the training features are those of one random crop and flip of every picture.
+        neighbours: numbers of nearest neighbours; empty for those of the kind.
     """
 
     name: str
@@ -52,10 +58,21 @@ class Protocol:
     shots: int | float | None = None
     draws: int = 1
     solver: str = "lbfgs"
+    cropped: bool = False
+    neighbours: tuple[int, ...] = ()
+
+    @property
+    def source(self) -> str:
+        """Which features it is trained on, such as ``"probe"`` or ``"probe+crop"``."""
+        return self.train + ("+crop" if self.cropped else "")
 
     @property
     def description(self) -> str:
         """One line for reports."""
+        return self._pictures + (", one random crop and flip of each" if self.cropped else "")
+
+    @property
+    def _pictures(self) -> str:
         where = "balanced probe set" if self.train == "probe" else "long-tailed training set"
         draws = f", {self.draws} draws" if self.draws > 1 else ""
         if self.shots is None:
@@ -72,9 +89,10 @@ def parse_protocols(names: str | Sequence[str]) -> list[Protocol]:
 
     ``full``, ``1%`` (any share), ``50-shot`` (any number), ``long-tailed``, ``balanced-lt`` are
     linear probes and take a solver behind a colon (``full:sgd``); ``knn`` (k = 1, 10, 200, cosine),
-    ``knn-euclidean``, ``long-tailed-knn``;
-    ``finetune``, ``finetune-1%`` (any share). The papers' sets: ``bcl``, ``sdclr``, ``cacr``,
-    ``ts`` (`SUITES`).
+    ``knn-euclidean``, ``long-tailed-knn``, each also with a number of neighbours (``knn@5``);
+    ``finetune``, ``finetune-1%`` (any share). With ``+crop`` before the colon a linear probe is
+    trained on one random crop and flip of every picture. The papers' sets: ``bcl``, ``gh``,
+    ``sdclr``, ``colt``, ``mak``, ``cacr``, ``ts`` (`SUITES`).
 
     Args:
         names: names, or one string with commas.
@@ -102,30 +120,42 @@ def _single(name: str) -> Protocol:
     base, colon, solver = name.partition(":")
     if colon and solver not in SOLVERS:
         raise unknown_name("solver", solver, SOLVERS)
-    solver = solver or "lbfgs"
-    if base == "full":
-        return Protocol(name, "linear", "probe", solver=solver)
-    if base == "long-tailed":
-        return Protocol(name, "linear", "long-tailed", solver=solver)
-    if base == "balanced-lt":
-        return Protocol(name, "linear", "long-tailed", 0, DRAWS, solver)
-    shots: int | float
-    if (match := re.fullmatch(r"(\d+)-shot", base)) and int(match[1]) > 0:
-        shots = int(match[1])
-        return Protocol(name, "linear", "probe", shots, DRAWS, solver)
-    if match := re.fullmatch(r"(finetune-)?(\d+(?:\.\d+)?)%", base):
-        shots = float(match[2]) / 100
-        if 0 < shots <= 1 and not (match[1] and colon):
-            if match[1]:
-                return Protocol(name, "finetune", "probe", shots)
-            return Protocol(name, "linear", "probe", shots, DRAWS, solver)
-    if not colon:
-        if base == "knn":
-            return Protocol(name, "knn", "probe", solver="cosine")
-        if base == "knn-euclidean":
-            return Protocol(name, "knn", "probe", solver="euclidean")
-        if base == "long-tailed-knn":
-            return Protocol(name, "knn", "long-tailed", solver="cosine")
+    base, cropped, rest = base.partition("+crop")
+    linear = None if rest else _linear(base, solver or "lbfgs")
+    if linear is not None:
+        return replace(linear, name=name, cropped=bool(cropped))
+    if not colon and not cropped:
+        kind, at, number = base.partition("@")
+        count = (int(number),) if re.fullmatch(r"[1-9]\d*", number) else ()
+        if kind in _NEIGHBOURS and bool(at) == bool(count):
+            train, metric = _NEIGHBOURS[kind]
+            # Results are named by their k, so the protocol itself is not.
+            return Protocol(kind, "knn", train, solver=metric, neighbours=count)
         if base == "finetune":
             return Protocol(name, "finetune", "probe")
+        if (match := re.fullmatch(rf"finetune-{_SHARE}", base)) and 0 < float(match[1]) <= 100:
+            return Protocol(name, "finetune", "probe", float(match[1]) / 100)
     raise unknown_name("protocol", name, (*SINGLE, *SUITES))
+
+
+_SHARE = r"(\d+(?:\.\d+)?)%"
+_NEIGHBOURS: dict[str, tuple[Literal["probe", "long-tailed"], str]] = {
+    "knn": ("probe", "cosine"),
+    "knn-euclidean": ("probe", "euclidean"),
+    "long-tailed-knn": ("long-tailed", "cosine"),
+}
+
+
+def _linear(base: str, solver: str) -> Protocol | None:
+    """The linear protocol of a name without its solver; None if it is none."""
+    if base == "full":
+        return Protocol(base, "linear", "probe", solver=solver)
+    if base == "long-tailed":
+        return Protocol(base, "linear", "long-tailed", solver=solver)
+    if base == "balanced-lt":
+        return Protocol(base, "linear", "long-tailed", 0, DRAWS, solver)
+    if (match := re.fullmatch(r"(\d+)-shot", base)) and int(match[1]) > 0:
+        return Protocol(base, "linear", "probe", int(match[1]), DRAWS, solver)
+    if (match := re.fullmatch(_SHARE, base)) and 0 < float(match[1]) <= 100:
+        return Protocol(base, "linear", "probe", float(match[1]) / 100, DRAWS, solver)
+    return None

@@ -194,6 +194,7 @@ def render_html(runs: Sequence[ProbeReport], *, title: str = "Linear probe repor
             "gain": charts.gain_over_baseline(together, protocol),
             "few_shot": charts.few_shot_curve(together),
             "loss": charts.history_curve(together, "loss", "Training loss", "mean loss"),
+            "online": charts.online_curves(together),
             "scores": charts.history_curve(
                 together, "score_mean", "Mean memorization score", "mean score"
             ),

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bcl.errors import InputError, unknown_name
+from bcl.evaluation.crops import CroppedSet
 from bcl.evaluation.features import (
     Encode,
     FeatureCache,
@@ -27,9 +28,11 @@ from bcl.evaluation.linear import (
     check_features,
     fit_heads,
     judge,
+    values,
 )
 from bcl.evaluation.measures import representation_measures, tail_discovery
 from bcl.evaluation.metrics import class_accuracy, confidence_interval, group_accuracy
+from bcl.evaluation.presets import GRADIENT_SOLVERS
 from bcl.evaluation.protocols import Protocol, parse_protocols
 from bcl.evaluation.results import ProbeReport
 from bcl.random import permutation
@@ -79,6 +82,8 @@ def evaluate(
     device: str | torch.device = "cpu",
     autocast: torch.dtype | None = None,
     cache: FeatureCache | None = None,
+    l2: float | Sequence[float] | None = None,
+    learning_rate: float | Sequence[float] | None = None,
     epochs: int | None = None,
     finetune_epochs: int | None = None,
     selection: str = "last",
@@ -109,6 +114,10 @@ def evaluate(
         device: where to encode and fit.
         autocast: reduced precision for the encoder.
         cache: keep the features on disk; its key must name the weights and the layer.
+        l2: penalty of lbfgs and ridge, or several to choose from on a validation part; searched if
+            not given.
+        learning_rate: of adam, sgd and cacr, or several to choose from likewise; the protocol's if
+            not given.
         epochs: other than the protocol's, for adam, sgd and cacr.
         finetune_epochs: 20 for the whole set and 60 for a share if not given.
         selection: ``"last"``, or ``"best_test"`` for adam, sgd and cacr, flagged in the report.
@@ -143,6 +152,8 @@ def evaluate(
     run.sets = {"probe": data.probe_set(), "test": data.test_set()}
     if any(protocol.train == "long-tailed" for protocol in wanted):
         run.sets["long-tailed"] = data.train_set()
+    for source in sorted({protocol.source for protocol in wanted if protocol.cropped}):
+        run.sets[source] = CroppedSet(run.sets[source.partition("+")[0]], seed)
     for name, pictures in run.sets.items():
         run.labels[name] = _labels(pictures, name, run.num_classes).to(device)
     subsets = {protocol.name: _subsets(protocol, run) for protocol in wanted}
@@ -160,7 +171,9 @@ def evaluate(
             progress("protocols", position, len(wanted))
         options = ProbeOptions(
             solver=protocol.solver,
-            epochs=epochs if protocol.solver in ("adam", "sgd", "cacr") else None,
+            l2=values(l2) if protocol.solver in ("lbfgs", "ridge") else None,
+            learning_rate=values(learning_rate) if protocol.solver in GRADIENT_SOLVERS else None,
+            epochs=epochs if protocol.solver in GRADIENT_SOLVERS else None,
             selection="best_test" if selection == "best_test" else "last",
             few_shot=protocol.shots is not None,
             seed=seed,
@@ -267,7 +280,7 @@ def _labels(pictures: Any, name: str, num_classes: int) -> Tensor:
 
 def _subsets(protocol: Protocol, run: _Evaluation) -> list[Tensor]:
     """Positions of each draw's training pictures; refused before anything is encoded."""
-    labels = run.labels[protocol.train]
+    labels = run.labels[protocol.source]
     if protocol.shots is None:
         return [torch.arange(labels.numel(), device=labels.device)]
     found = []
@@ -301,7 +314,7 @@ def _as_rarest(labels: Tensor, draw: int) -> Tensor:
 def _run_linear(
     protocol: Protocol, run: _Evaluation, subsets: list[Tensor], options: ProbeOptions
 ) -> list[tuple[dict[str, Any], Tensor]]:
-    x, y = run.features[protocol.train], run.labels[protocol.train]
+    x, y = run.features[protocol.source], run.labels[protocol.source]
     test_x, test_y = run.features["test"], run.labels["test"]
     check_features(x, y, test_x, test_y, run.num_classes)
     results = fit_heads(x, y, subsets, test_x, test_y, num_classes=run.num_classes, options=options)
@@ -311,10 +324,10 @@ def _run_linear(
 
 def _run_knn(protocol: Protocol, run: _Evaluation) -> list[tuple[dict[str, Any], Tensor]]:
     test_y, found = run.labels["test"], []
-    metric = protocol.solver
+    metric, ks = protocol.solver, protocol.neighbours or NEIGHBOURS[protocol.train]
     predicted = knn_predict(
         run.features[protocol.train], run.labels[protocol.train], run.features["test"],
-        NEIGHBOURS[protocol.train], metric=metric, num_classes=run.num_classes,
+        ks, metric=metric, num_classes=run.num_classes,
     )  # fmt: skip
     present = torch.bincount(run.labels[protocol.train], minlength=run.num_classes) > 0
     for k, labels in predicted.items():

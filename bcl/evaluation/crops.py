@@ -1,0 +1,65 @@
+"""Random crops and flips, as probes that augment use them."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bcl.evaluation.features import PictureSet
+from bcl.random import hash64, uniform
+
+
+def crop_and_flip(images: Tensor, ids: Tensor, seed: int, epoch: int) -> Tensor:
+    """Random crop after zero-padding by an eighth, and flip, as a function of seed, epoch and id.
+
+    Args:
+        images: (B, 3, S, S) of any type.
+        ids: (B,) int64.
+        seed: of the run.
+        epoch: of the run.
+
+    Returns:
+        Of the shape and type of ``images``.
+    """
+    B, _, S, _ = images.shape
+    ids = ids.to(images.device)
+    pad = max(S // 8, 1)
+    padded = nn.functional.pad(images, (pad, pad, pad, pad))
+    top = hash64(seed, epoch, ids, 1).remainder(2 * pad + 1)  # (B,)
+    left = hash64(seed, epoch, ids, 2).remainder(2 * pad + 1)
+    place = torch.arange(S, device=images.device)
+    rows = top[:, None] + place  # (B, S)
+    flip = uniform(seed, epoch, ids, 3) < 0.5
+    columns = left[:, None] + torch.where(flip[:, None], S - 1 - place, place)
+    batch = torch.arange(B, device=images.device)[:, None, None]
+    return padded[batch, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+class CroppedSet:
+    """A picture set seen through one random crop and flip of every picture.
+
+    Attributes:
+        labels: of the set.
+        content_hash: of the set, the crop and its seed.
+    """
+
+    def __init__(self, base: PictureSet, seed: int) -> None:
+        self.base, self.seed = base, seed
+        self.labels = base.labels
+        self.content_hash = f"{base.content_hash}+crop-{seed}"
+
+    def __len__(self) -> int:
+        """How many pictures."""
+        return len(self.base)
+
+    def pictures(self, indices: Tensor) -> Tensor:
+        """Some pictures, cropped, uint8 (n, 3, H, W); a picture's crop is always the same."""
+        return crop_and_flip(self.base.pictures(indices), indices, self.seed, 0)
+
+    def batches(self, batch_size: int, device: Any) -> Iterator[dict[str, Tensor]]:
+        """Batches in the order of the ids."""
+        for batch in self.base.batches(batch_size, device):
+            n = batch["id"].numel()  # a batch may be filled up with pictures that do not count
+            ids = nn.functional.pad(batch["id"], (0, batch["image"].shape[0] - n))
+            yield {**batch, "image": crop_and_flip(batch["image"], ids, self.seed, 0)}

@@ -1,0 +1,78 @@
+"""The comparison as a real Weights & Biases table, written offline and read back."""
+
+import json
+
+import pytest
+import torch
+from fakes import FakeData, encode
+
+import bcl
+from bcl.evaluation.comparison import COLUMNS, compare
+
+wandb = pytest.importorskip("wandb", reason="wandb is not installed")
+
+
+def made(name):
+    return bcl.evaluate(
+        encode, FakeData(), protocols="full,knn", record={"name": name}, measures=False
+    )
+
+
+def records(path):
+    """Every record of a .wandb file: LevelDB's log format, parsed by wandb's own messages."""
+    from wandb.proto import wandb_internal_pb2
+
+    data, at, content = path.read_bytes(), 7, b""
+    assert data[:4] == b":W&B"
+    while at + 7 <= len(data):
+        left = 32768 - at % 32768
+        if left < 7:  # a header does not fit into the rest of the block
+            at += left
+            continue
+        size, kind = int.from_bytes(data[at + 4 : at + 6], "little"), data[at + 6]
+        content += data[at + 7 : at + 7 + size]
+        at += 7 + size
+        if kind in (1, 4):  # a whole record, or the last part of one
+            record = wandb_internal_pb2.Record()
+            record.ParseFromString(content)
+            yield record
+            content = b""
+
+
+@pytest.mark.slow
+def test_table_reaches_the_run_file(tmp_path, monkeypatch):
+    from bcl.evaluation.wandb_table import log_table
+
+    for name, value in {
+        "WANDB_MODE": "offline",
+        "WANDB_DIR": str(tmp_path),
+        "WANDB_CACHE_DIR": str(tmp_path / "cache"),
+        "WANDB_CONFIG_DIR": str(tmp_path / "config"),
+        "WANDB_DATA_DIR": str(tmp_path / "data"),
+        "WANDB_SILENT": "true",
+    }.items():
+        monkeypatch.setenv(name, value)
+    reports = [made("base"), made("better")]
+    log_table(reports, "probes")
+    (file,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
+    found = list(records(file))
+    (run,) = [record.run for record in found if record.WhichOneof("record_type") == "run"]
+    assert (run.project, run.job_type) == ("probes", "probe")
+    logged = {
+        "/".join(item.nested_key): json.loads(item.value_json)
+        for record in found
+        if record.WhichOneof("record_type") == "history"
+        for item in record.history.item
+    }
+    assert logged["probe/_type"] == "table-file"
+    table = json.loads((file.parent / "files" / logged["probe/path"]).read_text())
+    assert table["columns"] == ["protocol", "run", "seeds", *COLUMNS.values()]
+    expected = [
+        [block["protocol"], row["method"], 1, row["values"]["all"]["mean"]]
+        for block in compare(reports)
+        for row in block["rows"]
+    ]
+    at = table["columns"].index("All")
+    assert [[*row[:3], row[at]] for row in table["data"]] == expected
+    assert len(expected) == logged["probe/nrows"] == 8
+    assert torch.tensor([row[at] for row in table["data"]]).gt(0).all()
