@@ -36,7 +36,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             atomic_write(fresh, lambda file: torch.save(checkpoint, file))
             _verify(fresh)
             if target.exists():
-                _keep(target, target.with_name("previous.ckpt"))
+                keep_as(target, target.with_name("previous.ckpt"))
             fresh.replace(target)
         finally:
             fresh.unlink(missing_ok=True)
@@ -63,7 +63,15 @@ def _broken_part(path: Path) -> str | None:
         return archive.testzip()
 
 
-def _keep(path: Path, other: Path) -> None:
+def is_damaged(path: Path) -> bool:
+    """Whether a file is cut, no PyTorch archive, or has a part with a wrong checksum."""
+    try:
+        return _broken_part(path) is not None
+    except (OSError, EOFError, zipfile.BadZipFile):
+        return True
+
+
+def keep_as(path: Path, other: Path) -> None:
     """Give a file a second name, so that there is a file under the first at every moment."""
     link = path.with_name(f".{path.name}.old")
     link.unlink(missing_ok=True)
@@ -103,14 +111,15 @@ def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, An
     try:
         if zipfile.is_zipfile(file) and (part := _broken_part(file)) is not None:
             raise InputError(
-                f"{file} is damaged: the checksum of '{part}' is wrong.{_beside(file)} Take "
-                "another checkpoint, such as previous.ckpt."
+                f"{file} is damaged: the checksum of '{part}' is wrong.{_beside(file)}"
             )
         content = torch.load(file, map_location=map_location, weights_only=True)
     except InputError:
         raise
     except FileNotFoundError:
-        raise InputError(f"no checkpoint {file}; `bcl fit` writes checkpoints/last.ckpt.") from None
+        told = f"no checkpoint {file}; `bcl fit` writes checkpoints/last.ckpt."
+        others = any(file.parent.glob("*.ckpt"))
+        raise InputError(told + (_beside(file) if others else "")) from None
     except (IsADirectoryError, PermissionError, TimeoutError) as error:
         raise InputError(f"cannot read checkpoint {file}: {error.strerror or error}.") from None
     # torch answers a cut file with OSError too: it seeks to before its start.
@@ -132,7 +141,7 @@ def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, An
     if not isinstance(content, dict) or KEY not in content or "state_dict" not in content:
         raise InputError(
             f"{file} was written by another program: it has no '{KEY}' record. Take a checkpoint "
-            "that `bcl fit` wrote."
+            f"that `bcl fit` wrote; `bcl import` reads published ones.{_beside(file)}"
         )
     version = content[KEY].get("format") if isinstance(content[KEY], dict) else None
     if version != FORMAT:
@@ -144,17 +153,28 @@ def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, An
         content["state_dict"], dict
     ):
         raise InputError(
-            f"{file} is damaged: its record or its weights are not mappings.{_beside(file)} Take a "
-            "checkpoint that `bcl fit` wrote."
+            f"{file} is damaged: its record or its weights are not mappings.{_beside(file)}"
         )
     return content
 
 
 def _beside(file: Path) -> str:
-    """Name a few other checkpoints of the folder."""
-    others = sorted(other.name for other in file.parent.glob("*.ckpt") if other != file)
-    more = f" and {len(others) - 3} more" if len(others) > 3 else ""
-    return f" Beside it: {', '.join(others[:3])}{more}." if others else ""
+    """Name the newest whole checkpoint beside a refused one, and how a resume takes it."""
+    others = [other for other in file.parent.glob("*.ckpt") if other != file]
+    for other in sorted(others, key=lambda path: path.stat().st_mtime, reverse=True):
+        if is_damaged(other):
+            continue
+        try:
+            content = torch.load(other, map_location="meta", weights_only=True)
+        except (OSError, RuntimeError, pickle.UnpicklingError, ValueError):
+            continue
+        if isinstance(content, dict) and KEY in content:
+            step = content.get("global_step")
+            return (
+                f" The one before it, {other} (step {step}), is whole; resume from it with "
+                f"--ckpt_path {other}."
+            )
+    return " No whole checkpoint lies beside it."
 
 
 def load_run(path: str | Path, trusted: tuple[str, ...] = ()) -> Run:

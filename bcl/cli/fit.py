@@ -106,7 +106,8 @@ def _build(arguments: list[str], config: Config, name: str) -> Any:
                 "--ckpt_path",
                 type=str | None,
                 default=None,
-                help="checkpoint to resume from; 'last': the newest of the run's folder",
+                help="checkpoint to resume from; 'last': the newest of the run's folder, or the "
+                "beginning while there is none",
             )
             parser.add_argument(
                 "--save.every_n_epochs", type=int, default=1, help="epochs between checkpoints"
@@ -213,14 +214,20 @@ def _checkpoint(cli: Any) -> str | None:
     folder = Path(cli.trainer.default_root_dir)
     last = folder / "checkpoints" / "last.ckpt"
     asked = cli.config.ckpt_path
+    path = last if asked == "last" else Path(asked or "")
+    elsewhere = asked is None or path.absolute().parent != last.absolute().parent
+    if elsewhere and last.exists() and not cli.config.overwrite:
+        raise InputError(
+            f"{folder} holds a run already; resume it with --ckpt_path last, replace it with "
+            "--overwrite, or name another folder with --trainer.default_root_dir."
+        )
     if asked is None:
-        if last.exists() and not cli.config.overwrite:
-            raise InputError(
-                f"{folder} holds a run already; resume it with --ckpt_path last, replace it with "
-                "--overwrite, or name another folder with --trainer.default_root_dir."
-            )
         return None
-    path = last if asked == "last" else Path(asked)
+    # A job that its scheduler starts again may have been killed before its first checkpoint.
+    if asked == "last" and not any(last.parent.glob("*.ckpt")):
+        if cli.trainer.is_global_zero:
+            print(f"No checkpoint in {last.parent} yet: the run starts at its beginning.")
+        return None
     from bcl.checkpoints import load_weights, read_checkpoint
 
     content = read_checkpoint(path)
