@@ -10,9 +10,11 @@ from typing import Any
 import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
+from bcl.encoders import encoder_spec
 from bcl.errors import InputError
 from bcl.files import atomic_write
 from bcl.instantiate import instantiate
+from bcl.provenance import plain
 
 FORMAT = 1
 KEY = "bcl"  # where a checkpoint holds the run's record
@@ -177,15 +179,15 @@ def _beside(file: Path) -> str:
     return " No whole checkpoint lies beside it."
 
 
-def load_run(path: str | Path, trusted: tuple[str, ...] = ()) -> Run:
-    """Rebuild a learner with its weights and tracker, and its datamodule, from a checkpoint.
+def open_learner(path: str | Path, trusted: tuple[str, ...] = ()) -> tuple[Any, dict[str, Any]]:
+    """Rebuild a learner with its weights and tracker from a checkpoint.
 
     Args:
         path: a checkpoint that `bcl fit` or the quickstart wrote.
         trusted: packages besides this library whose classes the configuration may name.
 
     Returns:
-        The run; the learner is in evaluation mode on the CPU.
+        The learner, in evaluation mode on the CPU, and the record of its run.
 
     Raises:
         InputError: a broken or foreign checkpoint, or one of another model.
@@ -199,9 +201,51 @@ def load_run(path: str | Path, trusted: tuple[str, ...] = ()) -> Run:
             "that wrote it, but not opened by itself."
         )
     learner = instantiate(config["model"], trusted)
+    load_learner(learner, content, path)
+    return learner.eval(), record
+
+
+def load_run(path: str | Path, trusted: tuple[str, ...] = ()) -> Run:
+    """Rebuild a learner with its weights and tracker, and its datamodule, from a checkpoint.
+
+    Args:
+        path: a checkpoint that `bcl fit` or the quickstart wrote.
+        trusted: packages besides this library whose classes the configuration may name.
+
+    Returns:
+        The run; the learner is in evaluation mode on the CPU.
+
+    Raises:
+        InputError: a broken or foreign checkpoint, or one of another model.
+    """
+    learner, record = open_learner(path, trusted)
+    return Run(learner, instantiate(record["config"]["data"], trusted), record, Path(path))
+
+
+def load_learner(learner: Any, content: dict[str, Any], path: str | Path) -> None:
+    """Load a checkpoint into a learner whose encoder is built like the one that was trained.
+
+    Tensors of equal shapes do not make encoders equal: strides and poolings have none.
+
+    Args:
+        learner: takes the weights.
+        content: from `read_checkpoint`.
+        path: the checkpoint, for the error.
+
+    Raises:
+        InputError: another encoder, or tensors that do not fit.
+    """
+    saved = content[KEY]["record"].get("encoder")
+    own = plain(encoder_spec(getattr(learner, "encoder", learner)))
+    if saved is not None and own is not None:
+        for key in sorted({*saved, *own} - {"image_size"}):
+            if saved.get(key) != own.get(key) and not key.startswith("drop"):
+                raise InputError(
+                    f"{path} was trained with the encoder '{saved.get('name')}' of "
+                    f"{key}={saved.get(key)!r}, this one has {key}={own.get(key)!r}. Use the "
+                    "configuration that it was trained with."
+                )
     load_weights(learner, content["state_dict"], path)
-    learner.eval()
-    return Run(learner, instantiate(config["data"], trusted), record, Path(path))
 
 
 def load_weights(learner: Any, state: dict[str, Any], path: str | Path) -> None:

@@ -228,8 +228,7 @@ def _checkpoint(cli: Any) -> str | None:
         if cli.trainer.is_global_zero:
             print(f"No checkpoint in {last.parent} yet: the run starts at its beginning.")
         return None
-    from bcl.checkpoints import load_weights, read_checkpoint
+    from bcl.checkpoints import load_learner, read_checkpoint
 
-    content = read_checkpoint(path)
-    load_weights(cli.model, content["state_dict"], path)
+    load_learner(cli.model, read_checkpoint(path), path)
     return str(path)
