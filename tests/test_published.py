@@ -15,7 +15,7 @@ from bcl import BCL, SDCLR, create_encoder, load_encoder
 from bcl.checkpoints import load_run
 from bcl.cli import main
 from bcl.exported import load_strictly
-from bcl.published import KINDS, read_published
+from bcl.published import read_published
 
 MEAN, STD = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
 
@@ -344,7 +344,3 @@ class TestRefused:
         assert main(["import", str(path), *more]) == 2
         assert "queue" in capsys.readouterr().err
         assert not (tmp_path / "x.ckpt").exists()
-
-
-def test_each_kind_is_recognised_by_names_of_its_own():
-    assert len(KINDS) == 7

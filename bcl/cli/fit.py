@@ -1,6 +1,7 @@
 """``bcl fit``: pretraining, every option typed and documented by LightningCLI."""
 
 import contextlib
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,6 +49,7 @@ def main(arguments: list[str]) -> int:
     with quiet_lightning():
         with _program_name("bcl fit"):
             cli = _build(arguments, config, name)
+        _check_launch(cli.trainer)
         resume = _checkpoint(cli)
         fit(cli.trainer, cli.model, cli.datamodule, resume)
     last = Path(cli.trainer.default_root_dir) / "checkpoints" / "last.ckpt"
@@ -190,6 +192,20 @@ def _build(arguments: list[str], config: Config, name: str) -> Any:
         args=["--config", yaml.safe_dump(config), *arguments] if config else arguments,
         run=False,
         auto_configure_optimizers=False,
+    )
+
+
+def _check_launch(trainer: Any) -> None:
+    """Refuse a launcher's processes that the trainer would let train each by itself."""
+    started = int(os.environ.get("WORLD_SIZE") or 1)
+    wanted = trainer.num_devices * trainer.num_nodes
+    if started in (1, wanted):
+        return
+    here = int(os.environ.get("LOCAL_WORLD_SIZE") or started)
+    nodes = max(started // here, 1)
+    raise InputError(
+        f"the launcher started {started} processes, but the trainer is set for {wanted}; add "
+        f"--trainer.devices {here}" + (f" --trainer.num_nodes {nodes}." if nodes > 1 else ".")
     )
 
 
