@@ -241,9 +241,9 @@ def load_learner(learner: Any, content: dict[str, Any], path: str | Path) -> Non
         for key in sorted({*saved, *own} - {"image_size"}):
             if saved.get(key) != own.get(key) and not key.startswith("drop"):
                 raise InputError(
-                    f"{path} was trained with the encoder '{saved.get('name')}' of "
-                    f"{key}={saved.get(key)!r}, this one has {key}={own.get(key)!r}. Use the "
-                    "configuration that it was trained with."
+                    f"{path} is a checkpoint of another model: its encoder "
+                    f"'{saved.get('name')}' was built with {key}={saved.get(key)!r}, this one with "
+                    f"{key}={own.get(key)!r}. Use the configuration that it was trained with."
                 )
     load_weights(learner, content["state_dict"], path)
 

@@ -135,7 +135,7 @@ class TestStem:
             KEY: {"record": new_record("run", trained, 0, {})},
         }
         load_learner(make({"stem_stride": 2}), content, "run.ckpt")
-        with pytest.raises(InputError, match="'resnet8' of small_stem=False, this one has small"):
+        with pytest.raises(InputError, match="'resnet8' was built with small_stem=False, this one"):
             load_learner(other, content, "run.ckpt")
 
     def test_arguments_that_are_no_plain_values_are_recorded_by_name(self):
