@@ -271,6 +271,8 @@ def _build(
         model = timm.create_model(name, num_classes=0, in_chans=in_channels, **arguments)
     except (TypeError, RuntimeError, AssertionError) as error:
         raise InputError(f"encoder '{name}' cannot be built so: {error}.") from None
+    # Some families have a layer behind the pooling; its width is that of what they return.
+    model.num_features = getattr(model, "head_hidden_size", None) or model.num_features
     resnet = hasattr(model, "conv1") and hasattr(model, "bn1") and hasattr(model, "maxpool")
     if small_stem and not resnet:
         raise InputError(

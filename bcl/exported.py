@@ -255,7 +255,9 @@ def bcl_encoder(pretrained: bool = False, **arguments: Any) -> nn.Module:
             f'{ARCHITECTURE} is built from a folder: timm.create_model("local-dir:DIR", '
             "pretrained=True)."
         )
-    values = source if isinstance(source, dict) else vars(source)
+    values = dict(source if isinstance(source, dict) else vars(source))
+    if values.get("input_size"):
+        values["input_size"] = tuple(values["input_size"])
     if pretrained:
         encoder = load_encoder(values["file"])
         encoder.train()

@@ -107,11 +107,10 @@ def _read(path: Path) -> Tensors:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise InputError(f"no file {path}; name a downloaded checkpoint.") from None
-    except pickle.UnpicklingError as error:
-        why = str(error).splitlines()[0]
+    except pickle.UnpicklingError:
         raise InputError(
-            f"{path} is no file of tensors and plain values, and other objects could run code "
-            f"when they are read ({why}); save its state_dict alone."
+            f"{path} is no file of tensors and plain values; other objects could run code when "
+            "they are read. Save its state_dict alone."
         ) from None
     except (OSError, RuntimeError, EOFError, ValueError) as error:
         raise InputError(f"{path} cannot be read: {str(error).splitlines()[0]}.") from None

@@ -93,7 +93,7 @@ def test_what_cannot_be_built_again_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"was not built by bcl\.create_encoder"):
         save_encoder(nn.Flatten(), tmp_path, MEAN, STD)
     with pytest.raises(InputError, match="cannot be written"):
-        save_encoder(create_encoder("resnet10t", act_layer=nn.GELU), tmp_path, MEAN, STD)
+        save_encoder(create_encoder("resnet10t", norm_layer=nn.BatchNorm2d), tmp_path, MEAN, STD)
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(InputError, match="is built from a folder"):
         timm.create_model("bcl_encoder")

@@ -225,12 +225,12 @@ def test_moco_takes_the_query_encoder(tmp_path, capsys):
     for name, network in (("encoder_q", query), ("encoder_k", key)):
         network.fc = nn.Sequential(nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 128))
         state |= {f"{name}.{key_}": value for key_, value in network.state_dict().items()}
-    path = save(tmp_path / "m.pth.tar", state, wrapped=True, arch="resnet10", optimizer={})
+    path = save(tmp_path / "m.pt", state, wrapped=True, arch="resnet10", optimizer={})
     encoder, told = imported(path, capsys)
     query.fc = nn.Identity()
     pictures = torch.rand(1, 3, 64, 64)
     torch.testing.assert_close(encoder(pictures), query(pictures))
-    assert "66 momentum encoder, 2 queue, 4 projector" in told
+    assert "76 momentum encoder, 2 queue, 4 projector" in told
 
 
 def test_moco_v3_takes_the_base_encoder(tmp_path, capsys):
@@ -238,10 +238,10 @@ def test_moco_v3_takes_the_base_encoder(tmp_path, capsys):
     state = {"predictor.0.weight": torch.randn(8, 8), "base_encoder.fc.0.weight": torch.zeros(2, 2)}
     for name, network in (("base_encoder", base), ("momentum_encoder", teacher)):
         state |= {f"{name}.{key}": value for key, value in network.state_dict().items()}
-    encoder, told = imported(save(tmp_path / "m.pth", state, wrapped=True, scaler={}), capsys)
+    encoder, told = imported(save(tmp_path / "m.pt", state, wrapped=True, scaler={}), capsys)
     pictures = torch.rand(1, 3, 64, 64)
     torch.testing.assert_close(encoder(pictures), base(pictures))
-    assert "left out: 62 momentum encoder, 1 predictor, 1 projector" in told
+    assert "left out: 72 momentum encoder, 1 predictor, 1 projector" in told
 
 
 def test_moco_v3_vision_transformer_has_twelve_heads(tmp_path):
@@ -328,7 +328,7 @@ class TestRefused:
         torch.save({"bcl": {}, "state_dict": {}}, path)
         self.check(path, capsys, "`bcl export`")
         path.write_bytes(b"PK")
-        self.check(path, capsys, "cannot be read")
+        self.check(path, capsys, "is no file of tensors")
         torch.save({"state_dict": {"a": 1}}, path)
         self.check(path, capsys, "'a' is no tensor")
         self.check(tmp_path / "none.pt", capsys, "no file")
