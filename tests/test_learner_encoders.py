@@ -28,7 +28,7 @@ class Stop(pl.Callback):
             raise KeyboardInterrupt
 
 
-def train(learner, folder, stop=None, resume=None, random_state=True):
+def train(learner, folder, seed, stop=None, resume=None, random_state=True):
     callbacks = run_callbacks(
         new_record("test", learner, 0, {}), folder, progress=False, every_n_steps=1
     )
@@ -43,6 +43,7 @@ def train(learner, folder, stop=None, resume=None, random_state=True):
         plugins=[AtomicCheckpointIO()],
         callbacks=[*callbacks, *([Stop(stop)] if stop else [])],
     )
+    torch.manual_seed(seed)
     if stop is None:
         fit(trainer, learner, DigitsLT(batch_size=128, image_size=16), resume)
         return learner.state_dict()
@@ -67,20 +68,17 @@ def vit():
 def test_a_vision_transformer_with_drop_path_resumes_bit_for_bit(tmp_path):
     learner = vit()
     before = copy.deepcopy(learner.encoder.state_dict())
-    torch.manual_seed(7)
-    whole = train(learner, tmp_path / "whole")
+    whole = train(learner, tmp_path / "whole", seed=7)
     assert all(not torch.equal(whole[f"encoder.{name}"], value) for name, value in before.items())
-    torch.manual_seed(7)
-    train(vit(), tmp_path / "cut", stop=3)
+    train(vit(), tmp_path / "cut", seed=7, stop=3)
     last = tmp_path / "cut" / "checkpoints" / "last.ckpt"
     kept = last.read_bytes()
-    torch.manual_seed(99)  # another process stands elsewhere in its generator
-    resumed = train(vit(), tmp_path / "cut", resume=last)
+    # Another process stands elsewhere in its generator.
+    resumed = train(vit(), tmp_path / "cut", seed=99, resume=last)
     assert all(torch.equal(resumed[name], value) for name, value in whole.items())
     # Without the generator's state the paths that are dropped are others.
     last.write_bytes(kept)
-    torch.manual_seed(99)
-    other = train(vit(), tmp_path / "cut", resume=last, random_state=False)
+    other = train(vit(), tmp_path / "cut", seed=99, resume=last, random_state=False)
     assert not torch.equal(other["encoder.norm.weight"], whole["encoder.norm.weight"])
 
 

@@ -137,5 +137,8 @@ def test_slurm_says_the_ranks(monkeypatch, tmp_path):
     assert environment.main_address == "gpu1"
     assert not trainer.is_global_zero
     _check_launch(trainer)
-    with pytest.raises(InputError, match="does not match"):
-        _build([*words, "1", "--trainer.num_nodes", "2"], compose("digits_lt/bcl_i"), "r")
+    with pytest.raises(InputError, match="no SyncBatchNorm for CPU ranks"):
+        _check_launch(trainer, sync_batchnorm=True)
+    cli = _build([*words, "1", "--trainer.num_nodes", "1"], compose("digits_lt/bcl_i"), "r")
+    with pytest.raises(InputError, match="4 processes.*--trainer.devices 2 --trainer.num_nodes 2"):
+        _check_launch(cli.trainer)

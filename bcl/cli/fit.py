@@ -49,7 +49,7 @@ def main(arguments: list[str]) -> int:
     with quiet_lightning():
         with _program_name("bcl fit"):
             cli = _build(arguments, config, name)
-        _check_launch(cli.trainer)
+        _check_launch(cli.trainer, bool(cli.config.trainer.sync_batchnorm))
         resume = _checkpoint(cli)
         fit(cli.trainer, cli.model, cli.datamodule, resume)
     last = Path(cli.trainer.default_root_dir) / "checkpoints" / "last.ckpt"
@@ -195,18 +195,33 @@ def _build(arguments: list[str], config: Config, name: str) -> Any:
     )
 
 
-def _check_launch(trainer: Any) -> None:
+def _check_launch(trainer: Any, sync_batchnorm: bool = False) -> None:
     """Refuse a launcher's processes that the trainer would let train each by itself."""
-    started = int(os.environ.get("WORLD_SIZE") or 1)
+    started, here = _started()
     wanted = trainer.num_devices * trainer.num_nodes
+    if sync_batchnorm and wanted > 1 and trainer.strategy.root_device.type == "cpu":
+        raise InputError(
+            "torch has no SyncBatchNorm for CPU ranks; leave --trainer.sync_batchnorm out (each "
+            "rank then normalises by its own share), or train on GPUs."
+        )
     if started in (1, wanted):
         return
-    here = int(os.environ.get("LOCAL_WORLD_SIZE") or started)
     nodes = max(started // here, 1)
     raise InputError(
         f"the launcher started {started} processes, but the trainer is set for {wanted}; add "
         f"--trainer.devices {here}" + (f" --trainer.num_nodes {nodes}." if nodes > 1 else ".")
     )
+
+
+def _started() -> tuple[int, int]:
+    """Processes that torchrun or srun started: all, and those of this node."""
+    from lightning_fabric.plugins.environments import SLURMEnvironment
+
+    total = int(os.environ.get("WORLD_SIZE") or 1)
+    if total == 1 and SLURMEnvironment.detect():
+        total = int(os.environ.get("SLURM_NTASKS") or 1)
+        return total, max(total // int(os.environ.get("SLURM_NNODES") or 1), 1)
+    return total, int(os.environ.get("LOCAL_WORLD_SIZE") or total)
 
 
 def _check_name(name: str) -> None:

@@ -184,7 +184,9 @@ def _report(published: Any, whole: bool) -> None:
         "pruned branch": len(published.encoder_norms) + len(published.projector_norms),
     }
     left = dict(published.left)
-    (taken if whole else left).update(rest)
+    where = taken if whole else left
+    for name, count in rest.items():
+        where[name] = where.get(name, 0) + count
     shown = ", ".join(f"{count} {name}" for name, count in taken.items() if count)
     print(f"{published.kind}: {published.count} tensors in the file")
     print(f"  taken: {shown}")
