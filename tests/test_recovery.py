@@ -140,5 +140,6 @@ def test_slurm_says_the_ranks(monkeypatch, tmp_path):
     with pytest.raises(InputError, match="no SyncBatchNorm for CPU ranks"):
         _check_launch(trainer, sync_batchnorm=True)
     cli = _build([*words, "1", "--trainer.num_nodes", "1"], compose("digits_lt/bcl_i"), "r")
-    with pytest.raises(InputError, match="4 processes.*--trainer.devices 2 --trainer.num_nodes 2"):
+    told = r"4 processes.*--trainer\.devices 2 --trainer\.num_nodes 2"
+    with pytest.raises(InputError, match=told):
         _check_launch(cli.trainer)
