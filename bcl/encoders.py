@@ -189,7 +189,7 @@ _OWN: dict[str, dict[str, int]] = {
 }
 
 
-_FIRST_WEIGHTS = ("pretrained", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay")
+FIRST_WEIGHTS = ("pretrained", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay")
 
 
 def create_encoder(
@@ -230,7 +230,7 @@ def create_encoder(
         "small_stem": small,
         "in_channels": in_channels,
         # Where the first weights came from is no part of what is built.
-        **{key: value for key, value in arguments.items() if key not in _FIRST_WEIGHTS},
+        **{key: value for key, value in arguments.items() if key not in FIRST_WEIGHTS},
     }
     return model
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from bcl.encoders import create_encoder, encoder_spec
+from bcl.encoders import FIRST_WEIGHTS, create_encoder, encoder_spec
 from bcl.errors import InputError
 from bcl.files import atomic_write, write_text
 
@@ -148,6 +148,11 @@ def load_encoder(folder: str | Path) -> nn.Module:
     """
     config = read_config(folder)
     spec = config["bcl"]["encoder"]
+    if not isinstance(spec, dict) or set(FIRST_WEIGHTS) & spec.keys():
+        raise InputError(
+            f"{Path(folder) / CONFIG} was not written by this library: its encoder names other "
+            "weights or none that can be built; export it again."
+        )
     tensors = _read_tensors(Path(folder) / WEIGHTS)
     try:
         encoder = create_encoder(**spec)

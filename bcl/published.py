@@ -6,6 +6,7 @@ Which names stand in them was read in the released code of BCL (MediaBrain-SJTU/
 
 import pickle
 import re
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -112,7 +113,7 @@ def _read(path: Path) -> Tensors:
             f"{path} is no file of tensors and plain values; other objects could run code when "
             "they are read. Save its state_dict alone."
         ) from None
-    except (OSError, RuntimeError, EOFError, ValueError) as error:
+    except (OSError, RuntimeError, EOFError, ValueError, zipfile.BadZipFile) as error:
         raise InputError(f"{path} cannot be read: {str(error).splitlines()[0]}.") from None
     state = content.get("state_dict", content) if isinstance(content, dict) else None
     if isinstance(content, dict) and "bcl" in content:

@@ -116,6 +116,15 @@ def test_damaged_folders(tmp_path, harm, told):
         load_encoder(tmp_path)
 
 
+def test_a_folder_cannot_name_other_weights(tmp_path):
+    save_encoder(create_encoder("resnet8", 16, width=4), tmp_path, MEAN, STD)
+    config = read_config(tmp_path)
+    config["bcl"]["encoder"]["checkpoint_path"] = "elsewhere.pth"
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match="names other weights"):
+        load_encoder(tmp_path)
+
+
 def test_a_folder_of_another_width_names_the_tensors(tmp_path):
     save_encoder(create_encoder("resnet8", 16, width=4), tmp_path, MEAN, STD)
     config = read_config(tmp_path)

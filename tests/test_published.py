@@ -164,7 +164,7 @@ def test_bcl_d_becomes_a_whole_learner(tmp_path, capsys):
     assert "take a configuration of SDCLR or BCL-D" in capsys.readouterr().err
 
 
-def test_bcl_becomes_a_checkpoint_that_can_be_probed(tmp_path, capsys):
+def test_bcl_becomes_a_checkpoint_that_can_be_probed(tmp_path, capsys, monkeypatch):
     network, head = resnet(), worn(Head(512))
     path, out = save(tmp_path / "m.pt", simclr_state(network, head)), tmp_path / "run.ckpt"
     command = ["import", str(path), "--config", "digits_lt/bcl_i", "--out", str(out)]
@@ -177,6 +177,12 @@ def test_bcl_becomes_a_checkpoint_that_can_be_probed(tmp_path, capsys):
     )
     assert main(command) == 2
     assert "exists already" in capsys.readouterr().err
+    monkeypatch.chdir(tmp_path)
+    assert main(["probe", str(out), "--protocol", "knn", "--out", "probe"]) == 0
+    resume = ["--ckpt_path", str(out), "--model.encoder", "resnet18"]
+    layers = ["--model.encoder_args", '{"layers": [1, 1, 1, 1]}']
+    assert main(["fit", "--config", "digits_lt/bcl_i", *resume, *layers]) == 2
+    assert "not resumed" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("size", "side"), [(32, 3), (64, 7)])

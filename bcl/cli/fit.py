@@ -261,5 +261,11 @@ def _checkpoint(cli: Any) -> str | None:
         return None
     from bcl.checkpoints import load_learner, read_checkpoint
 
-    load_learner(cli.model, read_checkpoint(path), path)
+    content = read_checkpoint(path)
+    if "optimizer_states" not in content:
+        raise InputError(
+            f"{path} holds weights without an optimiser, as `bcl import` writes them; it can be "
+            "probed and exported, not resumed."
+        )
+    load_learner(cli.model, content, path)
     return str(path)

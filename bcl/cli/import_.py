@@ -121,6 +121,10 @@ def _write_checkpoint(published: Any, args: argparse.Namespace, mean: Any, std: 
     from bcl.learners.training import new_record
 
     config = find_config(args.config)
+    if not {"model", "data"} <= config.keys():
+        raise InputError(
+            f"--config {args.config} names no model or no data; a checkpoint has both."
+        )
     if args.data_root is not None:
         config["data"].setdefault("init_args", {})["root"] = args.data_root
     try:
