@@ -168,17 +168,17 @@ def _resnet_spec(tensors: Tensors, names: _Names) -> dict[str, Any]:
         )
     blocks = tuple(len(stages[stage]) for stage in (1, 2, 3, 4))
     bottleneck = "layer1.0.conv3.weight" in tensors
-    name = _RESNETS.get((blocks, bottleneck))
+    model = _RESNETS.get((blocks, bottleneck))
     small = stem.shape[-1] == 3
     spec: dict[str, Any] = {
-        "name": name or ("resnet50" if bottleneck else "resnet18"),
+        "name": model or ("resnet50" if bottleneck else "resnet18"),
         "image_size": 32 if small else 224,
         "small_stem": small,
         "in_channels": stem.shape[1],
     }
-    if bottleneck and tensors["layer1.0.conv2.weight"].shape[0] == 128 and name == "resnet50":
+    if bottleneck and tensors["layer1.0.conv2.weight"].shape[0] == 128 and model == "resnet50":
         spec["name"] = "wide_resnet50_2"
-    if name is None:
+    if model is None:
         spec["layers"] = list(blocks)
     return spec
 

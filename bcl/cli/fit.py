@@ -215,7 +215,7 @@ def _check_launch(trainer: Any, sync_batchnorm: bool = False) -> None:
 
 def _started() -> tuple[int, int]:
     """Processes that torchrun or srun started: all, and those of this node."""
-    from lightning_fabric.plugins.environments import SLURMEnvironment
+    from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 
     total = int(os.environ.get("WORLD_SIZE") or 1)
     if total == 1 and SLURMEnvironment.detect():
