@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from bcl.evaluation import ProbeResult as ProbeResult
     from bcl.evaluation import evaluate as evaluate
     from bcl.evaluation import fit_linear_probe as fit_linear_probe
+    from bcl.exported import load_encoder as load_encoder
     from bcl.functional import nt_xent as nt_xent
     from bcl.learners import BCL as BCL
     from bcl.learners import SDCLR as SDCLR
@@ -44,6 +45,7 @@ _HOMES = {
     "create_encoder": "bcl.encoders",
     "evaluate": "bcl.evaluation",
     "fit_linear_probe": "bcl.evaluation",
+    "load_encoder": "bcl.exported",
     "nt_xent": "bcl.functional",
     "shot_groups": "bcl.shots",
 }

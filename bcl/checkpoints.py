@@ -10,9 +10,11 @@ from typing import Any
 import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
+from bcl.encoders import encoder_spec
 from bcl.errors import InputError
 from bcl.files import atomic_write
 from bcl.instantiate import instantiate
+from bcl.provenance import plain
 
 FORMAT = 1
 KEY = "bcl"  # where a checkpoint holds the run's record
@@ -36,7 +38,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             atomic_write(fresh, lambda file: torch.save(checkpoint, file))
             _verify(fresh)
             if target.exists():
-                _keep(target, target.with_name("previous.ckpt"))
+                keep_as(target, target.with_name("previous.ckpt"))
             fresh.replace(target)
         finally:
             fresh.unlink(missing_ok=True)
@@ -63,7 +65,15 @@ def _broken_part(path: Path) -> str | None:
         return archive.testzip()
 
 
-def _keep(path: Path, other: Path) -> None:
+def is_damaged(path: Path) -> bool:
+    """Whether a file is cut, no PyTorch archive, or has a part with a wrong checksum."""
+    try:
+        return _broken_part(path) is not None
+    except (OSError, EOFError, zipfile.BadZipFile):
+        return True
+
+
+def keep_as(path: Path, other: Path) -> None:
     """Give a file a second name, so that there is a file under the first at every moment."""
     link = path.with_name(f".{path.name}.old")
     link.unlink(missing_ok=True)
@@ -103,14 +113,15 @@ def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, An
     try:
         if zipfile.is_zipfile(file) and (part := _broken_part(file)) is not None:
             raise InputError(
-                f"{file} is damaged: the checksum of '{part}' is wrong.{_beside(file)} Take "
-                "another checkpoint, such as previous.ckpt."
+                f"{file} is damaged: the checksum of '{part}' is wrong.{_beside(file)}"
             )
         content = torch.load(file, map_location=map_location, weights_only=True)
     except InputError:
         raise
     except FileNotFoundError:
-        raise InputError(f"no checkpoint {file}; `bcl fit` writes checkpoints/last.ckpt.") from None
+        told = f"no checkpoint {file}; `bcl fit` writes checkpoints/last.ckpt."
+        others = any(file.parent.glob("*.ckpt"))
+        raise InputError(told + (_beside(file) if others else "")) from None
     except (IsADirectoryError, PermissionError, TimeoutError) as error:
         raise InputError(f"cannot read checkpoint {file}: {error.strerror or error}.") from None
     # torch answers a cut file with OSError too: it seeks to before its start.
@@ -132,7 +143,7 @@ def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, An
     if not isinstance(content, dict) or KEY not in content or "state_dict" not in content:
         raise InputError(
             f"{file} was written by another program: it has no '{KEY}' record. Take a checkpoint "
-            "that `bcl fit` wrote."
+            f"that `bcl fit` wrote; `bcl import` reads published ones.{_beside(file)}"
         )
     version = content[KEY].get("format") if isinstance(content[KEY], dict) else None
     if version != FORMAT:
@@ -144,17 +155,54 @@ def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, An
         content["state_dict"], dict
     ):
         raise InputError(
-            f"{file} is damaged: its record or its weights are not mappings.{_beside(file)} Take a "
-            "checkpoint that `bcl fit` wrote."
+            f"{file} is damaged: its record or its weights are not mappings.{_beside(file)}"
         )
     return content
 
 
 def _beside(file: Path) -> str:
-    """Name a few other checkpoints of the folder."""
-    others = sorted(other.name for other in file.parent.glob("*.ckpt") if other != file)
-    more = f" and {len(others) - 3} more" if len(others) > 3 else ""
-    return f" Beside it: {', '.join(others[:3])}{more}." if others else ""
+    """Name the newest whole checkpoint beside a refused one, and how a resume takes it."""
+    others = [other for other in file.parent.glob("*.ckpt") if other != file]
+    for other in sorted(others, key=lambda path: path.stat().st_mtime, reverse=True):
+        if is_damaged(other):
+            continue
+        try:
+            content = torch.load(other, map_location="meta", weights_only=True)
+        except (OSError, RuntimeError, pickle.UnpicklingError, ValueError):
+            continue
+        if isinstance(content, dict) and KEY in content:
+            step = content.get("global_step")
+            return (
+                f" The one before it, {other} (step {step}), is whole; resume from it with "
+                f"--ckpt_path {other}."
+            )
+    return " No whole checkpoint lies beside it."
+
+
+def open_learner(path: str | Path, trusted: tuple[str, ...] = ()) -> tuple[Any, dict[str, Any]]:
+    """Rebuild a learner with its weights and tracker from a checkpoint.
+
+    Args:
+        path: a checkpoint that `bcl fit` or the quickstart wrote.
+        trusted: packages besides this library whose classes the configuration may name.
+
+    Returns:
+        The learner, in evaluation mode on the CPU, and the record of its run.
+
+    Raises:
+        InputError: a broken or foreign checkpoint, or one of another model.
+    """
+    content = read_checkpoint(path)
+    record = dict(content[KEY]["record"])
+    config = record.get("config") or {}
+    if not isinstance(config, dict) or not {"model", "data"} <= config.keys():
+        raise InputError(
+            f"{path} does not say how its learner was built; it can be resumed by the program "
+            "that wrote it, but not opened by itself."
+        )
+    learner = instantiate(config["model"], trusted)
+    load_learner(learner, content, path)
+    return learner.eval(), record
 
 
 def load_run(path: str | Path, trusted: tuple[str, ...] = ()) -> Run:
@@ -170,18 +218,34 @@ def load_run(path: str | Path, trusted: tuple[str, ...] = ()) -> Run:
     Raises:
         InputError: a broken or foreign checkpoint, or one of another model.
     """
-    content = read_checkpoint(path)
-    record = dict(content[KEY]["record"])
-    config = record.get("config") or {}
-    if not isinstance(config, dict) or not {"model", "data"} <= config.keys():
-        raise InputError(
-            f"{path} does not say how its learner was built; it can be resumed by the program "
-            "that wrote it, but not opened by itself."
-        )
-    learner = instantiate(config["model"], trusted)
+    learner, record = open_learner(path, trusted)
+    return Run(learner, instantiate(record["config"]["data"], trusted), record, Path(path))
+
+
+def load_learner(learner: Any, content: dict[str, Any], path: str | Path) -> None:
+    """Load a checkpoint into a learner whose encoder is built like the one that was trained.
+
+    Tensors of equal shapes do not make encoders equal: strides and poolings have none.
+
+    Args:
+        learner: takes the weights.
+        content: from `read_checkpoint`.
+        path: the checkpoint, for the error.
+
+    Raises:
+        InputError: another encoder, or tensors that do not fit.
+    """
+    saved = content[KEY]["record"].get("encoder")
+    own = plain(encoder_spec(getattr(learner, "encoder", learner)))
+    if saved is not None and own is not None:
+        for key in sorted({*saved, *own} - {"image_size"}):
+            if saved.get(key) != own.get(key) and not key.startswith("drop"):
+                raise InputError(
+                    f"{path} is a checkpoint of another model: its encoder "
+                    f"'{saved.get('name')}' was built with {key}={saved.get(key)!r}, this one with "
+                    f"{key}={own.get(key)!r}. Use the configuration that it was trained with."
+                )
     load_weights(learner, content["state_dict"], path)
-    learner.eval()
-    return Run(learner, instantiate(config["data"], trusted), record, Path(path))
 
 
 def load_weights(learner: Any, state: dict[str, Any], path: str | Path) -> None:

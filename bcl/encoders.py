@@ -189,6 +189,9 @@ _OWN: dict[str, dict[str, int]] = {
 }
 
 
+FIRST_WEIGHTS = ("pretrained", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay")
+
+
 def create_encoder(
     name: str = "resnet18",
     image_size: int = 32,
@@ -209,21 +212,54 @@ def create_encoder(
         arguments: further arguments of the model.
 
     Returns:
-        A module with an attribute ``num_features``.
+        A module with attributes ``num_features`` and ``spec``, the arguments that build it again,
+        in which ``small_stem`` says what was built (see `encoder_spec`).
 
     Raises:
-        InputError: unknown name (the nearest one is given), or a model that cannot be built so.
+        InputError: unknown name (the nearest one is given), a model that cannot be built so, or
+            ``small_stem=True`` for one whose stem is not a ResNet's.
 
     Example:
         >>> create_encoder("resnet20", 32).num_features
         64
     """
-    small = image_size <= SMALL_IMAGE if small_stem is None else small_stem
+    model, small = _build(name, image_size, small_stem, in_channels, arguments)
+    model.spec = {  # type: ignore[assignment]
+        "name": name,
+        "image_size": image_size,
+        "small_stem": small,
+        "in_channels": in_channels,
+        # Where the first weights came from is no part of what is built.
+        **{key: value for key, value in arguments.items() if key not in FIRST_WEIGHTS},
+    }
+    return model
+
+
+def encoder_spec(encoder: nn.Module) -> dict[str, Any] | None:
+    """Arguments of `create_encoder` that build an encoder again; None for one of other making.
+
+    Example:
+        >>> encoder_spec(create_encoder("resnet8", 32))["name"]
+        'resnet8'
+    """
+    spec = getattr(encoder, "spec", None)
+    return dict(spec) if isinstance(spec, dict) and "name" in spec else None
+
+
+def _build(
+    name: str,
+    image_size: int,
+    small_stem: bool | None,
+    in_channels: int,
+    arguments: dict[str, Any],
+) -> tuple[nn.Module, bool]:
+    """The encoder, and whether its stem was made small."""
     try:
         if name in _OWN:
-            return SmallResNet(in_channels=in_channels, **{**_OWN[name], **arguments})
+            own = SmallResNet(in_channels=in_channels, **{**_OWN[name], **arguments})
+            return own, own.conv1.stride == (1, 1)
         if name == "small_alexnet":
-            return SmallAlexNet(image_size, in_channels, **arguments)
+            return SmallAlexNet(image_size, in_channels, **arguments), True
     except TypeError as error:
         raise InputError(f"encoder '{name}' cannot be built so: {error}.") from None
 
@@ -235,9 +271,18 @@ def create_encoder(
         model = timm.create_model(name, num_classes=0, in_chans=in_channels, **arguments)
     except (TypeError, RuntimeError, AssertionError) as error:
         raise InputError(f"encoder '{name}' cannot be built so: {error}.") from None
-    if small and hasattr(model, "conv1") and hasattr(model, "maxpool"):
+    # Some families have a layer behind the pooling; its width is that of what they return.
+    model.num_features = getattr(model, "head_hidden_size", None) or model.num_features
+    resnet = hasattr(model, "conv1") and hasattr(model, "bn1") and hasattr(model, "maxpool")
+    if small_stem and not resnet:
+        raise InputError(
+            f"encoder '{name}' has no ResNet stem to make small; leave small_stem out, or give a "
+            "vision transformer img_size and patch_size."
+        )
+    small = resnet and (image_size <= SMALL_IMAGE if small_stem is None else small_stem)
+    if small:
         _shrink_stem(model, in_channels)
-    return model
+    return model, small
 
 
 def _shrink_stem(model: Any, in_channels: int) -> None:

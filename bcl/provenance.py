@@ -1,10 +1,12 @@
 """What a number was made with: versions, commit, hardware."""
 
 import importlib.metadata
+import json
 import os
 import platform
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -54,3 +56,13 @@ def hardware() -> str:
         count = torch.cuda.device_count()
         parts.append(f"{count} × {torch.cuda.get_device_name(0)}")
     return " + ".join(parts)
+
+
+def plain(value: Any) -> Any:
+    """Values that a checkpoint may hold; a class or a tensor among them becomes its text.
+
+    Example:
+        >>> plain({"size": (8, 8), "norm": dict})
+        {'size': [8, 8], 'norm': "<class 'dict'>"}
+    """
+    return json.loads(json.dumps(value, default=repr))

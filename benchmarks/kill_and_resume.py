@@ -3,8 +3,9 @@
     python benchmarks/kill_and_resume.py --kills 20 --ranks 1
     python benchmarks/kill_and_resume.py --kills 20 --ranks 2 --config digits_lt/sdclr
 
-Each kill is a SIGKILL to the whole process group; the resumed run may be killed again. Prints one
-line per kill and the number of differences.
+Each kill is a SIGKILL to the whole process group: before the first checkpoint, or some milliseconds
+after a random one, mostly while the next is being written. Every third resumed run is killed once
+more. Prints one line per kill and the number of differences.
 """
 
 import argparse
@@ -41,7 +42,7 @@ def command(config: str, folder: Path, ranks: int, resume: bool) -> list[str]:
 
 
 def run(words: list[str], kill_after: int | None = None, delay: float = 0.0) -> bool:
-    """Run to the end (True), or kill after so many checkpoints were seen (False)."""
+    """Run to the end (True), or kill ``delay`` seconds after so many checkpoints (False)."""
     folder = Path(words[words.index("--trainer.default_root_dir") + 1])
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
@@ -101,23 +102,40 @@ def differences(first: Any, second: Any, exact: bool, path: str = "") -> list[st
 def trial(config: str, ranks: int, kills: int, seed: int, folder: Path) -> list[list[str]]:
     """One untouched run, then ``kills`` killed and resumed ones; the differences of each."""
     draw = random.Random(seed)
+    start = time.monotonic()
     run(command(config, folder / "untouched", ranks, resume=False))
+    duration = time.monotonic() - start
     expected = final_state(folder / "untouched")
     steps = int(expected["global_step"])
     results = []
     for number in range(kills):
         place = folder / f"killed{number}"
-        after = draw.randrange(1, steps)
-        ended = run(command(config, place, ranks, False), after, draw.random() * 0.05)
-        saved = torch.load(place / "checkpoints" / "last.ckpt", weights_only=True)
+        after = draw.randrange(steps)
+        delay = draw.random() * (0.05 if after else duration / 2)
+        ended = run(command(config, place, ranks, False), after, delay)
+        where = [saved_step(place)]
+        if not ended and number % 3 == 2:
+            ended = run(command(config, place, ranks, True), draw.randrange(1, steps), 0.0)
+            where.append(saved_step(place))
         if not ended:
             run(command(config, place, ranks, resume=True))
         found = differences(expected, final_state(place), exact=ranks == 1)
-        where = "was over already" if ended else f"killed, step {saved['global_step']} saved"
-        print(f"{config}, {ranks} ranks, kill {number + 1}: {where}, {len(found)} differences")
+        points = " and ".join("before any checkpoint" if p is None else f"step {p}" for p in where)
+        print(
+            f"{config}, {ranks} ranks, kill {number + 1}: saved {points} of {steps}, "
+            f"{len(found)} differences"
+        )
         sys.stdout.flush()
         results.append(found)
     return results
+
+
+def saved_step(place: Path) -> int | None:
+    """Step of a killed run's last checkpoint, if there is one."""
+    last = place / "checkpoints" / "last.ckpt"
+    if not last.exists():
+        return None
+    return int(torch.load(last, weights_only=True)["global_step"])
 
 
 def main() -> int:

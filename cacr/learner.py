@@ -37,7 +37,8 @@ class CACR(SimCLR):
         form: which of the three.
         queue_size: Q of ``"moco"``.
         teacher_momentum: m, or where its cosine starts (0.996 in the paper's ``"moco-v3"``).
-        predictor_features: width inside the predictor of ``"moco-v3"``.
+        predictor_features: width inside the predictor of ``"moco-v3"``, which has batch norms
+            where the projector has them.
         kwargs: those of `bcl.SimCLR`. ``views`` has five views by default (K = 4) with the paper's
             augmentation, ``loss`` is `cacr.CACRLoss` with the form's settings.
 
@@ -89,7 +90,10 @@ class CACR(SimCLR):
         if form == "moco":
             self.queue = MomentumQueue(queue_size, width)
         else:
-            self.predictor = Projector(width, width, predictor_features, num_layers=2)
+            norm = bool(kwargs.get("projector_batch_norm", True))
+            self.predictor = Projector(
+                width, width, predictor_features, num_layers=2, batch_norm=norm
+            )
 
     def default_views(self, image_size: int) -> ContrastiveViews:
         """Five views with the augmentation of the paper's small-scale experiments."""

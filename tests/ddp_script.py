@@ -1,4 +1,4 @@
-"""Train twenty steps on some ranks and write what must not depend on their number."""
+"""Train twenty steps of each method on some ranks and write what must not depend on them."""
 
 import sys
 from pathlib import Path
@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from bcl import BCL, BoostedRandAugment, ContrastiveViews
+from cacr import CACR
 from datamodules import DigitsLT
 
 
@@ -37,34 +38,56 @@ class Losses(pl.Callback):
         self.losses.append(float(trainer.strategy.reduce(outputs["loss"].detach())))
 
 
+def learners():
+    views = {"flip": 0.0, "boost": BoostedRandAugment()}
+    plain = {"projector_batch_norm": False, "warmup_epochs": 0, "seed": 0}
+    yield (
+        "bcl_i",
+        BCL(Encoder(), views=ContrastiveViews(16, **views), learning_rate=0.2, **plain),
+    )
+    for form, count in (("batch", 3), ("moco", 3), ("moco-v3", 2)):
+        yield (
+            f"cacr_{form}",
+            CACR(
+                Encoder(),
+                form=form,
+                views=ContrastiveViews(16, count, **views),
+                queue_size=192,
+                teacher_momentum=0.9,
+                predictor_features=32,
+                learning_rate=0.05,
+                **plain,
+            ),
+        )
+
+
 def main(ranks, out):
-    torch.manual_seed(0)
     torch.set_num_threads(1)
-    views = ContrastiveViews(16, flip=0.0, boost=BoostedRandAugment())
-    learner = BCL(
-        Encoder(),
-        views=views,
-        projector_batch_norm=False,
-        learning_rate=0.2,
-        warmup_epochs=0,
-        seed=0,
-    )
-    watch = Losses()
-    trainer = pl.Trainer(
-        accelerator="cpu",
-        devices=ranks,
-        strategy="ddp" if ranks > 1 else "auto",
-        max_epochs=5,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        callbacks=[watch],
-    )
-    trainer.fit(learner, datamodule=DigitsLT(batch_size=96))
-    state = {"losses": watch.losses, "tracker": learner.tracker.state_dict()}
-    torch.save({**state, "weights": learner.encoder.state_dict()}, f"{out}.{trainer.global_rank}")
+    states = {}
+    torch.manual_seed(0)
+    for name, learner in learners():
+        watch = Losses()
+        trainer = pl.Trainer(
+            accelerator="cpu",
+            devices=ranks,
+            strategy="ddp" if ranks > 1 else "auto",
+            max_epochs=5,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            callbacks=[watch],
+        )
+        trainer.fit(learner, datamodule=DigitsLT(batch_size=96))
+        # What follows from the weights alone, and the queue.
+        state = {k: v for k, v in learner.state_dict().items() if not k.startswith("tracker.")}
+        states[name] = {
+            "losses": watch.losses,
+            "weights": state,
+            "tracker": learner.tracker.state_dict(),
+        }
+    torch.save(states, f"{out}.{trainer.global_rank}")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from bcl import InputError, Projector, create_encoder
         ("resnet18", 32, {}, 512),
         ("resnet8", 16, {"width": 32, "stem_stride": 2}, 128),
         ("small_alexnet", 32, {}, 4096),
+        ("mobilenetv3_small_050", 64, {}, 1024),  # a layer behind the pooling
         ("vit_tiny_patch16_224", 32, {"img_size": 32, "patch_size": 8}, 192),
     ],
 )

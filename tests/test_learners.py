@@ -67,6 +67,20 @@ def test_schedule_is_by_the_step(learner):
     assert rates[4] < 0.1
 
 
+def test_milestones_take_the_place_of_the_cosine():
+    rates = []
+
+    class Watch(pl.Callback):
+        def on_train_batch_start(self, trainer, *_):
+            rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+    learner = SimCLR(
+        "resnet8", SIZE, {"width": 4}, learning_rate=0.1, warmup_epochs=0, milestones=(1, 2)
+    )
+    train(learner, epochs=3, callbacks=[Watch()])
+    assert rates == pytest.approx([0.1] * 3 + [0.01] * 3 + [0.001] * 3)
+
+
 @pytest.mark.parametrize(("cls", "fed"), [(SimCLR, False), (BCL, True)])
 def test_scores_steer_the_views_only_where_there_is_a_boost(cls, fed):
     calls = []

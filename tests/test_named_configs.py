@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from bcl import configuration
 from bcl.configuration import compose, config_names
 from bcl.instantiate import instantiate
 from bcl.learners.optimizers import build_optimizer, parameter_groups
@@ -91,3 +92,39 @@ def test_datamodules_take_their_arguments():
         if spec["class_path"] not in ("datamodules.DigitsLT",):
             spec["init_args"].setdefault("root", "data")
         assert instantiate(spec).batch_size == spec["init_args"]["batch_size"]
+
+
+def leaves(config, path=()):
+    for key, value in config.items():
+        if isinstance(value, dict) and value:
+            yield from leaves(value, (*path, key))
+        else:
+            yield (*path, key), value
+
+
+def parts(folder, name):
+    """A part's own words and those of the parts that it extends, lowest first."""
+    content = configuration._read(folder, f"{name}.yaml")
+    other = content.pop("extends", None)
+    return [*(parts(folder, other) if other else []), (f"{folder}/{name}", content)]
+
+
+def test_no_part_repeats_what_lies_below_it():
+    """A value that changes nothing in any configuration would stand twice."""
+    needed, seen = set(), set()
+    for name in config_names():
+        recipe, method = name.split("/")
+        recipes = parts("recipes", recipe)
+        layers = [("base", configuration._read("base.yaml")), *parts("methods", method)]
+        layers += [(n, {k: v for k, v in c.items() if k != "methods"}) for n, c in recipes]
+        layers += [(f"{n}:{method}", c.get("methods", {}).get(method, {})) for n, c in recipes]
+        below = {}
+        for layer, content in layers:
+            known = dict(leaves(below))
+            for path, value in leaves(content):
+                seen.add((layer, path))
+                if path not in known or known[path] != value:
+                    needed.add((layer, path))
+            below = configuration.merge(below, content)
+    assert len(seen) > 100
+    assert sorted(seen - needed) == []

@@ -1,4 +1,5 @@
 import pytest
+import pytorch_lightning as pl
 import torch
 from torch import nn
 
@@ -59,3 +60,51 @@ def test_bad_input():
         build_optimizer("larz", [], 0.1)
     with pytest.raises(InputError, match="learning_rate"):
         build_optimizer("sgd", [], 0.0)
+
+
+def test_lars_step_by_hand():
+    """Trust ratio 0.001 |w| / |g + d w|, and none for parameters without weight decay."""
+    torch.manual_seed(0)
+    weight, bias = nn.Parameter(torch.randn(3, 2)), nn.Parameter(torch.randn(3))
+    groups = [
+        {"params": [weight], "weight_decay": 0.1},
+        {"params": [bias], "weight_decay": 0.0},
+    ]
+    optimizer = build_optimizer("lars", groups, 2.0, momentum=0.9)
+    expected = [weight.detach().clone(), bias.detach().clone()]
+    speed = [torch.zeros(3, 2), torch.zeros(3)]
+    for _ in range(3):
+        weight.grad, bias.grad = torch.randn(3, 2), torch.randn(3)
+        move = weight.grad + 0.1 * expected[0]
+        norms = expected[0].norm(), weight.grad.norm()
+        move = move * 0.001 * norms[0] / (norms[1] + 0.1 * norms[0])
+        speed = [0.9 * speed[0] + move, 0.9 * speed[1] + bias.grad]
+        expected = [value - 2.0 * v for value, v in zip(expected, speed, strict=True)]
+        optimizer.step()
+        torch.testing.assert_close(weight.detach(), expected[0])
+        torch.testing.assert_close(bias.detach(), expected[1])
+
+
+def test_adamw_decays_apart_from_the_gradient():
+    weight, bias = nn.Parameter(torch.tensor([[2.0]])), nn.Parameter(torch.tensor([2.0]))
+    module = nn.Linear(1, 1)
+    module.weight, module.bias = weight, bias
+    optimizer = build_optimizer("adamw", parameter_groups([module], 0.1, False), 0.01)
+    weight.grad, bias.grad = torch.tensor([[3.0]]), torch.tensor([3.0])
+    optimizer.step()  # a first step of Adam is the learning rate along the sign
+    assert float(weight) == pytest.approx(2.0 - 0.01 * 0.1 * 2.0 - 0.01)
+    assert float(bias) == pytest.approx(2.0 - 0.01)
+
+
+def test_a_learner_exempts_norms_and_biases_as_it_is_told():
+    for both, kinds in ((True, [1e-4]), (False, [1e-4, 0.0])):
+        learner = SimCLR("resnet8", 16, decay_norm_and_bias=both, weight_decay=1e-4)
+        trainer = pl.Trainer(max_epochs=1, accelerator="cpu", logger=False, barebones=True)
+        learner.trainer = trainer
+        groups = learner.configure_optimizers()["optimizer"].param_groups
+        assert [group["weight_decay"] for group in groups] == kinds
+        names = {id(p): name for name, p in learner.named_parameters()}
+        decayed = {names[id(p)] for p in groups[0]["params"]}
+        assert ("encoder.bn1.weight" in decayed) is both
+        assert ("projector.0.bias" in decayed) is both
+        assert "encoder.conv1.weight" in decayed

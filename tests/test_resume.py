@@ -15,7 +15,7 @@ spec.loader.exec_module(kill_and_resume)
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("config", "ranks", "kills"),
-    [("digits_lt/bcl_i", 1, 2), ("digits_lt/bcl_d", 2, 1), ("digits_lt/cacr_moco", 1, 1)],
+    [("digits_lt/bcl_i", 1, 3), ("digits_lt/bcl_d", 2, 3), ("digits_lt/cacr_moco", 1, 1)],
 )
 def test_killed_runs_end_as_if_nothing_had_happened(monkeypatch, tmp_path, config, ranks, kills):
     monkeypatch.setenv("PYTHONPATH", str(PATH.parent.parent))

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from keyword import iskeyword
 from types import ModuleType
 
 from bcl.errors import InputError, unknown_name
@@ -16,6 +17,8 @@ COMMANDS = {
     "fit": "pretrain from a named configuration or a YAML file",
     "probe": "evaluate checkpoints with linear probes on frozen features",
     "report": "write one HTML page from the results of one or more probes",
+    "export": "write a checkpoint's encoder as a folder that timm and load_encoder open",
+    "import": "bring a checkpoint of the papers' released code into this library",
     "augment": "draw what each memorization score does to pictures",
     "split": "make, inspect, compare and save long-tailed splits; list the known recipes",
     "pack": "write a data set as shards for training past one machine's memory",
@@ -51,7 +54,7 @@ def _run(arguments: list[str]) -> int:
         return 0
     if name not in COMMANDS:
         raise unknown_name("command", name, COMMANDS)
-    module: ModuleType = importlib.import_module(f"bcl.cli.{name}")
+    module: ModuleType = importlib.import_module(f"bcl.cli.{name}{'_' if iskeyword(name) else ''}")
     if name == "fit":  # LightningCLI parses its own options
         return int(module.main(rest))
     parser = argparse.ArgumentParser(f"bcl {name}", description=f"{COMMANDS[name].capitalize()}.")

@@ -1,6 +1,7 @@
 """``bcl fit``: pretraining, every option typed and documented by LightningCLI."""
 
 import contextlib
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,6 +49,7 @@ def main(arguments: list[str]) -> int:
     with quiet_lightning():
         with _program_name("bcl fit"):
             cli = _build(arguments, config, name)
+        _check_launch(cli.trainer, bool(cli.config.trainer.sync_batchnorm))
         resume = _checkpoint(cli)
         fit(cli.trainer, cli.model, cli.datamodule, resume)
     last = Path(cli.trainer.default_root_dir) / "checkpoints" / "last.ckpt"
@@ -106,7 +108,8 @@ def _build(arguments: list[str], config: Config, name: str) -> Any:
                 "--ckpt_path",
                 type=str | None,
                 default=None,
-                help="checkpoint to resume from; 'last': the newest of the run's folder",
+                help="checkpoint to resume from; 'last': the newest of the run's folder, or the "
+                "beginning while there is none",
             )
             parser.add_argument(
                 "--save.every_n_epochs", type=int, default=1, help="epochs between checkpoints"
@@ -192,6 +195,35 @@ def _build(arguments: list[str], config: Config, name: str) -> Any:
     )
 
 
+def _check_launch(trainer: Any, sync_batchnorm: bool = False) -> None:
+    """Refuse a launcher's processes that the trainer would let train each by itself."""
+    started, here = _started()
+    wanted = trainer.num_devices * trainer.num_nodes
+    if sync_batchnorm and wanted > 1 and trainer.strategy.root_device.type == "cpu":
+        raise InputError(
+            "torch has no SyncBatchNorm for CPU ranks; leave --trainer.sync_batchnorm out (each "
+            "rank then normalises by its own share), or train on GPUs."
+        )
+    if started in (1, wanted):
+        return
+    nodes = max(started // here, 1)
+    raise InputError(
+        f"the launcher started {started} processes, but the trainer is set for {wanted}; add "
+        f"--trainer.devices {here}" + (f" --trainer.num_nodes {nodes}." if nodes > 1 else ".")
+    )
+
+
+def _started() -> tuple[int, int]:
+    """Processes that torchrun or srun started: all, and those of this node."""
+    from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+
+    total = int(os.environ.get("WORLD_SIZE") or 1)
+    if total == 1 and SLURMEnvironment.detect():
+        total = int(os.environ.get("SLURM_NTASKS") or 1)
+        return total, max(total // int(os.environ.get("SLURM_NNODES") or 1), 1)
+    return total, int(os.environ.get("LOCAL_WORLD_SIZE") or total)
+
+
 def _check_name(name: str) -> None:
     """A run's name is also its place below outputs/, and stays there."""
     parts = name.split("/")
@@ -213,16 +245,27 @@ def _checkpoint(cli: Any) -> str | None:
     folder = Path(cli.trainer.default_root_dir)
     last = folder / "checkpoints" / "last.ckpt"
     asked = cli.config.ckpt_path
+    path = last if asked == "last" else Path(asked or "")
+    elsewhere = asked is None or path.absolute().parent != last.absolute().parent
+    if elsewhere and last.exists() and not cli.config.overwrite:
+        raise InputError(
+            f"{folder} holds a run already; resume it with --ckpt_path last, replace it with "
+            "--overwrite, or name another folder with --trainer.default_root_dir."
+        )
     if asked is None:
-        if last.exists() and not cli.config.overwrite:
-            raise InputError(
-                f"{folder} holds a run already; resume it with --ckpt_path last, replace it with "
-                "--overwrite, or name another folder with --trainer.default_root_dir."
-            )
         return None
-    path = last if asked == "last" else Path(asked)
-    from bcl.checkpoints import load_weights, read_checkpoint
+    # A job that its scheduler starts again may have been killed before its first checkpoint.
+    if asked == "last" and not any(last.parent.glob("*.ckpt")):
+        if cli.trainer.is_global_zero:
+            print(f"No checkpoint in {last.parent} yet: the run starts at its beginning.")
+        return None
+    from bcl.checkpoints import load_learner, read_checkpoint
 
     content = read_checkpoint(path)
-    load_weights(cli.model, content["state_dict"], path)
+    if "optimizer_states" not in content:
+        raise InputError(
+            f"{path} holds weights without an optimiser, as `bcl import` writes them; it can be "
+            "probed and exported, not resumed."
+        )
+    load_learner(cli.model, content, path)
     return str(path)

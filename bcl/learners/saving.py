@@ -9,6 +9,7 @@ import torch
 from pytorch_lightning.callbacks import Callback, Checkpoint
 from torch import Tensor
 
+from bcl.checkpoints import is_damaged, keep_as
 from bcl.errors import InputError
 
 
@@ -46,17 +47,46 @@ class Checkpoints(Checkpoint):
         self._step = 0
         self._time = time.monotonic()
 
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Make sure that all ranks go on from the same place.
+
+        Raises:
+            InputError: some ranks see a checkpoint and some do not.
+        """
+        if trainer.world_size == 1:
+            return
+        found: list[Any] = [None] * trainer.world_size
+        torch.distributed.all_gather_object(found, trainer.ckpt_path is not None)
+        if len(set(found)) > 1:
+            raise InputError(
+                f"ranks {[rank for rank, seen in enumerate(found) if not seen]} see no checkpoint "
+                f"in {self.path.parent}, the others do; put the run's folder on a file system that "
+                "all nodes share (--trainer.default_root_dir)."
+            )
+
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Count from here; a new run removes the checkpoints of one that it replaces."""
         if trainer.is_global_zero:
             for left in self.path.parent.glob(f".*{self.path.name}*"):  # by a killed writer
                 left.unlink(missing_ok=True)
+            self._mend(trainer.ckpt_path)
         if trainer.ckpt_path is None and trainer.is_global_zero:
             # Interrupted before its first checkpoint, it must not be resumed from the old run's.
             for name in ("last.ckpt", "previous.ckpt"):
                 self.path.with_name(name).unlink(missing_ok=True)
         self._step = trainer.global_step
         self._time = time.monotonic()
+
+    def _mend(self, resumed: Any) -> None:
+        """Put the checkpoint that is resumed in the place of a damaged ``last.ckpt``.
+
+        The next save would else move the damaged file over ``previous.ckpt``, the only whole one.
+        """
+        previous = self.path.with_name("previous.ckpt")
+        if resumed is None or Path(resumed).absolute() != previous.absolute():
+            return
+        if self.path.exists() and is_damaged(self.path):
+            keep_as(previous, self.path)
 
     def _save(self, trainer: pl.Trainer) -> None:
         trainer.save_checkpoint(self.path)

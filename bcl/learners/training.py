@@ -6,6 +6,7 @@ from typing import Any
 import pytorch_lightning as pl
 
 from bcl import provenance
+from bcl.encoders import encoder_spec
 from bcl.errors import find_input_error
 
 
@@ -28,6 +29,7 @@ def new_record(
         "method": type(learner).__name__,
         "seed": seed,
         "config": config,
+        "encoder": provenance.plain(encoder_spec(getattr(learner, "encoder", learner))),
         "commit": provenance.commit(),
         "versions": provenance.versions(),
         "hardware": provenance.hardware(),
