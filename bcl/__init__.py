@@ -20,8 +20,10 @@ if TYPE_CHECKING:
     from bcl.evaluation import fit_linear_probe as fit_linear_probe
     from bcl.exported import load_encoder as load_encoder
     from bcl.functional import nt_xent as nt_xent
+    from bcl.history import TrackerHistory as TrackerHistory
     from bcl.learners import BCL as BCL
     from bcl.learners import SDCLR as SDCLR
+    from bcl.learners import OnlineProbe as OnlineProbe
     from bcl.learners import SimCLR as SimCLR
     from bcl.losses import NTXentLoss as NTXentLoss
     from bcl.memorization import MemorizationTracker as MemorizationTracker
@@ -36,12 +38,14 @@ _HOMES = {
     "InputError": "bcl.errors",
     "MemorizationTracker": "bcl.memorization",
     "NTXentLoss": "bcl.losses",
+    "OnlineProbe": "bcl.learners",
     "ProbeReport": "bcl.evaluation",
     "ProbeResult": "bcl.evaluation",
     "Projector": "bcl.encoders",
     "SDCLR": "bcl.learners",
     "SimCLR": "bcl.learners",
     "SmallAlexNet": "bcl.encoders",
+    "TrackerHistory": "bcl.history",
     "create_encoder": "bcl.encoders",
     "evaluate": "bcl.evaluation",
     "fit_linear_probe": "bcl.evaluation",

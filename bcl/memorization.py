@@ -1,6 +1,7 @@
 """What the model has not yet memorised: one momentum loss and one score per sample."""
 
-from typing import Any, Literal
+import math
+from typing import Any, Literal, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -58,13 +59,19 @@ def memorization_scores(
 def _rank_scores(momentum_loss: Tensor, seen: Tensor) -> Tensor:
     # Unseen samples sort behind all seen ones, so they take no rank among them.
     keys = torch.where(seen, momentum_loss, torch.inf)  # (N,)
-    ordered, _ = keys.sort()
-    below = torch.searchsorted(ordered, keys, right=False)  # (N,) losses smaller than one's own
-    up_to = torch.searchsorted(ordered, keys, right=True)  # (N,) losses not larger
-    mean_rank = (below + up_to - 1).to(momentum_loss.dtype) / 2
+    ordered, order = keys.sort()
+    # Ties share their mean rank: each belongs to a run of equal losses, from its first to its
+    # last place.
+    starts = torch.ones_like(seen)
+    starts[1:] = ordered[1:] != ordered[:-1]
+    run = starts.cumsum(0) - 1  # (N,) which run a place belongs to
+    first = starts.nonzero()[:, 0]  # (R,)
+    last_of = torch.cat([first[1:] - 1, first.new_tensor([keys.numel() - 1])])
+    # In float64: float32 holds no ranks beyond 2**24.
+    mean_rank = ((first + last_of).double() / 2)[run]
     last = seen.sum() - 1
-    score = torch.where(last > 0, mean_rank / last.clamp(min=1), 0.5)
-    return torch.where(seen, score, 0)
+    score = torch.where(last > 0, mean_rank / last.clamp(min=1), 0.5).to(momentum_loss.dtype)
+    return torch.where(seen, torch.empty_like(score).index_copy_(0, order, score), 0)
 
 
 class MemorizationTracker(nn.Module):
@@ -153,36 +160,37 @@ class MemorizationTracker(nn.Module):
         ids, losses = _gather(ids, losses)
         if ids.numel() == 0:
             return
-        self._check(ids, losses)
+        ordered, order = ids.sort(stable=True)  # (B,)
+        same = ordered[1:] == ordered[:-1]
+        # One transfer answers all questions of a step: a sum in float64 of float32 losses cannot
+        # overflow, so it is finite exactly if they are.
+        ends = ordered[:: max(ids.numel() - 1, 1)].double()  # smallest and largest id
+        total = losses.sum(dtype=torch.float64)
+        answers = torch.cat([total.view(1), same.any().double().view(1), ends]).tolist()
+        if not math.isfinite(answers[0]) or answers[2] < 0 or answers[-1] >= self.num_samples:
+            self._refuse(ids, losses)
+        if answers[1]:
+            # Duplicates: the first in rank order leads its run of equal ids (the sort is stable);
+            # the others are left out.
+            leads = order[torch.cat([same.new_ones(1), ~same])]
+            ids, losses = ids[leads], losses[leads]
 
-        # Duplicates: sort by id (stable, so the first in rank order leads its run) and give every
-        # member of a run the leader's loss; writing equal values in any order is deterministic.
-        ids, order = ids.sort(stable=True)  # (B,)
-        losses = losses[order]
-        leads = torch.ones_like(ids, dtype=torch.bool)
-        leads[1:] = ids[1:] != ids[:-1]
-        position = torch.arange(ids.numel(), device=ids.device)
-        leader = torch.where(leads, position, 0).cummax(0).values  # (B,)
-        losses = losses[leader]
+        old, last = self.momentum_loss.index_select(0, ids), self.updated_in.index_select(0, ids)
+        fresh = losses.lerp(old, self.momentum)
+        fresh = torch.where(last < 0, losses, fresh)
+        fresh = torch.where(last == self.epoch, old, fresh)
+        self.momentum_loss.index_copy_(0, ids, fresh)
+        self.updated_in.index_copy_(0, ids, self.epoch.expand_as(last))
 
-        old, last = self.momentum_loss[ids], self.updated_in[ids]
-        new = torch.where(last < 0, losses, self.momentum * old + (1 - self.momentum) * losses)
-        new = torch.where(last == self.epoch, old, new)
-        self.momentum_loss.index_copy_(0, ids, new)
-        self.updated_in.index_copy_(0, ids, self.epoch.expand_as(last).contiguous())
-
-    def _check(self, ids: Tensor, losses: Tensor) -> None:
-        bad = ~losses.isfinite()
+    def _refuse(self, ids: Tensor, losses: Tensor) -> NoReturn:
         outside = (ids < 0) | (ids >= self.num_samples)
-        if not bool((bad | outside).any()):  # the one host synchronisation of a step
-            return
         if bool(outside.any()):
             raise InputError(
                 f"sample id {int(ids[outside][0])} lies outside [0, {self.num_samples}); the "
                 "tracker was made for another data set. Make it with num_samples of this one, or "
                 "call grow()."
             )
-        shown = sorted(set(ids[bad].tolist()))
+        shown = sorted(set(ids[~losses.isfinite()].tolist()))
         more = f" and {len(shown) - 10} more" if len(shown) > 10 else ""
         raise InputError(
             f"loss not finite for sample ids {shown[:10]}{more}; nothing of this step was "

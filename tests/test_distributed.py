@@ -284,6 +284,34 @@ def test_the_tracker_is_the_same_on_every_rank_as_in_one_process(world, split):
         assert all(state[name].equal(value) for name, value in expected.items())
 
 
+def track_repeats(rank):
+    tracker = MemorizationTracker(4)
+    ids = torch.tensor([[0, 1, 1], [1, 2, 0]])[rank]
+    tracker.update(ids, torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])[rank])
+    return tracker.momentum_loss
+
+
+def test_a_sample_on_two_ranks_counts_once_with_the_loss_of_the_first():
+    for losses in pool(2).run(track_repeats):
+        assert losses.tolist() == [1.0, 2.0, 5.0, 0.0]
+
+
+def track_divergence(rank):
+    tracker = MemorizationTracker(4)
+    loss = torch.tensor([1.0, torch.nan])[rank]
+    try:
+        tracker.update(torch.tensor([rank]), loss.view(1))
+    except InputError as error:
+        return str(error), tracker.seen
+    return "", tracker.seen
+
+
+def test_a_loss_that_is_not_finite_on_one_rank_is_refused_on_all():
+    for told, seen in pool(2).run(track_divergence):
+        assert "not finite for sample ids [1]" in told
+        assert not seen.any()
+
+
 def raise_on_rank_1(rank):
     if rank == 1:
         raise KeyError("only here")

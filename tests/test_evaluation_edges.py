@@ -13,10 +13,10 @@ from bcl.cli import main
 from bcl.errors import InputError
 from bcl.evaluation import ProbeReport, render_report
 from bcl.evaluation.comparison import compare, difference_notes
-from bcl.evaluation.features import FeatureCache, data_hash, extract_features
 from bcl.evaluation.measures import tail_discovery
 from bcl.evaluation.report import check_out
 from bcl.evaluation.significance import paired_t
+from bcl.features import FeatureCache, data_hash, extract_features
 
 
 def blobs(seed):

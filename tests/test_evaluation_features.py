@@ -7,7 +7,7 @@ from ranks import pool
 
 import bcl
 from bcl.errors import InputError
-from bcl.evaluation.features import FeatureCache, extract_features, file_hash, layer_encoder
+from bcl.features import FeatureCache, extract_features, file_hash, layer_encoder
 
 
 def extract_on_rank(rank, total, batch_size):

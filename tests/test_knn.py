@@ -2,9 +2,9 @@ import pytest
 import torch
 from sklearn.neighbors import KNeighborsClassifier
 
+from bcl import knn
 from bcl.errors import InputError
-from bcl.evaluation import knn
-from bcl.evaluation.knn import knn_predict
+from bcl.knn import knn_predict
 
 
 def points(n, seed):

@@ -119,6 +119,15 @@ def test_accumulated_gradients_count_a_sample_once_an_epoch(learner):
     assert learner.tracker.seen.all()
 
 
+def test_samples_that_limit_train_batches_leaves_out_stay_unseen(learner):
+    train(learner, epochs=2, limit_train_batches=2)
+    tracker = learner.tracker
+    assert tracker.seen.tolist() == [True] * 16 + [False] * 8
+    assert int(tracker.epoch) == 2
+    assert not tracker.scores[16:].any()
+    assert tracker.scores[:16].max() == 1 or tracker.scores[:16].min() == 0
+
+
 def test_encode_is_in_evaluation_mode_and_leaves_no_trace():
     learner = SimCLR("resnet8", SIZE, {"width": 4}).train()
     images = torch.randint(0, 256, (5, 3, SIZE, SIZE), dtype=torch.uint8)

@@ -1,11 +1,16 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import rankdata
 
 from bcl import InputError, MemorizationTracker
 from bcl.memorization import memorization_scores
+
+GOLDEN = Path(__file__).parent / "golden"
 
 
 def run_epochs(tracker, indices, losses, batch_size):
@@ -17,8 +22,8 @@ def run_epochs(tracker, indices, losses, batch_size):
         yield tracker.momentum_loss.clone(), tracker.scores.clone()
 
 
-def test_golden_momentum_losses_and_scores(golden):
-    data = np.load(golden / "loss_memory.npz")
+def test_golden_momentum_losses_and_scores():
+    data = np.load(GOLDEN / "loss_memory.npz")
     tracker = MemorizationTracker(50, momentum=float(data["momentum"]))
     epochs = run_epochs(tracker, data["indices"], data["losses"], int(data["batch_size"]))
     for epoch, (momentum_loss, scores) in enumerate(epochs):
@@ -151,3 +156,91 @@ def test_the_memory_is_saved_and_a_changed_data_set_is_refused_or_grown():
     assert same.seen.tolist() == [True, True, True, False, False]
     with pytest.raises(InputError, match="cannot shrink"):
         same.grow(2)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.lists(st.tuples(st.integers(0, 5), st.floats(0, 10, width=32)), max_size=8),
+        min_size=1,
+        max_size=6,
+    )
+)
+def test_any_repeats_within_and_between_steps_match_a_loop(steps):
+    tracker = MemorizationTracker(6, momentum=0.5)
+    expected: dict[int, float] = {}
+    for epoch in range(2):
+        counted = set()
+        for step in steps:
+            tracker.update(
+                torch.tensor([i for i, _ in step], dtype=torch.int64),
+                torch.tensor([loss for _, loss in step], dtype=torch.float32),
+            )
+            for i, loss in step:
+                if i not in counted:
+                    expected[i] = 0.5 * expected[i] + 0.5 * loss if epoch else loss
+                    counted.add(i)
+        tracker.refresh()
+    for i in range(6):
+        assert bool(tracker.seen[i]) == (i in expected)
+        assert tracker.momentum_loss[i].item() == pytest.approx(expected.get(i, 0.0), rel=1e-5)
+
+
+def test_rank_scores_are_mean_ranks_over_n_minus_one():
+    losses = torch.tensor([3.0, 1.0, 3.0, 2.0, 9.0, 1.0, 1.0, -4.0])
+    seen = torch.tensor([True] * 7 + [False])
+    expected = (rankdata(losses[:7].numpy()) - 1) / 6  # ties share their mean rank
+    scores = memorization_scores(losses, seen, "rank")
+    np.testing.assert_allclose(scores[:7], expected, rtol=1e-6)
+    assert scores[7] == 0
+
+
+@pytest.mark.parametrize("normalization", ["max", "rank"])
+def test_samples_never_seen_do_not_move_the_scores_of_the_others(normalization):
+    losses = torch.tensor([5.0, 6.0, 8.0])
+    alone = memorization_scores(losses, torch.ones(3, dtype=torch.bool), normalization)
+    more = torch.cat([losses, torch.tensor([0.0, 100.0])])
+    seen = torch.tensor([True, True, True, False, False])
+    assert memorization_scores(more, seen, normalization).tolist() == [*alone.tolist(), 0.0, 0.0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_losses_of_any_precision_are_taken_as_float32(dtype):
+    tracker = MemorizationTracker(2)
+    tracker.update(torch.tensor([1]), torch.tensor([1.5], dtype=dtype, requires_grad=True))
+    assert tracker.momentum_loss.tolist() == [0.0, 1.5]
+    assert tracker.momentum_loss.dtype == torch.float32
+    assert not tracker.momentum_loss.requires_grad
+
+
+def test_large_finite_losses_are_no_divergence():
+    tracker = MemorizationTracker(3)
+    large = torch.full((3,), torch.finfo(torch.float32).max)
+    tracker.update(torch.arange(3), large)  # their sum exceeds float32
+    assert torch.equal(tracker.momentum_loss, large)
+
+
+def test_infinities_that_cancel_are_refused():
+    with pytest.raises(InputError, match=r"ids \[0, 1\]"):
+        MemorizationTracker(3).update(torch.arange(3), torch.tensor([torch.inf, -torch.inf, 1.0]))
+
+
+def test_state_is_buffers_of_twelve_bytes_a_sample():
+    tracker = MemorizationTracker(1000)
+    assert not list(tracker.parameters())
+    state = tracker.state_dict()
+    assert sum(value.nbytes for value in state.values() if value.ndim) == 12 * 1000
+    assert set(state) == {"momentum_loss", "scores", "updated_in", "epoch"}
+
+
+def test_grown_samples_are_tracked_like_the_others():
+    tracker = MemorizationTracker(2, momentum=0.5)
+    tracker.update(torch.arange(2), torch.tensor([1.0, 3.0]))
+    tracker.refresh()
+    tracker.grow(4)
+    tracker.update(torch.tensor([3, 0]), torch.tensor([5.0, 3.0]))
+    tracker.refresh()
+    assert tracker.momentum_loss.tolist() == [2.0, 3.0, 0.0, 5.0]
+    assert tracker.seen.tolist() == [True, True, False, True]
+    assert tracker.scores[2] == 0
+    assert tracker.scores[3] == 1

@@ -50,7 +50,9 @@ def main(arguments: list[str]) -> int:
         with _program_name("bcl fit"):
             cli = _build(arguments, config, name)
         _check_launch(cli.trainer, bool(cli.config.trainer.sync_batchnorm))
-        resume = _checkpoint(cli)
+        resume, step = _checkpoint(cli)
+        if cli.config.log:
+            _add_loggers(cli, step)
         fit(cli.trainer, cli.model, cli.datamodule, resume)
     last = Path(cli.trainer.default_root_dir) / "checkpoints" / "last.ckpt"
     if cli.trainer.is_global_zero:
@@ -96,6 +98,7 @@ def _build(arguments: list[str], config: Config, name: str) -> Any:
     from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
     from bcl.checkpoints import AtomicCheckpointIO
+    from bcl.learners import HistoryWriter, LogHistory, OnlineProbe
     from bcl.learners.callbacks import in_terminal, run_callbacks
     from bcl.learners.training import new_record
 
@@ -125,6 +128,31 @@ def _build(arguments: list[str], config: Config, name: str) -> Any:
                 type=float | None,
                 default=None,
                 help="minutes between checkpoints within an epoch",
+            )
+            parser.add_argument(
+                "--log",
+                type=str | list[str] | None,
+                default=None,
+                help="loggers, of csv, tensorboard and wandb with commas between; files go to the "
+                "run's folder",
+            )
+            parser.add_argument(
+                "--online.every_n_epochs",
+                type=int | None,
+                default=None,
+                help="epochs between measurements of an online linear probe and nearest neighbours",
+            )
+            parser.add_argument(
+                "--online.neighbours", type=int, default=10, help="nearest neighbours; 0 for none"
+            )
+            parser.add_argument(
+                "--online.learning_rate", type=float, default=1e-3, help="of the online head's Adam"
+            )
+            parser.add_argument(
+                "--history.every_n_epochs",
+                type=int | None,
+                default=None,
+                help="epochs between files of all momentum losses and scores, below tracker/",
             )
             parser.add_argument(
                 "--overwrite", action="store_true", help="replace a run in the same folder"
@@ -162,10 +190,16 @@ def _build(arguments: list[str], config: Config, name: str) -> Any:
             progress = settings.enable_progress_bar is not False
             intervals = vars(self.config.save)
             callbacks = run_callbacks(record, folder, progress, **intervals)
+            if self.config.history.every_n_epochs is not None:
+                every = self.config.history.every_n_epochs
+                callbacks.append(HistoryWriter(folder / "tracker", every))
+            if self.config.online.every_n_epochs is not None:
+                callbacks.append(OnlineProbe(**vars(self.config.online)))
+            log = [LogHistory()] if self.config.log or settings.logger else []
             defaults = {
                 "default_root_dir": settings.default_root_dir,
                 "plugins": [AtomicCheckpointIO(), *_listed(self.config_init.trainer.plugins)],
-                "callbacks": [*callbacks, *_listed(self.config_init.trainer.callbacks)],
+                "callbacks": [*callbacks, *_listed(self.config_init.trainer.callbacks), *log],
                 "enable_progress_bar": progress and in_terminal(),
                 # The datamodule's loader shares each global batch between the ranks itself.
                 "use_distributed_sampler": False,
@@ -240,8 +274,18 @@ def _listed(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list | tuple) else [value]
 
 
-def _checkpoint(cli: Any) -> str | None:
-    """Find the checkpoint to resume from; refuse to mix a new run into an old one's folder."""
+def _add_loggers(cli: Any, step: int | None) -> None:
+    """Give the trainer the run's loggers, which must know where a resumed run goes on."""
+    from bcl.learners import run_loggers
+    from bcl.learners.callbacks import RunRecorder
+
+    record = next(c.record for c in cli.trainer.callbacks if isinstance(c, RunRecorder))
+    folder = cli.trainer.default_root_dir
+    cli.trainer.loggers = [*cli.trainer.loggers, *run_loggers(cli.config.log, folder, record, step)]
+
+
+def _checkpoint(cli: Any) -> tuple[str | None, int | None]:
+    """Find the checkpoint to resume from, and its step; never mix a new run into an old one."""
     folder = Path(cli.trainer.default_root_dir)
     last = folder / "checkpoints" / "last.ckpt"
     asked = cli.config.ckpt_path
@@ -253,12 +297,12 @@ def _checkpoint(cli: Any) -> str | None:
             "--overwrite, or name another folder with --trainer.default_root_dir."
         )
     if asked is None:
-        return None
+        return None, None
     # A job that its scheduler starts again may have been killed before its first checkpoint.
     if asked == "last" and not any(last.parent.glob("*.ckpt")):
         if cli.trainer.is_global_zero:
             print(f"No checkpoint in {last.parent} yet: the run starts at its beginning.")
-        return None
+        return None, None
     from bcl.checkpoints import load_learner, read_checkpoint
 
     content = read_checkpoint(path)
@@ -268,4 +312,4 @@ def _checkpoint(cli: Any) -> str | None:
             "probed and exported, not resumed."
         )
     load_learner(cli.model, content, path)
-    return str(path)
+    return str(path), int(content["global_step"])

@@ -131,7 +131,7 @@ def _evaluate(checkpoint: Path, name: str, protocols: list[str], args: argparse.
 
     from bcl.checkpoints import load_run
     from bcl.evaluation import evaluate
-    from bcl.evaluation.features import FeatureCache, file_hash, layer_encoder
+    from bcl.features import FeatureCache, file_hash, layer_encoder
 
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:

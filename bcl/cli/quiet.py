@@ -20,6 +20,8 @@ def quiet_lightning() -> Iterator[None]:
         # The loss on the bar is rank 0's; the record holds the mean over the ranks.
         warnings.filterwarnings("ignore", message=".*sync_dist=True.*")
         warnings.filterwarnings("ignore", message=".*exists and is not empty.*")
+        # Loggers get a row an epoch, whatever the interval of steps.
+        warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
         try:
             for logger in loggers:
                 logger.setLevel(logging.WARNING)

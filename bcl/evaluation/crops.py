@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bcl.evaluation.features import PictureSet
+from bcl.features import PictureSet
 from bcl.random import hash64, uniform
 
 

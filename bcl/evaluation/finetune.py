@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from bcl.errors import InputError
 from bcl.evaluation.crops import crop_and_flip
-from bcl.evaluation.features import PictureSet, Progress
+from bcl.features import PictureSet, Progress
 from bcl.random import permutation
 
 DEFAULT_EPOCHS = {"share": 60, "full": 20}

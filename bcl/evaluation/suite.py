@@ -11,16 +11,7 @@ from torch import Tensor, nn
 
 from bcl.errors import InputError, unknown_name
 from bcl.evaluation.crops import CroppedSet
-from bcl.evaluation.features import (
-    Encode,
-    FeatureCache,
-    PictureSet,
-    Progress,
-    extract_features,
-    layer_encoder,
-)
 from bcl.evaluation.finetune import DEFAULT_EPOCHS, fine_tune
-from bcl.evaluation.knn import knn_predict
 from bcl.evaluation.linear import (
     ProbeOptions,
     ProbeResult,
@@ -35,6 +26,15 @@ from bcl.evaluation.metrics import class_accuracy, confidence_interval, group_ac
 from bcl.evaluation.presets import GRADIENT_SOLVERS
 from bcl.evaluation.protocols import Protocol, parse_protocols
 from bcl.evaluation.results import ProbeReport
+from bcl.features import (
+    Encode,
+    FeatureCache,
+    PictureSet,
+    Progress,
+    extract_features,
+    layer_encoder,
+)
+from bcl.knn import knn_predict
 from bcl.random import permutation
 from bcl.shots import RULES, ShotGroups, shot_groups
 
@@ -108,7 +108,7 @@ def evaluate(
             samples that moved most.
         learner: the module that ``encode`` belongs to, for fine-tuning and other layers; found by
             itself if ``encode`` is a method of it.
-        layer: which layer is read, see `bcl.evaluation.features.layer_encoder`.
+        layer: which layer is read, see `bcl.features.layer_encoder`.
         measures: also compute uniformity, alignment and class spread.
         batch_size: pictures encoded at a time.
         device: where to encode and fit.

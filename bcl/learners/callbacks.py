@@ -33,6 +33,40 @@ class RunRecorder(Callback):
         # Sum and number of the running epoch's losses; on the device, read once an epoch.
         self._sum: Any = 0.0
         self._count = 0
+        self._notes: dict[str, float] = {}  # of the running epoch, until its row is made
+
+    @staticmethod
+    def note(trainer: pl.Trainer, values: dict[str, float]) -> None:
+        """Add values to the running epoch's row of the history, if the run has a record.
+
+        Args:
+            trainer: of the run; call it on every rank, at the end of the epoch.
+            values: plain numbers by name.
+        """
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if not isinstance(callback, RunRecorder):
+                continue
+            history = callback.record["history"]
+            if history and history[-1]["epoch"] == trainer.current_epoch:
+                history[-1].update(values)
+            else:
+                callback._notes |= values
+
+    @staticmethod
+    def describe(trainer: pl.Trainer, key: str, text: str) -> None:
+        """Say in the record, if there is one, how some of its numbers were made."""
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, RunRecorder):
+                callback.record[key] = text
+
+    @staticmethod
+    def row(trainer: pl.Trainer) -> dict[str, Any] | None:
+        """Find the newest row of the run's history, if it has a record."""
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, RunRecorder) and callback.record["history"]:
+                newest: dict[str, Any] = callback.record["history"][-1]
+                return newest
+        return None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock; name the data."""
@@ -64,6 +98,8 @@ class RunRecorder(Callback):
         if tracker is not None:
             row["score_mean"] = float(tracker.scores.mean())
             row["score_histogram"] = torch.histc(tracker.scores, 20, 0, 1).int().tolist()
+        row |= self._notes
+        self._notes = {}
         history = [old for old in self.record["history"] if old["epoch"] < epoch]
         self.record["history"] = [*history, row]
         self.record["epochs"] = epoch + 1
@@ -120,10 +156,8 @@ def _data(trainer: pl.Trainer) -> dict[str, str]:
 
 def epoch_loss(trainer: pl.Trainer) -> float | None:
     """Mean loss of the epoch over all ranks, out of the record: rank 0 may ask for it alone."""
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(callback, RunRecorder) and callback.record["history"]:
-            return float(callback.record["history"][-1]["loss"])
-    return None
+    row = RunRecorder.row(trainer)
+    return None if row is None else float(row["loss"])
 
 
 class PlainProgress(Callback):

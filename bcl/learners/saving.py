@@ -89,9 +89,29 @@ class Checkpoints(Checkpoint):
             keep_as(previous, self.path)
 
     def _save(self, trainer: pl.Trainer) -> None:
+        self._refuse_broken(trainer)
         trainer.save_checkpoint(self.path)
         self._step = trainer.global_step
         self._time = time.monotonic()
+
+    def last_good(self) -> str:
+        """Name the newest checkpoint, in a sentence; nothing that was refused is in it."""
+        if self.path.exists():
+            return f"The last good checkpoint is {self.path}."
+        return "There is no checkpoint yet."
+
+    def _refuse_broken(self, trainer: pl.Trainer) -> None:
+        """A finite loss can have a gradient that is not: its step must not enter a checkpoint."""
+        named = dict(trainer.lightning_module.named_parameters())
+        sound = [value.isfinite().all() for value in named.values()]
+        if not sound or bool(torch.stack(sound).all()):
+            return
+        bad = [name for name, fine in zip(named, sound, strict=True) if not bool(fine)]
+        raise InputError(
+            f"step {trainer.global_step - 1} made {len(bad)} of {len(named)} weights not finite "
+            f"(first: '{bad[0]}'); they were not saved. Lower the learning rate, or clip the "
+            f"gradient with --trainer.gradient_clip_val. {self.last_good()}"
+        )
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any

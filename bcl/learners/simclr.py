@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from bcl.augment import ContrastiveViews
 from bcl.encoders import Projector, create_encoder
 from bcl.errors import InputError, unknown_name
+from bcl.learners.loggers import lightning_logs
 from bcl.learners.optimizers import OptimizerName, build_optimizer, parameter_groups
 from bcl.learners.saving import Checkpoints
 from bcl.learners.schedule import warmup_cosine
@@ -272,13 +273,15 @@ class SimCLR(pl.LightningModule):
         except InputError as error:
             raise InputError(f"step {self.global_step}: {error}{self._last_good()}") from None
         loss: Tensor = losses.mean()
-        # Each rank's own; `RunRecorder` keeps the mean over the ranks.
+        # Each rank's own, for the progress bar; `RunRecorder` keeps the mean over the ranks, which
+        # goes to the loggers where there is a record.
         self.log(
             "loss",
             loss.detach(),
             on_step=False,
             on_epoch=True,
             prog_bar=True,
+            logger=lightning_logs(self.trainer),
             batch_size=ids.numel(),
         )
         return loss
@@ -286,8 +289,8 @@ class SimCLR(pl.LightningModule):
     def _last_good(self) -> str:
         """Name the newest checkpoint; nothing of a refused step is in it."""
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, Checkpoints) and callback.path.exists():
-                return f" The last good checkpoint is {callback.path}."
+            if isinstance(callback, Checkpoints):
+                return f" {callback.last_good()}"
         return " There is no checkpoint yet."
 
     def on_train_epoch_end(self) -> None:

@@ -1,0 +1,41 @@
+"""Read wandb's offline files: LevelDB's log framing around wandb's own protobuf records."""
+
+import json
+import struct
+from pathlib import Path
+
+BLOCK = 32_768
+FULL, FIRST, LAST = 1, 2, 4
+
+
+def records(path: Path):
+    """Every record of a ``.wandb`` file, in order."""
+    from wandb.proto import wandb_internal_pb2
+
+    content = path.read_bytes()
+    assert content[:4] == b":W&B"
+    place, parts = 7, []
+    while place + 7 <= len(content):
+        if BLOCK - place % BLOCK < 7:  # no room for a header: zeros up to the next block
+            place += BLOCK - place % BLOCK
+            continue
+        _, length, kind = struct.unpack_from("<IHB", content, place)
+        parts.append(content[place + 7 : place + 7 + length])
+        place += 7 + length
+        if kind in (FULL, LAST):
+            record = wandb_internal_pb2.Record()
+            record.ParseFromString(b"".join(parts))
+            parts = []
+            yield record
+
+
+def history(path: Path):
+    """The logged rows: name to value."""
+    return [
+        {
+            item.key or "/".join(item.nested_key): json.loads(item.value_json)
+            for item in record.history.item
+        }
+        for record in records(path)
+        if record.WhichOneof("record_type") == "history"
+    ]
