@@ -32,6 +32,8 @@ ABOUT = {
     "remains.",
     "loading": "Photographs of 500 × 375 px made into JPEG files; ours decodes and crops in "
     "workers and makes the views after it.",
+    "tracker": "`MemorizationTracker.update` on random ids, one thread, beside the same in Python, "
+    "sample by sample.",
     "probe": "Made-up features of 50,000 training and 10,000 test pictures, 100 classes; ours "
     "chooses its regularisation too, scikit-learn is given it. In brackets: accuracy full / "
     "50-shot / 100-shot.",

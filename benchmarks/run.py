@@ -89,6 +89,11 @@ JOBS = (
         "loading.py shards --pictures 512 --repeat 3 --threads 1",
         "loading.py shards --pictures 140 --repeat 1 --threads 1",
     ),
+    Job(
+        "tracker",
+        "tracker.py --samples 10000 1281167",
+        "tracker.py --samples 1000 --batch 16 --repeats 20",
+    ),
     Job("probe", "probe.py", "probe.py --small --only ours --repeats 1"),
 )
 

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import results
 import torch
 
 from bcl import MemorizationTracker, TrackerHistory
@@ -40,7 +41,9 @@ def loop(memory: list[float], ids: torch.Tensor, losses: torch.Tensor) -> None:
         memory[index] = 0.97 * memory[index] + 0.03 * float(loss)
 
 
-def measure(samples: int, batch: int, repeats: int, device: torch.device) -> dict[str, float]:
+def measure(
+    samples: int, batch: int, repeats: int, device: torch.device, rows: list[results.Row]
+) -> dict[str, float]:
     """One row of the table."""
     row: dict[str, float] = {}
     generator = torch.Generator().manual_seed(0)
@@ -65,7 +68,14 @@ def measure(samples: int, batch: int, repeats: int, device: torch.device) -> dic
     row["update p90"] = times[int(0.9 * len(times))]
     memory = [0.0] * samples
     few = steps[: max(repeats // 20, 3)]
-    row["loop"] = statistics.median(timed(lambda s=step: loop(memory, *s), device) for step in few)  # type: ignore[misc]
+    loops = [timed(lambda s=step: loop(memory, *s), device) for step in few]  # type: ignore[misc]
+    row["loop"] = statistics.median(loops)
+    rows += results.compare(
+        f"update of a batch of {batch}, {samples:,} samples tracked",
+        "ms",
+        {"ours": times, "a loop over the samples, as released": loops},
+        ours="ours",
+    )
     for normalization in NORMALIZATIONS:
         tracker.normalization = normalization
         row[normalization] = statistics.median(timed(tracker.refresh, device) for _ in range(3))
@@ -83,7 +93,9 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=400)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")
+    results.add_json_option(parser)
     args = parser.parse_args()
+    rows: list[results.Row] = []
     torch.set_num_threads(args.threads)
     device = torch.device(args.device)
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
@@ -95,11 +107,13 @@ def main() -> None:
     print("| samples | " + " | ".join(heads.get(name, name) for name in columns) + " |")
     print("|---:" * (len(columns) + 1) + "|")
     for samples in args.samples:
-        row = measure(samples, args.batch, args.repeats, device)
+        row = measure(samples, args.batch, args.repeats, device, rows)
         print(
             f"| {samples:,} | " + " | ".join(f"{row[name]:.3f}" for name in columns) + " |",
             flush=True,
         )
+    if args.json:
+        results.save(args.json, "tracker", rows, device=args.device)
 
 
 if __name__ == "__main__":
