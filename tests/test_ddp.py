@@ -39,17 +39,19 @@ def test_one_two_and_four_ranks_give_one_run(tmp_path):
         states = run(ranks, tmp_path / str(ranks))
         for name, expected in alone.items():
             assert len(expected["losses"]) == 20
-            assert expected["losses"][-1] != expected["losses"][0]
+            # CACR's loss is the difference of two squared distances: it passes 0, and rises while
+            # the positives are pulled together.
+            cacr = name.startswith("cacr")
+            assert cacr or expected["losses"][-1] < expected["losses"][0]
             for state in (rank[name] for rank in states):
                 losses = torch.tensor(state["losses"]), torch.tensor(expected["losses"])
-                # CACR's loss is the difference of two squared distances and passes 0.
-                least = 1e-4 if name.startswith("cacr") else 0
-                torch.testing.assert_close(*losses, rtol=1e-4, atol=least, msg=name)
+                torch.testing.assert_close(*losses, rtol=1e-4, atol=1e-4 if cacr else 0, msg=name)
                 # A loss that hardly moved would be close whatever the gradient was.
                 moved = losses[1].max() - losses[1].min()
                 assert (losses[0] - losses[1]).abs().max() < 0.01 * moved, name
+                close = {"rtol": 1e-3, "atol": 1e-4 if cacr else 1e-5}
                 for key, value in expected["weights"].items():
-                    torch.testing.assert_close(state["weights"][key], value, rtol=1e-3, atol=1e-4)
+                    torch.testing.assert_close(state["weights"][key], value, **close)
                 # On every rank the same tracker to the last bit, and that of the single process.
                 for key, value in state["tracker"].items():
                     assert torch.equal(value, states[0][name]["tracker"][key])
