@@ -230,9 +230,21 @@ class _RowLogSumExp(torch.autograd.Function):
 class _RowLogSumExpBackward(torch.autograd.Function):
     generate_vmap_rule = True
 
+    # The arguments by name: torch.compile takes the first of (*inputs) for a context.
     @staticmethod
-    def forward(*inputs: Any) -> tuple[Tensor, Tensor]:
-        grads: tuple[Tensor, Tensor] = _rows_backward(*inputs)
+    def forward(
+        grad: Tensor,
+        x: Tensor,
+        y: Tensor,
+        logsumexp: Tensor,
+        skip: int | None,
+        block: int,
+        x_wanted: bool,
+        y_wanted: bool,
+    ) -> tuple[Tensor, Tensor]:
+        grads: tuple[Tensor, Tensor] = _rows_backward(
+            grad, x, y, logsumexp, skip, block, x_wanted, y_wanted
+        )
         return grads
 
     @staticmethod

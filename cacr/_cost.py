@@ -306,8 +306,21 @@ class _SoftminCost(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(*inputs: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        results: tuple[Tensor, Tensor, Tensor, Tensor] = _cost(*inputs)
+    def forward(
+        x: Tensor,
+        y: Tensor,
+        bank: Tensor | None,
+        skip: int,
+        temperature: float,
+        rbf_scale: float | None,
+        constant_from: int,
+        block: int,
+        x_wanted: bool,
+        y_wanted: bool,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        results: tuple[Tensor, Tensor, Tensor, Tensor] = _cost(
+            x, y, bank, skip, temperature, rbf_scale, constant_from, block, x_wanted, y_wanted
+        )
         return results
 
     @staticmethod
@@ -346,9 +359,38 @@ def _agree(grad: Tensor, parts: int) -> bool:
 class _SoftminCostBackward(torch.autograd.Function):
     generate_vmap_rule = True
 
+    # The arguments by name: torch.compile takes the first of (*inputs) for a context.
     @staticmethod
-    def forward(*inputs: Any) -> tuple[Tensor, Tensor]:
-        both: tuple[Tensor, Tensor] = _cost_backward(*inputs)
+    def forward(
+        grad: Tensor,
+        x: Tensor,
+        y: Tensor,
+        bank: Tensor | None,
+        result: Tensor,
+        log_mass: Tensor,
+        skip: int,
+        temperature: float,
+        rbf_scale: float | None,
+        constant_from: int,
+        block: int,
+        x_wanted: bool,
+        y_wanted: bool,
+    ) -> tuple[Tensor, Tensor]:
+        both: tuple[Tensor, Tensor] = _cost_backward(
+            grad,
+            x,
+            y,
+            bank,
+            result,
+            log_mass,
+            skip,
+            temperature,
+            rbf_scale,
+            constant_from,
+            block,
+            x_wanted,
+            y_wanted,
+        )
         return both
 
     @staticmethod

@@ -352,8 +352,8 @@ def test_tracker_can_watch_another_loss_which_does_not_train():
 
     trained = SimCLR("resnet8", SIZE, {"width": 4}, tracker_loss=other)
     train(trained, epochs=1)
-    # Attraction minus repulsion of unit vectors: never as large as NT-Xent of 15 negatives.
-    assert trained.tracker.momentum_loss.max() < 1
+    # NT-Xent is never below 0; attraction minus repulsion is for some of them.
+    assert trained.tracker.momentum_loss.min() < 0
     assert trained.trainer.logged_metrics["loss"] > 1
     with pytest.raises(InputError, match="reduction='mean'"):
         SimCLR("resnet8", SIZE, tracker_loss=CACRLoss())

@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.optimize import minimize
 
-from bcl import fit_linear_probe
+from bcl import InputError, fit_linear_probe
 from bcl.evaluation.softmax_lbfgs import Preconditioner, SoftmaxProblem, minimise
 
 
@@ -65,7 +65,7 @@ def float64_minimum(x, y, l2):
 def test_reaches_the_minimum(kind, l2):
     x, y = features(kind)
     _, expected = float64_minimum(x, y, l2)
-    result = fit_linear_probe(x, y, x, y, l2=l2)
+    result = fit_linear_probe(x, y, x, y, l2=l2, tolerance=1e-8)
     assert result.chosen["gap"] < 1e-7
     assert result.predictions.equal(expected.argmax(1))
     logits = x.double() @ result.weight.double() + result.bias.double()
@@ -88,10 +88,12 @@ def test_draws_together_reach_the_minima_of_each():
     rows = torch.stack([torch.randperm(300, generator=torch.Generator().manual_seed(s))[:150]
                         for s in range(4)])  # fmt: skip
     l2 = torch.tensor([1e-1, 1e-2, 1e-3, 1e-4])
-    together = minimise(SoftmaxProblem.of(x[rows], y[rows], 6), l2)
+    together = minimise(SoftmaxProblem.of(x[rows], y[rows], 6), l2, tolerance=1e-8)
     for draw in range(4):
         alone = minimise(
-            SoftmaxProblem.of(x[rows[draw]][None], y[rows[draw]][None], 6), l2[draw, None]
+            SoftmaxProblem.of(x[rows[draw]][None], y[rows[draw]][None], 6),
+            l2[draw, None],
+            tolerance=1e-8,
         )
         difference = (together.weight[draw] - alone.weight[0]).abs().max()
         assert float(difference) < 2e-3 * float(alone.weight.abs().max())
@@ -100,9 +102,9 @@ def test_draws_together_reach_the_minima_of_each():
 def test_pairs_of_another_penalty_help():
     x, y = features("plain")
     problem = SoftmaxProblem.of(((x - x.mean(0)) / x.std(0))[None], y[None], 6)
-    first = minimise(problem, torch.tensor([1e-2]))
-    warm = minimise(problem, torch.tensor([8e-3]), first)
-    cold = minimise(problem, torch.tensor([8e-3]))
+    first = minimise(problem, torch.tensor([1e-2]), tolerance=1e-8)
+    warm = minimise(problem, torch.tensor([8e-3]), first, tolerance=1e-8)
+    cold = minimise(problem, torch.tensor([8e-3]), tolerance=1e-8)
     assert warm.steps < cold.steps
     assert torch.allclose(warm.weight, cold.weight, atol=1e-3)
 
@@ -113,13 +115,13 @@ def test_preconditioner_spares_steps(monkeypatch):
     x = x @ (torch.logspace(0, -2, 12)[:, None] * mixed)  # correlated, as features are
     problem = SoftmaxProblem.of(((x - x.mean(0)) / x.std(0))[None], y[None], 6)
     l2 = torch.tensor([1e-3])
-    here = minimise(problem, l2)
+    here = minimise(problem, l2, tolerance=1e-8)
     monkeypatch.setattr(Preconditioner, "at", lambda problem, _=None: start)
     start = Preconditioner(
         torch.zeros(1, 12, 6), torch.ones(1, 6), torch.eye(6)[None], torch.ones(1, 1, 6),
         torch.ones(12), torch.eye(12),
     )  # fmt: skip
-    plain = minimise(problem, l2)
+    plain = minimise(problem, l2, tolerance=1e-8)
     assert torch.allclose(plain.weight, here.weight, atol=5e-3)
     assert here.steps < 0.7 * plain.steps
 
@@ -131,3 +133,9 @@ def test_curvature_of_the_start():
     known, measured = Preconditioner.at(problem), Preconditioner.at(problem, problem.start())
     assert torch.allclose(known.class_values, measured.class_values, atol=1e-5)
     assert float(measured.centre.abs().max()) < 1e-4
+
+
+def test_tolerance_must_be_a_share():
+    x, y = features("plain")
+    with pytest.raises(InputError, match=r"tolerance must lie in \(0, 1\), got 0"):
+        fit_linear_probe(x, y, x, y, tolerance=0)

@@ -29,7 +29,7 @@ from bcl.random import permutation
 # Logits worked on at a time: larger blocks fall out of a processor's cache, smaller ones leave a
 # GPU idle.
 BLOCK_BYTES = {"cpu": 1 << 20, "cuda": 512 << 20}
-EXACT = 1e-8  # promised decrease, as a share of the objective, at which a minimum is reached
+EXACT = 1e-6  # promised decrease, as a share of the objective, at which a minimum is reached
 MEMORY = 10  # pairs of (step, change of gradient) that L-BFGS keeps
 MAX_HALVINGS = 40
 NOISE = 5e-7  # objectives that differ by this share are equal in float32
