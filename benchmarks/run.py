@@ -61,6 +61,11 @@ JOBS = (
         "views.py --sizes 32 --threads 1 --num-ops 1 --batch 8 --seconds 0.01",
     ),
     Job(
+        "views-compiled",
+        "views.py --sizes 32 --threads 1 --num-ops 1 2 --compiled --only ours --seconds 2",
+        "views.py --sizes 32 --threads 1 --num-ops 1 --batch 8 --seconds 0.01 --only ours",
+    ),
+    Job(
         "views-large",
         "views.py --sizes 96 224 --threads 1 2 --num-ops 1 --seconds 3",
         "views.py --sizes 64 --threads 1 --num-ops 2 --batch 4 --seconds 0.01 --only ours",
@@ -69,6 +74,11 @@ JOBS = (
         "step-resnet8",
         "step.py --encoder resnet8 --batch 256",
         "step.py --encoder resnet8 --size 16 --batch 4 --rounds 2 --warmup 1",
+    ),
+    Job(
+        "step-resnet8-bf16",
+        "step.py --encoder resnet8 --batch 256 --precision bf16 --channels-last",
+        "step.py --encoder resnet8 --size 16 --batch 4 --rounds 2 --warmup 1 --precision bf16",
     ),
     Job(
         "step-resnet18",
