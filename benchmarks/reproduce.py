@@ -189,7 +189,16 @@ def accuracy(cell: Cell) -> str:
     return f"{entry['name']} {whole:.2f} ({'/'.join(parts)})"
 
 
-def finish(cells: list[Cell], preset: Config, name: str, out: Path) -> None:
+def plain_command(args: argparse.Namespace) -> str:
+    """What to type for these runs on another machine, where the data lies elsewhere."""
+    words = ["python", "benchmarks/reproduce.py", "--preset", args.preset]
+    words += ["--root", "DIR"] if args.root else []
+    words += ["--runs", args.runs] if args.runs else []
+    words += ["--seeds", args.seeds] if args.seeds else []
+    return " ".join([*words, *(f"--set {word}" for word in args.set)])
+
+
+def finish(cells: list[Cell], preset: Config, name: str, command: str, out: Path) -> None:
     """Write results and report of the runs that are done."""
     done = [cell for cell in cells if (cell.report / "report.json").is_file()]
     if not done:
@@ -198,7 +207,7 @@ def finish(cells: list[Cell], preset: Config, name: str, out: Path) -> None:
         {(cell.key, cell.seed): cell.report for cell in done},
         {key: run["label"] for key, run in preset["runs"].items()},
         [tuple(pair) for pair in preset.get("compare", [])],
-        {"preset": name, "about": preset["about"], "command": " ".join(["python", *sys.argv])},
+        {"preset": name, "about": preset["about"], "command": command},
     )
     write_text(out / "results.json", json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
     words = ["report", *(str(cell.report) for cell in done), "--overwrite", "--formats", "md,csv"]
@@ -269,7 +278,7 @@ def main() -> int:
     try:
         runner.all()
     finally:
-        finish(cells, preset, Path(args.preset).stem, out)
+        finish(cells, preset, Path(args.preset).stem, plain_command(args), out)
     for name, why in runner.failed.items():
         print(f"failed: {name}: {why}", file=sys.stderr)
     return 1 if runner.failed else 0

@@ -97,6 +97,7 @@ def test_runs_a_table_goes_on_and_reports_a_failure(tmp_path):
     assert "learning_rate" in first.stderr
     result = json.loads((tmp_path / "out" / "results.json").read_text())
     assert [row["run"] for row in result["runs"]] == ["a", "b"]
+    assert result["command"] == f"python benchmarks/reproduce.py --preset {path}"
     expected = ProbeReport.load(tmp_path / "out" / "probe" / "b-1").protocol("full")
     found = result["means"]["b"]["full"]["all"]["mean"]
     assert found == pytest.approx(100 * expected["summary"]["accuracy"]["mean"])
