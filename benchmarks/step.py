@@ -164,7 +164,8 @@ def main() -> int:
         )
         values = {"BCL-I step": result["bcl_rounds_ms"], "encoder alone": result["bare_rounds_ms"]}
         rows = results.compare(case, "ms", values, ours="BCL-I step")
-        results.save(args.json, "step", rows, options=vars(args), **result)
+        options = {name: value for name, value in vars(args).items() if name != "json"}
+        results.save(args.json, "step", rows, options=options, **result)
     return 0
 
 
