@@ -32,7 +32,7 @@ bench: $(VENV)/.installed-dev
 # some presets need the data set's folder: ROOT=DIR.
 PRESET ?= cpu
 reproduce: $(VENV)/.installed-dev
-	$(BIN)/python benchmarks/reproduce.py --preset $(PRESET) $(if $(ROOT),--root $(ROOT)) $(ARGS)
+	$(BIN)/python benchmarks/reproduce.py --preset $(PRESET) $(if $(ROOT),--root "$(ROOT)") $(ARGS)
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .

@@ -7,16 +7,21 @@
 A preset (`benchmarks/presets/NAME.yaml`, or a path) names a recipe of `bcl configs`, what its runs
 share, and what each changes. Every run is a `bcl fit` and a `bcl probe` with a configuration file
 in the run's folder; started again, the command goes on where it was interrupted, within an epoch
-too. A run that fails is reported at the end and does not stop the others.
+too. A run that fails is reported at the end and does not stop the others. Ctrl-C, SIGTERM and
+SIGHUP end the runs and write the results of those that are done.
 """
 
 import argparse
+import contextlib
 import json
 import os
+import shlex
+import signal
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,11 +30,17 @@ from typing import Any
 import yaml
 from summary import summarise
 
-from bcl.configuration import Config, compose, merge
+from bcl.configuration import Config, compose, find_config, merge
 from bcl.errors import InputError, unknown_name
-from bcl.files import write_text
+from bcl.evaluation.protocols import parse_protocols
+from bcl.files import check_writable, write_text
 
 PRESETS = Path(__file__).resolve().parent / "presets"
+NEEDED = ("about", "recipe", "protocols", "seeds", "runs")
+KEYS = (*NEEDED, "extends", "root", "seeded", "settings", "compare")
+RUN_KEYS = ("label", "method", "settings")
+PROGRAM = (sys.executable, "-m", "bcl.cli")
+PATIENCE = 15.0  # seconds that an interrupted run has to end by itself
 
 
 @dataclass(frozen=True)
@@ -50,13 +61,59 @@ class Cell:
 
 
 def read_preset(name: str) -> Config:
-    """Read a preset by name or path."""
-    path = Path(name) if name.endswith((".yaml", ".yml")) else PRESETS / f"{name}.yaml"
+    """Read a preset by name or path.
+
+    ``extends`` names another one, a path from the file's own folder: mappings are merged, the rows
+    of ``compare`` come after the other's, and a run that is set to null is left out.
+
+    Raises:
+        InputError: no such preset, no YAML, or a key that no preset has.
+    """
+    preset = _read(name, PRESETS, ())
+    for key in NEEDED:
+        if not preset.get(key):
+            raise InputError(f"preset '{name}' has no {key}; add it, or extend another preset.")
+    runs = {key: run for key, run in preset["runs"].items() if run is not None}
+    for key, run in runs.items():
+        if not isinstance(run, dict):
+            raise InputError(f"preset '{name}': run '{key}' takes a mapping; got {run!r}.")
+        for word in run:
+            if word not in RUN_KEYS:
+                raise unknown_name(f"key of run '{key}'", word, RUN_KEYS)
+        for word in ("label", "method"):
+            if word not in run:
+                raise InputError(f"preset '{name}': run '{key}' has no {word}; add it.")
+    pairs = []
+    for pair in preset.get("compare", []):
+        if not isinstance(pair, list) or len(pair) != 2:
+            raise InputError(f"preset '{name}': compare takes pairs [run, baseline]; got {pair}.")
+        for key in pair:
+            if key not in preset["runs"]:
+                raise unknown_name("run in compare", key, preset["runs"])
+        if set(pair) <= set(runs):
+            pairs.append(pair)
+    parse_protocols(preset["protocols"])
+    return {**preset, "runs": runs, "compare": pairs}
+
+
+def _read(name: str, folder: Path, before: tuple[Path, ...]) -> Config:
+    """Read a preset's file and those that it extends; ``before`` are those that extend it."""
+    is_path = name.endswith((".yaml", ".yml"))
+    path = (folder if before else Path()) / name if is_path else PRESETS / f"{name}.yaml"
     if not path.is_file():
         raise unknown_name("preset", name, preset_names())
-    preset: Config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if path.resolve() in before:
+        raise InputError(f"{path} extends itself; remove one of the `extends`.")
+    preset = find_config(str(path))
+    for key in preset:
+        if key not in KEYS:
+            raise unknown_name(f"key in {path}:", key, KEYS)
     other = preset.pop("extends", None)
-    return preset if other is None else merge(read_preset(other), preset)
+    if other is None:
+        return preset
+    first = _read(other, path.parent, (*before, path.resolve()))
+    pairs = [*first.get("compare", []), *preset.get("compare", [])]
+    return {**merge(first, preset), "compare": pairs}
 
 
 def preset_names() -> list[str]:
@@ -82,7 +139,7 @@ def table(
             parts = [preset.get("settings", {}), run.get("settings", {}), changes]
             parts += [nested(path, seed) for path in ["seed_everything", *preset.get("seeded", [])]]
             if root is not None:
-                parts.append(nested("data.init_args.root", str(Path(root).resolve())))
+                parts.append(nested("data.init_args.root", str(Path(root).expanduser().resolve())))
             config = merge(compose(f"{preset['recipe']}/{run['method']}"), *parts)
             name = f"{key}-{seed}"
             text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
@@ -102,11 +159,49 @@ def check(cells: list[Cell]) -> None:
             )
 
 
+@contextlib.contextmanager
+def alone(out: Path) -> Iterator[tuple[int, ...]]:
+    """Hold the folder, so that no second command writes to the same runs.
+
+    Yields:
+        Descriptors for the runs to inherit: one that outlives a killed command holds it too.
+    """
+    try:
+        import fcntl
+    except ImportError:  # no such locks on this system
+        yield ()
+        return
+    check_writable(out, "--out")
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                f"another command, or a run that outlived it, is at work in {out}; wait for it, "
+                "end it, or name another --out."
+            ) from None
+        except OSError:  # a file system without locks
+            yield ()
+            return
+        yield (file.fileno(),)
+
+
 class Runner:
     """Runs cells as processes, some at a time, with one line for each step."""
 
-    def __init__(self, cells: list[Cell], preset: Config, jobs: int, threads: int) -> None:
-        self.cells, self.preset, self.jobs = cells, preset, jobs
+    def __init__(
+        self,
+        cells: list[Cell],
+        preset: Config,
+        jobs: int,
+        threads: int,
+        inherited: tuple[int, ...] = (),
+    ) -> None:
+        self.cells, self.preset, self.jobs, self.inherited = cells, preset, jobs, inherited
+        self.protocols = {each.name for each in parse_protocols(preset["protocols"])}
+        self.processes: set[subprocess.Popen[bytes]] = set()
+        self.stopped = False
         self.environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
         self.lock = threading.Lock()
         self.failed: dict[str, str] = {}
@@ -124,22 +219,63 @@ class Runner:
         log = cell.folder / f"{step}.log"
         with log.open("a", encoding="utf-8") as file:
             print("$ bcl " + " ".join(words), file=file, flush=True)
-            answer = subprocess.run(
-                [sys.executable, "-m", "bcl.cli", *words],
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                env=self.environment,
-                check=False,
-            )
-        if answer.returncode:
+            with self.lock:
+                if self.stopped:
+                    return False
+                process = subprocess.Popen(
+                    [*PROGRAM, *words],
+                    stdout=file,
+                    stderr=subprocess.STDOUT,
+                    env=self.environment,
+                    start_new_session=True,  # a group of its own, ended as a whole
+                    pass_fds=self.inherited,
+                )
+                self.processes.add(process)
+            status = process.wait()
+            with self.lock:
+                self.processes.discard(process)
+        if status and not self.stopped:
             end = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
             self.failed[cell.name] = f"{step}: {' '.join(end)} (see {log})"
             self.say(f"{cell.name}: {step} failed: {' '.join(end)}")
-        return answer.returncode == 0
+        return status == 0
+
+    def stop(self) -> None:
+        """End what runs, with its own processes, and begin nothing more."""
+        with self.lock:
+            self.stopped = True
+            processes = list(self.processes)
+        for process in processes:
+            _signal(process, signal.SIGTERM)
+        limit = time.monotonic() + PATIENCE
+        for process in processes:
+            try:
+                process.wait(max(limit - time.monotonic(), 0))
+            except (subprocess.TimeoutExpired, KeyboardInterrupt):
+                limit = 0.0  # a second Ctrl-C: no more patience
+            # Its data workers or ranks may be left.
+            _signal(process, getattr(signal, "SIGKILL", signal.SIGTERM))
+
+    def is_probed(self, cell: Cell) -> bool:
+        """Whether its report is there, with the protocols that are asked for."""
+        path = cell.report / "report.json"
+        if not path.is_file():
+            return False
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return self.protocols <= {entry["name"] for entry in content["protocols"]}
+
+    def attempt(self, cell: Cell) -> None:
+        """Run a cell; whatever goes wrong costs the others nothing."""
+        try:
+            if not self.stopped:
+                self.run(cell)
+        except Exception as error:
+            self.failed[cell.name] = f"{type(error).__name__}: {error}"
+            self.say(f"{cell.name}: {self.failed[cell.name]}")
 
     def run(self, cell: Cell) -> None:
         """Train and probe one cell, or what is left of it."""
-        if not (cell.report / "report.json").is_file():
+        if not self.is_probed(cell):
             begin = time.monotonic()
             cell.folder.mkdir(parents=True, exist_ok=True)
             path = cell.folder / "config.yaml"
@@ -172,11 +308,52 @@ class Runner:
         seconds = sum(self.trained) / len(self.trained) * rest / self.jobs
         return f"{text}, about {seconds / 60:.0f} min left"
 
-    def all(self) -> None:
-        """Run every cell."""
-        with ThreadPoolExecutor(self.jobs) as pool:
-            for future in [pool.submit(self.run, cell) for cell in self.cells]:
-                future.result()
+    def all(self) -> bool:
+        """Run every cell.
+
+        Returns:
+            Whether it came to its end, not to an interrupt.
+        """
+        pool = ThreadPoolExecutor(self.jobs)
+        futures = [pool.submit(self.attempt, cell) for cell in self.cells]
+        try:
+            with _interrupts():
+                for future in futures:
+                    future.result()
+        except KeyboardInterrupt:
+            self.say("interrupted; ending the runs")
+            self.stop()
+        finally:
+            pool.shutdown(cancel_futures=True)
+        return not self.stopped
+
+
+def _signal(process: "subprocess.Popen[bytes]", number: int) -> None:
+    """Signal a process and all that it started."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        if hasattr(os, "killpg"):
+            os.killpg(process.pid, number)
+        else:
+            process.terminate()
+
+
+@contextlib.contextmanager
+def _interrupts() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP interrupt as Ctrl-C does; under nohup, SIGHUP stays ignored."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    old = {}
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) != signal.SIG_IGN:
+            old[number] = signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
 
 
 def accuracy(cell: Cell) -> str:
@@ -195,7 +372,9 @@ def plain_command(args: argparse.Namespace) -> str:
     words += ["--root", "DIR"] if args.root else []
     words += ["--runs", args.runs] if args.runs else []
     words += ["--seeds", args.seeds] if args.seeds else []
-    return " ".join([*words, *(f"--set {word}" for word in args.set)])
+    for word in args.set:
+        words += ["--set", word]
+    return shlex.join(words)
 
 
 def finish(cells: list[Cell], preset: Config, name: str, command: str, out: Path) -> None:
@@ -212,7 +391,7 @@ def finish(cells: list[Cell], preset: Config, name: str, command: str, out: Path
     write_text(out / "results.json", json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
     words = ["report", *(str(cell.report) for cell in done), "--overwrite", "--formats", "md,csv"]
     words += ["--title", preset["about"], "--out", str(out / "report.html")]
-    subprocess.run([sys.executable, "-m", "bcl.cli", *words], check=False)
+    subprocess.run([*PROGRAM, *words], check=False)
 
 
 def numbers(text: str) -> list[int]:
@@ -223,6 +402,19 @@ def numbers(text: str) -> list[int]:
         raise InputError(
             f"--seeds takes integers with commas, such as 0,1,2; got '{text}'."
         ) from None
+
+
+def check_once(option: str, values: list[Any]) -> None:
+    """Refuse a value that stands twice: its run would be made twice in one folder."""
+    for value in values:
+        if values.count(value) > 1:
+            raise InputError(f"{option} names {value} {values.count(value)} times; once is enough.")
+
+
+def at_least_one(option: str, value: int | None) -> None:
+    """Refuse numbers below 1; None is the default."""
+    if value is not None and value < 1:
+        raise InputError(f"{option} must be at least 1, got {value}.")
 
 
 def main() -> int:
@@ -251,13 +443,17 @@ def main() -> int:
         preset = read_preset(args.preset)
         if preset.get("root") and args.root is None:
             raise InputError(f"preset '{args.preset}' needs --root: {preset['root']}.")
-        if args.root is not None and not Path(args.root).exists():
+        if args.root is not None and not Path(args.root).expanduser().exists():
             raise InputError(f"--root: nothing at {args.root}; check the path.")
         runs = args.runs.split(",") if args.runs else list(preset["runs"])
         for run in runs:
             if run not in preset["runs"]:
                 raise unknown_name("run", run, preset["runs"])
         seeds = numbers(args.seeds) if args.seeds else preset["seeds"]
+        check_once("--runs", runs)
+        check_once("--seeds", seeds)
+        at_least_one("--jobs", args.jobs)
+        at_least_one("--threads", args.threads)
         changes: Config = {}
         for word in args.set:
             path, equals, value = word.partition("=")
@@ -270,17 +466,20 @@ def main() -> int:
         out = Path(args.out or Path("outputs", "reproduce", Path(args.preset).stem))
         cells = table(preset, out, args.root, runs, seeds, changes)
         check(cells)
+        with alone(out) as inherited:
+            threads = args.threads or max(cores // jobs, 1)
+            runner = Runner(cells, preset, jobs, threads, inherited)
+            runner.say(f"{len(cells)} runs, {jobs} at a time, into {out}")
+            ended = runner.all()
+            finish(cells, preset, Path(args.preset).stem, plain_command(args), out)
     except InputError as error:
         print(f"reproduce: {error}", file=sys.stderr)
         return 2
-    runner = Runner(cells, preset, jobs, args.threads or max(cores // jobs, 1))
-    runner.say(f"{len(cells)} runs, {jobs} at a time, into {out}")
-    try:
-        runner.all()
-    finally:
-        finish(cells, preset, Path(args.preset).stem, plain_command(args), out)
     for name, why in runner.failed.items():
         print(f"failed: {name}: {why}", file=sys.stderr)
+    if not ended:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        return 128 + signal.SIGINT
     return 1 if runner.failed else 0
 
 

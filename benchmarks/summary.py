@@ -36,11 +36,12 @@ def summarise(
     Returns:
         Plain values: ``runs`` (one entry a run and seed), ``means`` (by run and protocol) and
         ``differences`` (by pair and protocol, in points, with the 95 % interval of Student's t and
-        Holm's correction over the pairs).
+        Holm's correction over the pairs, each column by itself).
     """
     reports = {key: ProbeReport.load(path) for key, path in paths.items()}
     first = next(iter(reports.values()))
-    protocols = [entry["name"] for entry in first.protocols]
+    had = [{entry["name"] for entry in report.protocols} for report in reports.values()]
+    protocols = [e["name"] for e in first.protocols if all(e["name"] in names for names in had)]
     runs = []
     for (run, seed), report in reports.items():
         record = report.record
@@ -62,6 +63,7 @@ def summarise(
                 "accuracy": accuracy,
             }
         )
+    machines = {report.record.get("hardware") or "unknown hardware" for report in reports.values()}
     names = list(dict.fromkeys(run for run, _ in reports))
     means = {run: {name: _mean(runs, run, name) for name in protocols} for run in names}
     known = [pair for pair in pairs if set(pair) <= set(names)]
@@ -70,10 +72,12 @@ def summarise(
         "schema": SCHEMA,
         "schema_version": SCHEMA_VERSION,
         **about,
-        "hardware": first.record.get("hardware"),
+        "hardware": "; ".join(sorted(machines)),
         "versions": first.record.get("versions"),
         "labels": {run: labels[run] for run in names},
-        "descriptions": {e["name"]: e["description"] for e in first.protocols},
+        "descriptions": {
+            e["name"]: e["description"] for e in first.protocols if e["name"] in protocols
+        },
         "groups": first.groups[first.rule]["description"],
         "runs": runs,
         "means": means,
@@ -87,7 +91,11 @@ def _values(runs: list[dict[str, Any]], run: str, name: str, column: str) -> dic
 
 def _interval(values: list[float]) -> dict[str, Any]:
     mean, half = confidence_interval(values)
-    return {"mean": mean, "ci95": half if half == half else None, "seeds": len(values)}
+    return {
+        "mean": mean if values else None,
+        "ci95": half if half == half else None,
+        "seeds": len(values),
+    }
 
 
 def _mean(runs: list[dict[str, Any]], run: str, name: str) -> dict[str, Any]:
@@ -107,7 +115,9 @@ def _differences(
             seeds = sorted(new.keys() & old.keys())
             a, b = [old[seed] for seed in seeds], [new[seed] for seed in seeds]
             gains = [y - x for x, y in zip(a, b, strict=True)]
-            row[column] = {**_interval(gains), "p": paired_t(a, b), "by_seed": gains}
+            # In shares, as reports save them: so the test knows their rounding from a spread.
+            p = paired_t([x / 100 for x in a], [y / 100 for y in b])
+            row[column] = {**_interval(gains), "p": p, "by_seed": gains}
         rows.append(row)
     for column in COLUMNS:
         corrected = holm([row[column]["p"] for row in rows])

@@ -7,6 +7,7 @@ import importlib
 import json
 import re
 import sys
+from keyword import iskeyword
 from pathlib import Path
 
 import pytest
@@ -22,9 +23,21 @@ PAGES = {
 SITE = ROOT / "site"
 
 
-def documented():
+def entries():
     pages = "\n".join(text for name, text in PAGES.items() if name.startswith("api/"))
-    return set(re.findall(r"^::: ([\w.]+)$", pages, re.MULTILINE))
+    return re.findall(r"^::: ([\w.]+)$", pages, re.MULTILINE)
+
+
+def documented():
+    return set(entries())
+
+
+def test_nothing_stands_twice_in_reference_or_navigation():
+    found = entries()
+    assert sorted(found) == sorted(set(found))
+    nav = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("\nnav:\n")[2]
+    pages = re.findall(r"([\w/-]+\.md)$", nav, re.MULTILINE)
+    assert sorted(pages) == sorted(PAGES)
 
 
 @pytest.mark.parametrize("package", ["bcl", "cacr", "datamodules"])
@@ -49,6 +62,17 @@ def test_commands_configurations_and_options_in_the_pages_exist():
         assert command in COMMANDS, command
     for name in re.findall(r"--config ([\w/]+)(?=[\s`])", text):
         assert name in config_names() or name == "my", name
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    folders = {"bcl ": ROOT / "bcl" / "cli", "python benchmarks/": ROOT / "benchmarks"}
+    asked = r"(bcl |python benchmarks/)(\w+)(?:\.py)?([^\n`#]*)"
+    for before, command, rest in re.findall(asked, f"{text}\n{readme}"):
+        path = folders[before] / f"{command}{'_' * iskeyword(command)}.py"
+        if not path.is_file() or path.name == "fit.py":  # prose; LightningCLI's options
+            continue
+        shared = (ROOT / "bcl" / "cli" / "output.py", ROOT / "benchmarks" / "results.py")
+        code = "".join(each.read_text(encoding="utf-8") for each in (path, *shared))
+        for option in re.findall(r"(?<=\s)--[a-z][\w-]*(?![\w.-])", rest):
+            assert f'"{option}"' in code, f"{before}{command} has no {option}"
 
 
 def test_code_in_the_pages_of_the_methods_runs():
