@@ -86,6 +86,15 @@ def test_papers_values(name, expected):
     assert found == expected
 
 
+@pytest.mark.parametrize("recipe", ["cifar100_lt", "imagenet_lt", "imagenet100_lt", "places_lt"])
+def test_a_recipe_leaves_cacr_its_crops(recipe):
+    for method in ("cacr", "cacr_moco", "cacr_mocov3", "bcl_cacr"):
+        views = compose(f"{recipe}/{method}")["model"]["init_args"]["views"]["init_args"]
+        assert views["scale"] == [0.2, 1.0]
+    rest = compose(f"{recipe}/bcl_i")["model"]["init_args"]["views"]["init_args"]
+    assert rest.get("scale") == (None if recipe == "cifar100_lt" else [0.08, 1.0])
+
+
 def test_datamodules_take_their_arguments():
     for name in config_names():
         spec = compose(name)["data"]

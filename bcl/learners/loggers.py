@@ -19,6 +19,7 @@ from torch import Tensor
 from bcl.errors import InputError, unknown_name
 from bcl.files import atomic_write, write_text
 from bcl.learners.callbacks import RunRecorder
+from bcl.learners.saving import is_last_epoch
 from bcl.memorization import memorization_scores
 
 LOGGERS = ("csv", "tensorboard", "wandb")
@@ -203,7 +204,7 @@ class LogHistory(Callback):
         step = trainer.global_step - 1
         tracker: Any = getattr(pl_module, "tracker", None)
         done = trainer.current_epoch + 1
-        last = done == trainer.max_epochs or trainer.should_stop
+        last = is_last_epoch(trainer)
         scalars = {key: value for key, value in row.items() if isinstance(value, int | float)}
         for logger in trainer.loggers:
             values: dict[str, Any] = {}
