@@ -116,12 +116,19 @@ def test_a_checkpoint_from_elsewhere_that_replaces_a_run_takes_nothing_of_it(pla
 
 def test_a_replaced_run_is_not_gone_on_with_before_the_first_checkpoint(tmp_path):
     """Killed or diverged before its first save, the new run has the checkpoint it came from."""
+    from bcl.learners.callbacks import RunRecorder
     from bcl.learners.saving import Checkpoints
 
     def run(folder, *callbacks, **settings):
         saver = Checkpoints(folder / "checkpoints")
-        return saver, small_runs.fit(
-            small_runs.learner(), *callbacks, saver, enable_checkpointing=True, **settings
+        recorder = RunRecorder({"name": "x"}, folder)
+        small_runs.fit(
+            small_runs.learner(),
+            recorder,
+            *callbacks,
+            saver,
+            enable_checkpointing=True,
+            **settings,
         )
 
     run(tmp_path / "old", max_epochs=2)

@@ -19,7 +19,7 @@ from torch import Tensor
 from bcl.errors import InputError, unknown_name
 from bcl.files import atomic_write, write_text
 from bcl.learners.callbacks import RunRecorder
-from bcl.learners.saving import is_last_epoch
+from bcl.learners.saving import is_cut, is_last_epoch
 from bcl.memorization import memorization_scores
 
 LOGGERS = ("csv", "tensorboard", "wandb")
@@ -198,7 +198,8 @@ class LogHistory(Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Log the epoch; rank 0 alone, without a collective."""
         row = RunRecorder.row(trainer)
-        if row is None or not trainer.is_global_zero:
+        # An epoch that was cut is logged when a resume has ended it.
+        if row is None or not trainer.is_global_zero or is_cut(trainer):
             return
         # Lightning counts the steps of its own rows from 0 too.
         step = trainer.global_step - 1

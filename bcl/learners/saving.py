@@ -34,6 +34,17 @@ def is_last_epoch(trainer: pl.Trainer) -> bool:
     return by_epochs or by_steps or trainer.should_stop
 
 
+def is_cut(trainer: pl.Trainer) -> bool:
+    """Whether training was asked to stop, as by ``max_time``, in the middle of an epoch.
+
+    Lightning ends such an epoch as if it were whole; resumed from there, it would lose its rest.
+
+    Args:
+        trainer: at the end of a batch or of an epoch.
+    """
+    return bool(trainer.should_stop) and not trainer.is_last_batch
+
+
 class Checkpoints(Checkpoint):
     """Save ``last.ckpt`` every n epochs, and every n steps or minutes within them.
 
@@ -149,7 +160,7 @@ class Checkpoints(Checkpoint):
         steps = trainer.global_step - self._step
         if not steps:
             return
-        due = self.every_n_steps is not None and steps >= self.every_n_steps
+        due = is_cut(trainer) or (self.every_n_steps is not None and steps >= self.every_n_steps)
         if not due and self.every_minutes is not None:
             late = time.monotonic() - self._time >= 60 * self.every_minutes
             due = bool(trainer.strategy.broadcast(late))  # the ranks' clocks differ
@@ -158,6 +169,8 @@ class Checkpoints(Checkpoint):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save at the end of an epoch, after the scores were refreshed."""
+        if is_cut(trainer) and self.path.exists():
+            return  # what was saved after its last batch goes on exactly
         done = trainer.current_epoch + 1
         steps_due = (
             self.every_n_steps is not None
