@@ -98,7 +98,7 @@ def test_a_checkpoint_from_elsewhere_does_not_replace_a_run(place, tmp_path, cap
 
 
 def test_a_checkpoint_from_elsewhere_that_replaces_a_run_takes_nothing_of_it(place, tmp_path):
-    log = ("--log", "csv,tensorboard", "--history.every_n_epochs", "1")
+    log = ("--log", "csv", "--history.every_n_epochs", "1")
     assert fit(3, "--seed_everything", "1", *log) == 0
     old = (place.parent / "tracker" / "epoch000001.npy").read_bytes()
     other = main([*FIT, *CPU[:3], "other", "--trainer.max_epochs", "1"])
