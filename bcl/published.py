@@ -114,13 +114,18 @@ def _read(path: Path) -> Tensors:
             "they are read. Save its state_dict alone."
         ) from None
     except (OSError, RuntimeError, EOFError, ValueError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path} cannot be read: {str(error).splitlines()[0]}.") from None
+        why = str(error).partition("\n")[0] or type(error).__name__
+        raise InputError(f"{path} cannot be read: {why}.") from None
     state = content.get("state_dict", content) if isinstance(content, dict) else None
     if isinstance(content, dict) and "bcl" in content:
         raise InputError(f"{path} was written by `bcl fit`; `bcl export` makes a folder of it.")
     if not isinstance(state, dict) or not state:
         raise InputError(f"{path} holds no state_dict.")
-    wrong = [str(name) for name, value in state.items() if not isinstance(value, Tensor)]
+    wrong = [
+        str(name)
+        for name, value in state.items()
+        if not isinstance(value, Tensor) or not isinstance(name, str)
+    ]
     if wrong:
         raise InputError(f"{path}: '{wrong[0]}' is no tensor, so this is no state_dict.")
     if all(name.startswith("module.") for name in state):

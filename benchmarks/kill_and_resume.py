@@ -2,10 +2,12 @@
 
     python benchmarks/kill_and_resume.py --kills 20 --ranks 1
     python benchmarks/kill_and_resume.py --kills 20 --ranks 2 --config digits_lt/sdclr
+    python benchmarks/kill_and_resume.py --kills 20 --watched
 
 Each kill is a SIGKILL to the whole process group: before the first checkpoint, or some milliseconds
 after a random one, mostly while the next is being written. Every third resumed run is killed once
-more. Prints one line per kill and the number of differences.
+more. With ``--watched`` the runs have an online probe, a CSV log and the tracker's history, which
+must not differ either. Prints one line per kill and the number of differences.
 """
 
 import argparse
@@ -19,12 +21,16 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 EPOCHS = 3
+WATCHED = ("--online.every_n_epochs", "1", "--log", "csv", "--history.every_n_epochs", "1")
 
 
-def command(config: str, folder: Path, ranks: int, resume: bool) -> list[str]:
+def command(
+    config: str, folder: Path, ranks: int, resume: bool, watched: bool = False
+) -> list[str]:
     """The command line of the run: small, saved after every step."""
     words = [sys.executable, "-m", "bcl.cli", "fit", "--config", config]
     options = {
@@ -38,6 +44,7 @@ def command(config: str, folder: Path, ranks: int, resume: bool) -> list[str]:
         "--save.every_n_steps": 1,
     }
     words += [str(word) for pair in options.items() for word in pair]
+    words += WATCHED if watched else ()
     return words + (["--ckpt_path", "last"] if resume else [])
 
 
@@ -72,10 +79,19 @@ def run(words: list[str], kill_after: int | None = None, delay: float = 0.0) -> 
 
 
 def final_state(folder: Path) -> dict[str, Any]:
-    """What must not differ: weights, tracker, optimiser, schedule, history."""
+    """What must not differ: weights, tracker, optimiser, schedule, history, what watched it."""
     content = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
     keys = ("state_dict", "optimizer_states", "lr_schedulers", "global_step", "epoch")
-    return {**{key: content[key] for key in keys}, "history": content["bcl"]["record"]["history"]}
+    state = {key: content[key] for key in keys}
+    state["history"] = content["bcl"]["record"]["history"]
+    state["online"] = content["callbacks"].get("OnlineProbe")
+    log = folder / "metrics.csv"
+    if log.exists():
+        rows = [line.split(",") for line in log.read_text().splitlines()]
+        state["log"] = [rows[0], *([float(value or -1) for value in row] for row in rows[1:])]
+    files = sorted(folder.glob("tracker/*"))
+    state["files"] = {path.name: torch.from_numpy(np.load(path)).nan_to_num(-1) for path in files}
+    return state
 
 
 def differences(first: Any, second: Any, exact: bool, path: str = "") -> list[str]:
@@ -99,11 +115,13 @@ def differences(first: Any, second: Any, exact: bool, path: str = "") -> list[st
     return [found for name, a, b in pairs for found in differences(a, b, exact, name)]
 
 
-def trial(config: str, ranks: int, kills: int, seed: int, folder: Path) -> list[list[str]]:
+def trial(
+    config: str, ranks: int, kills: int, seed: int, folder: Path, watched: bool = False
+) -> list[list[str]]:
     """One untouched run, then ``kills`` killed and resumed ones; the differences of each."""
     draw = random.Random(seed)
     start = time.monotonic()
-    run(command(config, folder / "untouched", ranks, resume=False))
+    run(command(config, folder / "untouched", ranks, resume=False, watched=watched))
     duration = time.monotonic() - start
     expected = final_state(folder / "untouched")
     steps = int(expected["global_step"])
@@ -112,13 +130,13 @@ def trial(config: str, ranks: int, kills: int, seed: int, folder: Path) -> list[
         place = folder / f"killed{number}"
         after = draw.randrange(steps)
         delay = draw.random() * (0.05 if after else duration / 2)
-        ended = run(command(config, place, ranks, False), after, delay)
+        ended = run(command(config, place, ranks, False, watched), after, delay)
         where = [saved_step(place)]
         if not ended and number % 3 == 2:
-            ended = run(command(config, place, ranks, True), draw.randrange(1, steps), 0.0)
+            ended = run(command(config, place, ranks, True, watched), draw.randrange(1, steps), 0.0)
             where.append(saved_step(place))
         if not ended:
-            run(command(config, place, ranks, resume=True))
+            run(command(config, place, ranks, True, watched))
         found = differences(expected, final_state(place), exact=ranks == 1)
         points = " and ".join("before any checkpoint" if p is None else f"step {p}" for p in where)
         print(
@@ -144,9 +162,10 @@ def main() -> int:
     parser.add_argument("--ranks", type=int, default=1)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--watched", action="store_true", help="with probe, log and history")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        results = trial(args.config, args.ranks, args.kills, args.seed, Path(folder))
+        results = trial(args.config, args.ranks, args.kills, args.seed, Path(folder), args.watched)
     bad = [found for found in results if found]
     print(f"{len(bad)} of {len(results)} killed runs differ")
     for found in bad:

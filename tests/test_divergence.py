@@ -6,7 +6,7 @@ import torch
 from small_runs import learner
 from test_learners import SIZE, train
 
-from bcl import InputError, SimCLR
+from bcl import InputError, NTXentLoss, SimCLR
 from bcl.checkpoints import AtomicCheckpointIO
 from bcl.learners.saving import Checkpoints
 from datamodules import DigitsLT
@@ -111,4 +111,39 @@ def test_an_amp_overflow_is_skipped_and_its_finite_losses_count(tmp_path):
     assert watch.seen[0] == 128
     assert model.tracker.momentum_loss.isfinite().all()
     assert int(model.tracker.epoch) == 2
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
+
+
+class Overflow(torch.nn.Module):
+    """A loss per sample that is not finite for one of them, in one step."""
+
+    reduction = "none"
+
+    def __init__(self, step):
+        super().__init__()
+        self.left = step
+
+    def forward(self, z):
+        losses = z.square().sum((0, 2))
+        if self.left == 0:
+            losses = losses + losses.new_tensor([0.0, torch.inf]).repeat(len(losses) // 2)
+        self.left -= 1
+        return losses
+
+
+def test_a_loss_that_trains_stops_the_run_though_the_tracker_watches_a_finite_one():
+    torch.manual_seed(0)
+    model = SimCLR(
+        "resnet8",
+        SIZE,
+        {"width": 4},
+        warmup_epochs=0,
+        loss=Overflow(1),
+        tracker_loss=NTXentLoss(reduction="none"),
+    )
+    with pytest.raises(
+        InputError, match=r"step 1: loss not finite for sample ids \[9, 11, 13, 15\]"
+    ):
+        train(model)
+    assert model.tracker.seen.tolist() == [True] * 8 + [False] * 16
     assert all(parameter.isfinite().all() for parameter in model.parameters())

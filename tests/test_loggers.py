@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
 from small_runs import fit, learner
 
@@ -14,7 +15,7 @@ from bcl import InputError, OnlineProbe
 from bcl.cli import main
 from bcl.learners import LogHistory, run_loggers
 from bcl.learners.callbacks import RunRecorder
-from bcl.learners.saving import Checkpoints
+from bcl.learners.saving import Checkpoints, TorchRandomState
 from datamodules import DigitsLT
 
 
@@ -26,6 +27,7 @@ def recorded(folder, names, epochs=2, resume=None, resumed_at=None, more=()):
     fit(
         model,
         recorder,
+        TorchRandomState(),
         OnlineProbe(neighbours=3),
         Checkpoints(folder / "checkpoints"),
         LogHistory(rows=5),
@@ -56,6 +58,27 @@ def test_csv_goes_on_after_a_resume_and_forgets_what_came_after_the_checkpoint(t
             assert float(row[name]) == known[name]
     recorded(tmp_path, "csv", 1)  # a new run in the place of the old
     assert len(list(csv.DictReader(file.open(newline="")))) == 1
+
+
+class Ask(pl.Callback):
+    """Ask for the end after a batch, as the timer of ``max_time`` does."""
+
+    def on_train_batch_end(self, trainer, *_):
+        trainer.should_stop = trainer.should_stop or trainer.global_step == 4
+
+
+def test_a_run_that_was_stopped_within_an_epoch_goes_on_as_if_it_had_not_been(tmp_path):
+    expected, record = recorded(tmp_path / "whole", "csv", 3)
+    recorded(tmp_path / "cut", "csv", 3, more=(Ask(),))
+    last = tmp_path / "cut" / "checkpoints" / "last.ckpt"
+    assert torch.load(last, weights_only=True)["global_step"] == 4
+    assert len((tmp_path / "cut" / "metrics.csv").read_text().splitlines()) == 2
+    model, again = recorded(tmp_path / "cut", "csv", 3, last, resumed_at=4)
+    for name, value in expected.state_dict().items():
+        assert torch.equal(value, model.state_dict()[name]), name
+    assert again["history"] == record["history"]
+    files = [(tmp_path / name / "metrics.csv").read_text() for name in ("whole", "cut")]
+    assert files[0] == files[1]
 
 
 def test_lightning_logs_the_loss_by_itself_where_there_is_no_record(tmp_path):

@@ -86,6 +86,25 @@ def test_papers_values(name, expected):
     assert found == expected
 
 
+@pytest.mark.parametrize("recipe", ["cifar100_lt", "imagenet_lt", "imagenet100_lt", "places_lt"])
+def test_a_recipe_leaves_cacr_its_crops(recipe):
+    for method in ("cacr", "cacr_moco", "cacr_mocov3", "bcl_cacr"):
+        views = compose(f"{recipe}/{method}")["model"]["init_args"]["views"]["init_args"]
+        assert views["scale"] == [0.2, 1.0]
+    rest = compose(f"{recipe}/bcl_i")["model"]["init_args"]["views"]["init_args"]
+    assert rest.get("scale") == (None if recipe == "cifar100_lt" else [0.08, 1.0])
+
+
+def test_heads_of_the_momentum_forms_are_the_released_ones():
+    """MoCo: two layers without norms. MoCo v3 on a ResNet: two layers with norms."""
+    moco = instantiate(compose("cifar100_lt/cacr_moco")["model"]).projector
+    assert [type(layer).__name__ for layer in moco] == ["Linear", "ReLU", "Linear"]
+    assert all(layer.bias is not None for layer in (moco[0], moco[2]))
+    config = compose("imagenet_lt/cacr_mocov3")["model"]["init_args"]
+    assert config.get("projector_layers", 2) == 2
+    assert config["views"]["init_args"]["jitter"] == [0.4, 0.4, 0.2, 0.1]
+
+
 def test_datamodules_take_their_arguments():
     for name in config_names():
         spec = compose(name)["data"]

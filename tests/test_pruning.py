@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -9,8 +11,8 @@ from bcl import InputError, create_encoder
 from bcl.pruning import convolution_weights, magnitude_masks
 
 
-def test_golden_mask(golden):
-    values = np.load(golden / "sdclr_mask.npz")
+def test_golden_mask():
+    values = np.load(Path(__file__).parent / "golden" / "sdclr_mask.npz")
     weights = {f"{i}": torch.from_numpy(values[f"weight{i}"]) for i in range(3)}
     masks = magnitude_masks(weights, float(values["prune_fraction"]))
     for i in range(3):

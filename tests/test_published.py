@@ -337,6 +337,11 @@ class TestRefused:
         self.check(path, capsys, "is no file of tensors")
         torch.save({"state_dict": {"a": 1}}, path)
         self.check(path, capsys, "'a' is no tensor")
+        torch.save({"state_dict": {7: torch.zeros(1)}}, path)
+        self.check(path, capsys, "'7' is no tensor")
+        path.write_bytes(b"")
+        self.check(path, capsys, "cannot be read")
+        self.check(tmp_path, capsys, "cannot be read")
         self.check(tmp_path / "none.pt", capsys, "no file")
 
     def test_checkpoint_needs_a_configuration(self, tmp_path, capsys, state):

@@ -1,6 +1,10 @@
 """A run whose last checkpoint is damaged, missing, or not yet there."""
 
+import csv
+
 import pytest
+import pytorch_lightning as pl
+import small_runs
 import torch
 
 from bcl import InputError
@@ -91,6 +95,70 @@ def test_a_checkpoint_from_elsewhere_does_not_replace_a_run(place, tmp_path, cap
     assert fit(2, "--ckpt_path", "other.ckpt") == 2
     assert "holds a run already" in capsys.readouterr().err
     assert (place / "last.ckpt").read_bytes() == before
+
+
+def test_a_checkpoint_from_elsewhere_that_replaces_a_run_takes_nothing_of_it(place, tmp_path):
+    log = ("--log", "csv", "--history.every_n_epochs", "1")
+    assert fit(3, "--seed_everything", "1", *log) == 0
+    old = (place.parent / "tracker" / "epoch000001.npy").read_bytes()
+    other = main([*FIT, *CPU[:3], "other", "--trainer.max_epochs", "1"])
+    assert other == 0
+    source = "other/checkpoints/last.ckpt"
+    assert fit(2, "--ckpt_path", source, "--overwrite", *log) == 0
+    with (place.parent / "metrics.csv").open(newline="") as file:
+        assert [row["epoch"] for row in csv.DictReader(file)] == ["1"]
+    # Epoch 0 was not this folder's run, and epoch 2 is not there yet.
+    names = [path.name for path in (place.parent / "tracker").iterdir()]
+    assert names == ["epoch000001.npy"]
+    assert (place.parent / "tracker" / "epoch000001.npy").read_bytes() != old
+    assert torch.load(place / "last.ckpt", weights_only=True)["bcl"]["record"]["seed"] == 0
+
+
+def test_a_replaced_run_is_not_gone_on_with_before_the_first_checkpoint(tmp_path):
+    """Killed or diverged before its first save, the new run has the checkpoint it came from."""
+    from bcl.learners.callbacks import RunRecorder
+    from bcl.learners.saving import Checkpoints
+
+    def run(folder, *callbacks, **settings):
+        saver = Checkpoints(folder / "checkpoints")
+        recorder = RunRecorder({"name": "x"}, folder)
+        small_runs.fit(
+            small_runs.learner(),
+            recorder,
+            *callbacks,
+            saver,
+            enable_checkpointing=True,
+            **settings,
+        )
+
+    run(tmp_path / "old", max_epochs=2)
+    run(tmp_path / "other", max_epochs=1)
+
+    class Stop(pl.Callback):
+        def on_train_batch_start(self, trainer, module, batch, index):
+            raise InputError(f"{saver_of(trainer).last_good()}")
+
+    def saver_of(trainer):
+        return next(c for c in trainer.callbacks if isinstance(c, Checkpoints))
+
+    source = tmp_path / "other" / "checkpoints" / "last.ckpt"
+    with pytest.raises(InputError, match=f"is {source}, which the run went on from"):
+        run(tmp_path / "old", Stop(), resume=source, max_epochs=2)
+    assert not list((tmp_path / "old" / "checkpoints").iterdir())
+    assert source.exists()
+    with pytest.raises(InputError, match=f"The last good checkpoint is {source}"):
+        run(tmp_path / "other", Stop(), resume=source, max_epochs=2)
+    assert source.exists()  # its own is kept
+
+
+def test_a_run_that_ends_by_its_steps_ends_as_by_its_epochs(place):
+    more = ("--save.every_n_epochs", "50", "--history.every_n_epochs", "50")
+    more += ("--online.every_n_epochs", "50", "--online.neighbours", "0")
+    assert fit(9, "--trainer.max_steps", "5", *more) == 0
+    content = torch.load(place / "last.ckpt", weights_only=True)
+    assert content["global_step"] == 5
+    assert "online_linear/all" in content["bcl"]["record"]["history"][-1]
+    assert [path.name for path in (place.parent / "tracker").iterdir()] == ["epoch000001.npy"]
 
 
 class _Trainer:

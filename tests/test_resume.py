@@ -14,13 +14,23 @@ spec.loader.exec_module(kill_and_resume)
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("config", "ranks", "kills"),
-    [("digits_lt/bcl_i", 1, 3), ("digits_lt/bcl_d", 2, 3), ("digits_lt/cacr_moco", 1, 1)],
+    ("config", "ranks", "kills", "watched"),
+    [
+        ("digits_lt/bcl_i", 1, 3, True),
+        ("digits_lt/bcl_d", 2, 3, False),
+        ("digits_lt/cacr_moco", 1, 1, False),
+    ],
 )
-def test_killed_runs_end_as_if_nothing_had_happened(monkeypatch, tmp_path, config, ranks, kills):
+def test_killed_runs_end_as_if_nothing_had_happened(
+    monkeypatch, tmp_path, config, ranks, kills, watched
+):
     monkeypatch.setenv("PYTHONPATH", str(PATH.parent.parent))
     monkeypatch.setitem(os.environ, "OMP_NUM_THREADS", "1")
-    results = kill_and_resume.trial(config, ranks, kills, seed=1, folder=tmp_path)
+    results = kill_and_resume.trial(config, ranks, kills, 1, tmp_path, watched)
+    if watched:
+        state = kill_and_resume.final_state(tmp_path / "untouched")
+        assert state["online"] is not None
+        assert len(state["log"]) - 1 == len(state["files"]) == kill_and_resume.EPOCHS
     assert results == [[]] * kills
     assert not list(tmp_path.rglob(".*"))  # no temporary file of a killed writer is left behind
 

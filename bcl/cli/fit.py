@@ -192,7 +192,8 @@ def _build(arguments: list[str], config: Config, name: str) -> Any:
             callbacks = run_callbacks(record, folder, progress, **intervals)
             if self.config.history.every_n_epochs is not None:
                 every = self.config.history.every_n_epochs
-                callbacks.append(HistoryWriter(folder / "tracker", every))
+                anew = not _is_own(self.config.ckpt_path, folder)
+                callbacks.append(HistoryWriter(folder / "tracker", every, anew))
             if self.config.online.every_n_epochs is not None:
                 callbacks.append(OnlineProbe(**vars(self.config.online)))
             log = [LogHistory()] if self.config.log or settings.logger else []
@@ -285,13 +286,17 @@ def _add_loggers(cli: Any, step: int | None) -> None:
 
 
 def _checkpoint(cli: Any) -> tuple[str | None, int | None]:
-    """Find the checkpoint to resume from, and its step; never mix a new run into an old one."""
+    """Find the checkpoint to resume from; never mix a new run into an old one.
+
+    Returns:
+        The checkpoint, and its step where the run's own files go on from there.
+    """
     folder = Path(cli.trainer.default_root_dir)
     last = folder / "checkpoints" / "last.ckpt"
     asked = cli.config.ckpt_path
     path = last if asked == "last" else Path(asked or "")
-    elsewhere = asked is None or path.absolute().parent != last.absolute().parent
-    if elsewhere and last.exists() and not cli.config.overwrite:
+    own = _is_own(asked, folder)
+    if not own and last.exists() and not cli.config.overwrite:
         raise InputError(
             f"{folder} holds a run already; resume it with --ckpt_path last, replace it with "
             "--overwrite, or name another folder with --trainer.default_root_dir."
@@ -312,4 +317,12 @@ def _checkpoint(cli: Any) -> tuple[str | None, int | None]:
             "probed and exported, not resumed."
         )
     load_learner(cli.model, content, path)
-    return str(path), int(content["global_step"])
+    # The loggers' files in the folder are this run's only if the checkpoint is.
+    return str(path), int(content["global_step"]) if own else None
+
+
+def _is_own(asked: str | None, folder: Path) -> bool:
+    """Whether the checkpoint that was asked for is one of the run in this folder."""
+    from bcl.learners.saving import lies_in
+
+    return asked == "last" or (asked is not None and lies_in(asked, folder / "checkpoints"))

@@ -13,7 +13,7 @@ from pytorch_lightning.callbacks import Callback, TQDMProgressBar
 from bcl.checkpoints import FORMAT, KEY
 from bcl.errors import InputError
 from bcl.files import write_text
-from bcl.learners.saving import Checkpoints, TorchRandomState
+from bcl.learners.saving import Checkpoints, TorchRandomState, is_last_epoch
 
 
 class RunRecorder(Callback):
@@ -179,7 +179,7 @@ class PlainProgress(Callback):
         done = trainer.current_epoch + 1
         if not trainer.is_global_zero:
             return
-        if now - self._last < self.seconds and done != trainer.max_epochs:
+        if now - self._last < self.seconds and not is_last_epoch(trainer):
             return
         self._last = now
         loss = epoch_loss(trainer)

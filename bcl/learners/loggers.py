@@ -19,6 +19,7 @@ from torch import Tensor
 from bcl.errors import InputError, unknown_name
 from bcl.files import atomic_write, write_text
 from bcl.learners.callbacks import RunRecorder
+from bcl.learners.saving import is_cut, is_last_epoch
 from bcl.memorization import memorization_scores
 
 LOGGERS = ("csv", "tensorboard", "wandb")
@@ -197,13 +198,14 @@ class LogHistory(Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Log the epoch; rank 0 alone, without a collective."""
         row = RunRecorder.row(trainer)
-        if row is None or not trainer.is_global_zero:
+        # An epoch that was cut is logged when a resume has ended it.
+        if row is None or not trainer.is_global_zero or is_cut(trainer):
             return
         # Lightning counts the steps of its own rows from 0 too.
         step = trainer.global_step - 1
         tracker: Any = getattr(pl_module, "tracker", None)
         done = trainer.current_epoch + 1
-        last = done == trainer.max_epochs or trainer.should_stop
+        last = is_last_epoch(trainer)
         scalars = {key: value for key, value in row.items() if isinstance(value, int | float)}
         for logger in trainer.loggers:
             values: dict[str, Any] = {}

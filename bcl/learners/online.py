@@ -14,6 +14,7 @@ from bcl.features import extract_features
 from bcl.knn import knn_predict
 from bcl.learners.callbacks import RunRecorder
 from bcl.learners.loggers import lightning_logs
+from bcl.learners.saving import is_last_epoch
 from bcl.shots import shot_groups
 
 
@@ -186,7 +187,7 @@ class OnlineProbe(Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Measure every n epochs and after the last."""
         done = trainer.current_epoch + 1
-        if done % self.every_n_epochs and done != trainer.max_epochs and not trainer.should_stop:
+        if done % self.every_n_epochs and not is_last_epoch(trainer):
             return
         values = self.measure(trainer, pl_module)
         RunRecorder.note(trainer, values)

@@ -13,6 +13,38 @@ from bcl.checkpoints import is_damaged, keep_as
 from bcl.errors import InputError
 
 
+def lies_in(path: str | Path, folder: str | Path) -> bool:
+    """Whether a file's folder is this one, however both are written.
+
+    Example:
+        >>> lies_in("run/../run/last.ckpt", "run")
+        True
+    """
+    return Path(path).resolve().parent == Path(folder).resolve()
+
+
+def is_last_epoch(trainer: pl.Trainer) -> bool:
+    """Whether training ends with the running epoch: by epochs, by steps, or because it was asked.
+
+    Args:
+        trainer: at the end of an epoch.
+    """
+    by_epochs = trainer.current_epoch + 1 == trainer.max_epochs
+    by_steps = 0 <= trainer.max_steps <= trainer.global_step  # -1: no limit
+    return by_epochs or by_steps or trainer.should_stop
+
+
+def is_cut(trainer: pl.Trainer) -> bool:
+    """Whether training was asked to stop, as by ``max_time``, in the middle of an epoch.
+
+    Lightning ends such an epoch as if it were whole; resumed from there, it would lose its rest.
+
+    Args:
+        trainer: at the end of a batch or of an epoch.
+    """
+    return bool(trainer.should_stop) and not trainer.is_last_batch
+
+
 class Checkpoints(Checkpoint):
     """Save ``last.ckpt`` every n epochs, and every n steps or minutes within them.
 
@@ -46,6 +78,7 @@ class Checkpoints(Checkpoint):
         self.every_minutes = every_minutes
         self._step = 0
         self._time = time.monotonic()
+        self._resumed: Path | None = None
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Make sure that all ranks go on from the same place.
@@ -65,25 +98,27 @@ class Checkpoints(Checkpoint):
             )
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Count from here; a new run removes the checkpoints of one that it replaces."""
+        """Count from here; a run removes the checkpoints of another one that it replaces."""
+        self._resumed = None if trainer.ckpt_path is None else Path(trainer.ckpt_path)
         if trainer.is_global_zero:
             for left in self.path.parent.glob(f".*{self.path.name}*"):  # by a killed writer
                 left.unlink(missing_ok=True)
-            self._mend(trainer.ckpt_path)
-        if trainer.ckpt_path is None and trainer.is_global_zero:
+            self._mend()
+        own = self._resumed is not None and lies_in(self._resumed, self.path.parent)
+        if not own and trainer.is_global_zero:
             # Interrupted before its first checkpoint, it must not be resumed from the old run's.
             for name in ("last.ckpt", "previous.ckpt"):
                 self.path.with_name(name).unlink(missing_ok=True)
         self._step = trainer.global_step
         self._time = time.monotonic()
 
-    def _mend(self, resumed: Any) -> None:
+    def _mend(self) -> None:
         """Put the checkpoint that is resumed in the place of a damaged ``last.ckpt``.
 
         The next save would else move the damaged file over ``previous.ckpt``, the only whole one.
         """
         previous = self.path.with_name("previous.ckpt")
-        if resumed is None or Path(resumed).absolute() != previous.absolute():
+        if self._resumed is None or self._resumed.absolute() != previous.absolute():
             return
         if self.path.exists() and is_damaged(self.path):
             keep_as(previous, self.path)
@@ -98,6 +133,8 @@ class Checkpoints(Checkpoint):
         """Name the newest checkpoint, in a sentence; nothing that was refused is in it."""
         if self.path.exists():
             return f"The last good checkpoint is {self.path}."
+        if self._resumed is not None:
+            return f"The last good checkpoint is {self._resumed}, which the run went on from."
         return "There is no checkpoint yet."
 
     def _refuse_broken(self, trainer: pl.Trainer) -> None:
@@ -123,7 +160,7 @@ class Checkpoints(Checkpoint):
         steps = trainer.global_step - self._step
         if not steps:
             return
-        due = self.every_n_steps is not None and steps >= self.every_n_steps
+        due = is_cut(trainer) or (self.every_n_steps is not None and steps >= self.every_n_steps)
         if not due and self.every_minutes is not None:
             late = time.monotonic() - self._time >= 60 * self.every_minutes
             due = bool(trainer.strategy.broadcast(late))  # the ranks' clocks differ
@@ -132,13 +169,14 @@ class Checkpoints(Checkpoint):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save at the end of an epoch, after the scores were refreshed."""
+        if is_cut(trainer) and self.path.exists():
+            return  # what was saved after its last batch goes on exactly
         done = trainer.current_epoch + 1
         steps_due = (
             self.every_n_steps is not None
             and trainer.global_step - self._step >= self.every_n_steps
         )
-        last = done == trainer.max_epochs or trainer.should_stop
-        if done % self.every_n_epochs == 0 or last or steps_due:
+        if done % self.every_n_epochs == 0 or is_last_epoch(trainer) or steps_due:
             self._save(trainer)
 
 

@@ -269,7 +269,7 @@ class SimCLR(pl.LightningModule):
         views = self.views(images, scores=scores, ids=ids, epoch=self.current_epoch)
         losses = self.sample_losses(views)  # (B,)
         try:
-            self.tracker.update(ids, losses if self._watched is None else self._watched)
+            self.tracker.update(ids, self._tracked(losses.detach()))
         except InputError as error:
             raise InputError(f"step {self.global_step}: {error}{self._last_good()}") from None
         loss: Tensor = losses.mean()
@@ -285,6 +285,16 @@ class SimCLR(pl.LightningModule):
             batch_size=ids.numel(),
         )
         return loss
+
+    def _tracked(self, losses: Tensor) -> Tensor:
+        """What the tracker is given of a step's losses: those of ``tracker_loss`` if there is one.
+
+        A loss that trains and is not finite takes the other's place: the tracker refuses it on all
+        ranks and names its sample.
+        """
+        if self._watched is None or self._watched.shape != losses.shape:
+            return losses if self._watched is None else self._watched
+        return torch.where(losses.isfinite(), self._watched, losses)
 
     def _last_good(self) -> str:
         """Name the newest checkpoint; nothing of a refused step is in it."""

@@ -8,6 +8,7 @@ from pytorch_lightning.callbacks import Callback
 
 from bcl.errors import InputError
 from bcl.history import forget_epochs, write_epoch
+from bcl.learners.saving import is_last_epoch
 
 
 class HistoryWriter(Callback):
@@ -20,12 +21,13 @@ class HistoryWriter(Callback):
     Args:
         folder: where the files go.
         every_n_epochs: epochs between files; the last epoch always has one.
+        anew: remove all files of an older run, also if this one goes on from a checkpoint.
 
     Raises:
         InputError: ``every_n_epochs`` below 1.
     """
 
-    def __init__(self, folder: str | Path, every_n_epochs: int = 1) -> None:
+    def __init__(self, folder: str | Path, every_n_epochs: int = 1, anew: bool = False) -> None:
         if every_n_epochs < 1:
             raise InputError(
                 f"every_n_epochs of the tracker's history must be at least 1, got "
@@ -33,11 +35,12 @@ class HistoryWriter(Callback):
             )
         self.folder = Path(folder)
         self.every_n_epochs = every_n_epochs
+        self.anew = anew
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Remove what a replaced run, or a killed one after its checkpoint, left behind."""
         if trainer.is_global_zero:
-            forget_epochs(self.folder, trainer.current_epoch)
+            forget_epochs(self.folder, 0 if self.anew else trainer.current_epoch)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the epoch."""
@@ -45,6 +48,5 @@ class HistoryWriter(Callback):
         if tracker is None or not trainer.is_global_zero:
             return
         done = trainer.current_epoch + 1
-        last = done == trainer.max_epochs or trainer.should_stop
-        if done % self.every_n_epochs == 0 or last:
+        if done % self.every_n_epochs == 0 or is_last_epoch(trainer):
             write_epoch(self.folder, trainer.current_epoch, tracker)
