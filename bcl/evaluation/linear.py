@@ -186,7 +186,7 @@ def values(value: float | Sequence[float] | None) -> float | tuple[float, ...] |
     if isinstance(value, Tensor):
         value = value.tolist()  # a number if the tensor has no dimension
     try:
-        if isinstance(value, Real):  # NumPy's numbers as well
+        if isinstance(value, (float, int, Real)):  # NumPy's numbers as well
             return float(value)
         return tuple(float(item) for item in value)
     except (TypeError, ValueError) as error:
