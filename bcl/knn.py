@@ -39,7 +39,8 @@ def knn_predict(
         k to (M,) predicted labels.
 
     Raises:
-        InputError: unknown metric, or k below 1.
+        InputError: unknown metric, k below 1, a temperature that is not positive, shapes that do
+            not fit, NaN in the features.
 
     Example:
         >>> x, y = torch.tensor([[0.0, 1.0], [1.0, 0.0]]), torch.tensor([0, 1])
@@ -50,8 +51,12 @@ def knn_predict(
         raise unknown_name("metric", metric, METRICS)
     if not ks or min(ks) < 1:
         raise InputError(f"k must be at least 1, got {ks}.")
+    if temperature is not None and not temperature > 0:
+        raise InputError(f"temperature must be positive, got {temperature}.")
+    _check(train_features, train_labels, test_features)
+    train_labels = train_labels.to(torch.int64)  # narrow types cannot index votes
     classes = num_classes if num_classes is not None else int(train_labels.max()) + 1
-    train, test = train_features.float(), test_features.float()
+    train, test = train_features.detach().float(), test_features.detach().float()
     if metric == "cosine":
         train = torch.nn.functional.normalize(train, dim=1)
         test = torch.nn.functional.normalize(test, dim=1)
@@ -69,15 +74,35 @@ def knn_predict(
         labels = train_labels[places]
         if temperature is None or metric != "cosine":
             weights = torch.ones_like(values, dtype=torch.float64)
-        else:
-            weights = (values.double() / temperature).exp()
+        else:  # of the nearest 1: at a low temperature the exponentials leave any number format
+            weights = ((values - values[:, :1]).double() / temperature).exp()
         # Ranks break ties: all of them together count less than any whole vote.
-        tie = torch.linspace(1e-4, 0, largest, device=weights.device) / largest
+        # (Votes by similarity differ by less than a whole one, and are hardly ever equal.)
+        least = 1e-4 if temperature is None else 1e-12
+        tie = torch.linspace(least, 0, largest, device=weights.device, dtype=torch.float64)
+        tie /= largest
         for k in ks:
             votes = weights.new_zeros(block.shape[0], classes)
             votes.scatter_add_(1, labels[:, :k], (weights + tie)[:, :k])
             found[k].append(votes.argmax(1))
     return {k: torch.cat(parts) for k, parts in found.items()}
+
+
+def _check(train: Tensor, labels: Tensor, test: Tensor) -> None:
+    """Refuse features that have no neighbours."""
+    fits = train.ndim == 2 and labels.shape == train.shape[:1] and test.shape[1:] == train.shape[1:]
+    if not fits or train.numel() == 0 or test.shape[0] == 0:
+        raise InputError(
+            f"neighbours need training features (N, D), labels (N,) and test features (M, D), got "
+            f"{tuple(train.shape)}, {tuple(labels.shape)} and {tuple(test.shape)}."
+        )
+    for name, rows in (("train", train), ("test", test)):
+        finite = rows.isfinite().all(1)
+        if not bool(finite.all()):
+            raise InputError(
+                f"{int((~finite).sum())} rows of the {name} features hold NaN or infinity, first "
+                f"row {int((~finite).nonzero()[0])}; the encoder has diverged or is damaged."
+            )
 
 
 def _nearest(train: Tensor, offset: Tensor, block: Tensor, k: int) -> tuple[Tensor, Tensor]:

@@ -151,10 +151,30 @@ def test_persistent_workers_make_the_batchs_views():
         assert made.transpose(0, 1).equal(wanted)
 
 
+def test_numbers_of_a_data_set_are_taken_as_they_are():
+    views = ContrastiveViews(16, boost=BoostedRandAugment())
+    single, image = PictureViews(views), photo()
+    wanted = single(image, score=0.75, sample_id=3, epoch=2)
+    for kind in (np.float32, np.float64, torch.tensor):
+        assert single(image, score=kind(0.75), sample_id=np.int64(3), epoch=2).equal(wanted)
+    ids = torch.tensor([3], dtype=torch.int32)
+    assert single(image, score=0.75, sample_id=ids, epoch=np.int32(2)).equal(wanted)
+
+
+def test_a_picture_too_large_to_open_is_named(tmp_path, monkeypatch):
+    photo(40, 60).save(tmp_path / "huge.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(InputError, match=r"huge\.png'.*MAX_IMAGE_PIXELS"):
+        DecodeCrop(8)(tmp_path / "huge.png")
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
         ({"score": "high"}, "score must be a number"),
+        ({"score": torch.zeros(2)}, "score must be a number"),
+        ({"score": 0.5, "sample_id": torch.arange(2)}, "id must be an integer"),
+        ({"score": 0.5, "sample_id": True}, "ids must be integers"),
         ({"score": float("nan")}, "got nan"),
         ({"score": 0.5, "sample_id": 0.5}, "id must be an integer"),
         ({"score": 0.5, "sample_id": 2**63}, "fit 64 bits"),

@@ -117,6 +117,16 @@ def test_local_views_are_queries_alone():
     assert learner.sample_losses(made).shape == (8,)
 
 
+def test_boosted_views_of_two_sizes_train():
+    boost = BoostedRandAugment(rule="bcl-d")
+    views = ContrastiveViews(SIZE, num_local=2, local_size=8, boost=boost)
+    learner = make("moco-v3", views=views)
+    train(learner, epochs=2)
+    assert learner.tracker.seen.all()
+    assert int(learner.tracker.epoch) == 2
+    assert learner.tracker.scores.max() <= 1
+
+
 @pytest.mark.parametrize(
     ("make_it", "told"),
     [

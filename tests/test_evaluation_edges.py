@@ -120,6 +120,9 @@ def test_page_and_table_have_their_own_files(tmp_path):
         {"protocols": []},
         {"protocols": [1]},
         {"pictures": [{"id": 1}]},
+        {"pictures": ["text"]},
+        {"data": {}},
+        {"protocols": [{"name": "full", "kind": "linear"}]},
     ],
 )
 def test_edited_reports_are_refused_in_one_line(change, tmp_path):
@@ -135,6 +138,32 @@ def test_predictions_of_another_report_are_refused(content, tmp_path):
     torch.save(content, tmp_path / "predictions.pt")
     with pytest.raises(InputError, match="does not belong to"):
         ProbeReport.load(tmp_path)
+
+
+def test_small_numbers_survive_saving(tmp_path):
+    report = bcl.evaluate(
+        encode, FakeData(), protocols="full", l2=3e-7, measures=False,
+        record={"name": "small", "config": {"weight_decay": 1.5e-8}},
+    )  # fmt: skip
+    gap = report.protocols[0]["draws"][0]["chosen"]["gap"]
+    report.save(tmp_path)
+    again = ProbeReport.load(tmp_path)
+    chosen = again.protocols[0]["draws"][0]["chosen"]
+    assert chosen["l2"] == 3e-7
+    assert chosen["gap"] == pytest.approx(gap, rel=1e-4)
+    assert again.record["config"]["weight_decay"] == 1.5e-8
+
+
+def test_neighbours_asked_for_twice_are_reported_once():
+    report = bcl.evaluate(encode, FakeData(), protocols="knn,knn@10,knn@3", measures=False)
+    names = [entry["name"] for entry in report.protocols]
+    assert names == ["knn@1", "knn@10", "knn@200", "knn@3"]
+
+
+@pytest.mark.parametrize("option", ["batch_size", "finetune_epochs"])
+def test_counts_must_be_positive(option):
+    with pytest.raises(InputError, match=f"{option} must be at least 1, got 0"):
+        bcl.evaluate(encode, FakeData(), protocols="full", **{option: 0})
 
 
 def test_names_stay_on_one_line():

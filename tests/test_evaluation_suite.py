@@ -10,7 +10,7 @@ from fakes import FakeData, encode
 import bcl
 from bcl.errors import InputError
 from bcl.evaluation import ProbeReport, render_report
-from bcl.evaluation.crops import CroppedSet
+from bcl.evaluation.crops import CroppedSet, crop_and_flip
 
 
 @pytest.fixture(scope="module")
@@ -145,6 +145,19 @@ def test_crops_do_not_depend_on_batches():
     assert whole.equal(pictures.pictures(ids).flip(0))
     assert not whole.equal(pictures.base.pictures(ids).flip(0))
     assert CroppedSet(pictures.base, 4).content_hash != pictures.content_hash
+
+
+@pytest.mark.parametrize("size", [(8, 8), (8, 24), (24, 8)])
+def test_crops_of_any_shape_are_windows_of_the_padded_picture(size):
+    images = torch.rand(20, 3, *size, generator=torch.Generator().manual_seed(0))
+    made = crop_and_flip(images, torch.arange(20), 0, 0)
+    assert made.shape == images.shape
+    y, x = size[0] // 8, size[1] // 8
+    padded = torch.nn.functional.pad(images, (x, x, y, y))
+    windows = padded.unfold(2, size[0], 1).unfold(3, size[1], 1)  # (B, 3, tops, lefts, H, W)
+    for crop, every in zip(made, windows, strict=True):
+        both = torch.cat([every, every.flip(-1)], 1)
+        assert (both == crop[:, None, None]).flatten(3).all(-1).all(0).any()
 
 
 def test_samples_that_moved_most(tracker):

@@ -49,11 +49,33 @@ def test_more_neighbours_than_pictures_uses_all():
     assert knn_predict(x, y, x, (200,))[200].shape == (12,)
 
 
+def test_a_low_temperature_overflows_nothing():
+    x, y = points(300, 1)
+    test, _ = points(50, 2)
+    found = knn_predict(x, y, test, (1, 30), temperature=1e-4)
+    assert found[30].equal(found[1])  # the nearest alone counts
+
+
+def test_narrow_labels_and_gradients():
+    x, y = points(60, 1)
+    expected = knn_predict(x, y, x, (5,))[5]
+    assert knn_predict(x.clone().requires_grad_(), y.to(torch.uint8), x, (5,))[5].equal(expected)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"metric": "cosin"}, "did you mean 'cosine'"), ({"ks": (0,)}, "at least 1")],
+    [
+        ({"metric": "cosin"}, "did you mean 'cosine'"),
+        ({"ks": (0,)}, "at least 1"),
+        ({"temperature": 0.0}, "temperature must be positive"),
+        ({"test_features": torch.zeros(5, 3)}, r"\(12, 9\), \(12,\) and \(5, 3\)"),
+        ({"test_features": torch.zeros(0, 9)}, "neighbours need"),
+        ({"train_labels": torch.zeros(11).long()}, "neighbours need"),
+        ({"train_features": torch.full((12, 9), torch.nan)}, "12 rows of the train features"),
+        ({"test_features": torch.full((2, 9), torch.inf)}, "2 rows of the test features"),
+    ],
 )
 def test_bad_input(options, message):
     x, y = points(12, 1)
     with pytest.raises(InputError, match=message):
-        knn_predict(x, y, x, **options)
+        knn_predict(**{"train_features": x, "train_labels": y, "test_features": x, **options})

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
@@ -78,10 +79,95 @@ def test_more_dimensions_than_pictures_and_a_constant_feature():
     assert bool(result.weight.isfinite().all())
 
 
+def test_scales_of_the_features_do_not_matter(features):
+    # Also of one beside another: noise of a huge scale leaves the others as they are.
+    x, y, test_x, test_y = features
+    plain = fit_linear_probe(*features)
+    for scale in (1e-25, 1e-6, 1e10):
+        scaled = fit_linear_probe(x * scale, y, test_x * scale, test_y)
+        assert scaled.accuracy == pytest.approx(plain.accuracy, abs=0.004)
+    noise = 1e12 * torch.randn(1050, 1, generator=torch.Generator().manual_seed(5))
+    beside = fit_linear_probe(
+        torch.cat([x, noise[:700]], 1), y, torch.cat([test_x, noise[700:]], 1), test_y, l2=0.03
+    )
+    assert beside.accuracy > plain.accuracy - 0.03
+
+
+@pytest.mark.parametrize("solver", ["lbfgs", "ridge"])
+def test_a_constant_feature_gets_no_weight(features, solver):
+    # 1234.5678 has no exact mean in float32; what is left must not become a feature, whose value
+    # in a test picture would then decide everything.
+    x, y, test_x, test_y = features
+    plain = fit_linear_probe(*features, solver=solver, l2=0.03)
+    with_constant = fit_linear_probe(
+        torch.cat([x, torch.full((700, 2), 1234.5678)], 1), y,
+        torch.cat([test_x, torch.full((350, 2), 1e6)], 1), test_y, solver=solver, l2=0.03,
+    )  # fmt: skip
+    assert with_constant.weight[12:].eq(0).all()
+    assert (with_constant.predictions != plain.predictions).sum() <= 1
+
+
+def test_constant_features_alone_predict_the_commonest_class():
+    y = torch.tensor([0, 0, 0, 1, 1])
+    result = fit_linear_probe(torch.full((5, 3), 7.7), y, torch.randn(4, 3), y[:4])
+    assert result.predictions.tolist() == [0] * 4
+
+
+@pytest.mark.parametrize("solver", ["lbfgs", "adam"])
+def test_features_that_want_gradients_are_taken_without(features, solver):
+    x, y, test_x, test_y = features
+    options = {"solver": solver, "epochs": 2 if solver == "adam" else None}
+    wanting = fit_linear_probe(
+        x.clone().requires_grad_(), y, test_x.clone().requires_grad_(), test_y, **options
+    )
+    assert not wanting.weight.requires_grad
+    assert wanting.weight.equal(fit_linear_probe(*features, **options).weight)
+
+
+def test_top5_never_counts_a_class_that_was_not_trained(features):
+    x, y, test_x, test_y = features
+    few = y < 3
+    result = fit_linear_probe(x[few], y[few], test_x, test_y)
+    assert result.top5 == pytest.approx(float((test_y < 3).double().mean()))
+
+
+def test_numbers_of_numpy_and_tensors_are_numbers(features):
+    expected = fit_linear_probe(*features, l2=0.5).weight
+    for value in (np.float64(0.5), np.float32(0.5), torch.tensor(0.5)):
+        result = fit_linear_probe(*features, l2=value)
+        assert result.chosen["rule"] == "given"
+        assert result.weight.equal(expected)
+    listed = fit_linear_probe(*features, l2=torch.tensor([0.5, 1e-2]))
+    assert listed.chosen["rule"] == "validation part"
+
+
+def test_a_looser_tolerance_is_no_failure(features):
+    result = fit_linear_probe(*features, tolerance=1e-2, l2=1e-2)
+    assert result.chosen["gap"] > 1e-5
+    assert result.notes == []
+
+
+@pytest.mark.parametrize("solver", ["lbfgs", "ridge"])
+def test_without_a_validation_part_the_middle_of_a_list_is_taken(solver):
+    x, y = blobs(7)
+    result = fit_linear_probe(x, y, *blobs(70, seed=1), solver=solver, l2=[0.1, 1e-3, 1e-2])
+    assert result.chosen["l2"] == 0.01
+    assert result.chosen["rule"] == "fixed: too few pictures for a validation part"
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"train_features": torch.zeros(3)}, r"\(N, D\)"),
+        ({"train_features": torch.eye(4)[:, :2] > 0}, "real numbers, got torch.bool"),
+        ({"test_features": torch.eye(4)[:, :2] * 1j}, "real numbers, got torch.complex64"),
+        ({"test_labels": torch.tensor([0, 1, 1, 10**9])}, "1,000,000,001 classes of 8 pictures"),
+        ({"l2": 1e300}, "must lie between 1e-30 and 1e"),
+        ({"l2": [0.1, 1e-40]}, "must lie between 1e-30 and 1e"),
+        ({"l2": "0.1"}, "a number or a list of numbers, got '0.1'"),
+        ({"learning_rate": 0.1}, "learning_rate is for the solvers adam, sgd, cacr"),
+        ({"epochs": 3}, "epochs is for the solvers adam, sgd, cacr"),
+        ({"l2": 0.1, "solver": "adam"}, "l2 is for the solvers lbfgs, ridge"),
         ({"train_features": torch.full((4, 2), torch.nan)}, "NaN or infinity, first row 0"),
         ({"test_features": torch.zeros(4, 3)}, "same layer"),
         ({"train_labels": torch.tensor([0, -1, 1, 1])}, "label for every picture"),

@@ -129,6 +129,13 @@ def test_page_holds_all_sections(page):
         assert words in text, words
 
 
+def test_a_difference_that_proves_nothing_is_said(tmp_path):
+    text = render_report([made("a", 0, 0.3), made("b", 0, 0.31)], tmp_path / "a.html").read_text()
+    words = re.findall(r'<p class="soft">(No difference from a has p &lt; 0.05: [^<]*)', text)
+    assert words
+    assert all("test" in each and "Holm" in each for each in words)
+
+
 def test_accuracies_of_the_history_are_drawn(page):
     text = page.read_text()
     titles = re.findall(r"<title>(Online [^<]*)</title>", text)
@@ -378,6 +385,22 @@ def test_clicked_in_a_browser(browser):
     browser.evaluate(f"{button}.click()")
     assert browser.evaluate(heading) == "ascending"
     assert browser.evaluate(f"{rows}.join()") == "3,5,10,20,30,60"
+    # The keyboard sorts too, and names begin with A.
+    browser.evaluate("document.querySelector('#classes thead button').focus()")
+    for kind in ("keyDown", "keyUp"):
+        browser.call(
+            "Input.dispatchKeyEvent", type=kind, key="Enter", code="Enter", text="\r",
+            windowsVirtualKeyCode=13,
+        )  # fmt: skip
+    names = "[...document.querySelectorAll('#classes tbody th')].map(r => r.textContent)"
+    assert browser.evaluate(f"{names}[0]") == "class <0>"
+    assert browser.evaluate(f"{names}[5]") == "class <5>"
+    # On paper no heading stands over what is folded.
+    shown = "['tables', 'classes'].map(i => getComputedStyle(document.getElementById(i)).display)"
+    browser.call("Emulation.setEmulatedMedia", media="print")
+    assert browser.evaluate(f"{shown}.join()") == "none,block"
+    browser.call("Emulation.setEmulatedMedia", media="screen")
+    assert browser.evaluate(f"{shown}.join()") == "block,block"
     # Nothing was fetched, every picture shows, and the page fits a phone's width.
     assert browser.evaluate("performance.getEntriesByType('resource').filter("
                             "e => !e.name.startsWith('data:')).length") == 0  # fmt: skip

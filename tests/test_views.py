@@ -19,6 +19,7 @@ from bcl.augment import (
 from bcl.augment import views as views_module
 from bcl.augment.chain import gaussian_blur
 from bcl.augment.checks import ValueChecks
+from bcl.augment.colour import grey_mean
 from bcl.augment.sampling import sample_chain
 from bcl.errors import InputError
 
@@ -179,7 +180,9 @@ class NoWaitingCopies(TorchFunctionMode):
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        if func is torch.Tensor.new_tensor or (func is torch.tensor and kwargs.get("device")):
+        if func is torch.Tensor.new_tensor or (
+            func is torch.tensor and kwargs.get("device") not in (None, "cpu")
+        ):
             raise AssertionError(f"{func.__name__} waits for the device")
         return func(*args, **kwargs)
 
@@ -202,6 +205,45 @@ def test_a_step_on_a_device_waits_for_no_value(arithmetic):
         assert views.boost(images, scores, ids).dtype == torch.uint8
         assert views(images / 255, scores, ids)[0].dtype == torch.float32
         assert len(views.transform(images, views.sample(ids, (16, 16), scores))) == 4
+
+
+class NoFloatSums(TorchDispatchMode):
+    """Refuse what CUDA refuses under ``torch.use_deterministic_algorithms``."""
+
+    seen = False
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten.cumsum.default:
+            self.seen = True
+            assert not args[0].is_floating_point()
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_step_on_a_device_is_deterministic():
+    boost = BoostedRandAugment(check_values="never")
+    with FakeTensorMode(), NoFloatSums() as sums:
+        images = torch.empty(8, 3, 16, 16, dtype=torch.uint8, device="cuda")
+        boost(images, torch.empty(8, device="cuda"), torch.arange(8, device="cuda"))
+    assert sums.seen
+
+
+@pytest.mark.parametrize("size", [16, 64])
+def test_another_default_device_does_not_matter(size):
+    resize._tap_table.cache_clear()
+    images, ids, scores = pictures(6, 24, 20), torch.arange(6), torch.linspace(0, 1, 6)
+    views = ContrastiveViews(size, boost=BoostedRandAugment(rule="bcl-d"), blur_probability=0.5)
+    with torch.device("meta"):
+        made = views(images, scores, ids)
+    assert made.equal(views(images, scores, ids))
+
+
+def test_the_mean_of_a_large_picture_is_exact():
+    grey = torch.full((1, 1, 480, 640), 127.0)
+    grey[:, :, :240] = 128
+    assert grey_mean(grey, exact=True).item() == 128  # of 127.5
+    grey[0, 0, 0, 0] = 127
+    assert grey_mean(grey, exact=True).item() == 127  # a little less, which float32 cannot tell
+    assert grey_mean(grey, exact=True).dtype == torch.float32
 
 
 class Peak(TorchDispatchMode):

@@ -7,6 +7,7 @@ import torch
 from fakes import FakeData, encode
 
 import bcl
+from bcl.errors import InputError
 from bcl.evaluation.comparison import COLUMNS, compare
 
 wandb = pytest.importorskip("wandb", reason="wandb is not installed")
@@ -76,3 +77,14 @@ def test_table_reaches_the_run_file(tmp_path, monkeypatch):
     assert [[*row[:3], row[at]] for row in table["data"]] == expected
     assert len(expected) == logged["probe/nrows"] == 8
     assert torch.tensor([row[at] for row in table["data"]]).gt(0).all()
+
+
+def test_a_run_that_wandb_refuses_is_one_line(monkeypatch):
+    from bcl.evaluation.wandb_table import log_table
+
+    def refuse(**_):
+        raise wandb.errors.UsageError("api_key not configured (no-tty)")
+
+    monkeypatch.setattr(wandb, "init", refuse)
+    with pytest.raises(InputError, match=r"api_key not configured .*WANDB_MODE=offline"):
+        log_table([made("base")], "probes")

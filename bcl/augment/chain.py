@@ -120,7 +120,7 @@ def chain_in_blocks(
     block = min(block_rows(levels), -(-key.shape[0] // least_parts(levels, images[0].numel())))
     if block <= FEW_ROWS and ops == ColourOps():  # compiled, it would be one more graph a kind
         key = torch.cat([key, plan.jitter.blend], dim=1)  # (R, 4)
-    weights = 8 ** torch.arange(key.shape[1] - 1, -1, -1)
+    weights = 8 ** torch.arange(key.shape[1] - 1, -1, -1, device=key.device)
     alike = (key * weights).sum(dim=1).argsort(stable=True)  # (R,)
     plan = plan.rows(alike)
     out = empty_rows(alike.shape[0], size)

@@ -6,6 +6,7 @@ turn the views of their picture into NaN, which the losses and the tracker refus
 """
 
 import dataclasses
+from numbers import Integral
 from typing import Literal
 
 import torch
@@ -185,7 +186,7 @@ def check_rows(params: Params, rows: int, like: Tensor, what: str) -> None:
 
 def check_key(name: str, value: object) -> None:
     """Refuse a part of the random numbers' key that is no integer."""
-    whole = isinstance(value, int) and not isinstance(value, bool)
+    whole = isinstance(value, Integral) and not isinstance(value, bool)
     if isinstance(value, Tensor):
         whole = not (value.is_floating_point() or value.is_complex() or value.dtype == torch.bool)
     if not whole:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 BRIGHTNESS, CONTRAST, SATURATION, HUE = 0, 1, 2, 3
+_EXACT_SUM = 1 << 24  # whole numbers up to it are exact in float32
 
 
 def per_picture(x: Tensor) -> Tensor:
@@ -37,8 +38,10 @@ def luminance(x: Tensor, exact: bool) -> Tensor:
 
 def grey_mean(grey: Tensor, exact: bool) -> Tensor:
     """(R, 1, H, W) grey levels to their (R, 1, 1, 1) mean; a whole level when ``exact``."""
-    mean = grey.mean(dim=(1, 2, 3), keepdim=True)
-    return mean.add_(0.5).floor_() if exact else mean
+    large = exact and 255 * grey.shape[2] * grey.shape[3] > _EXACT_SUM and grey.device.type != "mps"
+    # A sum that float32 rounds would depend on how many pictures are worked on together.
+    mean = grey.mean(dim=(1, 2, 3), keepdim=True, dtype=torch.float64 if large else None)
+    return mean.add_(0.5).floor_().to(grey.dtype) if exact else mean
 
 
 def blend(base: Tensor, x: Tensor, factor: Tensor, exact: bool) -> Tensor:

@@ -25,4 +25,5 @@ def constant(values: Sequence[Any], like: Tensor, dtype: torch.dtype = torch.flo
         >>> constant([1, 2], torch.zeros(3))
         tensor([1., 2.])
     """
-    return torch.tensor(values, dtype=dtype).to(like.device, non_blocking=True)
+    # On the CPU whatever torch.set_default_device says.
+    return torch.tensor(values, dtype=dtype, device="cpu").to(like.device, non_blocking=True)

@@ -99,7 +99,8 @@ def _equalized(counts: Tensor) -> Tensor:
     filled = counts > 0
     last = (filled * level).amax(dim=2, keepdim=True).to(torch.int64)
     step = ((counts.sum(2, keepdim=True) - counts.gather(2, last)) / 255).floor()
-    before = counts.cumsum(2) - counts
+    # In integers: sums of floats along an axis are refused by CUDA's deterministic mode.
+    before = counts.to(torch.int32).cumsum(2).to(counts.dtype) - counts
     table = (((step / 2).floor() + before) / step.clamp(min=1)).floor().clamp(max=255)
     usable = ((filled.sum(2, keepdim=True) > 1) & (step > 0)).to(counts.dtype)
     return level + usable * (table - level)

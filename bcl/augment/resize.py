@@ -165,7 +165,10 @@ def _looked_up(
 def _tap_table(in_size: int, out_size: int) -> tuple[Tensor, Tensor]:
     """The taps of every flip, start and length, in that order; 3 MB for 32 to 32 pixels."""
     flip, start, length = torch.meshgrid(
-        torch.arange(2), torch.arange(in_size), torch.arange(1, in_size + 1), indexing="ij"
+        torch.arange(2, device="cpu"),
+        torch.arange(in_size, device="cpu"),
+        torch.arange(1, in_size + 1, device="cpu"),
+        indexing="ij",
     )
     length = length.minimum(in_size - start)  # longer ones leave the picture and are never asked
     flags = flip.flatten().to(torch.bool)
@@ -229,7 +232,7 @@ def crop_resize_flip(images: Tensor, plan: CropPlan, size: tuple[int, int], exac
     if waits_for_nothing(images):
         tall = _rows_first(images, plan, size)
         return torch.where(first[:, None, None, None], tall, _columns_first(images, plan, size))
-    out = torch.empty(images.shape[0], 3, *size)
+    out = torch.empty(images.shape[0], 3, *size, device=images.device)
     for which, resize in ((first, _rows_first), (~first, _columns_first)):
         chosen = which.nonzero().squeeze(1)
         if chosen.numel():
@@ -284,7 +287,7 @@ def _picture_by_picture(
     images: Tensor, boxes: Tensor, size: tuple[int, int], exact: bool
 ) -> Tensor:
     """Torch's own antialiased bicubic, which has Pillow's kernel and an 8-bit form."""
-    out = torch.empty(images.shape[0], 3, *size)
+    out = torch.empty(images.shape[0], 3, *size, device=images.device)
     if images.is_floating_point():
         images = images.to(torch.float32).nan_to_num(0.0)  # the kernel has no 16-bit floats
     for row, image, (top, left, height, width, flip, rows_first) in zip(

@@ -7,6 +7,7 @@ views with the same parameters, and so the same views, as the batched form.
 """
 
 import io
+from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,6 +57,11 @@ def as_tensor(picture: "Picture") -> Tensor:
         except UnidentifiedImageError:
             name = "these bytes" if isinstance(picture, bytes) else f"'{picture}'"
             raise InputError(f"{name} cannot be read as a picture; remove or replace it.") from None
+        except Image.DecompressionBombError as error:
+            name = "these bytes" if isinstance(picture, bytes) else f"'{picture}'"
+            raise InputError(
+                f"{name}: {error} Remove it, or raise PIL.Image.MAX_IMAGE_PIXELS."
+            ) from None
     try:
         image = image.convert("RGB")
     except (OSError, SyntaxError) as error:  # truncated, or damaged further on
@@ -120,7 +126,7 @@ class DecodeCrop:
         source = io.BytesIO(picture) if isinstance(picture, bytes) else picture
         try:
             image = Image.open(source)
-        except UnidentifiedImageError:
+        except (UnidentifiedImageError, Image.DecompressionBombError):
             return picture  # as_tensor names it
         image.draft("RGB", (self.size, self.size))
         return image
@@ -200,12 +206,17 @@ class PictureViews(nn.Module):
         images = as_tensor(picture)[None]
         if sample_id is None:
             sample_id = int(torch.randint(2**62, ()))
-        if score is not None and not isinstance(score, int | float | Tensor):
+        # Data sets hold NumPy's numbers, and batches tensors of one.
+        one = isinstance(score, Tensor) and score.numel() == 1
+        if score is not None and not one and not isinstance(score, Real):
             raise InputError(f"the score must be a number in [0, 1], got {score!r}.")
-        if isinstance(sample_id, int) and not -(2**63) <= sample_id < 2**63:
-            raise InputError(f"the sample's id must fit 64 bits, got {sample_id}.")
-        if not isinstance(sample_id, int | Tensor):
+        one = isinstance(sample_id, Tensor) and sample_id.numel() == 1
+        if not one and not isinstance(sample_id, Integral):
             raise InputError(f"the sample's id must be an integer, got {sample_id!r}.")
+        if isinstance(sample_id, Integral):
+            sample_id = int(sample_id) if not isinstance(sample_id, bool) else sample_id
+            if not -(2**63) <= sample_id < 2**63:
+                raise InputError(f"the sample's id must fit 64 bits, got {sample_id}.")
         marks = None if score is None else torch.tensor([float(score)], device=images.device)
         ids = torch.as_tensor(sample_id, device=images.device).reshape(1)
         out = self.views(images, marks, ids, epoch)

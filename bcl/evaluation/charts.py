@@ -58,6 +58,10 @@ def _whole(value: float) -> str:
     return f"{100 * value:.0f}"
 
 
+def _epoch(value: float) -> str:
+    return number(value) if value == int(value) else ""  # there is no half an epoch
+
+
 def _signed(value: float) -> str:
     return "0" if abs(value) < 1e-9 else f"{100 * value:+.0f}"
 
@@ -291,6 +295,7 @@ def history_curve(
         (min(x for x, _ in every), max(x for x, _ in every)),
         _limits([y for _, y in every]),
         y_format=y_format,
+        x_format=_epoch,
     )
     for method, points in curves:
         chart.line(points, colour(method.index), width=2 if len(method.plain) == 1 else 1.3)
@@ -426,6 +431,7 @@ def _score_map(label: str, rows: list[tuple[int, list[int]]], tint: str) -> str:
         "memorization score",
         (epochs[0], last),
         (0.0, 1.0),
+        x_format=_epoch,
     )
     largest = max(max(bins) / sum(bins) for _, bins in rows)
     for (epoch, bins), end in zip(rows, [*epochs[1:], last], strict=True):

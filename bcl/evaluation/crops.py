@@ -14,7 +14,7 @@ def crop_and_flip(images: Tensor, ids: Tensor, seed: int, epoch: int) -> Tensor:
     """Random crop after zero-padding by an eighth, and flip, as a function of seed, epoch and id.
 
     Args:
-        images: (B, 3, S, S) of any type.
+        images: (B, 3, H, W) of any type.
         ids: (B,) int64.
         seed: of the run.
         epoch: of the run.
@@ -22,16 +22,16 @@ def crop_and_flip(images: Tensor, ids: Tensor, seed: int, epoch: int) -> Tensor:
     Returns:
         Of the shape and type of ``images``.
     """
-    B, _, S, _ = images.shape
+    B, _, H, W = images.shape
     ids = ids.to(images.device)
-    pad = max(S // 8, 1)
-    padded = nn.functional.pad(images, (pad, pad, pad, pad))
-    top = hash64(seed, epoch, ids, 1).remainder(2 * pad + 1)  # (B,)
-    left = hash64(seed, epoch, ids, 2).remainder(2 * pad + 1)
-    place = torch.arange(S, device=images.device)
-    rows = top[:, None] + place  # (B, S)
+    pad_y, pad_x = max(H // 8, 1), max(W // 8, 1)
+    padded = nn.functional.pad(images, (pad_x, pad_x, pad_y, pad_y))
+    top = hash64(seed, epoch, ids, 1).remainder(2 * pad_y + 1)  # (B,)
+    left = hash64(seed, epoch, ids, 2).remainder(2 * pad_x + 1)
+    rows = top[:, None] + torch.arange(H, device=images.device)  # (B, H)
+    place = torch.arange(W, device=images.device)
     flip = uniform(seed, epoch, ids, 3) < 0.5
-    columns = left[:, None] + torch.where(flip[:, None], S - 1 - place, place)
+    columns = left[:, None] + torch.where(flip[:, None], W - 1 - place, place)  # (B, W)
     batch = torch.arange(B, device=images.device)[:, None, None]
     return padded[batch, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from numbers import Real
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 from bcl.errors import InputError, unknown_name
 from bcl.evaluation.gradient import train_heads
 from bcl.evaluation.metrics import class_accuracy, nan_mean, top_k_accuracy
-from bcl.evaluation.presets import SOLVERS, Selection, gradient_rule
+from bcl.evaluation.presets import GRADIENT_SOLVERS, SOLVERS, Selection, gradient_rule
 from bcl.evaluation.softmax_lbfgs import EXACT, Fit, SoftmaxProblem, minimise
 from bcl.random import permutation
 
@@ -21,7 +22,11 @@ NOTED_GAP = 1e-5  # above it, a reader is told that the minimum was not reached
 START_L2 = 1e-2  # where the search begins, and the fallback without a validation part
 L2_RANGE = (-7.0, 1.0)  # decimal exponents that the search may reach
 LARGEST = 1e15  # a feature beyond it has no square sum in float32
+L2_BOUNDS = (1e-30, 1e30)  # beyond them a penalty is 0 or infinite in float32
+ALIKE = 1e-6  # a feature that varies by less of its own size is constant up to rounding
+FAINTEST = 1e-30  # a feature that varies by less has no inverse in float32
 STACK_BYTES = 2 << 30  # draws are stacked up to this size
+FIXED = "fixed: too few pictures for a validation part"
 
 
 Tried = dict[str, float]
@@ -129,7 +134,8 @@ def fit_linear_probe(
 
     Raises:
         InputError: shapes that do not fit, NaN in the features, labels out of range, unknown
-            solver, a learning rate at which training diverges.
+            solver, an option that the solver has no use for, a learning rate at which training
+            diverges.
 
     Example:
         >>> x = torch.tensor([[0.0], [0.1], [1.0], [1.1]])
@@ -148,6 +154,7 @@ def fit_linear_probe(
         raise InputError(f"validation_share must lie in [0, 1), got {validation_share}.")
     if not 0 < tolerance < 1:
         raise InputError(f"tolerance must lie in (0, 1), got {tolerance}; the default is {EXACT}.")
+    _check_use(solver, l2=l2, learning_rate=learning_rate, epochs=epochs)
     where = torch.device(device) if device is not None else train_features.device
     options = ProbeOptions(
         solver=solver,
@@ -161,10 +168,10 @@ def fit_linear_probe(
         seed=seed,
     )
     results = fit_heads(
-        train_features.to(where),
+        train_features.detach().to(where),
         train_labels.to(where, torch.int64),  # bytes would index as a mask
         [torch.arange(train_labels.numel(), device=where)],
-        test_features.to(where),
+        test_features.detach().to(where),
         test_labels.to(where, torch.int64),
         num_classes=num_classes,
         options=options,
@@ -173,10 +180,34 @@ def fit_linear_probe(
 
 
 def values(value: float | Sequence[float] | None) -> float | tuple[float, ...] | None:
-    """A penalty or a learning rate as given, several of them as a tuple."""
-    if value is None or isinstance(value, (int, float)):
-        return value
-    return tuple(float(item) for item in value)
+    """A penalty or a learning rate as a number, several of them as a tuple."""
+    if value is None:
+        return None
+    if isinstance(value, Tensor):
+        value = value.tolist()  # a number if the tensor has no dimension
+    try:
+        if isinstance(value, (float, int, Real)):  # NumPy's numbers as well
+            return float(value)
+        return tuple(float(item) for item in value)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"penalties and learning rates are a number or a list of numbers, got {value!r}."
+        ) from error
+
+
+def _check_use(solver: str, **given: Any) -> None:
+    """Refuse options that would be ignored in silence."""
+    of = {
+        "l2": ("lbfgs", "ridge"),
+        "learning_rate": GRADIENT_SOLVERS,
+        "epochs": GRADIENT_SOLVERS,
+    }
+    for name, value in given.items():
+        if value is not None and solver not in of[name]:
+            raise InputError(
+                f"{name} is for the solvers {', '.join(of[name])}, and '{solver}' makes no use of "
+                "it; leave it out or take one of those."
+            )
 
 
 def check_features(
@@ -215,7 +246,12 @@ def check_features(
                 f"{name} features must be (N, D) and {name} labels (N,), got {tuple(x.shape)} and "
                 f"{tuple(y.shape)}."
             )
-        if y.is_floating_point() or y.dtype == torch.bool:
+        if x.dtype == torch.bool or x.is_complex():
+            raise InputError(
+                f"{name} features must be real numbers, got {x.dtype}; convert them, such as by "
+                "features.float()."
+            )
+        if y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
             raise InputError(f"{name} labels must be integers, got {y.dtype}.")
         if int(y.min()) < 0:
             raise InputError(
@@ -242,6 +278,12 @@ def check_features(
     if num_classes is not None and largest >= num_classes:
         raise InputError(f"label {largest}, but num_classes is {num_classes}.")
     classes = num_classes if num_classes is not None else largest + 1
+    pictures = train_labels.numel() + test_labels.numel()
+    if num_classes is None and classes > max(1000, pictures):
+        raise InputError(
+            f"label {largest} would make {classes:,} classes of {pictures:,} pictures; number the "
+            "classes from 0 without gaps, or pass num_classes if so many are meant."
+        )
     if int(train_labels.min()) == int(train_labels.max()):
         raise InputError("the training labels hold a single class; nothing can be told apart.")
     return classes
@@ -376,8 +418,9 @@ def judge(
     """
     predictions = logits.argmax(1)
     per_class = class_accuracy(predictions, labels, num_classes)
-    notes = absence_notes(~bias.isinf(), per_class)
-    if chosen.get("gap", 0.0) > NOTED_GAP:
+    trained = ~bias.isinf()
+    notes = absence_notes(trained, per_class)
+    if chosen.get("gap", 0.0) > max(NOTED_GAP, chosen.get("tolerance", 0.0)):
         notes.append(
             f"the minimum was only approached, to {chosen['gap']:.0e} of the objective: the "
             "penalty is tiny for these features"
@@ -389,7 +432,8 @@ def judge(
         )
     return ProbeResult(
         accuracy=float((predictions == labels).double().mean()),
-        top5=top_k_accuracy(logits, labels, 5),
+        # A class that was not trained is no answer, neither the first nor the fifth.
+        top5=top_k_accuracy(logits, labels, min(5, int(trained.sum()))),
         per_class_accuracy=per_class,
         predictions=predictions.cpu(),
         chosen=chosen,
@@ -436,22 +480,43 @@ def _mean_accuracies(logits: Tensor, labels: Tensor, num_classes: int) -> list[f
 # --- convex solvers -------------------------------------------------------------------------
 
 
+def _standardise(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Features to mean 0 and deviation 1 in place, constant ones to 0.
+
+    Args:
+        x: (P, n, D), changed.
+
+    Returns:
+        Mean, deviation (1 where constant), and whether a feature is constant, (P, 1, D) each.
+    """
+    low, high = x.amin(1, keepdim=True), x.amax(1, keepdim=True)
+    spread = high - low
+    # Measured against the feature itself: others may be of any scale.
+    constant = spread <= ALIKE * torch.maximum(low.abs(), high.abs())
+    constant |= spread < FAINTEST
+    spread = torch.where(constant, 1.0, spread)
+    mean = x.mean(1, keepdim=True)
+    x.sub_(mean).div_(spread)  # within [-1, 1], where no square is lost
+    deviation = torch.where(constant, 1.0, x.square().mean(1, keepdim=True).sqrt())
+    x.div_(deviation).masked_fill_(constant, 0.0)  # what is left of those is rounding
+    return mean, deviation.mul_(spread), constant
+
+
 def _fit_standardised(
     x: Tensor, y: Tensor, num_fit: int, num_held: int, num_classes: int, options: ProbeOptions
 ) -> Fitted:
-    mean = x.mean(1, keepdim=True)  # (P, 1, D)
-    x.sub_(mean)
-    deviation = x.square().mean(1, keepdim=True).sqrt()
-    # A feature that never changes says nothing, and its deviation is rounding.
-    deviation = torch.where(deviation > 1e-6 * deviation.amax(-1, keepdim=True), deviation, 1.0)
-    x.div_(deviation)
+    mean, deviation, constant = _standardise(x)
     given = options.l2
     listed = given if isinstance(given, tuple) else () if given is None else (given,)
     if given == () or not all(0 < value < math.inf for value in listed):
         raise InputError(f"l2 must be positive and finite, got {given}.")
+    least, most = L2_BOUNDS
+    if not all(least <= value <= most for value in listed):
+        raise InputError(f"l2 must lie between {least:g} and {most:g}, got {given}.")
     solve = _ridge if options.solver == "ridge" else partial(_lbfgs, tolerance=options.tolerance)
     w, b, chosen = solve(x, y, num_fit, num_held, num_classes, given)
     weight = w / deviation.transpose(1, 2)  # undo the standardisation
+    weight.masked_fill_(constant.transpose(1, 2), 0.0)  # such a feature has taught nothing
     bias = b - torch.bmm(mean, weight)[:, 0]
     per_head = chosen.pop("validation_accuracies")
     heads = [
@@ -479,6 +544,7 @@ def _lbfgs(
         "rule": rule,
         "steps": fit.steps,
         "gap": fit.gap,
+        "tolerance": tolerance,
         "validation_accuracies": accuracies,
         "tried": tried,
     }
@@ -494,7 +560,7 @@ def _choose(
     listed = None if l2 is None else sorted(set(l2), reverse=True)
     if num_held == 0:
         fallback = START_L2 if listed is None else listed[len(listed) // 2]
-        return fallback, "fixed: too few pictures for a validation part", [], None, []
+        return fallback, FIXED, [], None, []
     part = problem.rows(num_fit)
     absent = part.log_share.isinf()[:, None]
     held_x, held_y = problem.x[:, num_fit:], problem.y[:, num_fit:]
@@ -577,7 +643,8 @@ def _ridge(
     if isinstance(l2, (int, float)):
         best, rule = float(l2), "given"
     elif num_held == 0:
-        best, rule = 0.1 if l2 is None else l2[len(l2) // 2], "fixed: too few pictures to validate"
+        listed = () if l2 is None else sorted(set(l2), reverse=True)
+        best, rule = listed[len(listed) // 2] if listed else 0.1, FIXED
     else:
         rule = "validation part"
         grid = l2 if l2 is not None else tuple(10.0 ** (e / 2) for e in range(4, -13, -1))

@@ -8,9 +8,6 @@ for (const table of document.querySelectorAll("table.sortable")) {
     button.append(...heading.childNodes);
     heading.append(button);
     button.addEventListener("click", () => {
-      const up = heading.getAttribute("aria-sort") === "descending";
-      headings.forEach((other) => other.removeAttribute("aria-sort"));
-      heading.setAttribute("aria-sort", up ? "ascending" : "descending");
       const body = table.tBodies[0];
       const key = (row) => {
         const cell = row.cells[column];
@@ -18,6 +15,12 @@ for (const table of document.querySelectorAll("table.sortable")) {
         const value = parseFloat(text);
         return Number.isNaN(value) ? text : value;
       };
+      // The largest number first, but names from A on.
+      const numbers = [...body.rows].some((row) => typeof key(row) === "number");
+      const before = heading.getAttribute("aria-sort");
+      const up = before ? before === "descending" : !numbers;
+      headings.forEach((other) => other.removeAttribute("aria-sort"));
+      heading.setAttribute("aria-sort", up ? "ascending" : "descending");
       const rows = [...body.rows].sort((a, b) => {
         const [x, y] = [key(a), key(b)];
         if (typeof x !== typeof y) return typeof x === "number" ? -1 : 1;

@@ -168,6 +168,9 @@ def render_html(runs: Sequence[ProbeReport], *, title: str = "Linear probe repor
         table["marked"] = any(
             stars(value.get("p")) for row in table["rows"] for value in row["values"].values()
         )
+        table["tested"] = any(
+            value.get("p") is not None for row in table["rows"] for value in row["values"].values()
+        )
         table["best"] = {
             column: max(
                 (m for row in table["rows"] if (m := row["values"][column]["mean"]) is not None),

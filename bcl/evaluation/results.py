@@ -15,6 +15,9 @@ from bcl.files import atomic_write, write_text
 
 SCHEMA = "bcl-cacr/probe-report"
 SCHEMA_VERSION = 1
+# What tables and pages cannot do without.
+DATA_FIELDS = ("test_hash", "test_pictures", "num_classes", "class_names", "class_counts")
+PROTOCOL_FIELDS = ("kind", "description", "draws", "per_class", "summary")
 
 
 @dataclass
@@ -157,8 +160,12 @@ class ProbeReport:
                 },
                 pictures=[dict(picture) for picture in values["pictures"]],
             )
-        except (KeyError, TypeError) as error:
+        except KeyError as error:
             raise InputError(f"{path} lacks {error}; it was cut short or edited.") from error
+        except (TypeError, ValueError) as error:
+            raise InputError(
+                f"{path}: 'pictures' is not a list of objects; it was cut short or edited."
+            ) from error
         wrong = _misshapen(report)
         if wrong:
             raise InputError(f"{path}: {wrong}; it was cut short or edited.")
@@ -197,6 +204,11 @@ def _misshapen(report: ProbeReport) -> str:
         return "'protocols' is not a list of named entries"
     if not entries:
         return "'protocols' is empty"
+    if lacking := [key for key in DATA_FIELDS if key not in report.data]:
+        return f"'data' lacks '{lacking[0]}'"
+    for entry in entries:
+        if lacking := [key for key in PROTOCOL_FIELDS if not entry.get(key)]:
+            return f"protocol '{entry['name']}' lacks '{lacking[0]}'"
     if not all("file" in picture for picture in report.pictures):
         return "a picture has no file"
     return ""
@@ -213,6 +225,22 @@ def _write_bytes(path: Path, content: bytes) -> None:
     atomic_write(path, lambda file: file.write(content))
 
 
+def rounded(value: float) -> float:
+    """Six decimals, or six digits of small numbers such as penalties, gaps and p-values.
+
+    Args:
+        value: a finite number.
+
+    Returns:
+        The number rounded.
+
+    Example:
+        >>> rounded(12.3456789), rounded(3.16227766e-7)
+        (12.345679, 3.16228e-07)
+    """
+    return round(value, 6) if abs(value) >= 0.1 else float(f"{value:.6g}")
+
+
 def _plain(value: Any) -> Any:
     """Lists, dicts, strings and finite numbers; what JSON has no sign for becomes None."""
     if isinstance(value, Tensor):
@@ -222,7 +250,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     if isinstance(value, float):
-        return round(value, 6) if math.isfinite(value) else None
+        return rounded(value) if math.isfinite(value) else None
     if value is None or isinstance(value, (bool, int, str)):
         return value
     return str(value)

@@ -136,6 +136,9 @@ def evaluate(
     wanted = parse_protocols(protocols)
     if selection not in ("last", "best_test"):
         raise unknown_name("selection", selection, ("last", "best_test"))
+    for name, number in (("batch_size", batch_size), ("finetune_epochs", finetune_epochs)):
+        if number is not None and number < 1:
+            raise InputError(f"{name} must be at least 1, got {number}.")
     owner = getattr(encode, "__self__", None)
     learner = learner if learner is not None else owner if isinstance(owner, nn.Module) else None
     if layer != "pooled":
@@ -186,8 +189,9 @@ def evaluate(
         else:
             found = _run_linear(protocol, run, subsets[protocol.name], options)
         for entry, predicted in found:
-            entries.append(entry)
-            predictions[entry["name"]] = predicted
+            if entry["name"] not in predictions:  # knn@10 is one of knn, asked for twice
+                entries.append(entry)
+                predictions[entry["name"]] = predicted
     measured: dict[str, Any] = {}
     if measures:
         views = _views(run, batch_size, device, autocast)

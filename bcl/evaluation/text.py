@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from bcl.evaluation.comparison import COLUMNS, compare, difference_notes
-from bcl.evaluation.results import ProbeReport
+from bcl.evaluation.results import ProbeReport, rounded
 
 SCHEMA = "bcl-cacr/comparison"
 SCHEMA_VERSION = 1
@@ -170,7 +170,7 @@ def csv_table(reports: Sequence[ProbeReport]) -> str:
                         "draws": row["draws"],
                         "rule": table["rule"],
                         "column": column,
-                        **{k: "" if v is None else round(v, 6) for k, v in numbers.items()},
+                        **{k: "" if v is None else rounded(v) for k, v in numbers.items()},
                     }
                 )
     return buffer.getvalue()

@@ -15,7 +15,7 @@ def log_table(reports: Sequence[ProbeReport], project: str) -> None:
         project: wandb project.
 
     Raises:
-        InputError: wandb is not installed.
+        InputError: wandb is not installed, or takes no run: nobody is logged in, no network.
     """
     try:
         import wandb
@@ -26,5 +26,10 @@ def log_table(reports: Sequence[ProbeReport], project: str) -> None:
         for row in block["rows"]:
             means = [row["values"][column]["mean"] for column in COLUMNS]
             table.add_data(block["protocol"], row["method"], len(row["seeds"]), *means)
-    with wandb.init(project=project, job_type="probe") as run:
-        run.log({"probe": table})
+    try:
+        with wandb.init(project=project, job_type="probe") as run:
+            run.log({"probe": table})
+    except wandb.errors.Error as error:
+        raise InputError(
+            f"--wandb {project}: {error}; run 'wandb login', or set WANDB_MODE=offline."
+        ) from error
