@@ -70,7 +70,8 @@ def folder_pool(source: Source) -> Pool:
     if other:
         kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(other.items())[:10])
         notes.append(f"files in class folders that are no pictures by their ending: {kinds}")
-    return Pool(source.root.name, names, labels, classes, test, source, notes=notes)
+    title = source.root.name or source.root.absolute().name  # of ".", too
+    return Pool(title, names, labels, classes, test, source, notes=notes)
 
 
 def layout(source: Source) -> tuple[str, str | None]:
