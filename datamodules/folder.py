@@ -67,6 +67,13 @@ def folder_pool(source: Source) -> Pool:
         test = torch.arange(len(names) + len(test_names)) >= len(names)
         names, labels = names + test_names, torch.cat([labels, test_labels])
     notes = []
+    beside = [
+        shown(name)
+        for name in _tops(source.names(), "")
+        if train_prefix and f"{name}/" not in (train_prefix, test_prefix)
+    ]
+    if beside:
+        notes.append(f"folders beside {train_prefix} that are not read: {', '.join(beside[:10])}")
     if other:
         kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(other.items())[:10])
         notes.append(f"files in class folders that are no pictures by their ending: {kinds}")
