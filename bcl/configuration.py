@@ -147,6 +147,11 @@ def find_config(name: str) -> Config:
         raise InputError(f"{path}{line}: {problem}; mend the file.") from None
     if not isinstance(content, dict):
         raise InputError(f"{path} holds no mapping; it needs keys such as model, data, trainer.")
+    if "extends" in content:
+        raise InputError(
+            f"{path}: a file cannot extend another; name both, the later wins: "
+            f"--config {content['extends']} --config {path}."
+        )
     try:
         json.dumps(content, default=str)
     except (ValueError, TypeError, RecursionError):

@@ -42,7 +42,8 @@ def find_input_error(error: BaseException) -> InputError | None:
         error: any exception.
 
     Returns:
-        The first `InputError` along its causes and contexts, or None.
+        The first `InputError` along its causes and contexts; one for a worker process that
+        torch's DataLoader lost; or None.
 
     Example:
         >>> try:
@@ -55,5 +56,11 @@ def find_input_error(error: BaseException) -> InputError | None:
     while seen is not None:
         if isinstance(seen, InputError):
             return seen
+        if isinstance(seen, RuntimeError) and str(seen).startswith("DataLoader worker (pid"):
+            cause = str(seen).split(". ")[0].rstrip(".")
+            return InputError(
+                f"a process that decodes pictures was lost ({cause}), "
+                "maybe for want of memory or of room in /dev/shm; take fewer with data.workers."
+            )
         seen = seen.__cause__ or seen.__context__
     return None

@@ -119,16 +119,25 @@ def _decode_jpeg(data: bytes) -> "Tensor | None":
     return pixels
 
 
+def as_rgb(image: "Image") -> "Image":
+    """Three channels of eight bits; of 16-bit greys the upper eight.
+
+    Pillow's own conversion would make all of these above 255 white.
+    """
+    import numpy as np
+    from PIL import Image
+
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        grey = (np.array(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)
+        image = Image.fromarray(grey)
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
 def _pixels(image: "Image") -> "Tensor":
     import numpy as np
     import torch
 
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        # Pillow's own conversion makes everything above 255 white.
-        grey = (np.array(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)
-        return torch.from_numpy(grey)[None].expand(3, -1, -1)
-    picture = image if image.mode == "RGB" else image.convert("RGB")
-    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)  # (3, H, W)
+    return torch.from_numpy(np.array(as_rgb(image))).permute(2, 0, 1)  # (3, H, W)
 
 
 def _resize(pixels: "Tensor", size: int) -> "NDArray[np.uint8]":

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from bcl.errors import InputError
+from bcl.errors import InputError, find_input_error
 from datamodules.decode import decode, default_workers, reason
 from datamodules.sources import Source, shown
 from datamodules.stores import fingerprint_of
@@ -91,7 +91,7 @@ class FileStore:
 
     def read(self, rows: Tensor) -> Tensor:
         """(n,) rows to uint8 (n, 3, S, S), decoded in this process."""
-        return self._pictures.__getitems__(rows.tolist())
+        return self._pictures.read(rows.tolist())
 
     def pictures_hash(self, rows: Tensor | None) -> str:
         """Hash of some pictures' files, in order; of all if None."""
@@ -148,6 +148,8 @@ class _Stream:
             pinned = torch.cuda.is_available()
             images, done = torch.empty(0), 0
             for chunk in self._loader:
+                if isinstance(chunk, InputError):
+                    raise chunk
                 if done == len(images):
                     shape = (self._chunks.sizes.popleft(), 3, self._size, self._size)
                     images, done = torch.empty(shape, dtype=torch.uint8, pin_memory=pinned), 0
@@ -155,6 +157,8 @@ class _Stream:
                 done += len(chunk)
                 if done == len(images):
                     yield images
+        except RuntimeError as error:  # of a worker that was killed
+            raise find_input_error(error) or error from None
         finally:
             self.busy = False
 
@@ -163,7 +167,7 @@ def _as_it_is(chunk: Any) -> Any:
     return chunk
 
 
-class _Pictures(Dataset[Tensor]):
+class _Pictures(Dataset[Any]):
     """Decodes lists of rows; what a worker process holds."""
 
     def __init__(self, source: Source, names: Sequence[str], size: int) -> None:
@@ -174,7 +178,13 @@ class _Pictures(Dataset[Tensor]):
     def __len__(self) -> int:
         return len(self.names)
 
-    def __getitems__(self, rows: list[int]) -> Tensor:
+    def __getitems__(self, rows: list[int]) -> Tensor | InputError:
+        try:
+            return self.read(rows)
+        except InputError as error:
+            return error  # torch would raise it with the worker's stack trace in its text
+
+    def read(self, rows: list[int]) -> Tensor:
         images = torch.empty((len(rows), 3, self.size, self.size), dtype=torch.uint8)
         if torch.utils.data.get_worker_info() is not None:
             # Decoded in place; torch would copy it there afterwards.

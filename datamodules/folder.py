@@ -67,10 +67,18 @@ def folder_pool(source: Source) -> Pool:
         test = torch.arange(len(names) + len(test_names)) >= len(names)
         names, labels = names + test_names, torch.cat([labels, test_labels])
     notes = []
+    beside = [
+        shown(name)
+        for name in _tops(source.names(), "")
+        if train_prefix and f"{name}/" not in (train_prefix, test_prefix)
+    ]
+    if beside:
+        notes.append(f"folders beside {train_prefix} that are not read: {', '.join(beside[:10])}")
     if other:
         kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(other.items())[:10])
         notes.append(f"files in class folders that are no pictures by their ending: {kinds}")
-    return Pool(source.root.name, names, labels, classes, test, source, notes=notes)
+    title = source.root.name or source.root.absolute().name  # of ".", too
+    return Pool(title, names, labels, classes, test, source, notes=notes)
 
 
 def layout(source: Source) -> tuple[str, str | None]:

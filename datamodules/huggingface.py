@@ -55,9 +55,15 @@ class HuggingFaceLT(PoolDataModule):
         if self.test_split is not None:
             parts["test"] = self._part(self.test_split)
         feature = parts["train"].features[self.label_column]
-        labels = [torch.tensor(part[self.label_column][:]) for part in parts.values()]
-        if labels[0].is_floating_point() or labels[0].ndim != 1:
-            raise InputError(f"{self.path}: column '{self.label_column}' holds no class numbers.")
+        try:
+            labels = [torch.tensor(part[self.label_column][:]) for part in parts.values()]
+        except (TypeError, ValueError):  # text, or rows without a label
+            labels = [torch.empty(0)]
+        if any(one.is_floating_point() or one.ndim != 1 for one in labels):
+            raise InputError(
+                f"{self.path}: column '{self.label_column}' holds no class numbers, or not in "
+                "every row."
+            )
         numbers = torch.cat(labels)
         if not len(numbers) or not 0 <= int(numbers.min()) <= int(numbers.max()) < MOST_CLASSES:
             raise InputError(
@@ -121,11 +127,12 @@ class _Rows:
 
     def read(self, name: str) -> bytes:
         part, row = name.split("/")
-        picture = self._parts[part][int(row)][self._column]
-        if picture["bytes"] is not None:
+        picture = self._parts[part][int(row)][self._column] or {}
+        if picture.get("bytes") is not None:
             return bytes(picture["bytes"])
-        path: str = picture["path"]
-        return Path(path).read_bytes()
+        if picture.get("path") is None:
+            raise OSError("no picture in this row")
+        return Path(picture["path"]).read_bytes()
 
     def stamp(self, name: str) -> str:
         # The library changes its fingerprint with every change of the data.

@@ -223,7 +223,15 @@ class MemoryLoader(BatchLoader):
         self._images, self._rows = data.store.images, data.rows
         if self.device.type != "cpu":
             # The device holds the training pictures alone; the host maps the file of all.
-            self._images = data.store.read(data.rows).to(self.device)  # (N, 3, S, S)
+            try:
+                self._images = data.store.read(data.rows).to(self.device)  # (N, 3, S, S)
+            except torch.cuda.OutOfMemoryError:
+                size = len(data) * 3 * data.image_size**2 / 2**30
+                raise InputError(
+                    f"the training set ({size:.1f} GiB of pictures) does not fit on "
+                    f"{self.device}; keep it in the host's memory with storage='host', or let "
+                    "workers read it with storage='files'."
+                ) from None
             self._rows = torch.arange(len(data), device=self.device)
         self._labels = data.labels.to(self.device)
 

@@ -20,6 +20,7 @@ from bcl.files import atomic_write, write_text
 from bcl.random import permutation
 from datamodules.base import LongTailedDataModule, Sets
 from datamodules.cache import Progress
+from datamodules.decode import as_rgb
 from datamodules.files import FileStore
 from datamodules.loader import StreamLoader
 from datamodules.pools import FilesDataModule
@@ -565,7 +566,7 @@ def shrink(raw: bytes, max_side: int) -> bytes:
         scale = max_side / min(width, height)
         size = (max(round(width * scale), 1), max(round(height * scale), 1))
         image.draft("RGB", size)
-        small = image.convert("RGB").resize(size, Image.Resampling.BICUBIC)
+        small = as_rgb(image).resize(size, Image.Resampling.BICUBIC)
     buffer = BytesIO()
     small.save(buffer, "JPEG", quality=92)
     return buffer.getvalue()

@@ -177,13 +177,18 @@ def check_inside(name: str, where: str) -> None:
         Traceback (most recent call last):
         bcl.errors.InputError: list.txt: '../b.jpg' leaves its folder; names must be relative ...
     """
-    if name[:1] != "/" and ".." not in name and "\\" not in name and ":" not in name:
-        return  # nearly all names; the rest of this takes ten times as long
-    path = PurePosixPath(name.replace("\\", "/"))
-    if path.is_absolute() or ".." in path.parts or (path.parts and ":" in path.parts[0]):
+    if leaves_folder(name):
         raise InputError(
             f"{where}: '{name}' leaves its folder; names must be relative and stay inside."
         )
+
+
+def leaves_folder(name: str) -> bool:
+    """Whether a name is absolute or climbs out with ``..``, on any system."""
+    if name[:1] != "/" and ".." not in name and "\\" not in name and ":" not in name:
+        return False  # nearly all names; the rest of this takes ten times as long
+    path = PurePosixPath(name.replace("\\", "/"))
+    return path.is_absolute() or ".." in path.parts or bool(path.parts and ":" in path.parts[0])
 
 
 def shown(name: str) -> str:

@@ -109,6 +109,13 @@ class TestFit:
         (folder / "mine.yaml").write_text("modle:\n  class_path: bcl.SimCLR\n")
         assert "--model" in refused(["fit", "--config", "mine.yaml"], capsys)
 
+    def test_a_file_that_names_no_class(self, folder, capsys):
+        for kind, key in (("model", "encoder"), ("data", "root")):
+            text = f"{kind}: {{init_args: {{{key}: x}}}}\n"
+            (folder / "mine.yaml").write_text(text)
+            told = refused(["fit", "--config", "mine.yaml"], capsys)
+            assert f"the configuration's {kind} names no class" in told
+
     def test_an_alias_that_contains_itself(self, folder, capsys):
         (folder / "mine.yaml").write_text("model: &a [*a]\n")
         assert "contains itself" in refused(["fit", "--config", "mine.yaml"], capsys)

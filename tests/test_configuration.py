@@ -59,6 +59,7 @@ def test_a_path_works(tmp_path):
         ("model: [1,\ndata: {", "mine.yaml, line 2"),
         ("- a\n- b\n", "holds no mapping"),
         ("\x00", "mine.yaml"),
+        ("extends: digits_lt/simclr\n", "--config digits_lt/simclr --config "),
     ],
 )
 def test_broken_file_names_its_line(tmp_path, text, told):

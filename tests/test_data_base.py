@@ -273,3 +273,14 @@ def test_ranks_share_the_cores(tmp_path, monkeypatch) -> None:
     assert chosen.train_set().store.workers == 5
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     assert module(root, storage="files", workers=None).train_set().store.workers == 4
+
+
+def test_a_device_that_is_too_small() -> None:
+    class Full(MemoryStore):
+        def read(self, rows: torch.Tensor) -> torch.Tensor:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    store = Full(torch.zeros(4, 3, 8, 8, dtype=torch.uint8))
+    data = PictureSet(store, None, torch.zeros(4))
+    with pytest.raises(InputError, match=r"0\.0 GiB.*does not fit on meta.*storage='host'"):
+        MemoryLoader(data, 2, device="meta")

@@ -57,8 +57,12 @@ def test_train_and_test_folders(tmp_path: Path) -> None:
     data = module(tmp_path / "set")
     assert torch.bincount(data.test_set().labels).tolist() == [3, 5]
     assert data.class_counts.tolist() == [20, 5]
+    assert data.notes == []
+    make_folder(tmp_path / "set" / "test", {"ant": 2, "bee": 2})
     natural = module(tmp_path / "set", imbalance_factor=None)
     assert natural.num_samples == 40
+    assert torch.bincount(natural.test_set().labels).tolist() == [2, 2]
+    assert natural.notes == ["folders beside train/ that are not read: val"]
 
 
 def test_archive_gives_the_same(folder: Path) -> None:

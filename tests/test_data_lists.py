@@ -1,5 +1,6 @@
 """List files, and the data sets that are given by them."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -64,8 +65,10 @@ def test_without_probe_and_test_list(root: Path) -> None:
 
 def test_bad_rows_are_all_listed(tmp_path: Path) -> None:
     path = tmp_path / "bad.txt"
-    path.write_text("a/x.jpg 0\nb/y.jpg\nc/z.jpg one\na/x.jpg 0\nd/w.jpg 7\ne/v.jpg -1\n\n")
-    with pytest.raises(InputError, match="5 bad row") as caught:
+    path.write_text(
+        "a/x.jpg 0\nb/y.jpg\nc/z.jpg one\na/x.jpg 0\nd/w.jpg 7\ne/v.jpg -1\n\n../u.jpg 0\n"
+    )
+    with pytest.raises(InputError, match="6 bad row") as caught:
         read_list(path, num_classes=5)
     text = str(caught.value)
     for part in (
@@ -74,13 +77,17 @@ def test_bad_rows_are_all_listed(tmp_path: Path) -> None:
         f"{path}:4: 'a/x.jpg' stands on line 1 already",
         f"{path}:5: label 7 is out of range (0 to 4)",
         f"{path}:6: label -1",
+        f"{path}:8: '../u.jpg' leaves its folder",
     ):
         assert part in text
 
 
 def test_path_with_spaces(tmp_path: Path) -> None:
-    (tmp_path / "a.txt").write_text("a b/c d.jpg 3\n")
-    assert read_list(tmp_path / "a.txt").names == ["a b/c d.jpg"]
+    # The second holds signs at which Python's splitlines would cut.
+    (tmp_path / "a.txt").write_text("a b/c d.jpg 3\na\u2028b\x0cc.jpg 3\nd 3\n", "utf-8")
+    found = read_list(tmp_path / "a.txt")
+    assert found.names == ["a b/c d.jpg", "a\u2028b\x0cc.jpg", "d"]
+    assert found.lines == [1, 2, 3]
 
 
 def test_missing_pictures_are_listed_with_their_line(root: Path) -> None:
@@ -132,6 +139,13 @@ def test_bad_pictures_are_left_out_of_every_list(root: Path) -> None:
     assert data.class_counts.tolist() == [5, 2]
     assert len(data.probe_set()) == 5
     assert "train/n01/005.png" in data.notes[0]
+    assert not any("class(es)" in note for note in data.notes)
+    for number in range(2):
+        (root / "train" / "n02" / f"{number:03}.png").write_text("no picture")
+    assert (
+        "1 class(es) without a picture in the train list: 1"
+        in listed(root, on_bad_image="skip").notes
+    )
 
 
 @pytest.mark.parametrize("kind", [ImageNetLT, ImageNet100LT, PlacesLT, INaturalist18])
@@ -206,3 +220,20 @@ def test_names_that_the_system_refuses(root: Path) -> None:
     assert "train.txt:3: loop/a.png (Too many levels" in str(caught.value)
     with pytest.raises(InputError, match="num_classes must be positive"):
         listed(root, num_classes=0)
+
+
+def test_the_guides_file_trains_and_is_probed(root: Path, monkeypatch) -> None:
+    from bcl.cli import main
+
+    guide = (Path(__file__).parents[1] / "docs" / "data.md").read_text("utf-8")
+    text = guide.split("```yaml\n")[1].split("```")[0].replace("root: DIR", f"root: {root}")
+    monkeypatch.chdir(root)
+    monkeypatch.setenv("BCL_CACHE", str(root / "cache"))
+    (root / "lists.yaml").write_text(text)
+    small = ("--data.batch_size", "4", "--trainer.accelerator", "cpu", "--model.warmup_epochs", "0")
+    words = ["--config", "image_folder/bcl_i", "--config", "lists.yaml", "--trainer.max_epochs"]
+    assert main(["fit", *words, "1", *small]) == 0
+    checkpoint = "outputs/lists/checkpoints/last.ckpt"
+    assert main(["probe", checkpoint, "--protocol", "full", "--out", "probe/lists"]) == 0
+    record = json.loads((root / "outputs" / "lists" / "run.json").read_text())
+    assert record["recipe"] == "set, list train.txt: 8 pictures"

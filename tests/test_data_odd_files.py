@@ -15,9 +15,11 @@ from PIL import Image
 from test_data_folder import make_folder, module
 
 from bcl import InputError
+from datamodules import ImageFolderLT
 from datamodules import cache as cache_module
 from datamodules.cache import decoded
 from datamodules.decode import check, decode, decode_all
+from datamodules.files import FileStore
 from datamodules.sources import FolderSource
 
 
@@ -305,3 +307,45 @@ def test_resume_with_other_bytes_is_refused() -> None:
         resume(saved | {"pictures_hash": "other"})
     for known in ({"pictures_hash": "bytes"}, {}):  # older checkpoints do not say
         assert resume(saved | known).record["epochs"] == 1
+
+
+class KilledInLoader(KilledBy):
+    """Only a worker of the loader is killed, not the process that asks it."""
+
+    def read(self, name: str) -> bytes:
+        if torch.utils.data.get_worker_info() is None:
+            return FolderSource.read(self, name)
+        return super().read(name)
+
+
+def test_loader_process_that_is_killed(folder: Path) -> None:
+    source = KilledInLoader(folder)
+    store = FileStore(source, source.names(), 12, "", workers=1)
+    with pytest.raises(InputError, match=r"(?s)was lost.*fewer with data\.workers"):
+        list(store.stream([torch.arange(40)]))
+
+
+def test_a_loader_process_tells_an_error_without_its_stack_trace(folder: Path) -> None:
+    data = module(folder, storage="files", workers=1, imbalance_factor=1)
+    data.setup()
+    for path in folder.glob("*/*.png"):
+        path.unlink()
+    with pytest.raises(InputError, match="became unreadable since the scan") as caught:
+        next(iter(data.train_dataloader()))
+    assert "\n" not in str(caught.value)
+
+
+def test_shrinking_keeps_the_upper_bits_of_a_grey() -> None:
+    """As decoding does; Pillow's own conversion makes everything above 255 white."""
+    from datamodules.shards import shrink
+
+    grey = np.full((40, 40), 128 << 8, np.uint16)
+    with Image.open(BytesIO(shrink(encoded(Image.fromarray(grey), "PNG"), 20))) as small:
+        assert small.size == (20, 20)
+        assert abs(int(np.array(small).mean()) - 128) <= 1
+
+
+def test_the_folder_one_stands_in_has_a_name(folder: Path, monkeypatch) -> None:
+    monkeypatch.chdir(folder)
+    settings = {"image_size": 12, "cache_dir": str(folder.parent / "cache"), "workers": 0}
+    assert ImageFolderLT(".", 4, batch_size=4, **settings).recipe.startswith("set, exponential")

@@ -213,3 +213,18 @@ def test_hugging_face(tmp_path: Path) -> None:
         HuggingFaceLT(str(tmp_path / "pets"), split="trian", **settings).setup()
     with pytest.raises(InputError, match="cannot load"):
         HuggingFaceLT(str(tmp_path / "nothing"), **settings).setup()
+    for column, value, told in (
+        ("image", None, r"train/0: no picture in this row"),
+        ("label", None, "holds no class numbers, or not in every row"),
+    ):
+        odd = datasets.Dataset.from_dict(
+            {
+                name: [value if name == column else old, *saved["train"][name][1:]]
+                for name, old in saved["train"][0].items()
+            },
+            features=features,
+        )
+        folder = tmp_path / f"odd_{column}"
+        datasets.DatasetDict({"train": odd, "test": part(32, 40)}).save_to_disk(str(folder))
+        with pytest.raises(InputError, match=told):
+            HuggingFaceLT(str(folder), **settings).setup()

@@ -63,6 +63,12 @@ def _class_error(text: str) -> InputError:
     if match is None:
         return InputError(" ".join(text.split()))
     path, rest = match[1], match[2]
+    kind = {"LightningModule": "model", "LightningDataModule": "data"}.get(path.rpartition(".")[2])
+    if kind is not None:  # the parser's own base class: none was named
+        return InputError(
+            f"the configuration's {kind} names no class; put a whole configuration before yours "
+            f"(--config image_folder/bcl_i --config my.yaml), or write {kind}.class_path into it."
+        )
     if option := re.search(r"Option '(\S+)' is not accepted", rest):
         return unknown_name(f"option of {path}", option[1], _parameters(path))
     if key := re.search(r'Parser key "([^"]+)":(.*)', rest, re.S):
