@@ -235,8 +235,8 @@ class ImageListLT(FilesDataModule):
                 store, torch.tensor(rows, dtype=torch.int64), labels, content_hash
             )
         notes = [*kept.notes, *self._differences(lists, classes), *_shared(lists)]
-        for part, pictures in sets.items():
-            counts = torch.bincount(pictures.labels, minlength=classes)
+        for part, chosen in sets.items():
+            counts = torch.bincount(chosen.labels, minlength=classes)
             if emptied := (counts == 0).nonzero()[:, 0].tolist():  # all of them were left out
                 shown = ", ".join(map(str, emptied[:10])) + (" ..." if len(emptied) > 10 else "")
                 notes.append(
