@@ -35,7 +35,7 @@ def float64_minimum(x, y, l2):
     """Weights for standardised features by SciPy, from this file's own formula."""
     x = x.double().numpy()
     deviation = x.std(0)
-    deviation[deviation < 1e-6 * deviation.max()] = 1
+    deviation[np.ptp(x, axis=0) <= 1e-6 * np.abs(x).max(0)] = 1
     x = (x - x.mean(0)) / deviation
     n, dims = x.shape
     classes = int(y.max()) + 1
