@@ -57,7 +57,7 @@ class HuggingFaceLT(PoolDataModule):
         feature = parts["train"].features[self.label_column]
         try:
             labels = [torch.tensor(part[self.label_column][:]) for part in parts.values()]
-        except (TypeError, ValueError):  # text, or rows without a label
+        except (TypeError, ValueError, RuntimeError):  # text, or rows without a label
             labels = [torch.empty(0)]
         if any(one.is_floating_point() or one.ndim != 1 for one in labels):
             raise InputError(
