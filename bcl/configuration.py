@@ -130,6 +130,27 @@ def find_config(name: str) -> Config:
     path = Path(name)
     if path.suffix not in {".yaml", ".yml"}:
         return compose(name)
+    content = read_yaml(path)
+    if "extends" in content:
+        raise InputError(
+            f"{path}: a file cannot extend another; name both, the later wins: "
+            f"--config {content['extends']} --config {path}."
+        )
+    return content
+
+
+def read_yaml(path: Path) -> Config:
+    """Read a mapping from a YAML file.
+
+    Args:
+        path: the file.
+
+    Returns:
+        What it says; empty sections are left out.
+
+    Raises:
+        InputError: no readable YAML file with a mapping.
+    """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -147,11 +168,6 @@ def find_config(name: str) -> Config:
         raise InputError(f"{path}{line}: {problem}; mend the file.") from None
     if not isinstance(content, dict):
         raise InputError(f"{path} holds no mapping; it needs keys such as model, data, trainer.")
-    if "extends" in content:
-        raise InputError(
-            f"{path}: a file cannot extend another; name both, the later wins: "
-            f"--config {content['extends']} --config {path}."
-        )
     try:
         json.dumps(content, default=str)
     except (ValueError, TypeError, RecursionError):

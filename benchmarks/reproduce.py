@@ -30,7 +30,7 @@ from typing import Any
 import yaml
 from summary import summarise
 
-from bcl.configuration import Config, compose, find_config, merge
+from bcl.configuration import Config, compose, merge, read_yaml
 from bcl.errors import InputError, unknown_name
 from bcl.evaluation.protocols import parse_protocols
 from bcl.files import check_writable, write_text
@@ -104,7 +104,7 @@ def _read(name: str, folder: Path, before: tuple[Path, ...]) -> Config:
         raise unknown_name("preset", name, preset_names())
     if path.resolve() in before:
         raise InputError(f"{path} extends itself; remove one of the `extends`.")
-    preset = find_config(str(path))
+    preset = read_yaml(path)
     for key in preset:
         if key not in KEYS:
             raise unknown_name(f"key in {path}:", key, KEYS)

@@ -355,7 +355,7 @@ def fake(tmp_path, name, seed, values):
         "kind": "linear",
         "notes": [],
         "per_class": values,
-        "draws": [],
+        "draws": [{"accuracy": sum(values) / 3}],
         "summary": {
             "accuracy": {"mean": sum(values) / 3, "ci95": None},
             "thirds": {
@@ -366,7 +366,14 @@ def fake(tmp_path, name, seed, values):
     }
     report = ProbeReport(
         {"name": name, "seed": seed, "history": [{"loss": 1.0}], "epochs": 1, "commit": "c"},
-        {"recipe": "r"},
+        {
+            "recipe": "r",
+            "test_hash": "t",
+            "test_pictures": 3,
+            "num_classes": 3,
+            "class_names": ["a", "b", "c"],
+            "class_counts": [3, 2, 1],
+        },
         {"thirds": {"description": "thirds", "many": [0], "medium": [1], "few": [2]}},
         [entry],
     )
