@@ -124,7 +124,8 @@ def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, An
         raise InputError(told + (_beside(file) if others else "")) from None
     except (IsADirectoryError, PermissionError, TimeoutError) as error:
         raise InputError(f"cannot read checkpoint {file}: {error.strerror or error}.") from None
-    # torch answers a cut file with OSError too: it seeks to before its start.
+    # torch answers a cut file with OSError too: it seeks to before its start. And it runs whatever
+    # bytes it finds as pickle's commands: text fails with KeyError, IndexError and others.
     except (
         OSError,
         RuntimeError,
@@ -132,6 +133,9 @@ def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, An
         pickle.UnpicklingError,
         zipfile.BadZipFile,
         ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
     ):
         if zipfile.is_zipfile(file):
             why = "it holds objects other than tensors and plain values"

@@ -232,6 +232,7 @@ class TestProbeAndReport:
         [
             (lambda path: None, "no checkpoint"),
             (lambda path: path.write_bytes(b"PK\x03\x04 cut"), "truncated or not a PyTorch file"),
+            (lambda path: path.write_text("hello"), "truncated or not a PyTorch file"),
             (lambda path: torch.save({"state_dict": {}}, path), "another program"),
             (lambda path: torch.save({"model": torch.nn.Linear(1, 1)}, path), "plain values"),
             (lambda path: path.mkdir(), "folder"),

@@ -20,6 +20,7 @@ from fakes import FakeData, encode
 import bcl
 from bcl.errors import InputError
 from bcl.evaluation import ProbeReport, render_report
+from bcl.evaluation.charts import _signed, _whole
 from bcl.evaluation.figures import COLOURS, Chart, log_ticks, nice_ticks, smooth
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -131,7 +132,7 @@ def test_page_holds_all_sections(page):
 
 def test_a_difference_that_proves_nothing_is_said(tmp_path):
     text = render_report([made("a", 0, 0.3), made("b", 0, 0.31)], tmp_path / "a.html").read_text()
-    words = re.findall(r'<p class="soft">(No difference from a has p &lt; 0.05: [^<]*)', text)
+    words = re.findall(r"(No tested difference from a has p &lt; 0.05: [^<]*)</p>", text)
     assert words
     assert all("test" in each and "Holm" in each for each in words)
 
@@ -222,6 +223,14 @@ def test_colours_have_the_contrast_of_wcag_aa():
 def test_ticks_and_lines():
     assert nice_ticks(3.1, 6.4) == [3.5, 4, 4.5, 5, 5.5, 6] or len(nice_ticks(3.1, 6.4)) >= 3
     assert nice_ticks(1, 1) == [1]
+    assert [_signed(tick) for tick in nice_ticks(-0.055, 0.055)] == [
+        "-5",
+        "-2.5",
+        "0",
+        "+2.5",
+        "+5",
+    ]
+    assert [_whole(tick) for tick in (0.475, 0.5, 0.07)] == ["47.5", "50", "7"]
     assert log_ticks(4, 520) == [5, 10, 20, 50, 100, 200, 500]
     assert log_ticks(1, 10000) == [1, 10, 100, 1000, 10000]
     assert smooth([1, 1, 2], [0, 1, 2]) == []

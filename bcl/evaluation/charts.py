@@ -55,7 +55,7 @@ def _size(marks: int) -> float:
 
 
 def _whole(value: float) -> str:
-    return f"{100 * value:.0f}"
+    return f"{100 * value:.6g}"  # ticks may stand at 2.5: rounded, they would be wrong
 
 
 def _epoch(value: float) -> str:
@@ -63,7 +63,7 @@ def _epoch(value: float) -> str:
 
 
 def _signed(value: float) -> str:
-    return "0" if abs(value) < 1e-9 else f"{100 * value:+.0f}"
+    return "0" if abs(value) < 1e-9 else f"{100 * value:+.6g}"
 
 
 def _by_class(method: Method, protocol: str) -> dict[int, float]:

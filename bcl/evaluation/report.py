@@ -26,8 +26,11 @@ from bcl.files import write_text
 Values = dict[str, Any]
 FORMATS = {"md": markdown_table, "tex": latex_table, "csv": csv_table, "json": comparison_json}
 PICTURE_ROWS = {
-    "highest": ("highest memorization scores", "Not yet memorised: the tracker boosts these most."),
-    "lowest": ("lowest memorization scores", "Memorised: the tracker leaves these nearly alone."),
+    "highest": (
+        "highest memorization scores",
+        "Not yet memorised: where views are boosted, these most.",
+    ),
+    "lowest": ("lowest memorization scores", "Memorised: where views are boosted, these hardly."),
     "risen": (
         "scores that rose most",
         "Forgotten, relative to the others, since the earlier epoch.",
