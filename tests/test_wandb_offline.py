@@ -1,6 +1,7 @@
 """The comparison as a real Weights & Biases table, written offline and read back."""
 
 import json
+import time
 
 import pytest
 import torch
@@ -56,7 +57,15 @@ def test_table_reaches_the_run_file(tmp_path, monkeypatch):
     reports = [made("base"), made("better")]
     log_table(reports, "probes")
     (file,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
-    found = list(records(file))
+    # wandb's own process may still be writing, on a busy machine for seconds.
+    end = time.monotonic() + 60
+    kinds = {"run", "history", "exit"}
+    while True:
+        found = list(records(file))
+        if kinds <= {record.WhichOneof("record_type") for record in found}:
+            break
+        assert time.monotonic() < end, [record.WhichOneof("record_type") for record in found]
+        time.sleep(0.2)
     (run,) = [record.run for record in found if record.WhichOneof("record_type") == "run"]
     assert (run.project, run.job_type) == ("probes", "probe")
     logged = {}

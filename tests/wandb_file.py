@@ -2,6 +2,7 @@
 
 import json
 import struct
+import time
 from pathlib import Path
 
 BLOCK = 32_768
@@ -9,7 +10,17 @@ FULL, FIRST, LAST = 1, 2, 4
 
 
 def records(path: Path):
-    """Every record of a ``.wandb`` file, in order."""
+    """Every record of a finished run's file, in order."""
+    # wandb's own process may still be writing, on a busy machine for seconds.
+    end = time.monotonic() + 60
+    while "exit" not in [each.WhichOneof("record_type") for each in written(path)]:
+        assert time.monotonic() < end, f"{path} has no end"
+        time.sleep(0.2)
+    return written(path)
+
+
+def written(path: Path):
+    """Every record that a ``.wandb`` file holds by now."""
     from wandb.proto import wandb_internal_pb2
 
     content = path.read_bytes()
