@@ -354,6 +354,8 @@ class TestQuickstart:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            # Where the tests run in the background it is ignored, and children inherit that.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         deadline = time.monotonic() + 120
         while not list(folder.glob(".out.*/simclr")) and time.monotonic() < deadline:

@@ -257,6 +257,9 @@ def sleeping(tmp_path):
     """A command whose two runs at a time, of four, go on until they are ended."""
     path = write(tmp_path / "my preset.yaml")
     script = (
+        # Where the tests run in the background, both are ignored, and children inherit that.
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"
         f"import sys; sys.path.insert(0, {str(BENCHMARKS)!r}); import reproduce\n"
         f"reproduce.PROGRAM = (sys.executable, '-c', {SLEEPER!r}); reproduce.PATIENCE = 2.0\n"
         f"sys.argv = ['reproduce.py', '--preset', {path!r}, '--out', 'my out', '--jobs', '2']\n"
