@@ -354,6 +354,6 @@ def test_tracker_can_watch_another_loss_which_does_not_train():
     train(trained, epochs=1)
     # NT-Xent is never below 0; attraction minus repulsion is for some of them.
     assert trained.tracker.momentum_loss.min() < 0
-    assert trained.trainer.logged_metrics["loss"] > 1
+    assert trained.trainer.callback_metrics["loss"] > 1
     with pytest.raises(InputError, match="reduction='mean'"):
         SimCLR("resnet8", SIZE, tracker_loss=CACRLoss())
