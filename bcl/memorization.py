@@ -1,6 +1,7 @@
 """What the model has not yet memorised: one momentum loss and one score per sample."""
 
 import math
+from collections.abc import Callable
 from typing import Any, Literal, NoReturn
 
 import torch
@@ -119,8 +120,8 @@ class MemorizationTracker(nn.Module):
             raise unknown_name("normalization", normalization, NORMALIZATIONS)
         self.momentum = momentum
         self.normalization: Normalization = normalization
-        self.register_buffer("momentum_loss", torch.zeros(num_samples))
-        self.register_buffer("scores", torch.zeros(num_samples))
+        for name in ("momentum_loss", "scores"):
+            self.register_buffer(name, torch.zeros(num_samples, dtype=torch.float32))
         # The epoch of a sample's last update tells both whether it was ever seen (>= 0) and
         # whether it was already counted in the running epoch.
         self.register_buffer("updated_in", torch.full((num_samples,), -1, dtype=torch.int32))
@@ -196,6 +197,15 @@ class MemorizationTracker(nn.Module):
             f"loss not finite for sample ids {shown[:10]}{more}; nothing of this step was "
             "recorded. Lower the learning rate, or look at these samples."
         )
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "MemorizationTracker":
+        """Move the buffers with the model but keep float32: 16 bits would forget small steps."""
+
+        def kept(x: Tensor) -> Tensor:
+            moved = fn(x)
+            return moved if moved.dtype == x.dtype else x.to(moved.device)
+
+        return super()._apply(kept, recurse)  # type: ignore[no-untyped-call, no-any-return]
 
     @torch.no_grad()
     def refresh(self) -> None:

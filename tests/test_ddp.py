@@ -39,25 +39,32 @@ def test_one_two_and_four_ranks_give_one_run(tmp_path):
         states = run(ranks, tmp_path / str(ranks))
         for name, expected in alone.items():
             assert len(expected["losses"]) == 20
+            double = name.endswith("64-true")
             # CACR's loss is the difference of two squared distances: it passes 0, and rises while
             # the positives are pulled together.
             cacr = name.startswith("cacr")
             assert cacr or expected["losses"][-1] < expected["losses"][0]
             for state in (rank[name] for rank in states):
-                losses = torch.tensor(state["losses"]), torch.tensor(expected["losses"])
-                torch.testing.assert_close(*losses, rtol=1e-4, atol=1e-4 if cacr else 0, msg=name)
+                losses = torch.tensor([state["losses"], expected["losses"]], dtype=torch.float64)
                 # A loss that hardly moved would be close whatever the gradient was.
-                moved = losses[1].max() - losses[1].min()
+                moved = float(losses[1].max() - losses[1].min())
+                close = {"rtol": 1e-4, "atol": 1e-3 * moved if cacr else 0}
+                if double:
+                    close = {"rtol": 1e-7, "atol": 1e-7 * moved}
                 assert (losses[0] - losses[1]).abs().max() < 0.01 * moved, name
-                close = {"rtol": 1e-3, "atol": 1e-4 if cacr else 1e-5}
-                for key, value in expected["weights"].items():
-                    torch.testing.assert_close(state["weights"][key], value, **close)
-                # On every rank the same tracker to the last bit, and that of the single process.
+                torch.testing.assert_close(
+                    *losses, **close, msg=lambda why, name=name: f"{name}: {why}"
+                )
+                # On every rank the same tracker to the last bit.
                 for key, value in state["tracker"].items():
                     assert torch.equal(value, states[0][name]["tracker"][key])
-                    torch.testing.assert_close(
-                        value, expected["tracker"][key], rtol=1e-3, atol=1e-4
-                    )
+                if not double:
+                    continue  # a score's rounding may flip a coin of the augmentation
+                # Weights and tracker are those of the single process.
+                for key, value in expected["weights"].items():
+                    torch.testing.assert_close(state["weights"][key], value, rtol=1e-6, atol=1e-9)
+                for key, value in expected["tracker"].items():
+                    torch.testing.assert_close(state["tracker"][key], value, rtol=1e-5, atol=1e-6)
 
 
 FIT = ("-m", "bcl.cli", "fit", "--config", "digits_lt/bcl_d", "--trainer.accelerator", "cpu")

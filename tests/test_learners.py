@@ -55,6 +55,13 @@ def test_trains_without_labels_and_fills_the_tracker(learner):
     assert scores.max() <= 1
 
 
+@pytest.mark.parametrize("precision", ["64-true", "bf16-true", "bf16-mixed"])
+def test_trains_in_every_precision(learner, precision):
+    train(learner, epochs=1, precision=precision)
+    assert learner.tracker.seen.all()
+    assert learner.tracker.momentum_loss.dtype == torch.float32
+
+
 def test_schedule_is_by_the_step(learner):
     rates = []
 

@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import rankdata
+from torch import nn
 
 from bcl import InputError, MemorizationTracker
 from bcl.memorization import memorization_scores
@@ -202,6 +203,18 @@ def test_samples_never_seen_do_not_move_the_scores_of_the_others(normalization):
     more = torch.cat([losses, torch.tensor([0.0, 100.0])])
     seen = torch.tensor([True, True, True, False, False])
     assert memorization_scores(more, seen, normalization).tolist() == [*alone.tolist(), 0.0, 0.0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_memory_stays_float32_in_a_model_of_another_precision(dtype):
+    model = nn.ModuleDict({"tracker": MemorizationTracker(4), "head": nn.Linear(2, 2)})
+    losses = torch.tensor([1.0001, 2.0002, 3.0003, 4.0004])
+    model["tracker"].update(torch.arange(4), losses)
+    model.to(dtype)
+    assert model["head"].weight.dtype == dtype
+    assert torch.equal(model["tracker"].momentum_loss, losses)
+    model["tracker"].update(torch.arange(4), losses.to(dtype))
+    assert model["tracker"].momentum_loss.dtype == torch.float32
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])

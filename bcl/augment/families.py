@@ -88,7 +88,7 @@ def channel_histogram(x: Tensor) -> Tensor:
         (R, C, 256) float32 counts.
     """
     index = x.flatten(2).to(torch.int64)
-    counts = torch.zeros(*x.shape[:2], 256, device=x.device)
+    counts = x.new_zeros(*x.shape[:2], 256)
     counts.scatter_add_(2, index, torch.ones_like(x.flatten(2)))
     return counts
 

@@ -93,7 +93,7 @@ def resize_taps(
 
 def resize_matrix(position: Tensor, weight: Tensor, in_size: int) -> Tensor:
     """(R, S, T) taps as (R, S, in_size) matrices."""
-    matrix = torch.zeros(*position.shape[:2], in_size, device=weight.device)
+    matrix = weight.new_zeros(*position.shape[:2], in_size)
     return matrix.scatter_add_(2, position, weight)
 
 
@@ -232,7 +232,7 @@ def crop_resize_flip(images: Tensor, plan: CropPlan, size: tuple[int, int], exac
     if waits_for_nothing(images):
         tall = _rows_first(images, plan, size)
         return torch.where(first[:, None, None, None], tall, _columns_first(images, plan, size))
-    out = torch.empty(images.shape[0], 3, *size, device=images.device)
+    out = torch.empty(images.shape[0], 3, *size, device=images.device, dtype=torch.float32)
     for which, resize in ((first, _rows_first), (~first, _columns_first)):
         chosen = which.nonzero().squeeze(1)
         if chosen.numel():
@@ -287,7 +287,7 @@ def _picture_by_picture(
     images: Tensor, boxes: Tensor, size: tuple[int, int], exact: bool
 ) -> Tensor:
     """Torch's own antialiased bicubic, which has Pillow's kernel and an 8-bit form."""
-    out = torch.empty(images.shape[0], 3, *size, device=images.device)
+    out = torch.empty(images.shape[0], 3, *size, device=images.device, dtype=torch.float32)
     if images.is_floating_point():
         images = images.to(torch.float32).nan_to_num(0.0)  # the kernel has no 16-bit floats
     for row, image, (top, left, height, width, flip, rows_first) in zip(

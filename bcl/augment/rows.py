@@ -43,7 +43,7 @@ def empty_rows(rows: int, size: tuple[int, int]) -> Tensor:
     """
     count = rows * 3 * size[0] * size[1]
     if 4 * count < _HUGE_BYTES or not hasattr(mmap, "MADV_HUGEPAGE"):
-        return torch.empty(rows, 3, *size, device="cpu")
+        return torch.empty(rows, 3, *size, device="cpu", dtype=torch.float32)
     memory = mmap.mmap(-1, 4 * count, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     memory.madvise(mmap.MADV_HUGEPAGE)
     return torch.frombuffer(memory, dtype=torch.float32).view(rows, 3, *size)

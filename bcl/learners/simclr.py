@@ -188,7 +188,7 @@ class SimCLR(pl.LightningModule):
     def _normalise(self, images: Tensor) -> Tensor:
         if not images.is_floating_point():
             images = images.to(self.mean.dtype) / 255
-        images = (images - self.mean) / self.std
+        images = ((images - self.mean) / self.std).to(self.mean.dtype)
         return (
             images.contiguous(memory_format=torch.channels_last) if self.channels_last else images
         )
