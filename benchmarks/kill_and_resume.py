@@ -3,11 +3,14 @@
     python benchmarks/kill_and_resume.py --kills 20 --ranks 1
     python benchmarks/kill_and_resume.py --kills 20 --ranks 2 --config digits_lt/sdclr
     python benchmarks/kill_and_resume.py --kills 20 --watched
+    python benchmarks/kill_and_resume.py --kills 3 --ranks 2 --config image_folder/bcl_i \
+        --config shards.yaml --batch-size 1024
 
 Each kill is a SIGKILL to the whole process group: before the first checkpoint, or some milliseconds
 after a random one, mostly while the next is being written. Every third resumed run is killed once
 more. With ``--watched`` the runs have an online probe, a CSV log and the tracker's history, which
-must not differ either. Prints one line per kill and the number of differences.
+must not differ either. Several ``--config`` go to ``bcl fit`` as they are. Prints one
+line per kill and the number of differences.
 """
 
 import argparse
@@ -18,35 +21,46 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-EPOCHS = 3
 WATCHED = ("--online.every_n_epochs", "1", "--log", "csv", "--history.every_n_epochs", "1")
 # Without neighbours: a vote was seen to differ after a resume that was equal in all else.
 WATCHED += ("--online.neighbours", "0")
 
 
-def command(
-    config: str, folder: Path, ranks: int, resume: bool, watched: bool = False
-) -> list[str]:
+@dataclass(frozen=True)
+class Job:
+    """The run that is killed."""
+
+    configs: tuple[str, ...] = ("digits_lt/bcl_i",)
+    ranks: int = 1
+    watched: bool = False
+    epochs: int = 3
+    batch_size: int = 64
+
+
+def command(job: Job, folder: Path, resume: bool) -> list[str]:
     """The command line of the run: small, saved after every step."""
-    words = [sys.executable, "-m", "bcl.cli", "fit", "--config", config]
+    words = [sys.executable, "-m", "bcl.cli", "fit"]
+    words += [word for config in job.configs for word in ("--config", config)]
+    ranks = job.ranks
     options = {
         "--trainer.default_root_dir": folder,
-        "--trainer.max_epochs": EPOCHS,
+        "--trainer.max_epochs": job.epochs,
         "--trainer.accelerator": "cpu",
         "--trainer.devices": ranks,
         "--trainer.strategy": "ddp" if ranks > 1 else "auto",
         "--model.encoder_args": '{"width": 4}',
-        "--data.batch_size": 64,
+        "--data.batch_size": job.batch_size,
         "--save.every_n_steps": 1,
     }
     words += [str(word) for pair in options.items() for word in pair]
-    words += WATCHED if watched else ()
+    words += WATCHED if job.watched else ()
     return words + (["--ckpt_path", "last"] if resume else [])
 
 
@@ -117,13 +131,11 @@ def differences(first: Any, second: Any, exact: bool, path: str = "") -> list[st
     return [found for name, a, b in pairs for found in differences(a, b, exact, name)]
 
 
-def trial(
-    config: str, ranks: int, kills: int, seed: int, folder: Path, watched: bool = False
-) -> list[list[str]]:
+def trial(job: Job, kills: int, seed: int, folder: Path) -> list[list[str]]:
     """One untouched run, then ``kills`` killed and resumed ones; the differences of each."""
     draw = random.Random(seed)
     start = time.monotonic()
-    run(command(config, folder / "untouched", ranks, resume=False, watched=watched))
+    run(command(job, folder / "untouched", resume=False))
     duration = time.monotonic() - start
     expected = final_state(folder / "untouched")
     steps = int(expected["global_step"])
@@ -132,18 +144,18 @@ def trial(
         place = folder / f"killed{number}"
         after = draw.randrange(steps)
         delay = draw.random() * (0.05 if after else duration / 2)
-        ended = run(command(config, place, ranks, False, watched), after, delay)
+        ended = run(command(job, place, resume=False), after, delay)
         where = [saved_step(place)]
         if not ended and number % 3 == 2:
-            ended = run(command(config, place, ranks, True, watched), draw.randrange(1, steps), 0.0)
+            ended = run(command(job, place, resume=True), draw.randrange(1, steps), 0.0)
             where.append(saved_step(place))
         if not ended:
-            run(command(config, place, ranks, True, watched))
-        found = differences(expected, final_state(place), exact=ranks == 1)
+            run(command(job, place, resume=True))
+        found = differences(expected, final_state(place), exact=job.ranks == 1)
         points = " and ".join("before any checkpoint" if p is None else f"step {p}" for p in where)
         print(
-            f"{config}, {ranks} ranks, kill {number + 1}: saved {points} of {steps}, "
-            f"{len(found)} differences"
+            f"{' '.join(job.configs)}, {job.ranks} ranks, kill {number + 1}: saved {points} of "
+            f"{steps}, {len(found)} differences"
         )
         sys.stdout.flush()
         results.append(found)
@@ -160,14 +172,19 @@ def saved_step(place: Path) -> int | None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--config", default="digits_lt/bcl_i")
+    parser.add_argument("--config", action="append", help="default: digits_lt/bcl_i")
     parser.add_argument("--ranks", type=int, default=1)
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--watched", action="store_true", help="with probe, log and history")
     args = parser.parse_args()
+    job = Job(
+        tuple(args.config or Job.configs), args.ranks, args.watched, args.epochs, args.batch_size
+    )
     with tempfile.TemporaryDirectory() as folder:
-        results = trial(args.config, args.ranks, args.kills, args.seed, Path(folder), args.watched)
+        results = trial(job, args.kills, args.seed, Path(folder))
     bad = [found for found in results if found]
     print(f"{len(bad)} of {len(results)} killed runs differ")
     for found in bad:

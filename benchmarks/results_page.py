@@ -3,6 +3,8 @@
 python benchmarks/reproduce.py --preset cpu --root CIFAR10
 cp outputs/reproduce/cpu/results.json benchmarks/evidence/cpu.json
 python benchmarks/results_page.py
+
+Files of one preset become one table: runs of one are compared with those of another.
 """
 
 import argparse
@@ -10,6 +12,9 @@ import json
 import sys
 from pathlib import Path
 from typing import Any
+
+from reproduce import read_preset
+from summary import merge
 
 from bcl.errors import InputError
 from bcl.files import write_text
@@ -64,7 +69,8 @@ def section(result: dict[str, Any]) -> list[str]:
     epochs = sorted({run["epochs"] for run in runs})
     hours = sum(run["wall_seconds"] or 0 for run in runs) / 3600
     recipes = sorted({run["recipe"] for run in runs})
-    lines = [f"## {result['about']}", "", f"`{result['command']}`", ""]
+    lines = [f"## {result['about']}", ""]
+    lines += ["```sh", *result["command"].splitlines(), "```", ""]
     lines += [
         f"Commit {', '.join(sorted({run['commit'] for run in runs}))}; {result['hardware']}; "
         + ", ".join(f"{name} {number}" for name, number in result["versions"].items())
@@ -126,7 +132,14 @@ def section(result: dict[str, Any]) -> list[str]:
 
 def published() -> tuple[list[dict[str, Any]], str]:
     """The committed results, and what they mean in words."""
-    results = [read(path) for path in sorted(RESULTS.glob("*.json"))]
+    by_preset: dict[str, list[dict[str, Any]]] = {}
+    for path in sorted(RESULTS.glob("*.json")):
+        result = read(path)
+        by_preset.setdefault(result["preset"], []).append(result)
+    results = []
+    for name, parts in by_preset.items():
+        pairs = [(run, baseline) for run, baseline in read_preset(name)["compare"]]
+        results.append(merge(parts, pairs))
     return results, (RESULTS / "reading.md").read_text(encoding="utf-8")
 
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from bcl.errors import InputError
 from bcl.evaluation.metrics import confidence_interval
 from bcl.evaluation.results import ProbeReport
 from bcl.evaluation.significance import holm, paired_t
@@ -64,24 +65,75 @@ def summarise(
             }
         )
     machines = {report.record.get("hardware") or "unknown hardware" for report in reports.values()}
-    names = list(dict.fromkeys(run for run, _ in reports))
-    means = {run: {name: _mean(runs, run, name) for name in protocols} for run in names}
-    known = [pair for pair in pairs if set(pair) <= set(names)]
-    differences = {name: _differences(runs, known, name) for name in protocols}
     return {
         "schema": SCHEMA,
         "schema_version": SCHEMA_VERSION,
         **about,
         "hardware": "; ".join(sorted(machines)),
         "versions": first.record.get("versions"),
-        "labels": {run: labels[run] for run in names},
         "descriptions": {
             e["name"]: e["description"] for e in first.protocols if e["name"] in protocols
         },
         "groups": first.groups[first.rule]["description"],
+        **_tables(runs, pairs, protocols),
+    }
+
+
+def merge(results: list[dict[str, Any]], pairs: list[tuple[str, str]]) -> dict[str, Any]:
+    """Put results of one preset into one table, so that runs of one are compared with another's.
+
+    Args:
+        results: what `summarise` made, of the same data and protocols.
+        pairs: (run, baseline) to compare.
+
+    Returns:
+        One result, with the commands, commits and machines of all.
+
+    Raises:
+        InputError: a run and seed that stands in two of them, or sets of pictures, groups, versions
+            or protocols that differ.
+    """
+    first = results[0]
+    for key in ("preset", "about", "groups", "versions", "descriptions"):
+        for other in results[1:]:
+            if other[key] != first[key]:
+                raise InputError(
+                    f"results of preset '{first['preset']}' differ in {key}: {first[key]} and "
+                    f"{other[key]}; keep one of the files, or run both anew."
+                )
+    runs = [run for result in results for run in result["runs"]]
+    recipes: dict[int, str] = {}
+    seen = set()
+    for run in runs:
+        if (run["run"], run["seed"]) in seen:
+            raise InputError(
+                f"run '{run['run']}' with seed {run['seed']} stands in two results of preset "
+                f"'{first['preset']}'; keep one."
+            )
+        seen.add((run["run"], run["seed"]))
+        if recipes.setdefault(run["seed"], run["recipe"]) != run["recipe"]:
+            raise InputError(
+                f"seed {run['seed']} of preset '{first['preset']}' has two training sets: "
+                f"{recipes[run['seed']]} and {run['recipe']}; keep the results of one."
+            )
+    return {
+        **first,
+        "command": "\n".join(result["command"] for result in results),
+        "hardware": "; ".join(sorted({result["hardware"] for result in results})),
+        **_tables(runs, pairs, list(first["descriptions"])),
+    }
+
+
+def _tables(
+    runs: list[dict[str, Any]], pairs: list[tuple[str, str]], protocols: list[str]
+) -> dict[str, Any]:
+    labels = {run["run"]: run["label"] for run in runs}
+    known = [pair for pair in pairs if set(pair) <= set(labels)]
+    return {
+        "labels": labels,
         "runs": runs,
-        "means": means,
-        "differences": differences,
+        "means": {run: {name: _mean(runs, run, name) for name in protocols} for run in labels},
+        "differences": {name: _differences(runs, known, name) for name in protocols},
     }
 
 

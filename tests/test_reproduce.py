@@ -38,14 +38,18 @@ def test_presets_change_what_they_say(name, tmp_path):
         if "boost" in args["views"]["init_args"]
     }
     assert set(configs) >= {*METHODS, "bcl_i_monotone", "bcl_d_monotone"}
-    assert preset["seeds"] == [0, 1, 2]
+    assert preset["seeds"][:3] == [0, 1, 2]
     assert configs["simclr"]["seed_everything"] == 3
     decay = {key: args.get("weight_decay", 5e-4) for key, args in arguments.items()}
     assert len({decay[key] for key in decay if not key.startswith(("sdclr", "bcl_d"))}) == 1
-    widths = {key for key in arguments if key.endswith(("_w16", "_w64"))}
+    widths = {key for key in arguments if key.endswith(("_w16", "_w32", "_w64"))}
     assert len({json.dumps(arguments[k].get("encoder_args")) for k in set(arguments) - widths}) == 1
     assert len({args["encoder"] for args in arguments.values()}) == 1
+    lengths = {key: c["trainer"].pop("max_epochs") for key, c in configs.items()}
     assert len({json.dumps(c["trainer"]) for c in configs.values()}) == 1
+    for key, epochs in lengths.items():
+        named = key.rpartition("_e")[2]  # in the name, where it is not that of the others
+        assert epochs == (int(named) if named.isdigit() else lengths["simclr"]), key
     shared = ("learning_rate", "warmup_epochs", "projector_layers", "milestones", "image_size")
     for key in shared:
         assert len({json.dumps(args.get(key)) for args in arguments.values()}) == 1, key
@@ -433,6 +437,27 @@ def test_runs_without_a_common_seed_are_plain_json(tmp_path):
     result = summary.summarise(paths, {"a": "A", "b": "B"}, [("b", "a")], {"about": "x"})
     text = json.dumps(result, allow_nan=False)
     assert json.loads(text)["differences"]["full"][0]["all"]["mean"] is None
+
+
+def test_results_of_one_preset_are_one_table(tmp_path):
+    old = [0.50, 0.52, 0.54]
+    paths = {
+        key: {(key, s): fake(tmp_path, key, s, [v + gain] * 3) for s, v in enumerate(old)}
+        for key, gain in (("a", 0.0), ("b", 0.1), ("c", 0.2))
+    }
+    labels, pairs = {key: key.upper() for key in "abc"}, [("b", "a"), ("c", "a"), ("c", "b")]
+    about = {"preset": "x", "about": "x", "command": "one"}
+    whole = summary.summarise({**paths["a"], **paths["b"], **paths["c"]}, labels, pairs, about)
+    first = summary.summarise({**paths["a"], **paths["b"]}, labels, pairs, about)
+    second = summary.summarise(paths["c"], labels, pairs, {**about, "command": "two"})
+    assert summary.merge([first, second], pairs) == {**whole, "command": "one\ntwo"}
+    with pytest.raises(InputError, match="run 'c' with seed 0 stands in two"):
+        summary.merge([first, second, second], pairs)
+    second["runs"][0]["recipe"] = "other pictures"
+    with pytest.raises(InputError, match="seed 0 of preset 'x' has two training sets"):
+        summary.merge([first, second], pairs)
+    with pytest.raises(InputError, match="differ in groups"):
+        summary.merge([first, {**second, "groups": "halves"}], pairs)
 
 
 def test_a_foreign_file_is_no_result(tmp_path):

@@ -26,11 +26,12 @@ def test_killed_runs_end_as_if_nothing_had_happened(
 ):
     monkeypatch.setenv("PYTHONPATH", str(PATH.parent.parent))
     monkeypatch.setitem(os.environ, "OMP_NUM_THREADS", "1")
-    results = kill_and_resume.trial(config, ranks, kills, 1, tmp_path, watched)
+    job = kill_and_resume.Job((config,), ranks, watched)
+    results = kill_and_resume.trial(job, kills, 1, tmp_path)
     if watched:
         state = kill_and_resume.final_state(tmp_path / "untouched")
         assert state["online"] is not None
-        assert len(state["log"]) - 1 == len(state["files"]) == kill_and_resume.EPOCHS
+        assert len(state["log"]) - 1 == len(state["files"]) == job.epochs
     assert results == [[]] * kills
     assert not list(tmp_path.rglob(".*"))  # no temporary file of a killed writer is left behind
 
