@@ -24,7 +24,7 @@ unit: $(VENV)/.installed-dev
 docs: $(VENV)/.installed-dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
-# All benchmarks, some 30 minutes on two cores; ARGS="--only views" runs a part, a re-run goes on.
+# All benchmarks, one after the other; ARGS="--only views" runs a part, a re-run goes on.
 bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/run.py $(ARGS)
 
