@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from bcl.cli import COMMANDS
-from bcl.configuration import config_names
+from bcl.configuration import config_names, find_config
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -80,6 +80,79 @@ def test_code_in_the_pages_of_the_methods_runs():
         if name.startswith("methods/"):
             for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
                 exec(compile(code, name, "exec"), {})
+
+
+LARGE = ("imagenet_lt", "imagenet100_lt", "places_lt")
+RULE = "model.init_args.views.init_args.boost.init_args.rule"
+LARGE_RULE = "on ImageNet-LT, ImageNet-100-LT and Places-LT `imagenet`"
+QUEUES = {"imagenet100_lt": 8192, "cifar10_lt": 4096, "cifar100_lt": 4096, "image_folder": 4096}
+
+
+@pytest.mark.parametrize(
+    ("page", "phrase", "method", "option", "usual", "exceptions"),
+    [
+        ("bcl-i", LARGE_RULE, "bcl_i", RULE, "bcl-i", dict.fromkeys(LARGE, "imagenet")),
+        ("bcl-d", LARGE_RULE, "bcl_d", RULE, "bcl-d", dict.fromkeys(LARGE, "imagenet")),
+        ("bcl-cacr", LARGE_RULE, "bcl_cacr", RULE, "bcl-i", dict.fromkeys(LARGE, "imagenet")),
+        *(
+            (page, phrase, method, f"model.init_args.{option}", usual, exceptions)
+            for page, method in (("bcl-d", "bcl_d"), ("sdclr", "sdclr"))
+            for phrase, option, usual, exceptions in (
+                (
+                    "0.9; on ImageNet-LT, ImageNet-100-LT and Places-LT 0.3",
+                    "prune_fraction",
+                    0.9,
+                    dict.fromkeys(LARGE, 0.3),
+                ),
+                (
+                    "0.2; 0.3 on ImageNet-100-LT",
+                    "loss.init_args.temperature",
+                    None,  # the class's own
+                    {"imagenet100_lt": 0.3},
+                ),
+            )
+        ),
+        (
+            "cacr",
+            "65,536 keys on ImageNet-LT and Places-LT, 8,192 on ImageNet-100-LT, 4,096 on CIFAR "
+            "and folders, 512 on digits",
+            "cacr_moco",
+            "model.init_args.queue_size",
+            65536,
+            {**QUEUES, "digits_lt": 512},
+        ),
+        (
+            "simclr",
+            "weight decay 5e-4",
+            "simclr",
+            "model.init_args.weight_decay",
+            None,  # the class's own
+            dict.fromkeys(LARGE, 1e-4),
+        ),
+        *(
+            (
+                "../pretraining",
+                "ResNet-50, 500; `cacr_moco` 200, `cacr_mocov3` 1,000",
+                method,
+                "trainer.max_epochs",
+                usual,
+                {"cifar10_lt": 2000, "cifar100_lt": 2000, "digits_lt": 100, "image_folder": 20},
+            )
+            for method, usual in (("simclr", 500), ("cacr_moco", 200), ("cacr_mocov3", 1000))
+        ),
+    ],
+)
+def test_defaults_in_the_pages_are_those_of_the_configurations(
+    page, phrase, method, option, usual, exceptions
+):
+    assert phrase in (DOCS / "methods" / f"{page}.md").read_text(encoding="utf-8")
+    names = [name for name in config_names() if name.endswith(f"/{method}")]
+    assert set(exceptions) <= {name.partition("/")[0] for name in names}
+    for name in names:
+        found = find_config(name)
+        for key in option.split("."):
+            found = (found or {}).get(key)
+        assert found == exceptions.get(name.partition("/")[0], usual), (name, option)
 
 
 def test_figures_say_what_they_show():
