@@ -3,7 +3,9 @@
 `make docs` builds the site with warnings as errors; here is what a build does not notice.
 """
 
+import functools
 import importlib
+import inspect
 import json
 import re
 import sys
@@ -11,6 +13,7 @@ from keyword import iskeyword
 from pathlib import Path
 
 import pytest
+import pytorch_lightning as pl
 
 from bcl.cli import COMMANDS
 from bcl.configuration import config_names, find_config
@@ -56,23 +59,121 @@ def test_public_names_of_the_rooms_are_in_the_reference(package):
     assert set(names) - exempt - short - set(sys.modules) == set()
 
 
-def test_commands_configurations_and_options_in_the_pages_exist():
+def test_commands_and_configurations_in_the_pages_exist():
     text = "\n".join(PAGES.values())
     for command in re.findall(r"^(?:    )?bcl (\w+)", text, re.MULTILINE):
         assert command in COMMANDS, command
     for name in re.findall(r"--config ([\w/]+)(?=[\s`])", text):
         assert name in config_names() or name == "my", name
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    folders = {"bcl ": ROOT / "bcl" / "cli", "python benchmarks/": ROOT / "benchmarks"}
-    asked = r"(bcl |python benchmarks/)(\w+)(?:\.py)?([^\n`#]*)"
-    for before, command, rest in re.findall(asked, f"{text}\n{readme}"):
+
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+# Commands that go on in the next line become one line.
+SHOWN = re.sub(r"\\\n\s*", " ", "\n".join([*PAGES.values(), README]))
+OPTION = r"(?<![\w-])--[a-z][\w.-]*\w"
+CLI = ROOT / "bcl" / "cli"
+# Of jsonargparse and LightningCLI.
+EVERY_FIT = {"--config", "--seed_everything", "--help", "--print_config", "--model", "--data"}
+
+
+def declared(*paths):
+    """Options that files declare."""
+    code = "".join(path.read_text(encoding="utf-8") for path in paths)
+    return set(re.findall(r'"(--[a-z][\w.-]*)"', code))
+
+
+def arguments(made):
+    """Names that a class takes, with those that it hands to its parents."""
+    parents = [each for each in made.__mro__ if "__init__" in vars(each) and each is not object]
+    return {name for each in parents for name in inspect.signature(each.__init__).parameters}
+
+
+def named_class(path):
+    module, _, name = path.rpartition(".")
+    return getattr(importlib.import_module(module), name)
+
+
+def takes(node, words):
+    """Whether a part of a configuration, {class_path, init_args}, has an option."""
+    words = [word for word in words if word != "init_args"]
+    if not words or words == ["class_path"]:
+        return True
+    if words[0] not in arguments(named_class(node["class_path"])):
+        return False
+    below = node.get("init_args", {}).get(words[0])
+    if isinstance(below, dict) and "class_path" in below:
+        return takes(below, words[1:])
+    return len(words) == 1
+
+
+def fit_takes(option, configs):
+    """Whether ``bcl fit`` with one of these configurations has an option."""
+    first, *rest = option[2:].split(".")
+    if first == "trainer":
+        return len(rest) == 1 and rest[0] in inspect.signature(pl.Trainer).parameters
+    if rest and first in {"model", "data"}:
+        return any(takes(config[first], rest) for config in configs)
+    return option in declared(CLI / "fit.py") | EVERY_FIT
+
+
+@functools.cache
+def composed():
+    return {name: find_config(name) for name in config_names()}
+
+
+def wrong_fit_options(command):
+    """Options of one line with ``bcl fit`` that do not exist; of a file, any method's may be."""
+    named = re.findall(r"--config[ =]([\w/]+)(?=\s|$)", command)
+    configs = [composed()[name] for name in named if name in composed()]
+    options = re.findall(OPTION, command)
+    return [each for each in options if not fit_takes(each, configs or composed().values())]
+
+
+def test_options_of_fit_exist():
+    lines = re.findall(r"\bbcl(?:\.cli)? fit\b([^\n`#]*)", SHOWN)
+    assert sum("--trainer." in line for line in lines) > 3
+    assert any("--ckpt_path" in line and "--save.every_minutes" in line for line in lines)
+    for line in lines:
+        assert not wrong_fit_options(line), line
+
+
+def test_wrong_options_of_fit_are_found():
+    for wrong in (
+        "--config digits_lt/bcl_i --data.root DIR",
+        "--config digits_lt/bcl_i --model.repulsion 1",
+        "--config cifar100_lt/bcl_i --model.views.init_args.boost.init_args.polizy monotone",
+        "--config my.yaml --trainer.device 8",
+        "--save.every_n_minutes 10",
+        "--ckpt-path last",
+    ):
+        assert len(wrong_fit_options(wrong)) == 1, wrong
+
+
+def test_options_of_the_other_commands_exist():
+    folders = {"bcl ": CLI, "bcl.cli ": CLI, "python benchmarks/": ROOT / "benchmarks"}
+    asked = r"(bcl |bcl\.cli |python benchmarks/)(\w+)(?:\.py)?([^\n`#]*)"
+    checked = 0
+    for before, command, rest in re.findall(asked, SHOWN):
         path = folders[before] / f"{command}{'_' * iskeyword(command)}.py"
-        if not path.is_file() or path.name == "fit.py":  # prose; LightningCLI's options
+        if not path.is_file() or path == CLI / "fit.py":  # prose; looked at above
             continue
-        shared = (ROOT / "bcl" / "cli" / "output.py", ROOT / "benchmarks" / "results.py")
-        code = "".join(each.read_text(encoding="utf-8") for each in (path, *shared))
-        for option in re.findall(r"(?<=\s)--[a-z][\w-]*(?![\w.-])", rest):
-            assert f'"{option}"' in code, f"{before}{command} has no {option}"
+        found = declared(path, CLI / "output.py", ROOT / "benchmarks" / "results.py")
+        for option in re.findall(OPTION, rest):
+            assert option in found, f"{before}{command} has no {option}"
+            checked += 1
+    assert checked > 50
+
+
+def test_options_in_running_text_exist():
+    known = declared(*CLI.glob("*.py"), *(ROOT / "benchmarks").glob("*.py"))
+    prose = re.sub(r"^```.*?^```", "", SHOWN, flags=re.M | re.DOTALL)
+    spans = re.findall(r"`(--[^`\n]+)`", prose)
+    slurm = {"--nodes", "--ntasks-per-node", "--signal"}
+    assert len(spans) > 30
+    for span in spans:
+        for option in re.findall(OPTION, span):
+            found = option in known | slurm or fit_takes(option, composed().values())
+            assert found, option
 
 
 def test_code_in_the_pages_of_the_methods_runs():
