@@ -176,11 +176,62 @@ def test_options_in_running_text_exist():
             assert found, option
 
 
-def test_code_in_the_pages_of_the_methods_runs():
-    for name, text in PAGES.items():
-        if name.startswith("methods/"):
-            for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
-                exec(compile(code, name, "exec"), {})
+# What the code of a page takes for granted, and what must hold after it.
+BEFORE = {
+    "augmentation.md": """
+from PIL import Image
+image = Image.new("RGB", (48, 40), "teal")
+""",
+    "encoders.md": """
+from bcl.encoders import create_encoder
+from bcl.exported import save_encoder
+save_encoder(create_encoder("resnet8", 16), "encoder", [0.5] * 3, [0.2] * 3)
+""",
+    "evaluation.md": """
+import torch, bcl
+from datamodules import DigitsLT
+learner = bcl.BCL("resnet8", image_size=16, encoder_args={"width": 4}, num_samples=417)
+learner.eval()
+data = DigitsLT(image_size=16)
+train_features, train_labels = torch.randn(60, 8), torch.arange(60) % 3
+test_features, test_labels = torch.randn(30, 8), torch.arange(30) % 3
+""",
+    "logging.md": """
+import torch, bcl
+from bcl.history import write_epoch
+tracker = bcl.MemorizationTracker(8)
+tracker.update(torch.arange(6), torch.rand(6))
+for epoch in (99, 199):
+    write_epoch("outputs/cifar100_lt/bcl_i/tracker", epoch, tracker)
+ids = [1, 5]
+""",
+    "losses.md": "import torch; z = torch.randn(2, 8, 16, requires_grad=True)",
+}
+AFTER = {
+    "augmentation.md": "assert again.equal(out) and decode(image).shape == (3, 256, 256)",
+    "encoders.md": """
+import torch
+pictures = torch.rand(2, 3, 16, 16)
+assert encoder.eval()(pictures).equal(bcl.load_encoder("encoder").eval()(pictures))
+""",
+    "evaluation.md": "from pathlib import Path; assert Path('outputs/probe/report.json').is_file()",
+    "logging.md": "assert history.epochs == [99, 199] and history.scores(ids).shape == (2, 2)",
+    "losses.md": "assert losses.shape == (8,) and z.grad.isfinite().all()",
+}
+WITH_CODE = [name for name, text in PAGES.items() if "```python\n" in text]
+
+
+@pytest.mark.parametrize("name", WITH_CODE)
+def test_code_in_the_pages_runs(name, tmp_path, monkeypatch):
+    if name == "encoders.md":
+        pytest.importorskip("safetensors")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BCL_CACHE", str(tmp_path / "cache"))
+    variables = {}
+    exec(BEFORE.get(name, ""), variables)
+    for code in re.findall(r"```python\n(.*?)```", PAGES[name], re.DOTALL):
+        exec(compile(code, name, "exec"), variables)
+    exec(AFTER.get(name, ""), variables)
 
 
 LARGE = ("imagenet_lt", "imagenet100_lt", "places_lt")
