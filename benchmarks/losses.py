@@ -1,6 +1,6 @@
 """Time and memory of the losses beside plain PyTorch and other libraries.
 
-    python benchmarks/losses.py                      # table on the screen, losses.json beside it
+    python benchmarks/losses.py                      # table on the screen
     python benchmarks/losses.py --sizes 128 512 --loss nt_xent
     python benchmarks/losses.py --device cuda
 
@@ -16,10 +16,8 @@ processor time of one thread, which the other work hardly changes.
 
 import argparse
 import functools
-import json
 import math
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -289,22 +287,6 @@ def exponent(rows: list[dict[str, object]], name: str, field: str) -> float:
     return over / sum((x - x_mean) ** 2 for x, _ in points)
 
 
-def markdown(rows: list[dict[str, object]], loss: str) -> str:
-    names = [*IMPLEMENTATIONS[loss], "products"]
-    lines = [f"| V, B | {' | '.join(names)} |", "|---|" + "---|" * len(names)]
-    for row in rows:
-        cells = []
-        for name in names:
-            result = row.get(name)
-            if not isinstance(result, dict):
-                cells.append("")
-                continue
-            memory = f", {result['extra_mb']:.0f} MB" if "extra_mb" in result else ""
-            cells.append(f"{result['median_ms']:.4g} ms{memory}")
-        lines.append(f"| {row['views']}, {row['batch']:,} | {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--loss", choices=["nt_xent", "cacr"], help="only this one")
@@ -321,7 +303,6 @@ def main() -> None:
     parser.add_argument("--max-gb", type=float, default=8)
     parser.add_argument("--without", nargs="*", default=[], help="implementations to leave out")
     parser.add_argument("--no-memory", action="store_true")
-    parser.add_argument("--out", type=Path, default=Path("losses.json"))
     results.add_json_option(parser)
     parser.add_argument("--memory-of", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -345,29 +326,19 @@ def main() -> None:
             r for r in rows if r["loss"] == loss and r["views"] == views and r["batch"] >= 1024
         ]
         if len(large) >= 2:
-            fit = {"time": exponent(large, name, "minimum_ms")}
+            fit = f"time as B^{exponent(large, name, 'minimum_ms'):.2f}"
             if not options.no_memory:
-                fit["memory"] = exponent(large, name, "extra_mb")
-            fits[f"{loss} V={views}"] = fit
-            print(f"{loss} V={views}, B >= 1024: cost ~ B^x with x = {fit}")
-    for loss in IMPLEMENTATIONS:
-        mine = [row for row in rows if row["loss"] == loss]
-        if mine:
-            print(f"\n{loss}: median time, extra memory\n\n{markdown(mine, loss)}")
-    machine = {
-        "processor": processor(options.device),
-        "threads": options.threads,
-        "clock": options.clock,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-    }
+                fit += f", memory as B^{exponent(large, name, 'extra_mb'):.2f}"
+            fits["NT-Xent" if loss == "nt_xent" else f"CACR, {views} views,"] = fit
+            print(f"{loss} V={views}, B >= 1024: {fit}")
     if options.json:
         common = [
             r for row, times in zip(rows, options.times, strict=True) for r in shared(row, times)
         ]
-        results.save(options.json, "losses", common, clock=options.clock, fits=fits)
-        return
-    options.out.write_text(json.dumps({"machine": machine, "rows": rows, "fits": fits}, indent=1))
+        notes = [
+            f"{name} from 1,024 samples on, by least squares: {fit}" for name, fit in fits.items()
+        ]
+        results.save(options.json, "losses", common, clock=options.clock, notes=notes)
 
 
 def shared(row: dict[str, object], times: dict[str, list[float]]) -> list[results.Row]:
@@ -386,17 +357,6 @@ def shared(row: dict[str, object], times: dict[str, list[float]]) -> list[result
         ours=IMPLEMENTATIONS[str(row["loss"])][0],
         extra=memory,
     )
-
-
-def processor(device: str) -> str:
-    if device.startswith("cuda"):
-        return torch.cuda.get_device_name(device)
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor()
 
 
 if __name__ == "__main__":

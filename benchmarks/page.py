@@ -97,12 +97,11 @@ def _lines(rows: Sequence[dict[str, Any]]) -> list[str]:
     return lines
 
 
-def page(found: Sequence[Result], kept: Sequence[Result] = ()) -> str:
+def page(found: Sequence[Result]) -> str:
     """The page of the documentation.
 
     Args:
-        found: of one `make bench`.
-        kept: further results, from longer runs than that.
+        found: one result a job.
 
     Returns:
         Markdown.
@@ -123,8 +122,6 @@ def page(found: Sequence[Result], kept: Sequence[Result] = ()) -> str:
         parts += ["\n".join(provenance(result) for result in mine)]
         notes = [f"- {note}" for result in mine for note in result.get("notes", ())]
         parts += ["\n".join(notes)] if notes else []
-    for result in kept:
-        parts += [f"## {result['title']}", result["about"], table([result]), provenance(result)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -145,58 +142,10 @@ def provenance(result: Result) -> str:
     )
 
 
-def kept_results() -> list[Result]:
-    """`losses.json`: the sizes that take too long for every `make bench`, in the shared shape."""
-    content = json.loads((HERE / "losses.json").read_text(encoding="utf-8"))
-    machine = content["machine"]
-    rows: list[dict[str, Any]] = []
-    for old in content["rows"]:
-        if old["batch"] < 2048:
-            continue
-        title = "NT-Xent" if old["loss"] == "nt_xent" else f"CACR, {old['views']} views"
-        own = "bcl" if old["loss"] == "nt_xent" else "cacr"
-        for name in [own, *(n for n in old if isinstance(old[n], dict) and n != own)]:
-            low, high = old[name]["quartiles_ms"]
-            row = {
-                "case": f"{title}, {old['batch']:,} samples",
-                "contender": name,
-                "ours": name == own,
-                "unit": "ms",
-                "median": old[name]["median_ms"],
-                "low": low,
-                "high": high,
-                "rounds": old["rounds"],
-            }
-            if "extra_mb" in old[name]:
-                row["extra"] = f"{old[name]['extra_mb']:.0f} MB"
-            if name != own:
-                value = old[name]["median_ms"] / old[own]["median_ms"]
-                row |= {"ratio": value, "ratio_low": value, "ratio_high": value}
-            rows.append(row)
-    growth = "; ".join(
-        f"{name}: time as B^{fit['time']:.2f}, memory as B^{fit['memory']:.2f}"
-        for name, fit in content["fits"].items()
-    )
-    return [
-        {
-            "benchmark": "losses",
-            "title": "Losses, large batches",
-            "about": "From `benchmarks/losses.json`, a longer run of its own. "
-            f"Growth from 1,024 samples on, by least squares: {growth}.",
-            "rows": rows,
-            "clock": machine["clock"],
-            "threads": machine["threads"],
-            "hardware": machine["processor"],
-            "versions": {"python": machine["python"], "torch": machine["torch"]},
-            **{key: machine[key] for key in ("command", "commit", "date", "seed")},
-        }
-    ]
-
-
 if __name__ == "__main__":
     from bcl.files import write_text
 
     published = json.loads((HERE / "results.json").read_text(encoding="utf-8"))
     target = HERE.parent / "docs" / "benchmarks.md"
-    write_text(target, page(published, kept_results()))
+    write_text(target, page(published))
     print(target)

@@ -377,9 +377,11 @@ def plain_command(args: argparse.Namespace) -> str:
     return shlex.join(words)
 
 
-def finish(cells: list[Cell], preset: Config, name: str, command: str, out: Path) -> None:
+def finish(
+    cells: list[Cell], runner: Runner, preset: Config, name: str, command: str, out: Path
+) -> None:
     """Write results and report of the runs that are done."""
-    done = [cell for cell in cells if (cell.report / "report.json").is_file()]
+    done = [cell for cell in cells if runner.is_probed(cell)]
     if not done:
         return
     summary = summarise(
@@ -391,7 +393,25 @@ def finish(cells: list[Cell], preset: Config, name: str, command: str, out: Path
     write_text(out / "results.json", json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
     words = ["report", *(str(cell.report) for cell in done), "--overwrite", "--formats", "md,csv"]
     words += ["--title", preset["about"], "--out", str(out / "report.html")]
-    subprocess.run([*PROGRAM, *words], check=False)
+    status = subprocess.run([*PROGRAM, *words], check=False).returncode
+    if status:
+        runner.failed["report"] = f"bcl report ended with status {status}; results.json is whole"
+
+
+def check_whole(cells: list[Cell], out: Path) -> None:
+    """Refuse to put a part of a folder's runs in the place of the results of all."""
+    path = out / "results.json"
+    if not path.is_file():
+        return
+    had = {(run["run"], run["seed"]) for run in json.loads(path.read_text("utf-8"))["runs"]}
+    lost = sorted(had - {(cell.key, cell.seed) for cell in cells})
+    if lost:
+        key, seed = lost[0]
+        raise InputError(
+            f"{path} has {len(lost)} run(s) that this command leaves out, first '{key}' with seed "
+            f"{seed}: name them in --runs and --seeds too (what is done is not run again), or "
+            "another --out."
+        )
 
 
 def numbers(text: str) -> list[int]:
@@ -466,12 +486,13 @@ def main() -> int:
         out = Path(args.out or Path("outputs", "reproduce", Path(args.preset).stem))
         cells = table(preset, out, args.root, runs, seeds, changes)
         check(cells)
+        check_whole(cells, out)
         with alone(out) as inherited:
             threads = args.threads or max(cores // jobs, 1)
             runner = Runner(cells, preset, jobs, threads, inherited)
             runner.say(f"{len(cells)} runs, {jobs} at a time, into {out}")
             ended = runner.all()
-            finish(cells, preset, Path(args.preset).stem, plain_command(args), out)
+            finish(cells, runner, preset, Path(args.preset).stem, plain_command(args), out)
     except InputError as error:
         print(f"reproduce: {error}", file=sys.stderr)
         return 2

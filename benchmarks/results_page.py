@@ -14,14 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from reproduce import read_preset
-from summary import merge
+from summary import SCHEMA, SCHEMA_VERSION, merge
 
 from bcl.errors import InputError
 from bcl.files import write_text
 
 HERE = Path(__file__).resolve().parent
 RESULTS, PAGE = HERE / "evidence", HERE.parent / "docs" / "results.md"
-SCHEMA, SCHEMA_VERSION = "bcl-cacr/reproduction", 1
 COLUMNS = {"all": "All", "many": "Many", "medium": "Medium", "few": "Few"}
 HEAD = """# Results
 
@@ -72,16 +71,14 @@ def section(result: dict[str, Any]) -> list[str]:
     lines = [f"## {result['about']}", ""]
     lines += ["```sh", *result["command"].splitlines(), "```", ""]
     lines += [
-        f"Commit {', '.join(sorted({run['commit'] for run in runs}))}; {result['hardware']}; "
+        f"{result['hardware']}; "
         + ", ".join(f"{name} {number}" for name, number in result["versions"].items())
         + f". Seeds {', '.join(map(str, seeds))}; {', '.join(map(str, epochs))} epochs; "
-        f"{hours:.1f} hours of training in all. Groups by {result['groups']}.",
+        f"{hours:.1f} hours of training in all. Groups: {result['groups'].partition(': ')[2]}.",
         "",
         "Training sets: " + "; ".join(recipes) + ".",
         "",
     ]
-    if result.get("note"):
-        lines += [result["note"], ""]
     for name, description in result["descriptions"].items():
         lines += [f"### {name}", "", f"{description}.", ""]
         rows = []

@@ -4,6 +4,7 @@
     python benchmarks/run.py --only views step   # jobs whose name contains one of these
     python benchmarks/run.py --quick             # toy sizes: does everything run?
     python benchmarks/run.py --publish           # then write benchmarks/results.json and the page
+    python benchmarks/run.py --only probe --publish   # the same; other jobs' results stay
 
 A job whose result is there already, from the same commit and command, is not run again (--again
 runs it). A job that fails is reported at the end, with its log, and costs no other job its result.
@@ -56,6 +57,12 @@ JOBS = (
         "losses.py --loss nt_xent --sizes 128 --rounds 1 --seconds 0.01 --no-memory",
     ),
     Job(
+        "losses-large",
+        "losses.py --clock cpu --threads 1 --sizes 2048 8192 32768 --rounds 3 --max-gb 5",
+        "losses.py --loss cacr --views 2 --sizes 128 --rounds 1 --seconds 0.01 --no-memory",
+        30.0,
+    ),
+    Job(
         "views-small",
         "views.py --sizes 32 --threads 1 2 --num-ops 1 2 --seconds 2",
         "views.py --sizes 32 --threads 1 --num-ops 1 --batch 8 --seconds 0.01",
@@ -93,6 +100,7 @@ JOBS = (
         "loading.py large --pictures 512 --repeat 3 --threads 1",
         "loading.py large --pictures 140 --repeat 1 --threads 1",
     ),
+    Job("loading-cache", "loading.py cache --pictures 60000", "loading.py cache --pictures 2000"),
     Job("loading-cost", "loading.py cost --repeat 5", "loading.py cost --repeat 1"),
     Job(
         "loading-shards",
@@ -164,8 +172,8 @@ def main() -> int:
         "--publish", action="store_true", help=f"write {PUBLISHED.name} and docs/{PAGE.name}"
     )
     args = parser.parse_args()
-    if args.publish and (args.quick or args.only):
-        parser.error("--publish goes with all jobs at full size")
+    if args.publish and args.quick:
+        parser.error("--publish goes with jobs at full size")
     jobs = tuple(
         job for job in JOBS if not args.only or any(part in job.name for part in args.only)
     )
@@ -195,8 +203,11 @@ def main() -> int:
     for name, problem in failures.items():
         print(f"failed: {name}: {problem}", file=sys.stderr)
     if args.publish and not failures:
-        write_text(PUBLISHED, json.dumps(found, indent=1) + "\n")
-        write_text(PAGE, page.page(found, page.kept_results()))
+        shown_before = json.loads(PUBLISHED.read_text(encoding="utf-8")) if args.only else []
+        by_job = {result["job"]: result for result in [*shown_before, *found]}
+        everything = [by_job[job.name] for job in JOBS if job.name in by_job]
+        write_text(PUBLISHED, json.dumps(everything, indent=1) + "\n")
+        write_text(PAGE, page.page(everything))
         print(f"wrote {os.path.relpath(PUBLISHED)} and {os.path.relpath(PAGE)}")
     return 1 if failures else 0
 

@@ -118,10 +118,15 @@ def merge(results: list[dict[str, Any]], pairs: list[tuple[str, str]]) -> dict[s
             )
     return {
         **first,
-        "command": "\n".join(result["command"] for result in results),
+        "command": "\n".join(_with_commit(result) for result in results),
         "hardware": "; ".join(sorted({result["hardware"] for result in results})),
         **_tables(runs, pairs, list(first["descriptions"])),
     }
+
+
+def _with_commit(result: dict[str, Any]) -> str:
+    commits = sorted({str(run["commit"]) for run in result["runs"]})
+    return f"{result['command']}  # commit {', '.join(commits)}"
 
 
 def _tables(

@@ -108,10 +108,27 @@ def test_numbers_have_three_digits(module, value, text):
     assert module("page").number(value) == text
 
 
-def test_kept_results_are_those_of_the_committed_file(module):
-    (kept,) = module("page").kept_results()
-    old = json.loads((FOLDER / "losses.json").read_text())
-    case = next(row for row in old["rows"] if row["loss"] == "cacr" and row["batch"] == 8192)
-    shown = [r for r in kept["rows"] if r["case"].startswith("CACR, 2 views, 8,192")]
-    assert shown[0]["median"] == case["cacr"]["median_ms"]
-    assert {"command", "commit", "date", "seed"} <= kept.keys()
+def test_publishing_some_jobs_keeps_the_others(module, monkeypatch, tmp_path):
+    run, results = module("run"), module("results")
+    for name in ("old", "new"):
+        rows = results.compare("case", "ms", {"ours": [1.0], name: [2.0]}, ours="ours")
+        results.save(tmp_path / f"{name}.json", name, rows)
+    published = tmp_path / "results.json"
+    first = {"job": "old", **results.load(tmp_path / "old.json")}
+    published.write_text(json.dumps([first]))
+    (tmp_path / "new.py").write_text(
+        f"import shutil, sys\nshutil.copy({str(tmp_path / 'new.json')!r}, sys.argv[2])"
+    )
+    monkeypatch.setattr(run, "HERE", tmp_path)
+    monkeypatch.setattr(run, "PUBLISHED", published)
+    monkeypatch.setattr(run, "PAGE", tmp_path / "page.md")
+    monkeypatch.setattr(
+        run, "JOBS", tuple(run.Job(n, f"{n}.py", f"{n}.py") for n in ("new", "old"))
+    )
+    words = ["run.py", "--out", str(tmp_path / "out"), "--only", "new", "--publish"]
+    monkeypatch.setattr(sys, "argv", words)
+    assert run.main() == 0
+    found = json.loads(published.read_text())
+    assert [each["job"] for each in found] == ["new", "old"]
+    assert found[1] == first
+    assert "## New" in (tmp_path / "page.md").read_text()

@@ -326,7 +326,7 @@ def test_benchmarks_page_is_that_of_the_committed_results(monkeypatch):
     if not path.exists():
         pytest.skip("no `make bench ARGS=--publish` has been committed yet")
     found = json.loads(path.read_text(encoding="utf-8"))
-    assert PAGES["benchmarks.md"] == page.page(found, page.kept_results())
+    assert PAGES["benchmarks.md"] == page.page(found)
 
 
 def test_the_built_site_asks_for_nothing_from_a_network():

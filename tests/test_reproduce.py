@@ -4,6 +4,7 @@ import importlib
 import inspect
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -439,6 +440,17 @@ def test_runs_without_a_common_seed_are_plain_json(tmp_path):
     assert json.loads(text)["differences"]["full"][0]["all"]["mean"] is None
 
 
+def test_a_part_does_not_take_the_place_of_the_whole(tmp_path):
+    preset = reproduce.read_preset("digits")
+    two = reproduce.table(preset, tmp_path, None, ["simclr", "bcl_i"], [0], {})
+    runs = [{"run": "simclr", "seed": 0}, {"run": "bcl_i", "seed": 0}]
+    reproduce.check_whole(two, tmp_path)  # no results yet
+    (tmp_path / "results.json").write_text(json.dumps({"runs": runs}))
+    reproduce.check_whole(two, tmp_path)
+    with pytest.raises(InputError, match="leaves out, first 'simclr' with seed 0"):
+        reproduce.check_whole(two[1:], tmp_path)
+
+
 def test_results_of_one_preset_are_one_table(tmp_path):
     old = [0.50, 0.52, 0.54]
     paths = {
@@ -450,7 +462,10 @@ def test_results_of_one_preset_are_one_table(tmp_path):
     whole = summary.summarise({**paths["a"], **paths["b"], **paths["c"]}, labels, pairs, about)
     first = summary.summarise({**paths["a"], **paths["b"]}, labels, pairs, about)
     second = summary.summarise(paths["c"], labels, pairs, {**about, "command": "two"})
-    assert summary.merge([first, second], pairs) == {**whole, "command": "one\ntwo"}
+    assert summary.merge([first, second], pairs) == {
+        **whole,
+        "command": "one  # commit c\ntwo  # commit c",
+    }
     with pytest.raises(InputError, match="run 'c' with seed 0 stands in two"):
         summary.merge([first, second, second], pairs)
     second["runs"][0]["recipe"] = "other pictures"
@@ -465,6 +480,16 @@ def test_a_foreign_file_is_no_result(tmp_path):
     path.write_text("{}")
     with pytest.raises(InputError, match="no result of"):
         results_page.read(path)
+
+
+def test_the_reading_quotes_the_tables():
+    """Every "mean ± interval" in the words stands in a table, bold exactly where it is there."""
+    results, reading = results_page.published()
+    quoted = re.findall(r"\*{0,2}[-+]?\d+\.\d\d ± \d+\.\d\d\*{0,2}", reading)
+    tables = "\n".join(line for result in results for line in results_page.section(result))
+    assert quoted
+    for figure in quoted:
+        assert f"| {figure} |" in tables, figure
 
 
 def test_the_published_page_holds_the_committed_results():
