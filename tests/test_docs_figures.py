@@ -20,7 +20,6 @@ RESULTS = {
     result["job"]: {(row["case"], row["contender"]): row for row in result["rows"]}
     for result in json.loads((ROOT / "benchmarks" / "results.json").read_text(encoding="utf-8"))
 }
-LOSSES = json.loads((ROOT / "benchmarks" / "losses.json").read_text(encoding="utf-8"))
 HELD = {
     "augmentation.md": "Speed",
     "data.md": "Measured",
@@ -34,7 +33,7 @@ VIEWS = "two views of 224 px from JPEG files"
 COST = "two views of 224 px{} from a JPEG file, processor time"
 PROBE = "linear probes: full, 5 × 50-shot, 5 × 100-shot of 50,000 × 512"
 # What these sections say besides: sizes and settings that the command sets, and allowances.
-SETTINGS = ("4 MB", "1 MiB", "more than 7 GB")
+SETTINGS = ("4 MB", "1 MiB", "more than 4 GB")
 
 
 def number(value):
@@ -155,41 +154,26 @@ def evaluation():
 
 
 def losses():
+    rows = RESULTS["losses"]
     nt_xent = ("bcl", "plain", "lightly", "products")
     cacr = ("cacr", "Gram matrices", "(B, B, D)", "products")
-    for row in LOSSES["rows"]:
-        own = row["loss"] == "nt_xent"
-        if not own and row["batch"] == 1024:  # left out on the page
-            continue
-        cells = [f"{row['batch']:,}" if own else f"{row['views']}, {row['batch']:,}"]
-        for name in nt_xent if own else cacr:
-            if name not in row:
-                cells.append("")
-                continue
-            memory = f", {row[name]['extra_mb']:.0f} MB" if "extra_mb" in row[name] else ""
-            cells.append(f"{number(row[name]['median_ms'])} ms{memory}")
+    for case in dict.fromkeys(case for case, _ in rows):
+        pattern = r"(NT-Xent|CACR)(?:, (\d) views)?, (.*) samples"
+        kind, views, batch = re.fullmatch(pattern, case).groups()
+        cells = [f"{views}, {batch}" if views else batch]
+        for name in nt_xent if kind == "NT-Xent" else cacr:
+            row = rows.get((case, name))
+            memory = f", {row['extra']}" if row and row.get("extra") else ""
+            cells.append(f"{number(row['median'])} ms{memory}" if row else "")
         yield re.sub(r" +", " ", f"| {' | '.join(cells)} |")
-    fits = [LOSSES["fits"][key] for key in ("nt_xent V=2", "cacr V=2", "cacr V=5")]
-    time, memory = ([f"B^{fit[key]:.2f}" for fit in fits] for key in ("time", "memory"))
-    yield (
-        f"time grows as {time[0]} (NT-Xent), {time[1]} (CACR, V = 2) and {time[2]} (V = 5); "
-        f"memory as {memory[0]}, {memory[1]} and {memory[2]}"
+    shares = (
+        number(rows[f"{kind}, 2,048 samples", "products"]["ratio"])
+        for kind in ("NT-Xent", "CACR, 2 views", "CACR, 5 views")
     )
-    share = {"nt_xent": set(), "cacr": set()}
-    for row in LOSSES["rows"]:
-        if row["batch"] >= 2048:
-            own = row["bcl" if row["loss"] == "nt_xent" else "cacr"]["median_ms"]
-            share[row["loss"]].add(f"{own / row['products']['median_ms']:.1f}")
-    (ours,) = share["nt_xent"]
-    low, high = min(share["cacr"]), max(share["cacr"])
-    yield (f"NT-Xent is at {ours} of the three products from B = 2,048 on, CACR at {low} to {high}")
-    machine = LOSSES["machine"]
-    version = machine["torch"].partition("+")[0]
-    yield f"Command: `{machine['command']}`"
     yield (
-        f"{machine['processor']}, torch {version}, seed {machine['seed']}, "
-        f"commit {machine['commit']}"
-    )
+        "At 2,048 samples NT-Xent is {} times as fast as the three products, CACR {} times with "
+        "two views and {} times with five."
+    ).format(*shares)
 
 
 MAKERS = {
