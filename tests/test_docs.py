@@ -221,6 +221,11 @@ assert encoder.eval()(pictures).equal(bcl.load_encoder("encoder").eval()(picture
 WITH_CODE = [name for name, text in PAGES.items() if "```python\n" in text]
 
 
+def test_setups_are_of_pages_with_code():
+    assert set(BEFORE) | set(AFTER) < set(WITH_CODE)
+    assert sum(name.startswith("methods/") for name in WITH_CODE) > 5
+
+
 @pytest.mark.parametrize("name", WITH_CODE)
 def test_code_in_the_pages_runs(name, tmp_path, monkeypatch):
     if name == "encoders.md":
