@@ -4,7 +4,8 @@ python benchmarks/reproduce.py --preset cpu --root CIFAR10
 cp outputs/reproduce/cpu/results.json benchmarks/evidence/cpu.json
 python benchmarks/results_page.py
 
-Files of one preset become one table: runs of one are compared with those of another.
+Files of one preset and commit become one table, in which runs of one are compared with those of
+another; across commits nothing is compared.
 """
 
 import argparse
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from reproduce import read_preset
-from summary import SCHEMA, SCHEMA_VERSION, merge
+from summary import SCHEMA, SCHEMA_VERSION, commits, merge
 
 from bcl.errors import InputError
 from bcl.files import write_text
@@ -129,14 +130,18 @@ def section(result: dict[str, Any]) -> list[str]:
 
 def published() -> tuple[list[dict[str, Any]], str]:
     """The committed results, and what they mean in words."""
-    by_preset: dict[str, list[dict[str, Any]]] = {}
+    tables: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for path in sorted(RESULTS.glob("*.json")):
         result = read(path)
-        by_preset.setdefault(result["preset"], []).append(result)
+        tables.setdefault((result["preset"], *commits(result)), []).append(result)
     results = []
-    for name, parts in by_preset.items():
+    presets = [name for name, *_ in tables]
+    for (name, *made_by), parts in tables.items():
         pairs = [(run, baseline) for run, baseline in read_preset(name)["compare"]]
-        results.append(merge(parts, pairs))
+        result = merge(parts, pairs)
+        if presets.count(name) > 1:
+            result["about"] += f", commit {', '.join(made_by)}"
+        results.append(result)
     return results, (RESULTS / "reading.md").read_text(encoding="utf-8")
 
 

@@ -124,9 +124,13 @@ def merge(results: list[dict[str, Any]], pairs: list[tuple[str, str]]) -> dict[s
     }
 
 
+def commits(result: dict[str, Any]) -> list[str]:
+    """The commits that made a result's runs."""
+    return sorted({str(run["commit"]) for run in result["runs"]})
+
+
 def _with_commit(result: dict[str, Any]) -> str:
-    commits = sorted({str(run["commit"]) for run in result["runs"]})
-    return f"{result['command']}  # commit {', '.join(commits)}"
+    return f"{result['command']}  # commit {', '.join(commits(result))}"
 
 
 def _tables(
