@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 import pytorch_lightning as pl
 import torch
-from small_runs import Pixels, fit, learner
-from test_learners import Pictures
+from small_runs import Pictures, Pixels, fit, learner
 
 from bcl import BCL, SDCLR, ContrastiveViews, InputError, OnlineProbe, shot_groups
 from bcl.cli import main
