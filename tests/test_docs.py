@@ -77,10 +77,11 @@ def test_commands_configurations_and_options_in_the_pages_exist():
 
 
 def test_code_in_the_pages_of_the_methods_runs():
-    for name, text in PAGES.items():
-        if name.startswith("methods/"):
-            for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
-                exec(compile(code, name, "exec"), {})
+    text = "\n".join(text for name, text in PAGES.items() if name.startswith("methods/"))
+    codes = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert codes
+    for code in codes:
+        exec(compile(code, code, "exec"), {})
 
 
 def test_figures_say_what_they_show():

@@ -4,7 +4,16 @@ import torch
 from small_runs import SIZE, Pictures
 from torch import nn
 
-from bcl import BCL, SDCLR, BoostedRandAugment, ContrastiveViews, InputError, NTXentLoss, SimCLR
+from bcl import (
+    BCL,
+    SDCLR,
+    BoostedRandAugment,
+    ContrastiveViews,
+    InputError,
+    MemorizationTracker,
+    NTXentLoss,
+    SimCLR,
+)
 from bcl.checkpoints import AtomicCheckpointIO
 from bcl.learners.saving import Checkpoints
 from bcl.pruning import convolution_weights
@@ -96,21 +105,33 @@ def test_scores_steer_the_views_only_where_there_is_a_boost(cls, fed):
         assert torch.cat([scores for scores, _, _ in calls[3:]]).any()
 
 
-def test_loss_of_a_step_is_the_mean_of_the_losses_of_its_views(learner):
+def test_loss_of_a_step_is_the_mean_of_the_losses_of_its_views(learner, monkeypatch):
+    learner.trainer = pl.Trainer(max_epochs=1, accelerator="cpu", logger=False, barebones=True)
+    monkeypatch.setattr(learner, "log", lambda *_, **__: None)
     learner.setup("predict")
     learner._make_tracker(24)
     images = torch.randint(0, 256, (8, 3, SIZE, SIZE), dtype=torch.uint8)
     ids = torch.arange(8)
     views = learner.views(images, scores=torch.zeros(8), ids=ids, epoch=0)
-    z = learner.project(views)
-    losses = NTXentLoss(0.2, reduction="none")(z)
-    learner.tracker.update(ids, losses)
+    losses = NTXentLoss(0.2, reduction="none")(learner.project(views))
+    loss = learner.training_step({"image": images, "id": ids}, 0)
+    torch.testing.assert_close(loss, losses.mean())
+    assert loss.requires_grad
     torch.testing.assert_close(learner.tracker.momentum_loss[:8], losses.detach())
+    assert learner.tracker.seen.tolist() == [True] * 8 + [False] * 16
 
 
-def test_accumulated_gradients_count_a_sample_once_an_epoch(learner):
-    train(learner, epochs=1, accumulate_grad_batches=3)
-    assert learner.tracker.seen.all()
+def test_accumulated_gradients_count_a_sample_once_an_epoch(learner, monkeypatch):
+    counted, update = [], MemorizationTracker.update
+
+    def spy(tracker, ids, losses):
+        counted.append(ids.tolist())
+        update(tracker, ids, losses)
+
+    monkeypatch.setattr(MemorizationTracker, "update", spy)
+    trainer = train(learner, accumulate_grad_batches=3)
+    assert trainer.global_step == 2
+    assert [i for ids in counted for i in ids] == [*range(24), *range(24)]
 
 
 def test_samples_that_limit_train_batches_leaves_out_stay_unseen(learner):
