@@ -126,6 +126,15 @@ def find_config(name: str) -> Config:
 
     Raises:
         InputError: neither a name nor a readable YAML file with a mapping.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "mine.yaml"
+        >>> _ = path.write_text("data: {init_args: {batch_size: 64}}")
+        >>> find_config(str(path))
+        {'data': {'init_args': {'batch_size': 64}}}
+        >>> find_config("digits_lt/bcl_i") == compose("digits_lt/bcl_i")
+        True
     """
     path = Path(name)
     if path.suffix not in {".yaml", ".yml"}:

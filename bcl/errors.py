@@ -8,6 +8,14 @@ class InputError(ValueError):
     """Bad input: says what was given, what was allowed and what to do next.
 
     The command line prints its text alone, without a stack trace, and exits with status 2.
+
+    Example:
+        >>> from bcl import MemorizationTracker
+        >>> try:
+        ...     MemorizationTracker(3, momentum=1.0)
+        ... except InputError as error:
+        ...     print(error)
+        momentum must lie in [0, 1), got 1.0; the paper uses 0.97.
     """
 
 

@@ -122,6 +122,16 @@ def extract_features(
     Raises:
         InputError: an empty set, pictures missing or twice, features of the wrong shape or not
             finite.
+
+    Example:
+        >>> from datamodules import DigitsLT
+        >>> digits = DigitsLT().test_set()
+        >>> features = extract_features(lambda x: x.float().mean((2, 3)), digits, batch_size=64)
+        >>> features.shape
+        torch.Size([500, 3])
+        >>> picture = digits.pictures(torch.tensor([70]))  # of the second batch
+        >>> torch.allclose(features[70], picture[0].float().mean((1, 2)))
+        True
     """
     total = len(pictures)
     if total == 0:

@@ -31,6 +31,14 @@ def write_epoch(folder: str | Path, epoch: int, tracker: MemorizationTracker) ->
 
     Raises:
         OSError: the folder cannot be written; no part of a file is left.
+
+    Example:
+        >>> import tempfile
+        >>> tracker = MemorizationTracker(3)
+        >>> tracker.update(torch.tensor([0, 2]), torch.tensor([1.0, 3.0]))
+        >>> path = write_epoch(tempfile.mkdtemp(), 7, tracker)
+        >>> path.name, TrackerHistory(path.parent).momentum_loss().tolist()
+        ('epoch000007.npy', [[1.0, nan, 3.0]])
     """
     import numpy as np
 

@@ -14,7 +14,12 @@ PACKAGES = ("bcl-cacr", "torch", "pytorch-lightning", "torchvision", "timm", "to
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that matter to a result."""
+    """Versions of Python and of the packages that matter to a result.
+
+    Example:
+        >>> torch.__version__.startswith(versions()["torch"])  # which may name its build besides
+        True
+    """
     found = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
@@ -25,7 +30,13 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str:
-    """Commit of the source that runs, ``-dirty`` if it was changed; else the release."""
+    r"""Commit of the source that runs, ``-dirty`` if it was changed; else the release.
+
+    Example:
+        >>> import re
+        >>> bool(re.search(r"[0-9a-f]{12}(-dirty)?$|^(release |v)\d", commit()))
+        True
+    """
     root = Path(__file__).resolve().parent.parent
     if (root / ".git").exists():
         command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"]
@@ -39,7 +50,13 @@ def commit() -> str:
 
 
 def hardware() -> str:
-    """Processor, usable cores and accelerators in one line."""
+    r"""Processor, usable cores and accelerators in one line.
+
+    Example:
+        >>> import re
+        >>> bool(re.fullmatch(r".+, [1-9]\d* cores( \+ [1-9]\d* × .+)?", hardware()))
+        True
+    """
     try:
         cores = len(os.sched_getaffinity(0))
     except AttributeError:  # not on macOS and Windows

@@ -23,6 +23,13 @@ class ShotGroups:
         many: class ids of the group, most frequent first.
         medium: likewise.
         few: likewise.
+
+    Example:
+        >>> groups = shot_groups([450, 30, 4, 120, 60, 8])
+        >>> groups.of_class()
+        ['many', 'medium', 'few', 'many', 'medium', 'few']
+        >>> {name: ids.tolist() for name, ids in groups.as_dict().items()}
+        {'many': [0, 3], 'medium': [4, 1], 'few': [5, 2]}
     """
 
     rule: str

@@ -36,6 +36,12 @@ class CACRTerms(NamedTuple):
     Attributes:
         attraction: () or (B,), not negative; smaller when positives are closer.
         repulsion: () or (B,); smaller when negatives are farther.
+
+    Example:
+        >>> z = torch.eye(3).expand(2, 3, 3)  # positives coincide, negatives are orthogonal
+        >>> attraction, repulsion = cacr_terms(z, reduction="none")
+        >>> attraction + repulsion
+        tensor([-2., -2., -2.])
     """
 
     attraction: Tensor
@@ -50,6 +56,13 @@ class CACRWeights(NamedTuple):
             dimension and grow with the distance.
         repulsion: (R, B, M), of one comparison r, a row's M negatives (its own sample has weight
             0); they sum to 1 over the last dimension and grow with closeness.
+
+    Example:
+        >>> weights = cacr_weights(torch.rand(3, 4, 8))
+        >>> weights.attraction.shape, weights.repulsion.shape
+        (torch.Size([3, 4, 2]), torch.Size([3, 4, 4]))
+        >>> torch.allclose(weights.repulsion.sum(-1), torch.ones(3, 4))
+        True
     """
 
     attraction: Tensor

@@ -32,6 +32,15 @@ class Sets:
         recipe: one line that names how ``train`` was chosen.
         notes: what a report should say besides, such as pictures that were left out.
         split: the split that ``train`` is of a larger set, if it is of one.
+
+    Example:
+        >>> store = MemoryStore(torch.zeros(6, 3, 8, 8, dtype=torch.uint8))
+        >>> labels, balanced = torch.tensor([0, 0, 0, 0, 1, 1]), torch.tensor([0, 1, 4, 5])
+        >>> train = PictureSet(store, None, labels)
+        >>> probe = PictureSet(store, balanced, labels[balanced])
+        >>> sets = Sets(train, probe, None, ["cat", "dog"], "chosen by hand: 6 pictures")
+        >>> len(sets.train), sets.probe.labels.tolist(), sets.notes
+        (6, [0, 0, 1, 1], [])
     """
 
     train: PictureSet
@@ -60,6 +69,16 @@ class LongTailedDataModule(pl.LightningDataModule):
 
     Raises:
         InputError: an argument out of its range.
+
+    Example:
+        >>> class Black(LongTailedDataModule):
+        ...     def build(self):
+        ...         store = MemoryStore(torch.zeros(6, 3, 32, 32, dtype=torch.uint8))
+        ...         train = PictureSet(store, None, labels=torch.tensor([0, 0, 0, 0, 1, 1]))
+        ...         return Sets(train, train, None, ["cat", "dog"], "chosen by hand: 6 pictures")
+        >>> data = Black(batch_size=2)
+        >>> data.class_counts, len(data.train_dataloader())
+        (tensor([4, 2]), 3)
     """
 
     group_rule: str = "thirds"

@@ -17,6 +17,12 @@ class ImageNetLT(ImageListLT):
         options: those of `ImageListLT` and `FilesDataModule`.
 
     Source: OLTR (arXiv 1904.05160).
+
+    Example:
+        >>> from datamodules.recipes import LISTS
+        >>> data = ImageNetLT("imagenet", batch_size=128)  # nothing is read yet
+        >>> LISTS[data.benchmark]["train"], data.group_rule
+        (115846, 'thresholds')
     """
 
     def __init__(
@@ -51,6 +57,12 @@ class ImageNet100LT(ImageListLT):
         options: those of `ImageListLT` and `FilesDataModule`.
 
     Source: SDCLR (arXiv 2106.02990).
+
+    Example:
+        >>> from datamodules.recipes import LISTS
+        >>> data = ImageNet100LT("imagenet", batch_size=128)  # nothing is read yet
+        >>> LISTS[data.benchmark]["train"], data.group_rule
+        (12205, 'thresholds')
     """
 
     def __init__(
@@ -85,6 +97,12 @@ class PlacesLT(ImageListLT):
         options: those of `ImageListLT` and `FilesDataModule`.
 
     Source: OLTR (arXiv 1904.05160).
+
+    Example:
+        >>> from datamodules.recipes import LISTS
+        >>> data = PlacesLT("places365", batch_size=128)  # nothing is read yet
+        >>> LISTS[data.benchmark]["train"], data.group_rule
+        (62500, 'thresholds')
     """
 
     def __init__(
@@ -117,6 +135,12 @@ class INaturalist18(ImageListLT):
         test_list: the official validation list as ``path label`` rows.
         image_size: pixels to which pictures are resized and cropped before the views.
         options: those of `ImageListLT` and `FilesDataModule`.
+
+    Example:
+        >>> from datamodules.recipes import LISTS
+        >>> data = INaturalist18("inat2018", batch_size=128)  # nothing is read yet
+        >>> LISTS[data.benchmark]["train"], data.group_rule
+        (437513, 'thresholds')
     """
 
     def __init__(

@@ -96,6 +96,11 @@ class CIFAR10LT(_CIFAR):
 
     Raises:
         InputError: a bad argument, or neither data nor network.
+
+    Example:
+        >>> data = CIFAR10LT("data", imbalance_factor=50)  # nothing is loaded yet
+        >>> data.recipe_name, RECIPES[data.recipe_name].total
+        ('cifar10/exponential-50', 13996)
     """
 
     _kind = "CIFAR10"
@@ -126,6 +131,11 @@ class CIFAR100LT(_CIFAR):
 
     Raises:
         InputError: a bad argument, or neither data nor network.
+
+    Example:
+        >>> data = CIFAR100LT("data")  # nothing is loaded yet
+        >>> data.recipe_name, RECIPES[data.recipe_name].total
+        ('cifar100/exponential-100', 10847)
     """
 
     _kind = "CIFAR100"

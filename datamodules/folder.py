@@ -29,6 +29,19 @@ class ImageFolderLT(PoolDataModule):
 
     Raises:
         InputError: a bad folder or argument.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from PIL import Image
+        >>> root = Path(tempfile.mkdtemp())
+        >>> for number in range(20):
+        ...     folder = root / "set" / ("ant", "bee")[number % 2]
+        ...     folder.mkdir(parents=True, exist_ok=True)
+        ...     Image.new("RGB", (8, 8)).save(folder / f"{number}.png")
+        >>> data = ImageFolderLT(str(root / "set"), imbalance_factor=4, cache_dir=str(root))
+        >>> data.class_names, data.class_counts, len(data.test_set())
+        (['ant', 'bee'], tensor([8, 2]), 4)
     """
 
     def __init__(self, root: str, imbalance_factor: float | None = 100.0, **options: Any) -> None:

@@ -27,6 +27,17 @@ class HuggingFaceLT(PoolDataModule):
 
     Raises:
         InputError: the library is not installed, the set cannot be loaded, or has other columns.
+
+    Example:
+        >>> import tempfile
+        >>> from datasets import Dataset, DatasetDict
+        >>> from PIL import Image
+        >>> folder, pictures = tempfile.mkdtemp(), [Image.new("RGB", (8, 8))] * 20
+        >>> rows = Dataset.from_dict({"image": pictures, "label": [0, 1] * 10})
+        >>> DatasetDict(train=rows).save_to_disk(folder)
+        >>> data = HuggingFaceLT(folder, test_split=None, imbalance_factor=4, cache_dir=folder)
+        >>> data.class_counts, len(data.test_set())
+        (tensor([8, 2]), 4)
     """
 
     def __init__(

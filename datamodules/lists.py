@@ -157,7 +157,7 @@ def find_missing(source: Source, pictures: PictureList) -> list[str]:
 
 
 class ImageListLT(FilesDataModule):
-    """A long-tailed set given by list files of ``path label`` rows.
+    r"""A long-tailed set given by list files of ``path label`` rows.
 
     Args:
         root: the folder or zip archive that the paths are relative to.
@@ -172,6 +172,17 @@ class ImageListLT(FilesDataModule):
 
     Raises:
         InputError: a bad list or argument.
+
+    Example:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> root = Path(tempfile.mkdtemp())
+        >>> for name in ("a.png", "b.png", "c.png"):
+        ...     Image.new("RGB", (8, 8)).save(root / name)
+        >>> _ = (root / "train.txt").write_text("a.png 0\nb.png 0\nc.png 1")
+        >>> data = ImageListLT(str(root), "train.txt", cache_dir=str(root))
+        >>> data.class_counts
+        tensor([2, 1])
     """
 
     group_rule = "thresholds"

@@ -74,7 +74,7 @@ class Pool:
 
 
 class FilesDataModule(LongTailedDataModule):
-    """What datamodules over picture files share: where pictures are kept, and which are bad.
+    r"""What datamodules over picture files share: where pictures are kept, and which are bad.
 
     Args:
         image_size: height and width in pixels to which pictures are resized and cropped.
@@ -94,6 +94,18 @@ class FilesDataModule(LongTailedDataModule):
 
     Raises:
         InputError: an argument out of its range.
+
+    Example:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> from datamodules import ImageListLT
+        >>> root = Path(tempfile.mkdtemp())
+        >>> Image.new("RGB", (8, 8)).save(root / "a.png")
+        >>> _ = (root / "b.png").write_bytes(b"no picture")
+        >>> _ = (root / "train.txt").write_text("a.png 0\nb.png 0")
+        >>> data = ImageListLT(str(root), "train.txt", on_bad_image="skip", cache_dir=str(root))
+        >>> data.num_samples, data.notes[0]
+        (1, 'left out unreadable picture b.png: cannot identify image file')
     """
 
     def __init__(
@@ -216,6 +228,16 @@ class PoolDataModule(FilesDataModule):
 
     Raises:
         InputError: an argument out of its range.
+
+    Example:
+        >>> class Black(PoolDataModule):
+        ...     def pool(self):
+        ...         images = torch.zeros(20, 3, 32, 32, dtype=torch.uint8)
+        ...         names = [str(number) for number in range(20)]
+        ...         return Pool("black", names, torch.arange(20) % 2, ["cat", "dog"], images=images)
+        >>> data = Black(imbalance_factor=4)  # a fifth is held out for the test
+        >>> data.class_counts, len(data.test_set())
+        (tensor([8, 2]), 4)
     """
 
     def __init__(

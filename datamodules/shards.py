@@ -323,6 +323,15 @@ class ShardsLT(LongTailedDataModule):
 
     Raises:
         InputError: no packed folder, a damaged one, or a bad argument.
+
+    Example:
+        >>> import tempfile
+        >>> from datamodules import DigitsLT
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> _ = pack(DigitsLT(), folder, parts=["train"], progress=False)  # as by ``bcl pack``
+        >>> data = ShardsLT(str(folder), image_size=16)
+        >>> data.class_counts.equal(DigitsLT().class_counts), data.num_samples
+        (True, 417)
     """
 
     def __init__(

@@ -106,6 +106,15 @@ class PictureSet:
 
     Raises:
         InputError: rows outside the store, or labels of another length.
+
+    Example:
+        >>> levels = torch.arange(4, dtype=torch.uint8)[:, None, None, None]
+        >>> store = MemoryStore(levels.expand(4, 3, 8, 8))
+        >>> data = PictureSet(store, rows=torch.tensor([3, 1]), labels=torch.tensor([0, 1]))
+        >>> data.pictures(torch.tensor([0, 1]))[:, 0, 0, 0].tolist()
+        [3, 1]
+        >>> [batch["label"].tolist() for batch in data.batches(batch_size=1)]
+        [[0], [1]]
     """
 
     def __init__(

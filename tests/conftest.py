@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import HealthCheck, settings
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -30,3 +31,12 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("real pictures are not beside this checkout")
     return folder
+
+
+@pytest.fixture
+def one_thread():
+    """For small pictures: threads would wait for one another longer than they work."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

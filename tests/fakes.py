@@ -1,4 +1,4 @@
-"""A made-up data set with the datamodule's interface; importable by test processes."""
+"""A made-up data set and learner, with the interface of real ones; for test processes too."""
 
 import torch
 
@@ -51,6 +51,22 @@ class FakeData:
         generator = torch.Generator().manual_seed(draw)
         order = torch.randperm(240, generator=generator)
         return torch.cat([order[order % 6 == c][:shots] for c in range(6)])
+
+
+class FakeLearner(torch.nn.Module):
+    """What the evaluation needs of a learner: an encoder, a projector and ``encode``."""
+
+    def __init__(self, encoder, projector=None):
+        super().__init__()
+        self.encoder = encoder
+        self.projector = projector
+
+    def forward(self, images):
+        return self.encoder(images.float() / 255)
+
+    def encode(self, images):
+        with torch.no_grad():
+            return self.eval()(images)
 
 
 def encode(images):

@@ -1,4 +1,4 @@
-"""A learner and a trainer small enough for a test, on the digits."""
+"""Learners, data and a trainer small enough for a test."""
 
 import pytorch_lightning as pl
 import torch
@@ -7,6 +7,8 @@ from torch import nn
 from bcl import SimCLR
 from bcl.checkpoints import AtomicCheckpointIO
 from datamodules import DigitsLT
+
+SIZE = 16
 
 
 class Dropping(nn.Module):
@@ -22,6 +24,18 @@ class Dropping(nn.Module):
 
     def forward(self, x):
         return self.layers(x).mean((2, 3))
+
+
+class Pictures(pl.LightningDataModule):
+    """24 random pictures in batches of 8, in a fixed order, without labels."""
+
+    num_samples = 24
+
+    def train_dataloader(self):
+        generator = torch.Generator().manual_seed(0)
+        images = torch.randint(0, 256, (24, 3, SIZE, SIZE), dtype=torch.uint8, generator=generator)
+        rows = [{"image": images[i], "id": torch.tensor(i)} for i in range(24)]
+        return torch.utils.data.DataLoader(rows, batch_size=8)
 
 
 class Pixels(nn.Module):

@@ -73,12 +73,20 @@ def home(module, name):
     return module
 
 
+def run_by_python(node):
+    """Branches of an ``if TYPE_CHECKING`` or ``if not TYPE_CHECKING`` that are ever run."""
+    told = ast.unparse(node.test).replace("typing.", "")
+    return {"TYPE_CHECKING": node.orelse, "not TYPE_CHECKING": node.body}.get(told)
+
+
 def imports(tree):
     """(line, module, whether inside a function) of every import and lazily loaded attribute."""
     found = []
 
     def visit(node, inside):
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+        if isinstance(node, ast.If) and (branch := run_by_python(node)) is not None:
+            for child in branch:
+                visit(child, inside)
             return
         if isinstance(node, ast.Import):
             found.extend((node.lineno, alias.name, inside) for alias in node.names)
@@ -150,6 +158,9 @@ def test_every_room_exists_and_every_floor_has_files():
         ("cacr/loss.py", "from cacr import CACR"),
         ("datamodules/base.py", "from bcl.learners import SimCLR"),
         ("datamodules/base.py", "from cacr import CACRLoss"),
+        ("bcl/losses.py", "if TYPE_CHECKING:\n    import json\nelse:\n    import timm"),
+        ("bcl/losses.py", "if not TYPE_CHECKING:\n    import timm"),
+        ("bcl/losses.py", "if TYPE_CHECKING or json:\n    import timm"),
     ],
 )
 def test_the_rules_catch(path, text):
@@ -164,6 +175,7 @@ def test_the_rules_catch(path, text):
         ("bcl/cli/fit.py", "from datamodules import DigitsLT"),
         ("cacr/learner.py", "from bcl import SimCLR"),
         ("bcl/losses.py", "if TYPE_CHECKING:\n    from bcl.learners import SimCLR"),
+        ("bcl/losses.py", "if not typing.TYPE_CHECKING:\n    import json\nelse:\n    import timm"),
     ],
 )
 def test_the_rules_allow(path, text):

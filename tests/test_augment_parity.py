@@ -17,15 +17,8 @@ from bcl.augment.params import BoostParams, ViewParams
 from bcl.augment.policy import OPS, op_index
 from bcl.augment.resize import CropPlan, crop_resize_flip, rows_come_first
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 HERE = Path(__file__).parent / "golden"
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def levels(array):

@@ -11,15 +11,8 @@ from bcl.augment.policy import op_index, op_values
 from bcl.errors import InputError
 
 HERE = Path(__file__).parent / "golden"
+pytestmark = pytest.mark.usefixtures("one_thread")
 STEPS = [0, 5, 10, 15, 20, 25, 30]
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def distances(images, policy):

@@ -20,13 +20,7 @@ from bcl.augment.workers import as_tensor
 from bcl.cli.augment import add_arguments, run
 from bcl.errors import InputError
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def photo(rows=40, cols=60, seed=0):

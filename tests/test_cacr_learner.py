@@ -3,21 +3,10 @@ import copy
 import pytest
 import pytorch_lightning as pl
 import torch
+from small_runs import SIZE, Pictures, fit
 
 from bcl import BoostedRandAugment, ContrastiveViews, InputError
 from cacr import CACR, CACRLoss, MomentumQueue
-
-SIZE = 16
-
-
-class Pictures(pl.LightningDataModule):
-    num_samples = 24
-
-    def train_dataloader(self):
-        generator = torch.Generator().manual_seed(0)
-        images = torch.randint(0, 256, (24, 3, SIZE, SIZE), dtype=torch.uint8, generator=generator)
-        rows = [{"image": images[i], "id": torch.tensor(i)} for i in range(24)]
-        return torch.utils.data.DataLoader(rows, batch_size=8)
 
 
 def make(form, **settings):
@@ -26,18 +15,8 @@ def make(form, **settings):
     return CACR("resnet8", SIZE, {"width": 4}, form=form, **{**small, **settings})
 
 
-def train(learner, epochs=2, **settings):
-    trainer = pl.Trainer(
-        max_epochs=epochs,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        **settings,
-    )
-    trainer.fit(learner, datamodule=Pictures())
-    return trainer
+def train(learner, *callbacks, epochs=2, **settings):
+    return fit(learner, *callbacks, data=Pictures(), max_epochs=epochs, **settings)
 
 
 @pytest.mark.parametrize("form", ["batch", "moco", "moco-v3"])
@@ -85,7 +64,7 @@ def test_teacher_is_the_exponential_mean_of_the_student_by_the_step():
         def on_train_batch_end(self, trainer, learner, *_):
             students.append(learner.encoder.conv1.weight.detach().clone())
 
-    train(learner, epochs=1, callbacks=[Watch()])
+    train(learner, Watch(), epochs=1)
     expected = students[0]
     for weight in students[1:-1]:  # the last step's student is taken at the next step
         expected = 0.9 * expected + 0.1 * weight

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from fakes import FakeData, FakeSet, encode
+from fakes import FakeData, FakeLearner, FakeSet, encode
 from ranks import pool
 
 import bcl
@@ -108,25 +108,8 @@ def test_empty_set():
         extract_features(encode, FakeSet(torch.zeros(0, dtype=torch.int64), 7))
 
 
-def learner(encoder, features):
-    class Learner(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.encoder = encoder
-            self.projector = bcl.Projector(features, 6)
-
-        def forward(self, images):
-            return self.encoder(images.float() / 255)
-
-        def encode(self, images):
-            with torch.no_grad():
-                return self.eval()(images)
-
-    return Learner()
-
-
 def test_layers_of_a_convolutional_encoder():
-    module = learner(bcl.SmallAlexNet(32), 4096)
+    module = FakeLearner(bcl.SmallAlexNet(32), bcl.Projector(4096, 6))
     images = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8)
     pooled = layer_encoder(module)(images)
     assert layer_encoder(module, "fc7")(images).equal(pooled)
@@ -145,7 +128,7 @@ def test_layers_of_a_vision_transformer():
     vit = timm.create_model(
         "vit_tiny_patch16_224", img_size=32, patch_size=8, depth=2, num_classes=0
     )
-    module = learner(vit, vit.num_features).eval()
+    module = FakeLearner(vit).eval()
     images = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
     tokens = vit.forward_features(images.float() / 255)
     assert torch.allclose(layer_encoder(module, "class_token")(images), tokens[:, 0], atol=1e-5)

@@ -1,19 +1,17 @@
 import pytest
 import torch
-from fakes import FakeData, encode
+from fakes import FakeData, FakeLearner, encode
 
 import bcl
 from bcl.errors import InputError
 from bcl.evaluation.crops import crop_and_flip
 
 
-class TinyLearner(torch.nn.Module):
+def tiny_learner():
     """Features that tell the classes apart only after training."""
-
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(0)
-        self.encoder = torch.nn.Sequential(
+    torch.manual_seed(0)
+    return FakeLearner(
+        torch.nn.Sequential(
             torch.nn.Conv2d(3, 8, 3, 2, 1),
             torch.nn.BatchNorm2d(8),
             torch.nn.ReLU(),
@@ -21,17 +19,11 @@ class TinyLearner(torch.nn.Module):
             torch.nn.Flatten(),
             torch.nn.Linear(8, 4),
         )
-
-    def forward(self, images):
-        return self.encoder(images.float() / 255)
-
-    def encode(self, images):
-        with torch.no_grad():
-            return self.eval()(images)
+    )
 
 
 def test_fine_tuning_learns_and_leaves_the_encoder_alone():
-    learner = TinyLearner()
+    learner = tiny_learner()
     for _ in range(60):  # as after pretraining, the norms know their inputs
         learner.train()(FakeData().probe_set().images)
     before = {name: value.clone() for name, value in learner.state_dict().items()}

@@ -1,26 +1,22 @@
 import pytest
 import pytorch_lightning as pl
 import torch
+from small_runs import SIZE, Pictures
 from torch import nn
 
-from bcl import BCL, SDCLR, BoostedRandAugment, ContrastiveViews, InputError, NTXentLoss, SimCLR
+from bcl import (
+    BCL,
+    SDCLR,
+    BoostedRandAugment,
+    ContrastiveViews,
+    InputError,
+    MemorizationTracker,
+    NTXentLoss,
+    SimCLR,
+)
 from bcl.checkpoints import AtomicCheckpointIO
 from bcl.learners.saving import Checkpoints
 from bcl.pruning import convolution_weights
-
-SIZE = 16
-
-
-class Pictures(pl.LightningDataModule):
-    """24 random pictures in batches of 8, in a fixed order, without labels."""
-
-    num_samples = 24
-
-    def train_dataloader(self):
-        generator = torch.Generator().manual_seed(0)
-        images = torch.randint(0, 256, (24, 3, SIZE, SIZE), dtype=torch.uint8, generator=generator)
-        rows = [{"image": images[i], "id": torch.tensor(i)} for i in range(24)]
-        return torch.utils.data.DataLoader(rows, batch_size=8)
 
 
 def train(learner, epochs=2, **settings):
@@ -62,30 +58,30 @@ def test_trains_in_every_precision(learner, precision):
     assert learner.tracker.momentum_loss.dtype == torch.float32
 
 
+class Rates(pl.Callback):
+    """The learning rate of every step."""
+
+    def __init__(self):
+        self.seen = []
+
+    def on_train_batch_start(self, trainer, *_):
+        self.seen.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+
 def test_schedule_is_by_the_step(learner):
-    rates = []
-
-    class Watch(pl.Callback):
-        def on_train_batch_start(self, trainer, *_):
-            rates.append(trainer.optimizers[0].param_groups[0]["lr"])
-
-    train(learner, callbacks=[Watch()])
-    assert rates[:4] == pytest.approx([0, 0.1 / 3, 0.2 / 3, 0.1])
-    assert rates[4] < 0.1
+    rates = Rates()
+    train(learner, callbacks=[rates])
+    assert rates.seen[:4] == pytest.approx([0, 0.1 / 3, 0.2 / 3, 0.1])
+    assert rates.seen[4] < 0.1
 
 
 def test_milestones_take_the_place_of_the_cosine():
-    rates = []
-
-    class Watch(pl.Callback):
-        def on_train_batch_start(self, trainer, *_):
-            rates.append(trainer.optimizers[0].param_groups[0]["lr"])
-
+    rates = Rates()
     learner = SimCLR(
         "resnet8", SIZE, {"width": 4}, learning_rate=0.1, warmup_epochs=0, milestones=(1, 2)
     )
-    train(learner, epochs=3, callbacks=[Watch()])
-    assert rates == pytest.approx([0.1] * 3 + [0.01] * 3 + [0.001] * 3)
+    train(learner, epochs=3, callbacks=[rates])
+    assert rates.seen == pytest.approx([0.1] * 3 + [0.01] * 3 + [0.001] * 3)
 
 
 @pytest.mark.parametrize(("cls", "fed"), [(SimCLR, False), (BCL, True)])
@@ -109,21 +105,33 @@ def test_scores_steer_the_views_only_where_there_is_a_boost(cls, fed):
         assert torch.cat([scores for scores, _, _ in calls[3:]]).any()
 
 
-def test_loss_of_a_step_is_the_mean_of_the_losses_of_its_views(learner):
+def test_loss_of_a_step_is_the_mean_of_the_losses_of_its_views(learner, monkeypatch):
+    learner.trainer = pl.Trainer(max_epochs=1, accelerator="cpu", logger=False, barebones=True)
+    monkeypatch.setattr(learner, "log", lambda *_, **__: None)
     learner.setup("predict")
     learner._make_tracker(24)
     images = torch.randint(0, 256, (8, 3, SIZE, SIZE), dtype=torch.uint8)
     ids = torch.arange(8)
     views = learner.views(images, scores=torch.zeros(8), ids=ids, epoch=0)
-    z = learner.project(views)
-    losses = NTXentLoss(0.2, reduction="none")(z)
-    learner.tracker.update(ids, losses)
+    losses = NTXentLoss(0.2, reduction="none")(learner.project(views))
+    loss = learner.training_step({"image": images, "id": ids}, 0)
+    torch.testing.assert_close(loss, losses.mean())
+    assert loss.requires_grad
     torch.testing.assert_close(learner.tracker.momentum_loss[:8], losses.detach())
+    assert learner.tracker.seen.tolist() == [True] * 8 + [False] * 16
 
 
-def test_accumulated_gradients_count_a_sample_once_an_epoch(learner):
-    train(learner, epochs=1, accumulate_grad_batches=3)
-    assert learner.tracker.seen.all()
+def test_accumulated_gradients_count_a_sample_once_an_epoch(learner, monkeypatch):
+    counted, update = [], MemorizationTracker.update
+
+    def spy(tracker, ids, losses):
+        counted.append(ids.tolist())
+        update(tracker, ids, losses)
+
+    monkeypatch.setattr(MemorizationTracker, "update", spy)
+    trainer = train(learner, accumulate_grad_batches=3)
+    assert trainer.global_step == 2
+    assert [i for ids in counted for i in ids] == [*range(24), *range(24)]
 
 
 def test_samples_that_limit_train_batches_leaves_out_stay_unseen(learner):

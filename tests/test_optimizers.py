@@ -44,8 +44,9 @@ def test_groups_hold_every_parameter_once():
         groups = parameter_groups([learner, learner.encoder], 1e-4, both)
         ids = [id(p) for group in groups for p in group["params"]]
         assert len(ids) == len(set(ids)) == len(list(learner.parameters()))
-    free = groups[1]["params"]
-    assert all(p.ndim == 1 for p in free)
+    decayed, free = (group["params"] for group in groups)
+    assert {p.ndim for p in free} == {1}
+    assert min(p.ndim for p in decayed) > 1
     assert groups[1]["weight_decay"] == 0
 
 

@@ -117,7 +117,7 @@ def test_page_is_well_formed_self_contained_and_labelled(page):
     assert text.count("<script") == 1  # a config cannot smuggle in another
     assert 'lang="en"' in text
     assert 'name="viewport"' in text
-    assert "connect-src" in text or "default-src 'none'" in text
+    assert "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'" in text
 
 
 def test_page_holds_all_sections(page):
@@ -221,7 +221,7 @@ def test_colours_have_the_contrast_of_wcag_aa():
 
 
 def test_ticks_and_lines():
-    assert nice_ticks(3.1, 6.4) == [3.5, 4, 4.5, 5, 5.5, 6] or len(nice_ticks(3.1, 6.4)) >= 3
+    assert nice_ticks(3.1, 6.4) == [4, 5, 6]
     assert nice_ticks(1, 1) == [1]
     assert [_signed(tick) for tick in nice_ticks(-0.055, 0.055)] == [
         "-5",

@@ -23,14 +23,7 @@ from bcl.augment.colour import grey_mean
 from bcl.augment.sampling import sample_chain
 from bcl.errors import InputError
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """The pictures are small: threads would wait for one another longer than they work."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def pictures(count=6, rows=32, cols=32, seed=0):

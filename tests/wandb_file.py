@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 BLOCK = 32_768
-FULL, FIRST, LAST = 1, 2, 4
+FULL, LAST = 1, 4  # kinds of a piece; 2 and 3 are followed by more
 
 
 def records(path: Path):

@@ -29,6 +29,15 @@ def score_grid(
 
     Raises:
         InputError: ``views`` has no ``boost``.
+
+    Example:
+        >>> from bcl import BoostedRandAugment
+        >>> images = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8)
+        >>> grid = score_grid(images, ContrastiveViews(8, boost=BoostedRandAugment()), [0.0, 1.0])
+        >>> grid.shape
+        torch.Size([2, 2, 3, 8, 8])
+        >>> grid[:, 0].equal(ContrastiveViews(8)(images, ids=torch.arange(2))[0])  # no boost at 0
+        True
     """
     if views.boost is None:
         raise InputError("these views have no boost, so a score changes nothing; give them one.")
@@ -60,6 +69,13 @@ def op_grid(
 
     Raises:
         InputError: an unknown op or policy, or a magnitude outside [0, 30].
+
+    Example:
+        >>> image = torch.arange(192, dtype=torch.uint8).view(3, 8, 8)
+        >>> grid = op_grid(image, [0, 15, 30], policy="monotone", ops=["Rotate", "Solarize"])
+        >>> changed = (255 * grid - image).abs().mean(dim=(2, 3, 4))  # (ops, magnitudes) in levels
+        >>> changed[:, 0].tolist(), bool((changed.diff(dim=1) > 0).all())
+        ([0.0, 0.0], True)
     """
     check_images(image[None])
     check_pixels(image)

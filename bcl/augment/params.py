@@ -54,6 +54,15 @@ class BoostParams(Params):
         sign: (R, k) float32, -1 or 1, for the ops that go both ways.
         centre_x: (R, k) float32 in [0, 1), Cutout's centre as a share of the width.
         centre_y: (R, k) float32 in [0, 1), likewise of the height.
+
+    Example:
+        >>> from bcl import BoostedRandAugment
+        >>> boost = BoostedRandAugment(rule="bcl-d")  # two ops a view
+        >>> params = boost.sample(scores=torch.tensor([0.0, 1.0]), ids=torch.arange(2))
+        >>> params.active.tolist()
+        [[False, False], [True, True]]
+        >>> BoostParams.from_state_dict(params.state_dict()).op.equal(params.op)
+        True
     """
 
     op: Tensor
@@ -89,6 +98,15 @@ class ViewParams(Params):
         solarize: (R,) bool.
         boost: parameters of the boosted ops, or None.
         view: (R,) int64 number of the view, by which replaying knows its batch, or None.
+
+    Example:
+        >>> from bcl import ContrastiveViews
+        >>> views, ids = ContrastiveViews(8), torch.arange(2)
+        >>> images = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8)
+        >>> [params] = views.sample(ids, picture_size=(16, 16))
+        >>> stored = ViewParams.from_state_dict(params.state_dict())
+        >>> views.transform(images, [stored]).equal(views(images, ids=ids))
+        True
     """
 
     top: Tensor

@@ -20,7 +20,14 @@ _STREAMS = 36
 
 @dataclass(frozen=True)
 class ChainSettings:
-    """Ranges and probabilities of the base chain (see `bcl.ContrastiveViews`)."""
+    """Ranges and probabilities of the base chain (see `bcl.ContrastiveViews`).
+
+    Example:
+        >>> settings = ChainSettings(flip=1.0, jitter_probability=0.0)
+        >>> params = sample_chain(settings, torch.arange(9), (32, 32), seed=0, epoch=0, view=0)
+        >>> params.flip.all(), params.hue.any()
+        (tensor(True), tensor(False))
+    """
 
     scale: tuple[float, float] = (0.1, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)

@@ -11,7 +11,6 @@ from bcl.evaluation.text import percent
 
 Values = dict[str, Any]
 Curve = tuple[Method, str, list[tuple[float, tuple[float, float]]]]
-SCORE_BINS = 20
 
 
 def colour(index: int) -> str:

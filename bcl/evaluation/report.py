@@ -63,6 +63,16 @@ def render_report(
     Raises:
         InputError: no report, reports of different test sets, a file that exists, a folder that
             cannot be written, an unknown format, or jinja2 missing.
+
+    Example:
+        >>> import tempfile
+        >>> from bcl import evaluate
+        >>> from datamodules import DigitsLT
+        >>> grey = lambda images: images.float().mean((2, 3))
+        >>> report = evaluate(grey, DigitsLT(), protocols="knn@10", record={"name": "grey value"})
+        >>> page = render_report(report, Path(tempfile.mkdtemp()) / "report.html", formats=["csv"])
+        >>> "grey value" in page.read_text(encoding="utf-8"), page.with_suffix(".csv").exists()
+        (True, True)
     """
     runs = [reports] if isinstance(reports, ProbeReport) else list(reports)
     path = Path(out)

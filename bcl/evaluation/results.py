@@ -33,6 +33,16 @@ class ProbeReport:
         tracker: momentum loss and score by class, rank correlation with class frequency; or None.
         pictures: pictures of the highest and lowest scores; ``"png"`` holds the bytes.
         predictions: protocol name to (draws, M) predicted labels; ``"labels"`` to the (M,) truth.
+
+    Example:
+        >>> import tempfile
+        >>> from bcl import evaluate
+        >>> from datamodules import DigitsLT
+        >>> pixels = lambda images: images[:, 0, ::2, ::2].flatten(1).float()
+        >>> report = evaluate(pixels, DigitsLT(), protocols="knn@10", record={"name": "pixels"})
+        >>> again = ProbeReport.load(report.save(tempfile.mkdtemp()))
+        >>> again.name, again.rule, again.protocols == report.to_dict()["protocols"]
+        ('pixels', 'thirds', True)
     """
 
     record: dict[str, Any]

@@ -131,6 +131,15 @@ def evaluate(
         InputError: unknown protocol, rule or layer, labels missing, features not finite, too few
             pictures for a few-shot protocol, a tracker of another data set, fine-tuning without a
             learner.
+
+    Example:
+        >>> from datamodules import DigitsLT
+        >>> pixels = lambda images: images[:, 0, ::2, ::2].flatten(1).float()
+        >>> report = evaluate(pixels, DigitsLT(), protocols="knn@10")
+        >>> report.protocol("knn@10")["summary"]["accuracy"]["mean"] > 0.9
+        True
+        >>> list(report.groups), report.measures["alignment"] > 0
+        (['thirds', 'thresholds'], True)
     """
     begin = time.perf_counter()
     wanted = parse_protocols(protocols)

@@ -184,6 +184,21 @@ class LogHistory(Callback):
 
     Raises:
         InputError: a number below 1.
+
+    Example:
+        >>> import tempfile
+        >>> from bcl import SimCLR
+        >>> from datamodules import DigitsLT
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> quiet = ("enable_progress_bar", "enable_model_summary", "enable_checkpointing")
+        >>> trainer = pl.Trainer(
+        ...     **dict.fromkeys(quiet, False), accelerator="cpu", max_epochs=2,
+        ...     logger=run_loggers("csv", folder), callbacks=[RunRecorder({}, folder), LogHistory()]
+        ... )
+        >>> trainer.fit(SimCLR("resnet8", 16, {"width": 4}), DigitsLT())
+        >>> heading, *rows = (folder / "metrics.csv").read_text().splitlines()
+        >>> heading, len(rows)
+        ('epoch,step,learning_rate,loss,score_mean', 2)
     """
 
     def __init__(self, table_every_n_epochs: int = 50, rows: int = 32) -> None:

@@ -25,6 +25,17 @@ class HistoryWriter(Callback):
 
     Raises:
         InputError: ``every_n_epochs`` below 1.
+
+    Example:
+        >>> import tempfile
+        >>> from bcl import SimCLR, TrackerHistory
+        >>> from datamodules import DigitsLT
+        >>> writer = HistoryWriter(tempfile.mkdtemp(), every_n_epochs=2)
+        >>> settings = {"accelerator": "cpu", "barebones": True, "callbacks": [writer]}
+        >>> learner = SimCLR("resnet8", 16, {"width": 4})
+        >>> pl.Trainer(**settings, max_epochs=3).fit(learner, DigitsLT())
+        >>> TrackerHistory(writer.folder).epochs  # the last is always written
+        [1, 2]
     """
 
     def __init__(self, folder: str | Path, every_n_epochs: int = 1, anew: bool = False) -> None:
