@@ -266,16 +266,21 @@ class PoolDataModule(FilesDataModule):
         """List the pictures, open them, and choose."""
         listed = self.pool()
         store, pool = self.open_store(listed)
-        if self.split_file is not None:  # its indices count unreadable pictures as well
-            split, rows, test = self._from_file(self.split_file, listed, pool)
+        # Held out of all listed pictures, readable or not: an unreadable one must not move others
+        # between the parts, and the indices of index files count it as well.
+        listed_rows, listed_test = listed.parts(self.test_share)
+        kept = _kept(listed, pool)
+        new = kept.cumsum(0) - 1  # (N,) listed row to row of the readable ones
+        rows = new[listed_rows[kept[listed_rows]]]
+        test = new[listed_test[kept[listed_test]]]
+        if self.split_file is not None:
+            split = _from_file(self.split_file, listed, listed_rows, kept)
         else:
-            rows, test = pool.parts(self.test_share)
             split = self.split(pool.labels[rows], pool.classes, pool.fingerprint_of(rows))
         labels = pool.labels
         train, probe = rows[split.indices], rows
         if self.few_shot_file is not None:
-            chosen, probe, _ = self._from_file(self.few_shot_file, listed, pool)
-            probe = probe[chosen.indices]
+            probe = rows[_from_file(self.few_shot_file, listed, listed_rows, kept).indices]
         empty = profiles.empty_classes(torch.bincount(labels[train], minlength=len(pool.classes)))
         if empty:
             shown = ", ".join(pool.classes[i] for i in empty[:10])
@@ -289,33 +294,6 @@ class PoolDataModule(FilesDataModule):
             recipe=f"{pool.title}, {split.recipe}: {len(train)} pictures",
             notes=pool.notes,
             split=split,
-        )
-
-    def _from_file(self, path: str, listed: Pool, pool: Pool) -> tuple[Split, Tensor, Tensor]:
-        """A saved split of all listed pictures, and the training and test rows of the good ones."""
-        rows, test = listed.parts(self.test_share)
-        fingerprint, labels = listed.fingerprint_of(rows), listed.labels[rows]
-        split = with_labels(load_split(path), labels, len(listed.classes), fingerprint)
-        if len(pool.names) == len(listed.names):
-            return split, rows, test
-        good = set(pool.names)
-        kept = torch.tensor([name in good for name in listed.names])
-        new = kept.cumsum(0) - 1  # (N,) listed row to row of the good ones
-        stays = kept[rows[split.indices]]
-        indices = (kept[rows].cumsum(0) - 1)[split.indices[stays]]
-        rows, test = new[rows[kept[rows]]], new[test[kept[test]]]
-        left_out = len(split) - len(indices)
-        return (
-            Split(
-                indices,
-                pool.labels[rows[indices]],
-                split.num_classes,
-                f"{split.recipe}, {left_out} unreadable left out" if left_out else split.recipe,
-                pool.fingerprint_of(rows),
-                len(rows),
-            ),
-            rows,
-            test,
         )
 
     def split(self, labels: Tensor, classes: Sequence[str], fingerprint: str) -> Split:
@@ -385,6 +363,34 @@ class PoolDataModule(FilesDataModule):
         if self.profile.startswith("cacr"):
             name = name.replace(f"imbalance factor {factor:g}, ", "")
         return recipes.select(labels, wanted, self.split_seed), name
+
+
+def _kept(listed: Pool, pool: Pool) -> Tensor:
+    """(N,) bool, the listed pictures that could be read."""
+    if len(pool.names) == len(listed.names):
+        return torch.ones(len(listed.names), dtype=torch.bool)
+    good = set(pool.names)
+    return torch.tensor([name in good for name in listed.names])
+
+
+def _from_file(path: str, listed: Pool, rows: Tensor, kept: Tensor) -> Split:
+    """A saved split of the listed training pictures ``rows``, as one of those that are kept."""
+    labels, classes = listed.labels[rows], len(listed.classes)
+    split = with_labels(load_split(path), labels, classes, listed.fingerprint_of(rows))
+    good = kept[rows]
+    if bool(good.all()):
+        return split
+    indices = (good.cumsum(0) - 1)[split.indices[good[split.indices]]]
+    rows = rows[good]
+    left_out = len(split) - len(indices)
+    return Split(
+        indices,
+        listed.labels[rows[indices]],
+        split.num_classes,
+        f"{split.recipe}, {left_out} unreadable left out" if left_out else split.recipe,
+        listed.fingerprint_of(rows),
+        len(rows),
+    )
 
 
 def hold_out(labels: Tensor, classes: Sequence[str], share: float) -> tuple[Tensor, Tensor]:

@@ -272,6 +272,31 @@ def test_split_file_and_unreadable_pictures(tmp_path: Path) -> None:
         assert len(data.test_set()) == 20
 
 
+def test_held_out_pictures_stay_out_of_a_few_shot_set(tmp_path: Path) -> None:
+    """Held out of all pictures of the folder, so one left out as unreadable moves none."""
+    folder = make_folder(tmp_path / "set", {"ant": 40, "bee": 40})
+    np.save(tmp_path / "shots.npy", np.arange(64))  # every training picture
+    options = {"few_shot_file": str(tmp_path / "shots.npy"), "on_bad_image": "skip"}
+    whole = module(folder, **options)
+    pixels = [set(map(bytes, pictures_of(one).numpy())) for one in parts_of(whole)]
+    assert not pixels[0] & pixels[1]
+    names = sorted(folder.glob("*/*.png"))
+    for row in range(0, 40, 5):
+        names[row].write_text("no picture")
+    data = module(folder, **options)
+    assert len(data.probe_set()) + len(data.test_set()) == 72
+    for one, before in zip(parts_of(data), pixels, strict=True):
+        assert set(map(bytes, pictures_of(one).numpy())) < before
+
+
+def parts_of(data):
+    return data.probe_set(), data.test_set()
+
+
+def pictures_of(pictures) -> torch.Tensor:
+    return pictures.pictures(torch.arange(len(pictures))).flatten(1)
+
+
 def test_list_file_has_one_hash(tmp_path: Path, capsys) -> None:
     """That `bcl split` prints, whatever probe and test lists a run has besides."""
     from datamodules import ImageListLT
