@@ -78,8 +78,11 @@ class ArraysLT(PoolDataModule):
                 f"labels must run from 0 to {len(classes) - 1} without gaps; there are "
                 f"{int(labels.max()) + 1} classes, without a picture: {empty or 'none'}."
             )
-        # Pictures in memory have no names; their bytes tell them apart.
-        names = [fingerprint_of(images.numpy().tobytes()), *["."] * (len(images) - 1)]
+        # Pictures in memory have no names; the bytes of their set tell them apart, and stand in
+        # every name, since a split's hash covers the names of the training pictures alone.
+        names = [fingerprint_of(self._train[0])] * len(self._train[0])
+        if self._test is not None:
+            names += [fingerprint_of(self._test[0])] * len(self._test[0])
         return Pool("arrays", names, labels, classes, test, images=images)
 
 

@@ -135,6 +135,21 @@ def test_arrays(tmp_path: Path) -> None:
     assert ArraysLT(images[::-1].copy(), labels, **settings).content_hash != one.content_hash
 
 
+def test_arrays_hash_covers_all_pictures() -> None:
+    """Whichever are held out: also where the first picture is."""
+    images, labels = np.zeros((60, 4, 4), np.uint8), np.arange(60) % 3
+    settings = {"imbalance_factor": None, "test_share": 0.9, "batch_size": 1}
+    one = ArraysLT(images, labels, **settings)
+    assert 0 in one.test_set().rows.tolist()
+    row = int(one.train_set().rows[0])
+    images = images.copy()
+    images[row] = 1
+    assert ArraysLT(images, labels, **settings).content_hash != one.content_hash
+    # The training set is the same, whatever it is tested on.
+    pair = [ArraysLT(images, labels, images[:3] + i, labels[:3], batch_size=1) for i in range(2)]
+    assert pair[0].content_hash == pair[1].content_hash
+
+
 @pytest.mark.parametrize(
     ("images", "labels", "message"),
     [
