@@ -240,10 +240,8 @@ class PoolDataModule(FilesDataModule):
             raise InputError("give a recipe or a split_file, not both.")
         if recipe is not None:
             recipes.recipe(recipe)  # a misspelt name is refused before any scan
-        if imbalance_factor is not None and imbalance_factor < 1:
-            raise InputError(
-                f"imbalance_factor must be at least 1 (1: balanced), got {imbalance_factor!r}."
-            )
+        if imbalance_factor is not None:
+            profiles.check_factor(imbalance_factor)
         if not 0 < test_share < 1:
             raise InputError(f"test_share must lie in (0, 1), got {test_share!r}.")
         self.imbalance_factor = imbalance_factor
@@ -341,11 +339,8 @@ class PoolDataModule(FilesDataModule):
             counts = profiles.cacr_linear_counts(n_max, len(classes))
         else:
             counts = profiles.cacr_exponential_counts(n_max, len(classes))
-        if not self.profile.startswith("cacr") and min(counts) < 1:
-            raise InputError(
-                f"imbalance_factor {factor:g} leaves classes without pictures: the largest has "
-                f"{n_max}; take at most {n_max}."
-            )
+        if not self.profile.startswith("cacr"):
+            profiles.refuse_empty(counts, n_max, factor)
         if self.class_order == "shuffled":
             wanted = profiles.shuffled_counts(counts, self.split_seed)
         else:

@@ -130,8 +130,9 @@ def test_other_classes_in_the_test_folder(tmp_path: Path) -> None:
 def test_impossible_profiles(folder: Path) -> None:
     with pytest.raises(InputError, match="take at most 16"):
         module(folder, imbalance_factor=100.0).setup()
-    with pytest.raises(InputError, match="at least 1"):
-        module(folder, imbalance_factor=0.5).setup()
+    for factor in (0.5, float("nan"), float("inf")):
+        with pytest.raises(InputError, match="finite number of at least 1"):
+            module(folder, imbalance_factor=factor, profile="pareto")
     with pytest.raises(InputError, match="'ant' has 16 pictures, the profile wants 18"):
         module(folder, max_per_class=18).setup()
     with pytest.raises(InputError, match="test_share"):

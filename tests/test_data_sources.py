@@ -146,7 +146,10 @@ def test_arrays_hash_covers_all_pictures() -> None:
     images[row] = 1
     assert ArraysLT(images, labels, **settings).content_hash != one.content_hash
     # The training set is the same, whatever it is tested on.
-    pair = [ArraysLT(images, labels, images[:3] + i, labels[:3], batch_size=1) for i in range(2)]
+    pair = [
+        ArraysLT(images, labels, images[:3] + i, labels[:3], imbalance_factor=2, batch_size=1)
+        for i in range(2)
+    ]
     assert pair[0].content_hash == pair[1].content_hash
 
 
