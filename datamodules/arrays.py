@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from bcl.errors import InputError
-from datamodules.pools import MOST_CLASSES, Pool, PoolDataModule
-from datamodules.splits import read_npy
+from datamodules.pools import Pool, PoolDataModule
+from datamodules.splits import MOST_CLASSES, read_npy
 from datamodules.stores import fingerprint_of
 
 

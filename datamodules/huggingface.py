@@ -6,7 +6,8 @@ from typing import Any
 import torch
 
 from bcl.errors import InputError, unknown_name
-from datamodules.pools import MOST_CLASSES, Pool, PoolDataModule
+from datamodules.pools import Pool, PoolDataModule
+from datamodules.splits import MOST_CLASSES
 
 
 class HuggingFaceLT(PoolDataModule):

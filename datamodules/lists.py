@@ -10,10 +10,10 @@ from torch import Tensor
 
 from bcl.errors import InputError
 from datamodules.base import Sets
-from datamodules.pools import MOST_CLASSES, FilesDataModule, Pool, resolve
+from datamodules.pools import FilesDataModule, Pool, resolve
 from datamodules.recipes import LISTS
 from datamodules.sources import Source, leaves_folder, open_source
-from datamodules.splits import pool_fingerprint
+from datamodules.splits import MOST_CLASSES, pool_fingerprint
 from datamodules.stores import PictureSet
 
 _SHOWN = 20

@@ -23,7 +23,6 @@ Profile = Literal["exponential", "step", "pareto", "cacr-linear", "cacr-exponent
 Storage = Literal["auto", "memory", "host", "files"]
 PROFILES = ("exponential", "step", "pareto", "cacr-linear", "cacr-exponential")
 STORAGES = ("auto", "memory", "host", "files")
-MOST_CLASSES = 10_000_000  # where nobody says how many: labels beyond are a mistake
 _TEST_STREAM = 0x7E57
 
 

@@ -74,6 +74,20 @@ def test_pickled_file_is_never_loaded(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="pickled objects"):
         load_split(tmp_path / "a.npy")
     assert not (tmp_path / "executed").exists()
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):  # not an array's, but named as one
+        (tmp_path / "c.npy").write_bytes(pickle.dumps([1, 2], protocol=protocol))
+        with pytest.raises(InputError, match=r"pickled objects.*numpy\.save"):
+            load_split(tmp_path / "c.npy")
+
+
+def test_header_that_states_more_than_memory_holds(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.arange(10))
+    raw = (tmp_path / "a.npy").read_bytes()
+    (tmp_path / "a.npy").write_bytes(
+        raw.replace(b"(10,), }" + b" " * 15, b"(1%s,), }" % (b"0" * 15) + b" " * 1)
+    )
+    with pytest.raises(InputError, match=r"not a whole \.npy file, or larger than memory"):
+        load_split(tmp_path / "a.npy")
 
 
 @pytest.mark.parametrize(
@@ -108,6 +122,15 @@ def test_damaged_files(tmp_path: Path) -> None:
     (tmp_path / "edited.json").write_text(json.dumps(data))
     (tmp_path / "word.json").write_text(json.dumps(data | {"num_classes": "x"}))
     (tmp_path / "huge.json").write_text(json.dumps(data | {"indices": [10**30]}))
+    for name, entry in {
+        "infinite": {"pool_size": float("inf")},
+        "negative": {"num_classes": -1},
+        "classes": {"num_classes": 10**12},
+        "labels": {"labels": [1, 0, 2]},
+    }.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(data | entry))
+    del data["content_hash"]
+    (tmp_path / "unhashed.json").write_text(json.dumps(data))
     for name, message in {
         "half.npy": "not a whole .npy",
         "text.npy": "not a whole .npy",
@@ -117,6 +140,11 @@ def test_damaged_files(tmp_path: Path) -> None:
         "edited.json": "was changed since it was saved",
         "word.json": "not a whole saved split",
         "huge.json": "not a whole saved split",
+        "infinite.json": "not a whole saved split",
+        "negative.json": "not a whole saved split.*num_classes -1",
+        "classes.json": "not a whole saved split.*num_classes 1000000000000",
+        "labels.json": "not a whole saved split.*labels 0 to 2 in 2 classes",
+        "unhashed.json": "not a whole saved split.*content_hash.*make it anew",
         "missing.npy": "does not exist",
     }.items():
         with pytest.raises(InputError, match=message):
