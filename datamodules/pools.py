@@ -10,6 +10,7 @@ from torch import Tensor
 
 from bcl.errors import InputError, unknown_name
 from datamodules import profiles, recipes
+from datamodules.balance import balance_notes
 from datamodules.base import LongTailedDataModule, Sets
 from datamodules.cache import decoded
 from datamodules.files import FileStore
@@ -283,6 +284,8 @@ class PoolDataModule(FilesDataModule):
             shown = ", ".join(pool.classes[i] for i in empty[:10])
             more = " ..." if len(empty) > 10 else ""
             pool.notes.append(f"{len(empty)} class(es) without a training picture: {shown}{more}")
+        for what, chosen in (("probe set", probe), ("test set", test)):
+            pool.notes.extend(balance_notes(what, labels[chosen], pool.classes))
         return Sets(
             train=PictureSet(store, train, labels[train]),
             probe=PictureSet(store, probe, labels[probe]),

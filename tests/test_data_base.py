@@ -45,7 +45,7 @@ def test_digits_sets(digits: DigitsLT) -> None:
 
 def test_digits_leave_no_class_empty() -> None:
     assert min(DigitsLT(imbalance_factor=124).class_counts.tolist()) == 1
-    with pytest.raises(InputError, match="leaves 1 of 10 classes .* take at most 124"):
+    with pytest.raises(InputError, match=r"leaves 1 of 10 classes .* take at most 124"):
         DigitsLT(imbalance_factor=200).setup()
     for factor in (float("nan"), float("inf"), 0.5):
         with pytest.raises(InputError, match="finite number of at least 1"):

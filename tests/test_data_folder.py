@@ -23,6 +23,10 @@ def make_folder(root: Path, sizes: dict[str, int], side: int = 12) -> Path:
     return root
 
 
+def left_out(data) -> list[str]:
+    return [note for note in data.notes if note.startswith("left out unreadable picture")]
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return make_folder(tmp_path / "set", {"ant": 20, "bee": 20, "cat": 25})
@@ -57,7 +61,7 @@ def test_train_and_test_folders(tmp_path: Path) -> None:
     data = module(tmp_path / "set")
     assert torch.bincount(data.test_set().labels).tolist() == [3, 5]
     assert data.class_counts.tolist() == [20, 5]
-    assert data.notes == []
+    assert data.notes == ["the test set is not balanced: 3 to 5 pictures a class"]
     make_folder(tmp_path / "set" / "test", {"ant": 2, "bee": 2})
     natural = module(tmp_path / "set", imbalance_factor=None)
     assert natural.num_samples == 40
@@ -116,8 +120,20 @@ def test_unreadable_pictures_are_all_listed(folder: Path, workers: int) -> None:
     for name in ("ant/001.png", "bee/002.png", "cat/003.png"):
         assert name in str(caught.value)
     skipped = module(folder, workers=workers, on_bad_image="skip", imbalance_factor=1.0)
-    assert len(skipped.notes) == 3
+    assert len(left_out(skipped)) == 3
     assert len(skipped.probe_set()) + len(skipped.test_set()) == 62
+
+
+def test_sets_that_are_not_balanced_are_told(tmp_path: Path) -> None:
+    root = tmp_path / "set"
+    make_folder(root / "train", {"ant": 8, "bee": 12})
+    make_folder(root / "test", {"ant": 2, "bee": 2})
+    assert module(root).notes == ["the probe set is not balanced: 8 to 12 pictures a class"]
+    for path in (root / "test" / "bee").iterdir():
+        path.write_text("no picture")
+    data = module(root, on_bad_image="skip")
+    assert len(left_out(data)) == 2
+    assert "1 class(es) without a picture in the test set: bee" in data.notes
 
 
 def test_other_classes_in_the_test_folder(tmp_path: Path) -> None:

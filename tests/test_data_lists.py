@@ -139,6 +139,7 @@ def test_bad_pictures_are_left_out_of_every_list(root: Path) -> None:
     assert data.class_counts.tolist() == [5, 2]
     assert len(data.probe_set()) == 5
     assert "train/n01/005.png" in data.notes[0]
+    assert "the probe list is not balanced: 2 to 3 pictures a class" in data.notes
     assert not any("class(es)" in note for note in data.notes)
     for number in range(2):
         (root / "train" / "n02" / f"{number:03}.png").write_text("no picture")
