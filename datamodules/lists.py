@@ -128,7 +128,10 @@ def _fault(parts: list[str], num_classes: int | None) -> str | None:
     if not 0 <= label < limit:
         return f"label {label} is out of range (0 to {limit - 1})"
     if leaves_folder(parts[0]):
-        return f"'{parts[0]}' leaves its folder; paths must be relative and stay inside"
+        return (
+            f"'{parts[0]}' leaves its folder; write paths relative to the data set's folder, "
+            "without a drive or '..'"
+        )
     return None
 
 

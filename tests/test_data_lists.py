@@ -199,6 +199,15 @@ def test_lists_as_windows_writes_them(tmp_path: Path) -> None:
     assert found.lines == [1, 3]
 
 
+def test_a_colon_is_a_letter_but_for_a_drive(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("12:30.jpg 0\na/b:c.jpg 0\nab:c/d.jpg 1\n")
+    assert read_list(tmp_path / "a.txt").names == ["12:30.jpg", "a/b:c.jpg", "ab:c/d.jpg"]
+    for name in ("C:/a.jpg", "c:\\a.jpg", "C:a.jpg"):
+        (tmp_path / "a.txt").write_text(f"{name} 0\n")
+        with pytest.raises(InputError, match="leaves its folder; write paths relative"):
+            read_list(tmp_path / "a.txt")
+
+
 def test_one_picture_in_two_spellings(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("./a/x.jpg 0\na//x.jpg 1\n")
     with pytest.raises(InputError, match=r"a\.txt:2: 'a/x\.jpg' stands on line 1 already"):
