@@ -231,6 +231,13 @@ def test_hugging_face(tmp_path: Path) -> None:
         HuggingFaceLT(str(tmp_path / "pets"), split="trian", **settings).setup()
     with pytest.raises(InputError, match="cannot load"):
         HuggingFaceLT(str(tmp_path / "nothing"), **settings).setup()
+    part(0, 32).save_to_disk(str(tmp_path / "single"))
+    single = HuggingFaceLT(str(tmp_path / "single"), **settings)
+    assert len(single.probe_set()) + len(single.test_set()) == 32
+    assert torch.bincount(single.test_set().labels).tolist() == [3, 3]
+    for odd in ({"split": "validation"}, {"test_split": "validation"}):
+        with pytest.raises(InputError, match="without parts, so there is no 'validation'"):
+            HuggingFaceLT(str(tmp_path / "single"), **odd, **settings).setup()
     for column, value, told in (
         ("image", None, r"train/0: no picture in this row"),
         ("label", None, "holds no class numbers, or not in every row"),
