@@ -162,6 +162,10 @@ def test_arrays_hash_covers_all_pictures() -> None:
         (np.zeros((4, 8, 8), np.uint8), np.arange(4) * 0.5, "integer labels"),
         (np.zeros((4, 8, 8), np.uint8), np.arange(4) - 1, "negative"),
         (np.zeros((4, 8, 8), np.uint8), np.arange(4) * 2, "without gaps"),
+        (np.zeros((4, 8, 8), np.uint8), np.array(list("abcd")), "labels must .* got <U1.*unique"),
+        (np.zeros((4, 8, 8), np.uint8), list("abcd"), "labels must .* got list.*numpy.unique"),
+        (np.zeros((4, 8, 8), np.uint8), np.arange(4) * 1j, "integer labels"),
+        (np.zeros((4, 8, 8), object), np.arange(4), "images must .* got object.*numpy.stack"),
         ("missing.npy", np.arange(4), "does not exist"),
         (np.zeros((0, 8, 8), np.uint8), np.arange(0), "are empty"),
         (np.zeros((2, 8, 8), np.uint8), np.array([0, 10**12]), "label 1000000000000 is out"),
@@ -170,6 +174,16 @@ def test_arrays_hash_covers_all_pictures() -> None:
 def test_bad_arrays(images, labels, message: str) -> None:
     with pytest.raises(InputError, match=message):
         ArraysLT(images, labels, batch_size=1).setup()
+
+
+def test_arrays_of_any_layout() -> None:
+    images, labels = np.arange(4 * 64, dtype=np.uint8).reshape(4, 8, 8), np.array([0, 1, 0, 1])
+    settings = {"imbalance_factor": None, "batch_size": 1, "test_images": images}
+    plain = ArraysLT(images[::-1].copy(), labels, **settings, test_labels=labels)
+    for kind in ("uint8", "uint16", "uint32", "uint64", ">i4"):
+        other = ArraysLT(images[::-1], labels.astype(kind), **settings, test_labels=labels)
+        assert other.content_hash == plain.content_hash
+        assert other.train_set().pictures(torch.tensor([0]))[0, 0].tolist() == images[-1].tolist()
 
 
 def test_bad_test_arrays() -> None:
