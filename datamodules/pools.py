@@ -13,6 +13,7 @@ from datamodules import profiles, recipes
 from datamodules.balance import balance_notes
 from datamodules.base import LongTailedDataModule, Sets
 from datamodules.cache import decoded
+from datamodules.choices import refuse_beside
 from datamodules.files import FileStore
 from datamodules.sources import Source, shown
 from datamodules.splits import Split, load_split, pool_fingerprint, with_labels
@@ -206,8 +207,10 @@ class PoolDataModule(FilesDataModule):
         class_order: which classes are rare: ``"name"``, the last by id; ``"shuffled"``, chosen by
             ``split_seed``.
         split_seed: of the choice of pictures (and of classes, if shuffled).
-        recipe: a named subset of the literature instead (`bcl split --list`).
-        split_file: an index file (.npy) or saved split (.json) instead.
+        recipe: a named subset of the literature instead (`bcl split --list`). Of the options
+            above, ``split_seed`` alone goes with it; others are refused where they are not the
+            default.
+        split_file: an index file (.npy) or saved split (.json) instead of all these.
         few_shot_file: an index file of the data set's balanced few-shot subset, which is then the
             probe set.
         test_share: share of the poorest class that is held out of each class where the data set
@@ -238,6 +241,17 @@ class PoolDataModule(FilesDataModule):
             raise unknown_name("class_order", class_order, ("name", "shuffled"))
         if recipe is not None and split_file is not None:
             raise InputError("give a recipe or a split_file, not both.")
+        refuse_beside(
+            recipe,
+            split_file,
+            {
+                "imbalance_factor": imbalance_factor,
+                "profile": profile,
+                "max_per_class": max_per_class,
+                "class_order": class_order,
+                "split_seed": split_seed,
+            },
+        )
         if recipe is not None:
             recipes.recipe(recipe)  # a misspelt name is refused before any scan
         if imbalance_factor is not None:

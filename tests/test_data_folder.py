@@ -36,6 +36,8 @@ def folder(tmp_path: Path) -> Path:
 def module(root: Path, **options) -> ImageFolderLT:
     settings = {"imbalance_factor": 4, "image_size": 12, "batch_size": 8, "workers": 0}
     settings |= {"cache_dir": str(root.parent / "cache")} | options
+    if {"recipe", "split_file"} & set(options) and "imbalance_factor" not in options:
+        del settings["imbalance_factor"]
     return ImageFolderLT(str(root), **settings)
 
 

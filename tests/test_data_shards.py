@@ -247,7 +247,14 @@ def test_command(tmp_path: Path, capsys) -> None:
         run(*words, "--overwrite", "--test-list", "x.txt")
     with pytest.raises(InputError, match="names its pictures itself"):
         run(*words, "--overwrite", "--train-list", "x.txt", "--recipe", "cifar10/sdclr")
-    with pytest.raises(InputError, match="does not exist"):
+    with pytest.raises(InputError, match=r"--recipe says .* --imbalance-factor would have no"):
+        run(*words, "--overwrite", "--recipe", "cifar10/sdclr", "--imbalance-factor", 7)
+    with pytest.raises(InputError, match=r"--split-file says .* --imbalance-factor would have no"):
+        run(*words, "--overwrite", "--split-file", "s.npy", "--imbalance-factor", 7)
+    for more in ((), ("--split-file", "s.npy")):
+        with pytest.raises(InputError, match=r"--split-seed chooses .* no effect"):
+            run(*words, "--overwrite", "--split-seed", 0, *more)
+    with pytest.raises(InputError, match=r"does not exist.*: bcl pack DIR"):
         run(tmp_path / "nowhere", "--out", tmp_path / "other")
     assert not (tmp_path / "other").exists()
 

@@ -63,6 +63,8 @@ def test_cifar_recipes_and_files(monkeypatch, tmp_path: Path) -> None:
         CIFAR10LT(recipe="cifar10/sdlcr")
     with pytest.raises(InputError, match="32 px"):
         CIFAR10LT(image_size=64)
+    with pytest.raises(InputError, match="imbalance_factor 50 would have no effect"):
+        CIFAR10LT(recipe="cifar10/sdclr", imbalance_factor=50)
 
 
 def test_cifar_without_data_or_network(tmp_path: Path, monkeypatch) -> None:
@@ -112,6 +114,45 @@ def test_cifar_through_torchvision(tmp_path: Path, monkeypatch, capsys) -> None:
     words = ["make", "--profile", "exponential", "--imbalance-factor", "5"]
     command.run(parser.parse_args([*words, "--root", str(tmp_path)]))
     assert data.content_hash in capsys.readouterr().out
+
+
+@pytest.fixture
+def both_cifars(tmp_path: Path, monkeypatch) -> Path:
+    for kind, folder in (("CIFAR10", "cifar-10-batches-py"), ("CIFAR100", "cifar-100-python")):
+        fake_cifar(monkeypatch, kind, 5000 if kind == "CIFAR10" else 500)
+        (tmp_path / folder).mkdir()
+    return tmp_path
+
+
+def split(*words) -> None:
+    from bcl.cli import split as command
+
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    command.run(parser.parse_args([str(word) for word in words]))
+
+
+def test_split_of_a_root_with_both_cifars(both_cifars: Path, capsys) -> None:
+    root = ("--root", both_cifars)
+    for name in ("cifar10/sdclr", "cifar100/sdclr"):
+        save = both_cifars / "s.json"
+        split("make", name, *root, "--save", save)
+        assert f"total      {RECIPES[name].total}" in capsys.readouterr().out
+        split("inspect", save, *root)  # a saved split says which by its recipe
+        assert f"total      {RECIPES[name].total}" in capsys.readouterr().out
+    profile = ("make", "--profile", "step", "--save", both_cifars / "s.npy")
+    with pytest.raises(InputError, match=r"both cifar10 and cifar100.*--dataset cifar10 or"):
+        split(*profile, *root)
+    split(*profile, *root, "--dataset", "cifar100")
+    assert "classes    100" in capsys.readouterr().out
+    with pytest.raises(InputError, match="both cifar10 and cifar100"):
+        split("inspect", both_cifars / "s.npy", *root)
+    split("inspect", both_cifars / "s.npy", *root, "--dataset", "cifar100")
+    assert "classes    100, largest 500, smallest 5" in capsys.readouterr().out
+    (both_cifars / "cifar-10-batches-py").rmdir()
+    split("inspect", both_cifars / "s.npy", *root)  # the only one
+    with pytest.raises(InputError, match="--dataset cifar10 is not there; it holds cifar100"):
+        split("inspect", both_cifars / "s.npy", *root, "--dataset", "cifar10")
 
 
 def test_arrays(tmp_path: Path) -> None:

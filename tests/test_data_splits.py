@@ -243,6 +243,11 @@ def test_inspect_a_list_file(tmp_path: Path, capsys) -> None:
         ("make", "--profile", "step"),
         ("make", "cifar10/sdclr", "--save", "x.npy"),
         ("make", "cifar10/sdlcr"),
+        ("make", "cifar10/sdclr", "--imbalance-factor", "7"),
+        ("make", "cifar10/sdclr", "--imbalance-factor", "100"),
+        ("make", "cifar10/sdclr", "--max-per-class", "7"),
+        ("make", "cifar10/sdclr", "--class-order", "name"),
+        ("make", "--profile", "cacr-linear", "--imbalance-factor", "7", "--root", "."),
         ("make", "cifar10/sdclr", "--svg", "x.png"),
         ("inspect", "missing.npy"),
         ("compare", "missing.npy", "missing.npy"),
@@ -251,6 +256,17 @@ def test_inspect_a_list_file(tmp_path: Path, capsys) -> None:
 def test_bad_commands(words) -> None:
     with pytest.raises(InputError):
         run(*words)
+
+
+def test_options_without_effect_are_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"'cifar10/sdclr' fixes .* --imbalance-factor would have"):
+        run("make", "cifar10/sdclr", "--imbalance-factor", "7")
+    with pytest.raises(InputError, match="'cacr-linear' fixes its counts"):
+        run("make", "--profile", "cacr-linear", "--imbalance-factor", "7", "--root", tmp_path)
+    with pytest.raises(InputError, match="finite number of at least 1"):
+        run("make", "--profile", "step", "--imbalance-factor", "0", "--root", tmp_path)
+    with pytest.raises(InputError, match=r"does not exist.*: --root DIR"):
+        run("make", "--profile", "step", "--root", tmp_path / "nowhere")
 
 
 def test_split_of_a_flat_folder_fits_its_datamodule(tmp_path: Path, capsys) -> None:
