@@ -1,5 +1,6 @@
 """Folders and archives of class folders."""
 
+import json
 import os
 import zipfile
 from pathlib import Path
@@ -167,3 +168,84 @@ def test_archive_that_leaves_its_folder(tmp_path: Path) -> None:
     archive.write_bytes(b"not an archive")
     with pytest.raises(InputError, match=r"not a whole zip archive.*unpack it and give the folder"):
         module(archive).setup()
+
+
+def test_hidden_folders_of_an_archive_are_no_classes(folder: Path) -> None:
+    """As in a folder, where they are left out."""
+    whole = (folder / "ant" / "000.png").read_bytes()
+    for name in (".cache/a.png", "ant/.thumbs/a.png", "lost+found/a.png", "bee/.a.png"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(whole)
+    archive = folder.parent / "set.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        for path in sorted(folder.rglob("*.png")):
+            file.write(path, path.relative_to(folder))
+    one, other = module(folder), module(archive)
+    assert one.class_names == other.class_names == ["ant", "bee", "cat"]
+    assert one.content_hash == other.content_hash
+    source = open_source(archive)  # what a list names is read all the same
+    assert source.read(".cache/a.png") == open_source(folder).read(".cache/a.png") == whole
+
+
+def test_options_beside_a_recipe_or_a_file(folder: Path) -> None:
+    for option, value in {
+        "imbalance_factor": 7,
+        "profile": "step",
+        "max_per_class": 5,
+        "class_order": "shuffled",
+    }.items():
+        with pytest.raises(InputError, match=rf"cifar10/sdclr.*{option} {value} would have no"):
+            module(folder, recipe="cifar10/sdclr", **{option: value})
+        with pytest.raises(InputError, match=rf"s\.npy.*{option} {value} would have no"):
+            module(folder, split_file="s.npy", **{option: value})
+    with pytest.raises(InputError, match=r"s\.npy.*split_seed 3 would have no"):
+        module(folder, split_file="s.npy", split_seed=3)
+    # Configurations write the defaults out, and null.
+    module(
+        folder, recipe="cifar10/sdclr", split_seed=3, imbalance_factor=100.0, profile="exponential"
+    )
+    module(folder, split_file="s.npy", imbalance_factor=None, max_per_class=None)
+
+
+def test_pictures_left_out_are_in_the_runs_record(tmp_path: Path, monkeypatch, capsys) -> None:
+    from bcl.checkpoints import KEY
+    from bcl.cli import main
+
+    root = make_folder(tmp_path / "set", {"ant": 10, "bee": 12})
+    for number in range(2):
+        (root / "bee" / f"{number:03}.png").write_text("no picture")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BCL_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "small.yaml").write_text(
+        f"data: {{init_args: {{root: {root}, imbalance_factor: 2, image_size: 12, batch_size: 4, "
+        "on_bad_image: skip}}\n"
+        "model: {init_args: {encoder: resnet8, encoder_args: {width: 8}, warmup_epochs: 0, "
+        "views: {init_args: {size: 12}}}}\n"
+        "trainer: {max_epochs: 1, accelerator: cpu, precision: 32-true}\n"
+    )
+    words = ["fit", "--config", "image_folder/bcl_i", "--config", "small.yaml"]
+    assert main(words) == 0
+    out = capsys.readouterr().out
+    run = tmp_path / "outputs" / "small"
+    notes = json.loads((run / "run.json").read_text())["notes"]
+    assert sum("left out unreadable picture bee/00" in note for note in notes) == 2
+    for note in notes:
+        assert f"note: {note}\n" in out
+    last = run / "checkpoints" / "last.ckpt"
+    content = torch.load(last, weights_only=True)
+    assert content[KEY]["record"].pop("notes") == notes
+    torch.save(content, last)  # a record of an earlier version has none
+    assert main([*words, "--ckpt_path", "last", "--trainer.max_epochs", "2"]) == 0
+    assert json.loads((run / "run.json").read_text())["notes"] == notes
+
+
+def test_many_notes_are_cut_where_they_are_printed(capsys) -> None:
+    from types import SimpleNamespace
+
+    from bcl.learners.callbacks import DataNotes
+
+    data = SimpleNamespace(notes=[f"left out {i}" for i in range(25)])
+    DataNotes().on_train_start(SimpleNamespace(datamodule=data, is_global_zero=True), None)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 21
+    assert lines[-1] == "note: and 5 more, in the run's run.json and checkpoints"
