@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from bcl.errors import InputError
-from datamodules.pools import MOST_CLASSES, Pool, PoolDataModule
-from datamodules.splits import read_npy
+from datamodules.pools import Pool, PoolDataModule
+from datamodules.splits import MOST_CLASSES, read_npy
 from datamodules.stores import fingerprint_of
 
 
@@ -78,13 +78,17 @@ class ArraysLT(PoolDataModule):
                 f"labels must run from 0 to {len(classes) - 1} without gaps; there are "
                 f"{int(labels.max()) + 1} classes, without a picture: {empty or 'none'}."
             )
-        # Pictures in memory have no names; their bytes tell them apart.
-        names = [fingerprint_of(images.numpy().tobytes()), *["."] * (len(images) - 1)]
+        # Pictures in memory have no names; the bytes of their set tell them apart, and stand in
+        # every name, since a split's hash covers the names of the training pictures alone.
+        names = [fingerprint_of(self._train[0])] * len(self._train[0])
+        if self._test is not None:
+            names += [fingerprint_of(self._test[0])] * len(self._test[0])
         return Pool("arrays", names, labels, classes, test, images=images)
 
 
 def _pair(images: Any, labels: Any, what: str) -> tuple[Tensor, Tensor]:
-    pictures, classes = _tensor(images), _tensor(labels)
+    names = {"images": ("images", "labels"), "test_images": ("test_images", "test_labels")}[what]
+    pictures, classes = _tensor(images, names[0]), _tensor(labels, names[1])
     if pictures.ndim == 3:
         pictures = pictures[:, None]
     elif pictures.ndim == 4 and pictures.shape[-1] == 3 and pictures.shape[1] != 3:
@@ -99,7 +103,9 @@ def _pair(images: Any, labels: Any, what: str) -> tuple[Tensor, Tensor]:
             f"{what} must be uint8 of shape (N, S, S), (N, 3, S, S) or (N, S, S, 3), got "
             f"{pictures.dtype} of shape {tuple(pictures.shape)}."
         )
-    integers = not classes.is_floating_point() and classes.dtype != torch.bool
+    integers = not (
+        classes.is_floating_point() or classes.is_complex() or classes.dtype == torch.bool
+    )
     if classes.ndim != 1 or len(classes) != len(pictures) or not integers:
         raise InputError(
             f"{what}: {len(pictures)} pictures need {len(pictures)} integer labels, got "
@@ -107,17 +113,38 @@ def _pair(images: Any, labels: Any, what: str) -> tuple[Tensor, Tensor]:
         )
     if not len(classes):
         raise InputError(f"{what} are empty.")
+    # First of all: torch finds no smallest value of unsigned types. What is past int64 becomes
+    # negative, which is refused as well.
+    classes = classes.to(torch.int64)
     if int(classes.min()) < 0:
         raise InputError(f"{what}: label {int(classes.min())} is negative.")
     if int(classes.max()) >= MOST_CLASSES:
         raise InputError(f"{what}: label {int(classes.max())} is out of range; count from 0.")
-    return pictures.contiguous(), classes.to(torch.int64)
+    return pictures.contiguous(), classes
 
 
-def _tensor(value: Any) -> Tensor:
+def _tensor(value: Any, what: str) -> Tensor:
+    import numpy as np
+
     if isinstance(value, str | Path):
         path = Path(value).expanduser()
         if not path.is_file():
             raise InputError(f"array file {path} does not exist.")
         return read_npy(path)
-    return torch.as_tensor(value)
+    try:
+        if isinstance(value, Tensor):
+            return value
+        array = np.asarray(value)
+        native = array.astype(array.dtype.newbyteorder("="), copy=False)
+        return torch.from_numpy(np.ascontiguousarray(native))  # of negative strides, too
+    except (TypeError, ValueError, RuntimeError):
+        kind = getattr(value, "dtype", None) or type(value).__name__
+        hint = (
+            "number the classes from 0: class_names, labels = numpy.unique(names, "
+            "return_inverse=True)"
+            if what.endswith("labels")
+            else "stack pictures of one size: numpy.stack(pictures).astype('uint8')"
+        )
+        raise InputError(
+            f"{what} must be an array of numbers, a tensor or a .npy file, got {kind}; {hint}."
+        ) from None

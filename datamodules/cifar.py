@@ -19,11 +19,12 @@ class _CIFAR(PoolDataModule):
     def __init__(
         self, root: str, download: bool, recipe: str | None, image_size: int, **options: Any
     ) -> None:
-        if recipe is None:
-            recipe = self._published(**options)
         if image_size != 32:
             raise InputError(f"the pictures of CIFAR have 32 px, got image_size {image_size}.")
         super().__init__(recipe=recipe, image_size=image_size, **options)
+        if recipe is None:
+            # All published ones have the rule of Many / Medium / Few that this class has.
+            self.recipe_name = self._published(**options)
         self.root = root
         self.download = download
 

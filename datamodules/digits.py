@@ -4,7 +4,7 @@ import torch
 
 from bcl.errors import InputError
 from datamodules.base import LongTailedDataModule, Sets
-from datamodules.profiles import exponential_counts, shuffled_counts
+from datamodules.profiles import check_factor, exponential_counts, refuse_empty, shuffled_counts
 from datamodules.recipes import choose, select
 from datamodules.stores import MemoryStore, PictureSet
 
@@ -18,7 +18,8 @@ class DigitsLT(LongTailedDataModule):
     the same number of each digit from the rest, and the long-tailed training set is part of it.
 
     Args:
-        imbalance_factor: largest over smallest class; 1 for balanced.
+        imbalance_factor: largest over smallest class; 1 for balanced. At most as many as the
+            largest class has pictures (124 with the default ``test_per_class``).
         image_size: height and width in pixels after bicubic enlargement.
         batch_size: pictures a step over all ranks together.
         seed: of the order of training.
@@ -44,6 +45,7 @@ class DigitsLT(LongTailedDataModule):
         test_per_class: int = 50,
     ) -> None:
         super().__init__(image_size=image_size, batch_size=batch_size, seed=seed)
+        check_factor(imbalance_factor)
         if not 1 <= test_per_class <= 100:
             raise InputError(f"test_per_class must lie in 1 to 100, got {test_per_class!r}.")
         self.imbalance_factor = imbalance_factor
@@ -71,6 +73,7 @@ class DigitsLT(LongTailedDataModule):
         probe = pool[choose(labels[pool], torch.full((10,), smallest), _TEST_STREAM, 1)]
 
         counts = exponential_counts(smallest, self.imbalance_factor, 10)
+        refuse_empty(counts, smallest, self.imbalance_factor)
         per_class = shuffled_counts(counts, self.split_seed)
         train = probe[select(labels[probe], per_class, self.split_seed)]
         recipe = (

@@ -6,7 +6,8 @@ from typing import Any
 import torch
 
 from bcl.errors import InputError, unknown_name
-from datamodules.pools import MOST_CLASSES, Pool, PoolDataModule
+from datamodules.pools import Pool, PoolDataModule
+from datamodules.splits import MOST_CLASSES
 
 
 class HuggingFaceLT(PoolDataModule):
@@ -16,7 +17,8 @@ class HuggingFaceLT(PoolDataModule):
     of all others: decoded once and cached, or by workers.
 
     Args:
-        path: name on the hub, or a folder written by ``save_to_disk``.
+        path: name on the hub, or a folder written by ``save_to_disk``: of a set with parts, or of
+            a single one, which is then the training part, and a test set is held out.
         name: configuration of the set, if it has several.
         split: its training part.
         test_split: its test part; a test set is held out if None.
@@ -63,7 +65,7 @@ class HuggingFaceLT(PoolDataModule):
     def pool(self) -> Pool:
         """Load both parts, without decoding a picture."""
         parts = {"train": self._part(self.train_split)}
-        if self.test_split is not None:
+        if self.test_split is not None and not self._is_single():
             parts["test"] = self._part(self.test_split)
         feature = parts["train"].features[self.label_column]
         try:
@@ -97,6 +99,23 @@ class HuggingFaceLT(PoolDataModule):
             source,
         )
 
+    def _is_single(self) -> bool:
+        """Whether the path is a folder that ``Dataset.save_to_disk`` wrote, without parts.
+
+        Raises:
+            InputError: it is, and a part was asked for by its name.
+        """
+        if not (Path(self.path).expanduser() / "state.json").is_file():
+            return False
+        # The names that both have if nobody gives one ask for nothing.
+        for wanted, usual in ((self.train_split, "train"), (self.test_split, "test")):
+            if wanted not in (usual, None):
+                raise InputError(
+                    f"{self.path} holds a single data set without parts, so there is no "
+                    f"'{wanted}'; leave split and test_split out, and a test set is held out."
+                )
+        return True
+
     def _part(self, split: str) -> Any:
         try:
             import datasets
@@ -111,6 +130,8 @@ class HuggingFaceLT(PoolDataModule):
                 if split not in data:
                     raise unknown_name("split", split, data)
                 part = data[split]
+            elif self._is_single():
+                part = datasets.load_from_disk(str(Path(self.path).expanduser()))
             else:
                 part = datasets.load_dataset(
                     self.path, self.config_name, split=split, revision=self.revision

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from bcl.errors import InputError
+from datamodules.balance import balance_notes
 from datamodules.base import Sets
-from datamodules.pools import MOST_CLASSES, FilesDataModule, Pool, resolve
+from datamodules.pools import FilesDataModule, Pool, resolve
 from datamodules.recipes import LISTS
 from datamodules.sources import Source, leaves_folder, open_source
-from datamodules.splits import pool_fingerprint
+from datamodules.splits import MOST_CLASSES, pool_fingerprint
 from datamodules.stores import PictureSet
 
 _SHOWN = 20
@@ -127,7 +128,10 @@ def _fault(parts: list[str], num_classes: int | None) -> str | None:
     if not 0 <= label < limit:
         return f"label {label} is out of range (0 to {limit - 1})"
     if leaves_folder(parts[0]):
-        return f"'{parts[0]}' leaves its folder; paths must be relative and stay inside"
+        return (
+            f"'{parts[0]}' leaves its folder; write paths relative to the data set's folder, "
+            "without a drive or '..'"
+        )
     return None
 
 
@@ -247,12 +251,10 @@ class ImageListLT(FilesDataModule):
             )
         notes = [*kept.notes, *self._differences(lists, classes), *_shared(lists)]
         for part, chosen in sets.items():
-            counts = torch.bincount(chosen.labels, minlength=classes)
-            if emptied := (counts == 0).nonzero()[:, 0].tolist():  # all of them were left out
-                shown = ", ".join(map(str, emptied[:10])) + (" ..." if len(emptied) > 10 else "")
-                notes.append(
-                    f"{len(emptied)} class(es) without a picture in the {part} list: {shown}"
-                )
+            told = balance_notes(f"{part} list", chosen.labels, [str(c) for c in range(classes)])
+            # The training list is to be unbalanced; empty classes are those of which every
+            # picture was left out.
+            notes += [note for note in told if part != "train" or "without a picture" in note]
         if "probe" not in sets:
             notes.append("no probe list: linear probes train on the long-tailed training set")
         title = self.benchmark or source.root.name or source.root.absolute().name

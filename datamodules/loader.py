@@ -48,6 +48,9 @@ class BatchLoader:
         [4, 4]
     """
 
+    order_keys: tuple[str, ...] = ("content_hash", "num_samples", "seed", "batch_size")
+    """Entries of the state that an epoch's batches depend on."""
+
     def __init__(
         self,
         data: PictureSet,
@@ -121,8 +124,8 @@ class BatchLoader:
             self.epoch, self._start, self._done = epoch, len(self), len(self)
             return
         mine = self.state_dict()
-        for key in ("content_hash", "num_samples", "seed", "batch_size"):
-            if position and state[key] != mine[key]:
+        for key in self.order_keys:
+            if position and state.get(key, mine[key]) != mine[key]:
                 raise InputError(
                     f"the checkpoint stands in the middle of epoch {epoch} of a run with "
                     f"{key} {state[key]}, this run has {mine[key]}; resume with the former, or "

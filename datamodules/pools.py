@@ -10,8 +10,10 @@ from torch import Tensor
 
 from bcl.errors import InputError, unknown_name
 from datamodules import profiles, recipes
+from datamodules.balance import balance_notes
 from datamodules.base import LongTailedDataModule, Sets
 from datamodules.cache import decoded
+from datamodules.choices import refuse_beside
 from datamodules.files import FileStore
 from datamodules.sources import Source, shown
 from datamodules.splits import Split, load_split, pool_fingerprint, with_labels
@@ -23,7 +25,6 @@ Profile = Literal["exponential", "step", "pareto", "cacr-linear", "cacr-exponent
 Storage = Literal["auto", "memory", "host", "files"]
 PROFILES = ("exponential", "step", "pareto", "cacr-linear", "cacr-exponential")
 STORAGES = ("auto", "memory", "host", "files")
-MOST_CLASSES = 10_000_000  # where nobody says how many: labels beyond are a mistake
 _TEST_STREAM = 0x7E57
 
 
@@ -218,8 +219,10 @@ class PoolDataModule(FilesDataModule):
         class_order: which classes are rare: ``"name"``, the last by id; ``"shuffled"``, chosen by
             ``split_seed``.
         split_seed: of the choice of pictures (and of classes, if shuffled).
-        recipe: a named subset of the literature instead (`bcl split --list`).
-        split_file: an index file (.npy) or saved split (.json) instead.
+        recipe: a named subset of the literature instead (`bcl split --list`). Of the options
+            above, ``split_seed`` alone goes with it; others are refused where they are not the
+            default.
+        split_file: an index file (.npy) or saved split (.json) instead of all these.
         few_shot_file: an index file of the data set's balanced few-shot subset, which is then the
             probe set.
         test_share: share of the poorest class that is held out of each class where the data set
@@ -260,12 +263,21 @@ class PoolDataModule(FilesDataModule):
             raise unknown_name("class_order", class_order, ("name", "shuffled"))
         if recipe is not None and split_file is not None:
             raise InputError("give a recipe or a split_file, not both.")
+        refuse_beside(
+            recipe,
+            split_file,
+            {
+                "imbalance_factor": imbalance_factor,
+                "profile": profile,
+                "max_per_class": max_per_class,
+                "class_order": class_order,
+                "split_seed": split_seed,
+            },
+        )
         if recipe is not None:
             recipes.recipe(recipe)  # a misspelt name is refused before any scan
-        if imbalance_factor is not None and imbalance_factor < 1:
-            raise InputError(
-                f"imbalance_factor must be at least 1 (1: balanced), got {imbalance_factor!r}."
-            )
+        if imbalance_factor is not None:
+            profiles.check_factor(imbalance_factor)
         if not 0 < test_share < 1:
             raise InputError(f"test_share must lie in (0, 1), got {test_share!r}.")
         self.imbalance_factor = imbalance_factor
@@ -288,21 +300,28 @@ class PoolDataModule(FilesDataModule):
         """List the pictures, open them, and choose."""
         listed = self.pool()
         store, pool = self.open_store(listed)
-        if self.split_file is not None:  # its indices count unreadable pictures as well
-            split, rows, test = self._from_file(self.split_file, listed, pool)
+        # Held out of all listed pictures, readable or not: an unreadable one must not move others
+        # between the parts, and the indices of index files count it as well.
+        listed_rows, listed_test = listed.parts(self.test_share)
+        kept = _kept(listed, pool)
+        new = kept.cumsum(0) - 1  # (N,) listed row to row of the readable ones
+        rows = new[listed_rows[kept[listed_rows]]]
+        test = new[listed_test[kept[listed_test]]]
+        if self.split_file is not None:
+            split = _from_file(self.split_file, listed, listed_rows, kept)
         else:
-            rows, test = pool.parts(self.test_share)
             split = self.split(pool.labels[rows], pool.classes, pool.fingerprint_of(rows))
         labels = pool.labels
         train, probe = rows[split.indices], rows
         if self.few_shot_file is not None:
-            chosen, probe, _ = self._from_file(self.few_shot_file, listed, pool)
-            probe = probe[chosen.indices]
+            probe = rows[_from_file(self.few_shot_file, listed, listed_rows, kept).indices]
         empty = profiles.empty_classes(torch.bincount(labels[train], minlength=len(pool.classes)))
         if empty:
             shown = ", ".join(pool.classes[i] for i in empty[:10])
             more = " ..." if len(empty) > 10 else ""
             pool.notes.append(f"{len(empty)} class(es) without a training picture: {shown}{more}")
+        for what, chosen in (("probe set", probe), ("test set", test)):
+            pool.notes.extend(balance_notes(what, labels[chosen], pool.classes))
         return Sets(
             train=PictureSet(store, train, labels[train]),
             probe=PictureSet(store, probe, labels[probe]),
@@ -311,33 +330,6 @@ class PoolDataModule(FilesDataModule):
             recipe=f"{pool.title}, {split.recipe}: {len(train)} pictures",
             notes=pool.notes,
             split=split,
-        )
-
-    def _from_file(self, path: str, listed: Pool, pool: Pool) -> tuple[Split, Tensor, Tensor]:
-        """A saved split of all listed pictures, and the training and test rows of the good ones."""
-        rows, test = listed.parts(self.test_share)
-        fingerprint, labels = listed.fingerprint_of(rows), listed.labels[rows]
-        split = with_labels(load_split(path), labels, len(listed.classes), fingerprint)
-        if len(pool.names) == len(listed.names):
-            return split, rows, test
-        good = set(pool.names)
-        kept = torch.tensor([name in good for name in listed.names])
-        new = kept.cumsum(0) - 1  # (N,) listed row to row of the good ones
-        stays = kept[rows[split.indices]]
-        indices = (kept[rows].cumsum(0) - 1)[split.indices[stays]]
-        rows, test = new[rows[kept[rows]]], new[test[kept[test]]]
-        left_out = len(split) - len(indices)
-        return (
-            Split(
-                indices,
-                pool.labels[rows[indices]],
-                split.num_classes,
-                f"{split.recipe}, {left_out} unreadable left out" if left_out else split.recipe,
-                pool.fingerprint_of(rows),
-                len(rows),
-            ),
-            rows,
-            test,
         )
 
     def split(self, labels: Tensor, classes: Sequence[str], fingerprint: str) -> Split:
@@ -385,11 +377,8 @@ class PoolDataModule(FilesDataModule):
             counts = profiles.cacr_linear_counts(n_max, len(classes))
         else:
             counts = profiles.cacr_exponential_counts(n_max, len(classes))
-        if not self.profile.startswith("cacr") and min(counts) < 1:
-            raise InputError(
-                f"imbalance_factor {factor:g} leaves classes without pictures: the largest has "
-                f"{n_max}; take at most {n_max}."
-            )
+        if not self.profile.startswith("cacr"):
+            profiles.refuse_empty(counts, n_max, factor)
         if self.class_order == "shuffled":
             wanted = profiles.shuffled_counts(counts, self.split_seed)
         else:
@@ -407,6 +396,34 @@ class PoolDataModule(FilesDataModule):
         if self.profile.startswith("cacr"):
             name = name.replace(f"imbalance factor {factor:g}, ", "")
         return recipes.select(labels, wanted, self.split_seed), name
+
+
+def _kept(listed: Pool, pool: Pool) -> Tensor:
+    """(N,) bool, the listed pictures that could be read."""
+    if len(pool.names) == len(listed.names):
+        return torch.ones(len(listed.names), dtype=torch.bool)
+    good = set(pool.names)
+    return torch.tensor([name in good for name in listed.names])
+
+
+def _from_file(path: str, listed: Pool, rows: Tensor, kept: Tensor) -> Split:
+    """A saved split of the listed training pictures ``rows``, as one of those that are kept."""
+    labels, classes = listed.labels[rows], len(listed.classes)
+    split = with_labels(load_split(path), labels, classes, listed.fingerprint_of(rows))
+    good = kept[rows]
+    if bool(good.all()):
+        return split
+    indices = (good.cumsum(0) - 1)[split.indices[good[split.indices]]]
+    rows = rows[good]
+    left_out = len(split) - len(indices)
+    return Split(
+        indices,
+        listed.labels[rows[indices]],
+        split.num_classes,
+        f"{split.recipe}, {left_out} unreadable left out" if left_out else split.recipe,
+        listed.fingerprint_of(rows),
+        len(rows),
+    )
 
 
 def hold_out(labels: Tensor, classes: Sequence[str], share: float) -> tuple[Tensor, Tensor]:

@@ -9,6 +9,8 @@ from bcl.errors import InputError
 from bcl.random import permutation
 
 _CLASS_STREAM = 0xC1A5
+# 49 * (1 / 49) is below 1 in floating point, and would be rounded down to an empty class.
+_ROUNDING = 1e-9
 
 
 def exponential_counts(n_max: int, imbalance_factor: float, num_classes: int) -> list[int]:
@@ -36,7 +38,8 @@ def exponential_counts(n_max: int, imbalance_factor: float, num_classes: int) ->
     """
     _check(n_max, num_classes, imbalance_factor)
     mu = 1 / imbalance_factor
-    return [int(n_max * mu ** (i / max(num_classes - 1, 1))) for i in range(num_classes)]
+    falls = [mu ** (i / max(num_classes - 1, 1)) for i in range(num_classes)]
+    return [int(n_max * fall + _ROUNDING) for fall in falls]
 
 
 def step_counts(n_max: int, imbalance_factor: float, num_classes: int) -> list[int]:
@@ -60,7 +63,7 @@ def step_counts(n_max: int, imbalance_factor: float, num_classes: int) -> list[i
         [500, 500, 5, 5]
     """
     _check(n_max, num_classes, imbalance_factor)
-    rare = int(n_max * (1 / imbalance_factor))
+    rare = int(n_max * (1 / imbalance_factor) + _ROUNDING)
     head = num_classes // 2
     return [n_max] * head + [rare] * (num_classes - head)
 
@@ -86,7 +89,7 @@ def cacr_linear_counts(n_max: int, num_classes: int) -> list[int]:
         >>> cacr_linear_counts(5000, 10)[:3], sum(cacr_linear_counts(500, 100))
         ([500, 1000, 1500], 27500)
     """
-    return [int((step + 1) / 10 * n_max) for step in _tenths(n_max, num_classes)]
+    return [(step + 1) * n_max // 10 for step in _tenths(n_max, num_classes)]
 
 
 def cacr_exponential_counts(n_max: int, num_classes: int, *, repaired: bool = False) -> list[int]:
@@ -169,6 +172,38 @@ def empty_classes(counts: list[int] | Tensor) -> list[int]:
     return [index for index, count in enumerate(counts) if int(count) == 0]
 
 
+def refuse_empty(counts: list[int], n_max: int, imbalance_factor: float) -> None:
+    """Refuse counts of a profile that leave classes without a picture.
+
+    Args:
+        counts: C counts.
+        n_max: pictures of the largest class.
+        imbalance_factor: that made them.
+
+    Raises:
+        InputError: some count is 0.
+    """
+    if min(counts) < 1:
+        raise InputError(
+            f"imbalance_factor {imbalance_factor:g} leaves {len(empty_classes(counts))} of "
+            f"{len(counts)} classes without pictures: the largest has {n_max}; take at most "
+            f"{n_max}."
+        )
+
+
+def check_factor(imbalance_factor: float) -> None:
+    """Refuse what is no imbalance factor.
+
+    Raises:
+        InputError: below 1, infinite or not a number.
+    """
+    if not 1 <= imbalance_factor < float("inf"):  # False for nan, too
+        raise InputError(
+            "imbalance_factor must be a finite number of at least 1 (1: balanced), got "
+            f"{imbalance_factor!r}."
+        )
+
+
 def shuffled_counts(counts: list[int], seed: int) -> Tensor:
     """Deal the counts of a profile to the classes at random, as a function of the seed.
 
@@ -200,7 +235,4 @@ def _check(n_max: int, num_classes: int, imbalance_factor: float = 1.0) -> None:
         raise InputError(f"num_classes must be positive, got {num_classes!r}.")
     if n_max < 1:
         raise InputError(f"the largest class must have at least one picture, got {n_max!r}.")
-    if not 1 <= imbalance_factor < float("inf"):
-        raise InputError(
-            f"imbalance_factor must be at least 1 (1: balanced), got {imbalance_factor!r}."
-        )
+    check_factor(imbalance_factor)

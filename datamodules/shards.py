@@ -23,12 +23,14 @@ from datamodules.cache import Progress
 from datamodules.decode import as_rgb
 from datamodules.files import FileStore
 from datamodules.loader import StreamLoader
+from datamodules.manifest import FORMAT, NAME, read_manifest
 from datamodules.pools import FilesDataModule
 from datamodules.stores import PictureSet
 
-_MANIFEST = "shards.json"
 _LABELS = "labels.i64"
-_FORMAT = "bcl-shards-1"
+_INDEX = "index.json"  # litdata's own, without which it opens no shard
+# Offsets in a shard are 32-bit numbers, and stand in front of its pictures.
+MOST_SHARD_MB = 4000
 _PARTS = ("train", "probe", "test")
 _WINDOW_STREAM = 0x51AD
 _OPEN_SHARDS = 64  # a process keeps so many open
@@ -162,7 +164,8 @@ def open_shards(root: Path, part: dict[str, Any], verify: bool = False) -> Shard
     Args:
         root: the folder.
         part: its entry of the manifest.
-        verify: read every shard and compare its checksum, not its size alone.
+        verify: read every shard and the labels and compare checksums, not sizes alone. Sets that
+            were packed before labels had a checksum have theirs unread.
 
     Returns:
         What it holds.
@@ -182,6 +185,13 @@ def open_shards(root: Path, part: dict[str, Any], verify: bool = False) -> Shard
     labels = root / _LABELS
     if not labels.is_file() or labels.stat().st_size != 8 * part["total"]:
         faults.append(f"{labels}: missing or of another size")
+    elif verify and file_hash(labels) != part.get("labels_sha256", file_hash(labels)):
+        faults.append(f"{labels}: its checksum is not that of the packed labels")
+    index = root / _INDEX
+    if not index.is_file():
+        faults.append(f"{index}: missing")
+    elif "index_sha256" in part and file_hash(index) != part["index_sha256"]:
+        faults.append(f"{index}: its checksum is not that of the packed index")
     if faults:
         lines = "".join(f"\n  {line}" for line in faults[:20])
         raise InputError(f"{len(faults)} damaged file(s) of shards; copy or pack them anew:{lines}")
@@ -260,6 +270,8 @@ class WindowOrder:
 class ShardLoader(StreamLoader):
     """Batches from shards, in an order that reads few shards at a time (see `WindowOrder`).
 
+    A resume in the middle of an epoch needs the same ``window``, too.
+
     Args:
         data: a training set in shards.
         batch_size: B, over all ranks together.
@@ -267,6 +279,8 @@ class ShardLoader(StreamLoader):
         window: shards that are mixed.
         options: those of `BatchLoader`.
     """
+
+    order_keys = (*StreamLoader.order_keys, "window")
 
     def __init__(
         self,
@@ -295,19 +309,6 @@ class ShardLoader(StreamLoader):
         """Epoch, position and what the order depends on."""
         return super().state_dict() | {"window": self.window}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on after the last batch of a saved state.
-
-        Raises:
-            InputError: the state stands in the middle of an epoch of another order.
-        """
-        if state["position"] and state.get("window", self.window) != self.window:
-            raise InputError(
-                f"the checkpoint was written with window {state['window']}, this run has "
-                f"{self.window}; the order depends on it, so resume with the former."
-            )
-        super().load_state_dict(state)
-
 
 class ShardsLT(LongTailedDataModule):
     """A long-tailed set packed by ``bcl pack``: training set, and probe and test set if packed.
@@ -319,7 +320,7 @@ class ShardsLT(LongTailedDataModule):
         seed: of the order of training.
         window: shards whose pictures are mixed; more mix better and read more widely.
         workers: decoding processes; the usable cores over this machine's ranks if not given.
-        verify: compare the checksum of every shard at the start.
+        verify: compare the checksums of all shards and labels at the start.
 
     Raises:
         InputError: no packed folder, a damaged one, or a bad argument.
@@ -401,26 +402,6 @@ class ShardsLT(LongTailedDataModule):
         )
 
 
-def read_manifest(root: Path) -> dict[str, Any]:
-    """Read the manifest of a packed folder.
-
-    Raises:
-        InputError: there is none, or it is damaged.
-    """
-    path = root / _MANIFEST
-    try:
-        manifest: dict[str, Any] = json.loads(path.read_text("utf-8"))
-        if manifest["format"] != _FORMAT or "train" not in manifest["parts"]:
-            raise InputError(f"{path} is of another format than '{_FORMAT}'; pack the set anew.")
-    except (FileNotFoundError, NotADirectoryError):
-        raise InputError(f"{root} holds no packed set (no {_MANIFEST}); make one: bcl pack.") from (
-            None
-        )
-    except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is damaged: {error!r}; pack the set anew.") from None
-    return manifest
-
-
 def pack(
     data: LongTailedDataModule,
     out: Path,
@@ -437,7 +418,7 @@ def pack(
     Args:
         data: the datamodule; picture files are read one by one if its storage is ``"files"``.
         out: an empty folder, or one to be made.
-        shard_mb: size of a shard in MiB.
+        shard_mb: size of a shard in MiB, at most 4000.
         max_side: shrink the shorter side to so many pixels (JPEG, quality 92), where it is longer.
         parts: which sets.
         progress: show a line.
@@ -449,13 +430,16 @@ def pack(
         InputError: the shards read back are not what was written, or the disk is full.
     """
     _litdata()
-    if shard_mb <= 0:
-        raise InputError(f"shard_mb must be positive, got {shard_mb!r}.")
+    if not 0 < shard_mb <= MOST_SHARD_MB:  # False for nan, too
+        raise InputError(
+            f"shard_mb must lie in (0, {MOST_SHARD_MB}] MiB, since offsets within a shard are "
+            f"32-bit numbers; got {shard_mb!r}."
+        )
     if max_side is not None and max_side < 1:
         raise InputError(f"max_side must be positive, got {max_side!r}.")
     sets = {"train": data.train_set(), "probe": data.probe_set(), "test": data.sets.test}
     manifest: dict[str, Any] = {
-        "format": _FORMAT,
+        "format": FORMAT,
         "recipe": data.recipe,
         "class_names": data.class_names,
         "class_counts": data.class_counts.tolist(),
@@ -475,7 +459,7 @@ def pack(
                     max_side,
                     Progress(name, len(pictures), progress),
                 )
-        write_text(out / _MANIFEST, json.dumps(manifest, indent=1) + "\n")
+        write_text(out / NAME, json.dumps(manifest, indent=1) + "\n")
     except OSError as error:
         raise InputError(f"cannot write shards in {out}: {error.strerror or error}.") from None
     return manifest
@@ -500,7 +484,7 @@ def _pack_set(
         bar.add(1)
     writer.done()
     writer.merge(1)
-    index = json.loads((out / "index.json").read_text("utf-8"))
+    index = json.loads((out / _INDEX).read_text("utf-8"))
     shards = [
         {
             "file": chunk["filename"],
@@ -516,6 +500,8 @@ def _pack_set(
     return {
         "total": len(pictures),
         "content_hash": digest.hexdigest()[:16],
+        "labels_sha256": hashlib.sha256(labels).hexdigest(),
+        "index_sha256": file_hash(out / _INDEX),
         "shards": shards,
     }
 

@@ -112,15 +112,16 @@ class ZipSource:
         try:
             self._archive = zipfile.ZipFile(self.root)
         except zipfile.BadZipFile as error:
-            raise InputError(f"{self.root} is not a whole zip archive: {error}.") from None
+            raise InputError(
+                f"{self.root} is not a whole zip archive: {error}; copy or pack it anew, or unpack "
+                "it and give the folder."
+            ) from None
         except OSError as error:
             raise InputError(f"cannot read {self.root}: {error.strerror or error}.") from None
         self._files = {
-            info.filename: info
-            for info in self._archive.infolist()
-            if not info.is_dir() and not info.filename.rpartition("/")[2].startswith(".")
+            info.filename: info for info in self._archive.infolist() if not info.is_dir()
         }
-        self._names = sorted(self._files)
+        self._names = sorted(name for name in self._files if not is_hidden(name))
         self._process = os.getpid()
 
     def __getstate__(self) -> dict[str, object]:
@@ -161,6 +162,21 @@ class ZipSource:
         return f"{self._files[name].file_size} {self._files[name].CRC}"
 
 
+def is_hidden(name: str) -> bool:
+    """Whether a folder's listing leaves a file out, for its own name or for a folder above it.
+
+    Example:
+        >>> is_hidden("ant/.cache/a.jpg"), is_hidden("ant/a.jpg"), is_hidden("lost+found/a.jpg")
+        (True, False, True)
+    """
+    if name[:1] != "." and "/." not in name and "lost+found" not in name:
+        return False  # nearly all names
+    # "." alone is the folder itself: some archives name their files "./ant/a.jpg".
+    return any(
+        (part.startswith(".") and part != ".") or part == "lost+found" for part in name.split("/")
+    )
+
+
 def check_inside(name: str, where: str) -> None:
     """Refuse a file name that leaves its folder.
 
@@ -179,7 +195,8 @@ def check_inside(name: str, where: str) -> None:
     """
     if leaves_folder(name):
         raise InputError(
-            f"{where}: '{name}' leaves its folder; names must be relative and stay inside."
+            f"{where}: '{name}' leaves its folder; names must be relative and stay inside. Mend "
+            "the name, or pack the archive anew."
         )
 
 
@@ -188,7 +205,10 @@ def leaves_folder(name: str) -> bool:
     if name[:1] != "/" and ".." not in name and "\\" not in name and ":" not in name:
         return False  # nearly all names; the rest of this takes ten times as long
     path = PurePosixPath(name.replace("\\", "/"))
-    return path.is_absolute() or ".." in path.parts or bool(path.parts and ":" in path.parts[0])
+    # "C:/a.jpg" and "C:a.jpg" are of a drive of Windows; a colon elsewhere, as in "12:30.jpg", is
+    # a letter like any other.
+    drive = path.parts and path.parts[0][:1].isalpha() and path.parts[0][1:2] == ":"
+    return path.is_absolute() or ".." in path.parts or bool(drive)
 
 
 def shown(name: str) -> str:
@@ -213,14 +233,28 @@ def open_source(root: str | Path) -> Source:
     Raises:
         InputError: there is nothing, or a file that is not a zip archive.
     """
+    path = check_root(root)
+    return FolderSource(path) if path.is_dir() else ZipSource(path)
+
+
+def check_root(root: str | Path, how: str = "--data.root DIR") -> Path:
+    """Refuse a root that is not there.
+
+    Args:
+        root: a folder or file; ``~`` is the home folder.
+        how: the words with which the user gives it, for the message.
+
+    Returns:
+        Its path.
+
+    Raises:
+        InputError: there is nothing.
+    """
     path = Path(root).expanduser()
-    if path.is_dir():
-        return FolderSource(path)
-    if path.is_file():
-        return ZipSource(path)
+    if path.is_dir() or path.is_file():
+        return path
     raise InputError(
-        f"folder {path} does not exist; give a folder (or a zip archive) of class folders "
-        "with --data.root."
+        f"folder {path} does not exist; give a folder (or a zip archive) of pictures: {how}."
     )
 
 

@@ -2,6 +2,7 @@
 
 import html
 import json
+import pickletools
 import tokenize
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from bcl.files import atomic_write, write_text
 from datamodules.stores import fingerprint_of
 
 _FORMAT = "bcl-split-1"
+MOST_CLASSES = 10_000_000  # where nobody says how many: labels beyond are a mistake
 _SDCLR_TOTALS = (9754, 11165)  # CIFAR-100, CIFAR-10
 
 
@@ -184,13 +186,32 @@ def read_npy(path: Path) -> Tensor:
             array = np.lib.format.read_array(file, allow_pickle=False)
         native = array.astype(array.dtype.newbyteorder("="), copy=False)
         return torch.from_numpy(np.ascontiguousarray(native))
+    except MemoryError:  # the header of a damaged file may state any shape
+        raise InputError(
+            f"{path} is not a whole .npy file, or larger than memory: {path.stat().st_size:,} "
+            "bytes, and its header states more than can be held. Copy or save it anew."
+        ) from None
     except (ValueError, EOFError, TypeError, SyntaxError, tokenize.TokenError) as error:
-        if "pickle" in str(error) or "Object arrays" in str(error):
+        if "pickle" in str(error) or "Object arrays" in str(error) or _is_pickle(path):
             raise InputError(
                 f"{path} holds pickled objects, which can run code when they are read; it was not "
-                "read. Save plain integers: numpy.save(path, indices.astype('int64'))."
+                "read. Where you trust it, save a plain array with "
+                "numpy.save(path, numpy.array(values, dtype='int64'))."
             ) from None
-        raise InputError(f"{path} is not a whole .npy file: {error}.") from None
+        raise InputError(
+            f"{path} is not a whole .npy file: {error}. Copy it anew, or write it with numpy.save."
+        ) from None
+
+
+def _is_pickle(path: Path) -> bool:
+    """Whether a file is a pickle from beginning to end; its opcodes are named, not carried out."""
+    try:
+        with path.open("rb") as file:
+            for _ in pickletools.genops(file):
+                pass
+            return not file.read(1)
+    except (ValueError, OverflowError, MemoryError):
+        return False
 
 
 def _read_json(path: Path) -> Split:
@@ -198,7 +219,7 @@ def _read_json(path: Path) -> Split:
         data: dict[str, Any] = json.loads(path.read_text("utf-8"))
         if data.get("format") != _FORMAT:
             raise InputError(f"{path} is not a split saved by `bcl split` (no '{_FORMAT}').")
-        labels = data["labels"]
+        labels, stated = data["labels"], data["content_hash"]
         split = Split(
             torch.tensor(data["indices"], dtype=torch.int64),
             None if labels is None else torch.tensor(labels, dtype=torch.int64),
@@ -207,14 +228,29 @@ def _read_json(path: Path) -> Split:
             str(data["pool"]),
             int(data["pool_size"]),
         )
+        if not 0 <= split.num_classes <= MOST_CLASSES:
+            raise ValueError(f"num_classes {split.num_classes}")
+        if split.labels is not None and len(split.labels):
+            low, high = int(split.labels.min()), int(split.labels.max())
+            if low < 0 or high >= split.num_classes:
+                raise ValueError(f"labels {low} to {high} in {split.num_classes} classes")
     except InputError:
         raise
-    except (ValueError, AttributeError, KeyError, TypeError, RuntimeError) as error:
-        raise InputError(f"{path} is not a whole saved split: {error!r}.") from None
-    if split.content_hash != data["content_hash"]:
+    except (
+        ValueError,
+        AttributeError,
+        KeyError,
+        TypeError,
+        RuntimeError,
+        OverflowError,
+    ) as error:
+        raise InputError(
+            f"{path} is not a whole saved split: {error!r}; make it anew with `bcl split make`."
+        ) from None
+    if split.content_hash != stated:
         raise InputError(
             f"{path} was changed since it was saved: content hash {split.content_hash}, it says "
-            f"{data['content_hash']}."
+            f"{stated}; make it anew with `bcl split make`."
         )
     return split
 

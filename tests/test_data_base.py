@@ -43,6 +43,15 @@ def test_digits_sets(digits: DigitsLT) -> None:
     assert DigitsLT(seed=1).content_hash == digits.content_hash
 
 
+def test_digits_leave_no_class_empty() -> None:
+    assert min(DigitsLT(imbalance_factor=124).class_counts.tolist()) == 1
+    with pytest.raises(InputError, match=r"leaves 1 of 10 classes .* take at most 124"):
+        DigitsLT(imbalance_factor=200).setup()
+    for factor in (float("nan"), float("inf"), 0.5):
+        with pytest.raises(InputError, match="finite number of at least 1"):
+            DigitsLT(imbalance_factor=factor)
+
+
 def test_batch_contract(digits: DigitsLT) -> None:
     loader = digits.train_dataloader()
     batches = list(loader)

@@ -1,5 +1,6 @@
 """Folders and archives of class folders."""
 
+import json
 import os
 import zipfile
 from pathlib import Path
@@ -11,6 +12,7 @@ from PIL import Image
 
 from bcl import InputError
 from datamodules import ImageFolderLT
+from datamodules.sources import open_source
 
 
 def make_folder(root: Path, sizes: dict[str, int], side: int = 12) -> Path:
@@ -23,6 +25,10 @@ def make_folder(root: Path, sizes: dict[str, int], side: int = 12) -> Path:
     return root
 
 
+def left_out(data) -> list[str]:
+    return [note for note in data.notes if note.startswith("left out unreadable picture")]
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return make_folder(tmp_path / "set", {"ant": 20, "bee": 20, "cat": 25})
@@ -31,6 +37,8 @@ def folder(tmp_path: Path) -> Path:
 def module(root: Path, **options) -> ImageFolderLT:
     settings = {"imbalance_factor": 4, "image_size": 12, "batch_size": 8, "workers": 0}
     settings |= {"cache_dir": str(root.parent / "cache")} | options
+    if {"recipe", "split_file"} & set(options) and "imbalance_factor" not in options:
+        del settings["imbalance_factor"]
     return ImageFolderLT(str(root), **settings)
 
 
@@ -57,7 +65,7 @@ def test_train_and_test_folders(tmp_path: Path) -> None:
     data = module(tmp_path / "set")
     assert torch.bincount(data.test_set().labels).tolist() == [3, 5]
     assert data.class_counts.tolist() == [20, 5]
-    assert data.notes == []
+    assert data.notes == ["the test set is not balanced: 3 to 5 pictures a class"]
     make_folder(tmp_path / "set" / "test", {"ant": 2, "bee": 2})
     natural = module(tmp_path / "set", imbalance_factor=None)
     assert natural.num_samples == 40
@@ -116,8 +124,20 @@ def test_unreadable_pictures_are_all_listed(folder: Path, workers: int) -> None:
     for name in ("ant/001.png", "bee/002.png", "cat/003.png"):
         assert name in str(caught.value)
     skipped = module(folder, workers=workers, on_bad_image="skip", imbalance_factor=1.0)
-    assert len(skipped.notes) == 3
+    assert len(left_out(skipped)) == 3
     assert len(skipped.probe_set()) + len(skipped.test_set()) == 62
+
+
+def test_sets_that_are_not_balanced_are_told(tmp_path: Path) -> None:
+    root = tmp_path / "set"
+    make_folder(root / "train", {"ant": 8, "bee": 12})
+    make_folder(root / "test", {"ant": 2, "bee": 2})
+    assert module(root).notes == ["the probe set is not balanced: 8 to 12 pictures a class"]
+    for path in (root / "test" / "bee").iterdir():
+        path.write_text("no picture")
+    data = module(root, on_bad_image="skip")
+    assert len(left_out(data)) == 2
+    assert "1 class(es) without a picture in the test set: bee" in data.notes
 
 
 def test_other_classes_in_the_test_folder(tmp_path: Path) -> None:
@@ -130,8 +150,9 @@ def test_other_classes_in_the_test_folder(tmp_path: Path) -> None:
 def test_impossible_profiles(folder: Path) -> None:
     with pytest.raises(InputError, match="take at most 16"):
         module(folder, imbalance_factor=100.0).setup()
-    with pytest.raises(InputError, match="at least 1"):
-        module(folder, imbalance_factor=0.5).setup()
+    for factor in (0.5, float("nan"), float("inf")):
+        with pytest.raises(InputError, match="finite number of at least 1"):
+            module(folder, imbalance_factor=factor, profile="pareto")
     with pytest.raises(InputError, match="'ant' has 16 pictures, the profile wants 18"):
         module(folder, max_per_class=18).setup()
     with pytest.raises(InputError, match="test_share"):
@@ -142,8 +163,89 @@ def test_archive_that_leaves_its_folder(tmp_path: Path) -> None:
     archive = tmp_path / "evil.zip"
     with zipfile.ZipFile(archive, "w") as file:
         file.writestr("../../etc/a.png", b"x")
-    with pytest.raises(InputError, match="leaves its folder"):
+    with pytest.raises(InputError, match=r"leaves its folder.*pack the archive anew"):
         module(archive).setup()
     archive.write_bytes(b"not an archive")
-    with pytest.raises(InputError, match="not a whole zip archive"):
+    with pytest.raises(InputError, match=r"not a whole zip archive.*unpack it and give the folder"):
         module(archive).setup()
+
+
+def test_hidden_folders_of_an_archive_are_no_classes(folder: Path) -> None:
+    """As in a folder, where they are left out."""
+    whole = (folder / "ant" / "000.png").read_bytes()
+    for name in (".cache/a.png", "ant/.thumbs/a.png", "lost+found/a.png", "bee/.a.png"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(whole)
+    archive = folder.parent / "set.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        for path in sorted(folder.rglob("*.png")):
+            file.write(path, path.relative_to(folder))
+    one, other = module(folder), module(archive)
+    assert one.class_names == other.class_names == ["ant", "bee", "cat"]
+    assert one.content_hash == other.content_hash
+    source = open_source(archive)  # what a list names is read all the same
+    assert source.read(".cache/a.png") == open_source(folder).read(".cache/a.png") == whole
+
+
+def test_options_beside_a_recipe_or_a_file(folder: Path) -> None:
+    for option, value in {
+        "imbalance_factor": 7,
+        "profile": "step",
+        "max_per_class": 5,
+        "class_order": "shuffled",
+    }.items():
+        with pytest.raises(InputError, match=rf"cifar10/sdclr.*{option} {value} would have no"):
+            module(folder, recipe="cifar10/sdclr", **{option: value})
+        with pytest.raises(InputError, match=rf"s\.npy.*{option} {value} would have no"):
+            module(folder, split_file="s.npy", **{option: value})
+    with pytest.raises(InputError, match=r"s\.npy.*split_seed 3 would have no"):
+        module(folder, split_file="s.npy", split_seed=3)
+    # Configurations write the defaults out, and null.
+    module(
+        folder, recipe="cifar10/sdclr", split_seed=3, imbalance_factor=100.0, profile="exponential"
+    )
+    module(folder, split_file="s.npy", imbalance_factor=None, max_per_class=None)
+
+
+def test_pictures_left_out_are_in_the_runs_record(tmp_path: Path, monkeypatch, capsys) -> None:
+    from bcl.checkpoints import KEY
+    from bcl.cli import main
+
+    root = make_folder(tmp_path / "set", {"ant": 10, "bee": 12})
+    for number in range(2):
+        (root / "bee" / f"{number:03}.png").write_text("no picture")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BCL_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "small.yaml").write_text(
+        f"data: {{init_args: {{root: {root}, imbalance_factor: 2, image_size: 12, batch_size: 4, "
+        "on_bad_image: skip}}\n"
+        "model: {init_args: {encoder: resnet8, encoder_args: {width: 8}, warmup_epochs: 0, "
+        "views: {init_args: {size: 12}}}}\n"
+        "trainer: {max_epochs: 1, accelerator: cpu, precision: 32-true}\n"
+    )
+    words = ["fit", "--config", "image_folder/bcl_i", "--config", "small.yaml"]
+    assert main(words) == 0
+    out = capsys.readouterr().out
+    run = tmp_path / "outputs" / "small"
+    notes = json.loads((run / "run.json").read_text())["notes"]
+    assert sum("left out unreadable picture bee/00" in note for note in notes) == 2
+    for note in notes:
+        assert f"note: {note}\n" in out
+    last = run / "checkpoints" / "last.ckpt"
+    content = torch.load(last, weights_only=True)
+    assert content[KEY]["record"].pop("notes") == notes
+    torch.save(content, last)  # a record of an earlier version has none
+    assert main([*words, "--ckpt_path", "last", "--trainer.max_epochs", "2"]) == 0
+    assert json.loads((run / "run.json").read_text())["notes"] == notes
+
+
+def test_many_notes_are_cut_where_they_are_printed(capsys) -> None:
+    from types import SimpleNamespace
+
+    from bcl.learners.callbacks import DataNotes
+
+    data = SimpleNamespace(notes=[f"left out {i}" for i in range(25)])
+    DataNotes().on_train_start(SimpleNamespace(datamodule=data, is_global_zero=True), None)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 21
+    assert lines[-1] == "note: and 5 more, in the run's run.json and checkpoints"

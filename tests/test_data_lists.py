@@ -139,6 +139,7 @@ def test_bad_pictures_are_left_out_of_every_list(root: Path) -> None:
     assert data.class_counts.tolist() == [5, 2]
     assert len(data.probe_set()) == 5
     assert "train/n01/005.png" in data.notes[0]
+    assert "the probe list is not balanced: 2 to 3 pictures a class" in data.notes
     assert not any("class(es)" in note for note in data.notes)
     for number in range(2):
         (root / "train" / "n02" / f"{number:03}.png").write_text("no picture")
@@ -196,6 +197,15 @@ def test_lists_as_windows_writes_them(tmp_path: Path) -> None:
     assert found.names == ["a b/c.jpg", "d/e.jpg"]
     assert found.labels.tolist() == [0, 1]
     assert found.lines == [1, 3]
+
+
+def test_a_colon_is_a_letter_but_for_a_drive(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("12:30.jpg 0\na/b:c.jpg 0\nab:c/d.jpg 1\n")
+    assert read_list(tmp_path / "a.txt").names == ["12:30.jpg", "a/b:c.jpg", "ab:c/d.jpg"]
+    for name in ("C:/a.jpg", "c:\\a.jpg", "C:a.jpg"):
+        (tmp_path / "a.txt").write_text(f"{name} 0\n")
+        with pytest.raises(InputError, match="leaves its folder; write paths relative"):
+            read_list(tmp_path / "a.txt")
 
 
 def test_one_picture_in_two_spellings(tmp_path: Path) -> None:

@@ -85,7 +85,25 @@ def test_profiles_fall_and_stay_in_range(n_max: int, factor: float, classes: int
         assert len(counts) == classes
         assert counts == sorted(counts, reverse=True)
         assert max(counts) <= n_max
-        assert min(counts) >= int(n_max / factor) - 1
+        assert min(counts) >= int(n_max / factor)
+
+
+@settings(deadline=None)
+@given(st.integers(1, 20_000), st.integers(1, 20), st.integers(2, 200))
+def test_rounding_takes_no_picture(smallest: int, factor: int, classes: int) -> None:
+    """Where n_max / IF is a whole number, the smallest class has it, and one for n_max = IF."""
+    n_max = smallest * factor
+    for profile in (profiles.exponential_counts, profiles.step_counts):
+        assert min(profile(n_max, factor, classes)) == smallest
+        assert min(profile(n_max, n_max, classes)) == 1
+
+
+def test_factors_whose_inverse_is_rounded_down() -> None:
+    assert 49 * (1 / 49) < 1
+    assert profiles.exponential_counts(49, 49, 3) == [49, 7, 1]
+    assert profiles.step_counts(49, 49, 2) == [49, 1]
+    assert 0.7 * 90 < 63
+    assert profiles.cacr_linear_counts(90, 10)[6] == 63
 
 
 @pytest.mark.parametrize(
@@ -94,6 +112,7 @@ def test_profiles_fall_and_stay_in_range(n_max: int, factor: float, classes: int
         lambda: profiles.exponential_counts(0, 10, 10),
         lambda: profiles.exponential_counts(10, 0.5, 10),
         lambda: profiles.exponential_counts(10, float("inf"), 10),
+        lambda: profiles.step_counts(10, float("nan"), 10),
         lambda: profiles.exponential_counts(10, 10, 0),
         lambda: profiles.cacr_linear_counts(10, 15),
         lambda: profiles.pareto_counts(10, 11, 10),

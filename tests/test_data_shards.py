@@ -102,8 +102,16 @@ def test_batches_by_rank_and_resume(packed: Path) -> None:
     resumed = data.train_dataloader()
     resumed.load_state_dict(again.state_dict())
     assert [b["id"].tolist() for b in resumed] == [ids.tolist() for ids in whole[4:]]
-    with pytest.raises(InputError, match="written with window 2, this run has 3"):
+    with pytest.raises(
+        InputError, match="middle of epoch 0 of a run with window 2, this run has 3"
+    ):
         shards(packed, window=3).train_dataloader().load_state_dict(again.state_dict())
+    for _ in iterator:
+        pass
+    other = shards(packed, window=3).train_dataloader()
+    other.load_state_dict(again.state_dict())  # at an epoch's end there is no order to match
+    assert [len(batch["id"]) for batch in other] == [40] * len(whole)
+    assert other.epoch == 1
 
 
 def test_workers_read_the_same(packed: Path) -> None:
@@ -138,6 +146,70 @@ def test_damaged_shards(packed: Path, tmp_path: Path) -> None:
     shards(root).setup()
     with pytest.raises(InputError, match="checksum"):
         shards(root, verify=True).setup()
+
+
+def test_damaged_labels_and_index(packed: Path, tmp_path: Path) -> None:
+    root = copied(packed, tmp_path)
+    shards(root, verify=True).setup()
+    labels, index = root / "train" / "labels.i64", root / "probe" / "index.json"
+    raw = bytearray(labels.read_bytes())
+    raw[0] ^= 1
+    labels.write_bytes(raw)
+    shards(root).setup()
+    with pytest.raises(InputError, match=r"labels\.i64: its checksum is not that of the packed"):
+        shards(root, verify=True).setup()
+    text = index.read_text()
+    index.write_text(text[:-9])
+    with pytest.raises(InputError, match=r"probe/index\.json: its checksum"):
+        shards(root).setup()
+    index.unlink()
+    with pytest.raises(InputError, match=r"1 damaged file.*\n.*probe/index\.json: missing"):
+        shards(root).setup()
+    # Sets that were packed before these had a checksum open as they did.
+    index.write_text(text)
+    manifest = json.loads((root / "shards.json").read_text())
+    for part in manifest["parts"].values():
+        del part["labels_sha256"], part["index_sha256"]
+    (root / "shards.json").write_text(json.dumps(manifest))
+    shards(root, verify=True).setup()
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        ("class_names",),
+        ("class_counts",),
+        ("group_rule",),
+        ("notes",),
+        ("recipe",),
+        ("parts", "train"),
+        ("parts", "train", "shards"),
+        ("parts", "probe", "total"),
+        ("parts", "test", "shards", 0, "bytes"),
+    ],
+)
+def test_manifest_that_lacks_something(packed: Path, tmp_path: Path, keys) -> None:
+    manifest = json.loads((packed / "shards.json").read_text())
+    entry = manifest
+    for key in keys[:-1]:
+        entry = entry[key]
+    del entry[keys[-1]]
+    (tmp_path / "shards.json").write_text(json.dumps(manifest))
+    named = ".".join(map(str, keys))
+    with pytest.raises(InputError, match=f"damaged: '{named}' is missing"):
+        shards(tmp_path).setup()
+    entry[keys[-1]] = None
+    (tmp_path / "shards.json").write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match=f"damaged: '{named}' is missing or of another kind"):
+        shards(tmp_path).setup()
+
+
+@pytest.mark.parametrize("size", [0, -1, 4001, float("nan"), float("inf")])
+def test_shards_of_no_size(tmp_path: Path, size: float) -> None:
+    pytest.importorskip("litdata")
+    with pytest.raises(InputError, match=r"shard_mb must lie in \(0, 4000\] MiB"):
+        pack(DigitsLT(), tmp_path / "out", shard_mb=size, progress=False)
+    assert not (tmp_path / "out").exists()
 
 
 def test_no_packed_set(packed: Path, tmp_path: Path) -> None:
@@ -175,7 +247,14 @@ def test_command(tmp_path: Path, capsys) -> None:
         run(*words, "--overwrite", "--test-list", "x.txt")
     with pytest.raises(InputError, match="names its pictures itself"):
         run(*words, "--overwrite", "--train-list", "x.txt", "--recipe", "cifar10/sdclr")
-    with pytest.raises(InputError, match="does not exist"):
+    with pytest.raises(InputError, match=r"--recipe says .* --imbalance-factor would have no"):
+        run(*words, "--overwrite", "--recipe", "cifar10/sdclr", "--imbalance-factor", 7)
+    with pytest.raises(InputError, match=r"--split-file says .* --imbalance-factor would have no"):
+        run(*words, "--overwrite", "--split-file", "s.npy", "--imbalance-factor", 7)
+    for more in ((), ("--split-file", "s.npy")):
+        with pytest.raises(InputError, match=r"--split-seed chooses .* no effect"):
+            run(*words, "--overwrite", "--split-seed", 0, *more)
+    with pytest.raises(InputError, match=r"does not exist.*: bcl pack DIR"):
         run(tmp_path / "nowhere", "--out", tmp_path / "other")
     assert not (tmp_path / "other").exists()
 

@@ -63,6 +63,8 @@ def test_cifar_recipes_and_files(monkeypatch, tmp_path: Path) -> None:
         CIFAR10LT(recipe="cifar10/sdlcr")
     with pytest.raises(InputError, match="32 px"):
         CIFAR10LT(image_size=64)
+    with pytest.raises(InputError, match="imbalance_factor 50 would have no effect"):
+        CIFAR10LT(recipe="cifar10/sdclr", imbalance_factor=50)
 
 
 def test_cifar_without_data_or_network(tmp_path: Path, monkeypatch) -> None:
@@ -114,6 +116,45 @@ def test_cifar_through_torchvision(tmp_path: Path, monkeypatch, capsys) -> None:
     assert data.content_hash in capsys.readouterr().out
 
 
+@pytest.fixture
+def both_cifars(tmp_path: Path, monkeypatch) -> Path:
+    for kind, folder in (("CIFAR10", "cifar-10-batches-py"), ("CIFAR100", "cifar-100-python")):
+        fake_cifar(monkeypatch, kind, 5000 if kind == "CIFAR10" else 500)
+        (tmp_path / folder).mkdir()
+    return tmp_path
+
+
+def split(*words) -> None:
+    from bcl.cli import split as command
+
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    command.run(parser.parse_args([str(word) for word in words]))
+
+
+def test_split_of_a_root_with_both_cifars(both_cifars: Path, capsys) -> None:
+    root = ("--root", both_cifars)
+    for name in ("cifar10/sdclr", "cifar100/sdclr"):
+        save = both_cifars / "s.json"
+        split("make", name, *root, "--save", save)
+        assert f"total      {RECIPES[name].total}" in capsys.readouterr().out
+        split("inspect", save, *root)  # a saved split says which by its recipe
+        assert f"total      {RECIPES[name].total}" in capsys.readouterr().out
+    profile = ("make", "--profile", "step", "--save", both_cifars / "s.npy")
+    with pytest.raises(InputError, match=r"both cifar10 and cifar100.*--dataset cifar10 or"):
+        split(*profile, *root)
+    split(*profile, *root, "--dataset", "cifar100")
+    assert "classes    100" in capsys.readouterr().out
+    with pytest.raises(InputError, match="both cifar10 and cifar100"):
+        split("inspect", both_cifars / "s.npy", *root)
+    split("inspect", both_cifars / "s.npy", *root, "--dataset", "cifar100")
+    assert "classes    100, largest 500, smallest 5" in capsys.readouterr().out
+    (both_cifars / "cifar-10-batches-py").rmdir()
+    split("inspect", both_cifars / "s.npy", *root)  # the only one
+    with pytest.raises(InputError, match="--dataset cifar10 is not there; it holds cifar100"):
+        split("inspect", both_cifars / "s.npy", *root, "--dataset", "cifar10")
+
+
 def test_arrays(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (60, 9, 9, 3), dtype=np.uint8)
@@ -135,6 +176,24 @@ def test_arrays(tmp_path: Path) -> None:
     assert ArraysLT(images[::-1].copy(), labels, **settings).content_hash != one.content_hash
 
 
+def test_arrays_hash_covers_all_pictures() -> None:
+    """Whichever are held out: also where the first picture is."""
+    images, labels = np.zeros((60, 4, 4), np.uint8), np.arange(60) % 3
+    settings = {"imbalance_factor": None, "test_share": 0.9, "batch_size": 1}
+    one = ArraysLT(images, labels, **settings)
+    assert 0 in one.test_set().rows.tolist()
+    row = int(one.train_set().rows[0])
+    images = images.copy()
+    images[row] = 1
+    assert ArraysLT(images, labels, **settings).content_hash != one.content_hash
+    # The training set is the same, whatever it is tested on.
+    pair = [
+        ArraysLT(images, labels, images[:3] + i, labels[:3], imbalance_factor=2, batch_size=1)
+        for i in range(2)
+    ]
+    assert pair[0].content_hash == pair[1].content_hash
+
+
 @pytest.mark.parametrize(
     ("images", "labels", "message"),
     [
@@ -144,6 +203,10 @@ def test_arrays(tmp_path: Path) -> None:
         (np.zeros((4, 8, 8), np.uint8), np.arange(4) * 0.5, "integer labels"),
         (np.zeros((4, 8, 8), np.uint8), np.arange(4) - 1, "negative"),
         (np.zeros((4, 8, 8), np.uint8), np.arange(4) * 2, "without gaps"),
+        (np.zeros((4, 8, 8), np.uint8), np.array(list("abcd")), "labels must .* got <U1.*unique"),
+        (np.zeros((4, 8, 8), np.uint8), list("abcd"), "labels must .* got list.*numpy.unique"),
+        (np.zeros((4, 8, 8), np.uint8), np.arange(4) * 1j, "integer labels"),
+        (np.zeros((4, 8, 8), object), np.arange(4), "images must .* got object.*numpy.stack"),
         ("missing.npy", np.arange(4), "does not exist"),
         (np.zeros((0, 8, 8), np.uint8), np.arange(0), "are empty"),
         (np.zeros((2, 8, 8), np.uint8), np.array([0, 10**12]), "label 1000000000000 is out"),
@@ -152,6 +215,16 @@ def test_arrays(tmp_path: Path) -> None:
 def test_bad_arrays(images, labels, message: str) -> None:
     with pytest.raises(InputError, match=message):
         ArraysLT(images, labels, batch_size=1).setup()
+
+
+def test_arrays_of_any_layout() -> None:
+    images, labels = np.arange(4 * 64, dtype=np.uint8).reshape(4, 8, 8), np.array([0, 1, 0, 1])
+    settings = {"imbalance_factor": None, "batch_size": 1, "test_images": images}
+    plain = ArraysLT(images[::-1].copy(), labels, **settings, test_labels=labels)
+    for kind in ("uint8", "uint16", "uint32", "uint64", ">i4"):
+        other = ArraysLT(images[::-1], labels.astype(kind), **settings, test_labels=labels)
+        assert other.content_hash == plain.content_hash
+        assert other.train_set().pictures(torch.tensor([0]))[0, 0].tolist() == images[-1].tolist()
 
 
 def test_bad_test_arrays() -> None:
@@ -213,6 +286,13 @@ def test_hugging_face(tmp_path: Path) -> None:
         HuggingFaceLT(str(tmp_path / "pets"), split="trian", **settings).setup()
     with pytest.raises(InputError, match="cannot load"):
         HuggingFaceLT(str(tmp_path / "nothing"), **settings).setup()
+    part(0, 32).save_to_disk(str(tmp_path / "single"))
+    single = HuggingFaceLT(str(tmp_path / "single"), **settings)
+    assert len(single.probe_set()) + len(single.test_set()) == 32
+    assert torch.bincount(single.test_set().labels).tolist() == [3, 3]
+    for odd in ({"split": "validation"}, {"test_split": "validation"}):
+        with pytest.raises(InputError, match="without parts, so there is no 'validation'"):
+            HuggingFaceLT(str(tmp_path / "single"), **odd, **settings).setup()
     for column, value, told in (
         ("image", None, r"train/0: no picture in this row"),
         ("label", None, "holds no class numbers, or not in every row"),

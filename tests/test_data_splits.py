@@ -74,6 +74,20 @@ def test_pickled_file_is_never_loaded(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="pickled objects"):
         load_split(tmp_path / "a.npy")
     assert not (tmp_path / "executed").exists()
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):  # not an array's, but named as one
+        (tmp_path / "c.npy").write_bytes(pickle.dumps([1, 2], protocol=protocol))
+        with pytest.raises(InputError, match=r"pickled objects.*numpy\.save"):
+            load_split(tmp_path / "c.npy")
+
+
+def test_header_that_states_more_than_memory_holds(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.arange(10))
+    raw = (tmp_path / "a.npy").read_bytes()
+    (tmp_path / "a.npy").write_bytes(
+        raw.replace(b"(10,), }" + b" " * 15, b"(1%s,), }" % (b"0" * 15) + b" " * 1)
+    )
+    with pytest.raises(InputError, match=r"not a whole \.npy file, or larger than memory"):
+        load_split(tmp_path / "a.npy")
 
 
 @pytest.mark.parametrize(
@@ -108,6 +122,15 @@ def test_damaged_files(tmp_path: Path) -> None:
     (tmp_path / "edited.json").write_text(json.dumps(data))
     (tmp_path / "word.json").write_text(json.dumps(data | {"num_classes": "x"}))
     (tmp_path / "huge.json").write_text(json.dumps(data | {"indices": [10**30]}))
+    for name, entry in {
+        "infinite": {"pool_size": float("inf")},
+        "negative": {"num_classes": -1},
+        "classes": {"num_classes": 10**12},
+        "labels": {"labels": [1, 0, 2]},
+    }.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(data | entry))
+    del data["content_hash"]
+    (tmp_path / "unhashed.json").write_text(json.dumps(data))
     for name, message in {
         "half.npy": "not a whole .npy",
         "text.npy": "not a whole .npy",
@@ -117,6 +140,11 @@ def test_damaged_files(tmp_path: Path) -> None:
         "edited.json": "was changed since it was saved",
         "word.json": "not a whole saved split",
         "huge.json": "not a whole saved split",
+        "infinite.json": "not a whole saved split",
+        "negative.json": "not a whole saved split.*num_classes -1",
+        "classes.json": "not a whole saved split.*num_classes 1000000000000",
+        "labels.json": "not a whole saved split.*labels 0 to 2 in 2 classes",
+        "unhashed.json": "not a whole saved split.*content_hash.*make it anew",
         "missing.npy": "does not exist",
     }.items():
         with pytest.raises(InputError, match=message):
@@ -215,6 +243,11 @@ def test_inspect_a_list_file(tmp_path: Path, capsys) -> None:
         ("make", "--profile", "step"),
         ("make", "cifar10/sdclr", "--save", "x.npy"),
         ("make", "cifar10/sdlcr"),
+        ("make", "cifar10/sdclr", "--imbalance-factor", "7"),
+        ("make", "cifar10/sdclr", "--imbalance-factor", "100"),
+        ("make", "cifar10/sdclr", "--max-per-class", "7"),
+        ("make", "cifar10/sdclr", "--class-order", "name"),
+        ("make", "--profile", "cacr-linear", "--imbalance-factor", "7", "--root", "."),
         ("make", "cifar10/sdclr", "--svg", "x.png"),
         ("inspect", "missing.npy"),
         ("compare", "missing.npy", "missing.npy"),
@@ -223,6 +256,17 @@ def test_inspect_a_list_file(tmp_path: Path, capsys) -> None:
 def test_bad_commands(words) -> None:
     with pytest.raises(InputError):
         run(*words)
+
+
+def test_options_without_effect_are_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"'cifar10/sdclr' fixes .* --imbalance-factor would have"):
+        run("make", "cifar10/sdclr", "--imbalance-factor", "7")
+    with pytest.raises(InputError, match="'cacr-linear' fixes its counts"):
+        run("make", "--profile", "cacr-linear", "--imbalance-factor", "7", "--root", tmp_path)
+    with pytest.raises(InputError, match="finite number of at least 1"):
+        run("make", "--profile", "step", "--imbalance-factor", "0", "--root", tmp_path)
+    with pytest.raises(InputError, match=r"does not exist.*: --root DIR"):
+        run("make", "--profile", "step", "--root", tmp_path / "nowhere")
 
 
 def test_split_of_a_flat_folder_fits_its_datamodule(tmp_path: Path, capsys) -> None:
@@ -270,6 +314,31 @@ def test_split_file_and_unreadable_pictures(tmp_path: Path) -> None:
         assert "1 unreadable left out: 5 pictures" in data.recipe
         assert data.content_hash != whole.content_hash
         assert len(data.test_set()) == 20
+
+
+def test_held_out_pictures_stay_out_of_a_few_shot_set(tmp_path: Path) -> None:
+    """Held out of all pictures of the folder, so one left out as unreadable moves none."""
+    folder = make_folder(tmp_path / "set", {"ant": 40, "bee": 40})
+    np.save(tmp_path / "shots.npy", np.arange(64))  # every training picture
+    options = {"few_shot_file": str(tmp_path / "shots.npy"), "on_bad_image": "skip"}
+    whole = module(folder, **options)
+    pixels = [set(map(bytes, pictures_of(one).numpy())) for one in parts_of(whole)]
+    assert not pixels[0] & pixels[1]
+    names = sorted(folder.glob("*/*.png"))
+    for row in range(0, 40, 5):
+        names[row].write_text("no picture")
+    data = module(folder, **options)
+    assert len(data.probe_set()) + len(data.test_set()) == 72
+    for one, before in zip(parts_of(data), pixels, strict=True):
+        assert set(map(bytes, pictures_of(one).numpy())) < before
+
+
+def parts_of(data):
+    return data.probe_set(), data.test_set()
+
+
+def pictures_of(pictures) -> torch.Tensor:
+    return pictures.pictures(torch.arange(len(pictures))).flatten(1)
 
 
 def test_list_file_has_one_hash(tmp_path: Path, capsys) -> None:

@@ -99,7 +99,7 @@ def _build(arguments: list[str], config: Config, name: str) -> Any:
 
     from bcl.checkpoints import AtomicCheckpointIO
     from bcl.learners import HistoryWriter, LogHistory, OnlineProbe
-    from bcl.learners.callbacks import in_terminal, run_callbacks
+    from bcl.learners.callbacks import DataNotes, in_terminal, run_callbacks
     from bcl.learners.training import new_record
 
     class FitCLI(LightningCLI):
@@ -189,7 +189,10 @@ def _build(arguments: list[str], config: Config, name: str) -> Any:
             record = new_record(self.config.name, self.model, seed, config)
             progress = settings.enable_progress_bar is not False
             intervals = vars(self.config.save)
-            callbacks = run_callbacks(record, folder, progress, **intervals)
+            callbacks = [
+                DataNotes(),
+                *run_callbacks(record, folder, progress, **intervals),
+            ]
             if self.config.history.every_n_epochs is not None:
                 every = self.config.history.every_n_epochs
                 anew = not _is_own(self.config.ckpt_path, folder)

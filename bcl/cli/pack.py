@@ -8,7 +8,9 @@ from bcl.errors import InputError
 from datamodules.base import LongTailedDataModule
 from datamodules.folder import ImageFolderLT
 from datamodules.lists import ImageListLT
-from datamodules.shards import files_module, pack, read_manifest
+from datamodules.manifest import read_manifest
+from datamodules.shards import MOST_SHARD_MB, files_module, pack
+from datamodules.sources import check_root
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,8 +27,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--recipe", help="named subset of class folders (bcl split --list)")
     parser.add_argument("--split-file", help="index file or saved split of class folders")
-    parser.add_argument("--split-seed", type=int, default=0, help="which random subset")
-    parser.add_argument("--shard-mb", type=float, default=64.0, help="MiB of a shard")
+    parser.add_argument("--split-seed", type=int, help="which random subset (0)")
+    parser.add_argument(
+        "--shard-mb", type=float, default=64.0, help=f"MiB of a shard, at most {MOST_SHARD_MB}"
+    )
     parser.add_argument("--max-side", type=int, help="shrink the shorter side to so many pixels")
     parser.add_argument("--train-only", action="store_true", help="leave probe and test set out")
     parser.add_argument("--on-bad-image", choices=("raise", "skip"), default="raise")
@@ -55,23 +59,26 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _module(args: argparse.Namespace) -> LongTailedDataModule:
+    check_root(args.root, "bcl pack DIR")
     if args.train_list is None:
         if args.probe_list or args.test_list:
             raise InputError("--probe-list and --test-list go with --train-list.")
+        _refuse_unused(args)
         return ImageFolderLT(
             args.root,
             imbalance_factor=args.imbalance_factor,
             recipe=args.recipe,
             split_file=args.split_file,
-            split_seed=args.split_seed,
+            split_seed=args.split_seed or 0,
             storage="files",
             on_bad_image=args.on_bad_image,
             cache_dir=args.cache_dir,
         )
-    if args.recipe or args.split_file or args.imbalance_factor is not None:
+    own = (args.recipe, args.split_file, args.imbalance_factor, args.split_seed)
+    if any(value is not None for value in own):
         raise InputError(
-            "a list names its pictures itself; leave --recipe, --split-file and "
-            "--imbalance-factor out."
+            "a list names its pictures itself; leave --recipe, --split-file, --imbalance-factor "
+            "and --split-seed out."
         )
     return files_module(
         ImageListLT(
@@ -83,3 +90,19 @@ def _module(args: argparse.Namespace) -> LongTailedDataModule:
             cache_dir=args.cache_dir,
         )
     )
+
+
+def _refuse_unused(args: argparse.Namespace) -> None:
+    """Refuse options that the subset which is asked for does not read."""
+    fixed = "--recipe" if args.recipe else "--split-file" if args.split_file else None
+    if fixed and args.imbalance_factor is not None:
+        raise InputError(
+            f"{fixed} says how many pictures each class has, so --imbalance-factor would have no "
+            "effect; leave one of the two out."
+        )
+    random = args.recipe is not None or args.imbalance_factor is not None
+    if args.split_seed is not None and not random:
+        raise InputError(
+            "--split-seed chooses the pictures of --imbalance-factor or --recipe; without one of "
+            "these it would have no effect. Leave it out."
+        )

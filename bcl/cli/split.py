@@ -2,6 +2,7 @@
 
 import argparse
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -10,11 +11,12 @@ from torch import Tensor
 from bcl.errors import InputError
 from bcl.files import write_text
 from datamodules import recipes, splits
+from datamodules.choices import DEFAULTS
 from datamodules.cifar import CIFAR10LT, CIFAR100LT
 from datamodules.folder import folder_pool
 from datamodules.lists import PictureList, read_list
 from datamodules.pools import PROFILES, PoolDataModule
-from datamodules.sources import open_source
+from datamodules.sources import check_root, open_source
 
 EXAMPLES = """examples:
   bcl split --list
@@ -26,6 +28,13 @@ EXAMPLES = """examples:
 """
 
 
+# Each with the folder below the root in which torchvision keeps it.
+CIFARS: dict[str, tuple[str, Callable[..., PoolDataModule]]] = {
+    "cifar10": ("cifar-10-batches-py", CIFAR10LT),
+    "cifar100": ("cifar-100-python", CIFAR100LT),
+}
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
@@ -35,15 +44,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     make = actions.add_parser("make", help="choose the pictures of a recipe or a profile")
     make.add_argument("recipe", nargs="?", help="a recipe's name (bcl split --list)")
     make.add_argument("--profile", choices=PROFILES, help="a profile instead of a recipe")
-    make.add_argument("--imbalance-factor", type=float, default=100.0, help="of the profile")
+    make.add_argument("--imbalance-factor", type=float, help="of the profile (100)")
     make.add_argument("--max-per-class", type=int, help="pictures of the profile's largest class")
-    make.add_argument("--class-order", choices=("name", "shuffled"), default="name")
+    make.add_argument(
+        "--class-order", choices=("name", "shuffled"), help="of the profile's classes (name)"
+    )
     make.add_argument("--split-seed", type=int, default=0, help="which random subset")
     inspect = actions.add_parser("inspect", help="say what a split or a list file holds")
     inspect.add_argument("file", help=".npy, .json, or a list of `path label` rows (.txt)")
     for action in (make, inspect):
         action.add_argument(
             "--root", help="class folders (or an archive), torchvision's CIFAR, or a list file"
+        )
+        action.add_argument(
+            "--dataset", choices=tuple(CIFARS), help="which CIFAR, where --root holds both"
         )
         action.add_argument(
             "--test-share",
@@ -93,19 +107,39 @@ def table() -> str:
     return "\n".join(lines)
 
 
-def _labels(root: str, test_share: float) -> tuple[Tensor, list[str], str]:
+def _cifar(root: str, asked: str | None, recipe: str) -> str | None:
+    """Which CIFAR of a root is meant: as asked, else that of the recipe, else the only one."""
+    folder = Path(root).expanduser()
+    found = [name for name, (inside, _) in CIFARS.items() if (folder / inside).is_dir()]
+    if asked is not None:
+        if asked not in found:
+            raise InputError(
+                f"{root} holds no {CIFARS[asked][0]}, so --dataset {asked} is not there; "
+                + (f"it holds {found[0]}." if found else "leave --dataset out for other data.")
+            )
+        return asked
+    prefix = recipe.partition("/")[0]
+    if len(found) > 1 and prefix not in found:
+        raise InputError(
+            f"{root} holds both {' and '.join(found)}; say which is meant with --dataset "
+            f"{' or --dataset '.join(found)}."
+        )
+    return prefix if prefix in found else next(iter(found), None)
+
+
+def _labels(args: argparse.Namespace, recipe: str) -> tuple[Tensor, list[str], str]:
     """Labels, class names and fingerprint of the training pictures, as the datamodule has them."""
+    root, test_share = args.root, args.test_share
+    cifar = _cifar(root, args.dataset, recipe)
     if root.endswith(".txt"):
         pictures = read_list(root)
         classes = [str(label) for label in range(int(pictures.labels.max()) + 1)]
         fingerprint = splits.pool_fingerprint(pictures.names, pictures.labels)
         return pictures.labels, classes, fingerprint
-    folder = Path(root).expanduser()
-    if (folder / "cifar-10-batches-py").is_dir():
-        pool = CIFAR10LT(root, download=False).pool()
-    elif (folder / "cifar-100-python").is_dir():
-        pool = CIFAR100LT(root, download=False).pool()
+    if cifar is not None:
+        pool = CIFARS[cifar][1](root, download=False).pool()
     else:
+        check_root(root, "--root DIR")
         pool = folder_pool(open_source(root))
     rows, test = pool.parts(test_share)
     if pool.test is None:
@@ -119,6 +153,7 @@ def _labels(root: str, test_share: float) -> tuple[Tensor, list[str], str]:
 def _make(args: argparse.Namespace) -> None:
     if (args.recipe is None) == (args.profile is None):
         raise InputError("name a recipe, or a profile with --profile; `bcl split --list`.")
+    _refuse_unused(args)
     if args.root is None:
         if args.recipe is None:
             raise InputError("a profile needs the data's class sizes: give --root.")
@@ -131,15 +166,35 @@ def _make(args: argparse.Namespace) -> None:
         return
     module = PoolDataModule(
         test_share=args.test_share,
-        imbalance_factor=args.imbalance_factor,
-        profile=args.profile or "exponential",
+        imbalance_factor=(
+            DEFAULTS["imbalance_factor"] if args.imbalance_factor is None else args.imbalance_factor
+        ),
+        profile=args.profile or DEFAULTS["profile"],
         max_per_class=args.max_per_class,
-        class_order=args.class_order,
+        class_order=args.class_order or DEFAULTS["class_order"],
         split_seed=args.split_seed,
         recipe=args.recipe,
     )
-    labels, classes, fingerprint = _labels(args.root, args.test_share)
+    labels, classes, fingerprint = _labels(args, args.recipe or "")
     _report(module.split(labels, classes, fingerprint), args, classes)
+
+
+def _refuse_unused(args: argparse.Namespace) -> None:
+    """Refuse options of a profile that a recipe, or a profile of fixed factor, does not read."""
+    unused = []
+    if args.recipe is not None:
+        unused = ["imbalance_factor", "max_per_class", "class_order"]
+    elif args.profile.startswith("cacr"):
+        unused = ["imbalance_factor"]
+    given = [name for name in unused if getattr(args, name) is not None]
+    if given:
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        what = f"recipe '{args.recipe}'" if args.recipe else f"profile '{args.profile}'"
+        raise InputError(
+            f"{what} fixes its counts itself, so {options} would have no effect; leave "
+            f"{'them' if len(given) > 1 else 'it'} out, or take --profile exponential, step or "
+            "pareto instead."
+        )
 
 
 def _inspect(args: argparse.Namespace) -> None:
@@ -155,7 +210,7 @@ def _inspect(args: argparse.Namespace) -> None:
     split = splits.load_split(args.file)
     classes = None
     if args.root:
-        labels, classes, fingerprint = _labels(args.root, args.test_share)
+        labels, classes, fingerprint = _labels(args, split.recipe)
         split = splits.with_labels(split, labels, len(classes), fingerprint)
     _report(split, args, classes)
 

@@ -19,6 +19,9 @@ from bcl.learners.saving import Checkpoints, TorchRandomState, is_last_epoch
 class RunRecorder(Callback):
     """Keep the record of a run (configuration, versions, history, wall time) in its checkpoints.
 
+    ``notes`` are the datamodule's: every picture that was left out as unreadable by its name, and
+    what else it has to tell. Records of earlier versions have none.
+
     Args:
         record: what is known before the run: name, method, seed, config, commit, versions,
             hardware.
@@ -69,8 +72,9 @@ class RunRecorder(Callback):
         return None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start the clock; name the data."""
+        """Start the clock; name the data, and what it left out."""
         self.record.update(_data(trainer))
+        self.record["notes"] = _notes(trainer)
         self._before = self.record["wall_seconds"]
         self._start = time.monotonic()
 
@@ -152,6 +156,36 @@ def _data(trainer: pl.Trainer) -> dict[str, str]:
     data: Any = getattr(trainer, "datamodule", None)
     found = {key: getattr(data, key, None) for key in ("recipe", "content_hash", "pictures_hash")}
     return {key: str(value) for key, value in found.items() if value is not None}
+
+
+def _notes(trainer: pl.Trainer) -> list[str]:
+    """What the datamodule has to tell, such as the pictures that were left out."""
+    notes = getattr(getattr(trainer, "datamodule", None), "notes", None)
+    return [str(note) for note in notes] if isinstance(notes, list | tuple) else []
+
+
+class DataNotes(Callback):
+    """Print what the datamodule has to tell, such as pictures that were left out, before training.
+
+    Args:
+        most: notes that are printed; all of them are in the run's record.
+    """
+
+    def __init__(self, most: int = 20) -> None:
+        self.most = most
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Print the notes, once for all ranks."""
+        notes = _notes(trainer)
+        if not trainer.is_global_zero:
+            return
+        for note in notes[: self.most]:
+            print(f"note: {note}", flush=True)
+        if len(notes) > self.most:
+            print(
+                f"note: and {len(notes) - self.most:,} more, in the run's run.json and checkpoints",
+                flush=True,
+            )
 
 
 def epoch_loss(trainer: pl.Trainer) -> float | None:
