@@ -41,6 +41,9 @@ from datamodules.shards import WindowOrder, pack, shrink
 from datamodules.stores import MemoryStore, PictureSet
 
 BATCH = 64
+DECODE = transforms.Compose(
+    [transforms.Resize(256), transforms.CenterCrop(256), transforms.PILToTensor()]
+)
 
 
 def median(call: Callable[[], float], repeat: int) -> float:
@@ -67,8 +70,25 @@ def photographs(folder: Path, count: int, width: int, height: int, classes: int 
     return folder
 
 
+def batches_per_second(loader: DataLoader[Any]) -> float:
+    """Batches a second from the second on, so that the workers' start does not count."""
+    count, start = -1, 0.0
+    for _ in loader:
+        count += 1
+        if count == 0:
+            start = time.perf_counter()
+    return count / (time.perf_counter() - start)
+
+
 def memory(args: argparse.Namespace) -> None:
-    """Cost of a batch of a set in memory, beside a training step of the smallest encoder."""
+    """Cost of a batch in memory, beside ImageFolder and a training step of the smallest encoder."""
+    with tempfile.TemporaryDirectory() as name:
+        root = photographs(Path(name), 4096, 32, 32, 10)
+        in_memory(args, datasets.ImageFolder(str(root), transforms.PILToTensor()))
+
+
+def in_memory(args: argparse.Namespace, files: datasets.ImageFolder) -> None:
+    """As `memory`, with the small JPEG files for ImageFolder."""
     images = torch.randint(0, 256, (12_406, 3, 32, 32), dtype=torch.uint8)
     data = PictureSet(MemoryStore(images, "random"), None, torch.arange(12_406) % 10)
     for batch_size in args.batches:
@@ -91,15 +111,26 @@ def memory(args: argparse.Namespace) -> None:
             return time.perf_counter() - start
 
         costs, steps = [], []
+        plain: dict[int, list[float]] = {1: [], 2: []}
         for _ in range(args.repeat):
             costs.append(gather())
             steps.append(step())
+            for workers, times in plain.items():
+                options: dict[str, Any] = {"shuffle": True, "num_workers": workers}
+                loader = DataLoader(files, batch_size, drop_last=True, **options)
+                times.append(1 / batches_per_second(loader))
         cost, whole = statistics.median(costs), statistics.median(steps)
         args.rows += results.compare(
             f"a batch of {batch_size} pictures of 32 px in memory",
             "ms",
             {
                 "ours, gathering it": [1e3 * x for x in costs],
+                **{
+                    f"ImageFolder, the same from JPEG files, {workers} worker(s)": [
+                        1e3 * x for x in times
+                    ]
+                    for workers, times in plain.items()
+                },
                 "a ResNet-8 step on it": [1e3 * x for x in steps],
             },
             ours="ours, gathering it",
@@ -225,10 +256,7 @@ def large(args: argparse.Namespace) -> None:
         size = np.mean([path.stat().st_size for path in Path(root).rglob("*.jpg")][:500]) / 1024
         say("pictures, mean size", f"{args.pictures:,}, {size:.0f} KiB")
         plain = datasets.ImageFolder(root, TwoViews(simclr_transform(args.blur)))
-        one = transforms.Compose(
-            [transforms.Resize(256), transforms.CenterCrop(256), transforms.PILToTensor()]
-        )
-        decoding = datasets.ImageFolder(root, one)
+        decoding = datasets.ImageFolder(root, DECODE)
         views = bcl.ContrastiveViews(
             224, blur_probability=0.5 if args.blur else 0.0, arithmetic=args.arithmetic
         )
@@ -386,6 +414,7 @@ def shards(args: argparse.Namespace) -> None:
         start = time.perf_counter()
         pack(source, folder / "shards", parts=("train",), progress=False)
         seconds = time.perf_counter() - start
+        decoding = datasets.ImageFolder(root, DECODE)
         say("packing and reading back", f"{source.num_samples / seconds:.0f} pictures/s")
         for workers in (1, 2):
 
@@ -408,17 +437,26 @@ def shards(args: argparse.Namespace) -> None:
                 )
                 return drain(data.train_dataloader())
 
-            pairs = [(files(), packed()) for _ in range(args.repeat)]
+            def plain(count: int = workers) -> tuple[float, float]:
+                loader = DataLoader(
+                    decoding, BATCH, shuffle=True, num_workers=count, drop_last=True
+                )
+                return drain(loader)
+
+            contenders = {"ours, shards": packed, "ours, files": files, "ImageFolder": plain}
+            found: dict[str, list[tuple[float, float]]] = {title: [] for title in contenders}
+            for _ in range(args.repeat):
+                for title, call in contenders.items():
+                    found[title].append(call())
             args.rows += results.compare(
                 f"decoding JPEG to 256 px, {workers} worker(s)",
                 "pictures/s",
-                {"ours, shards": [p[1][1] for p in pairs], "ours, files": [p[0][1] for p in pairs]},
+                {title: [rate for _, rate in pairs] for title, pairs in found.items()},
                 ours="ours, shards",
                 better="higher",
             )
-            for place, title in enumerate(("files", "shards")):
-                rate = statistics.median(pair[place][1] for pair in pairs)
-                first = statistics.median(pair[place][0] for pair in pairs)
+            for title, pairs in found.items():
+                first, rate = (statistics.median(column) for column in zip(*pairs, strict=True))
                 say(
                     f"{title}, decode to 256, {workers} worker(s)",
                     f"{rate:7.0f} pictures/s, first batch {first:.2f} s",
