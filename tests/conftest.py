@@ -1,5 +1,6 @@
 """What all tests share."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,17 @@ settings.register_profile(
     "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("any machine")
+
+
+@pytest.fixture(autouse=True)
+def environment_is_put_back():
+    """Lightning writes MASTER_ADDR and the like; a later test's ranks would wait for that host."""
+    before = dict(os.environ)
+    yield
+    now = "PYTEST_CURRENT_TEST"  # pytest's own, which it takes away itself
+    for name in os.environ.keys() - before.keys() - {now}:
+        del os.environ[name]
+    os.environ.update({name: value for name, value in before.items() if name != now})
 
 
 @pytest.fixture(scope="session")
