@@ -42,6 +42,8 @@ class Losses(pl.Callback):
 def learners(precision):
     views = {"flip": 0.0, "boost": BoostedRandAugment()}
     plain = {"projector_batch_norm": False, "warmup_epochs": 0, "seed": 0}
+    # Anew for each: DDP reseeds where Lightning's PL_GLOBAL_SEED is set, one process does not.
+    torch.manual_seed(0)
     yield (
         "bcl_i",
         BCL(Encoder(), views=ContrastiveViews(16, **views), learning_rate=0.2, **plain),
@@ -51,6 +53,7 @@ def learners(precision):
         # coin of an operation now and then, and then the runs are different ones.
         del views["boost"]
     for form, count in (("batch", 3), ("moco", 3), ("moco-v3", 2)):
+        torch.manual_seed(0)
         yield (
             f"cacr_{form}",
             CACR(
@@ -70,7 +73,6 @@ def main(ranks, out):
     torch.set_num_threads(1)
     states = {}
     for precision in ("64-true", "32-true"):
-        torch.manual_seed(0)
         for name, learner in learners(precision):
             states[f"{name} {precision}"] = train(ranks, learner, precision)
     torch.save(states, f"{out}.{os.environ.get('RANK', 0)}")
