@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+from pytorch_lightning.utilities import rank_zero_only
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -18,9 +19,12 @@ settings.load_profile("any machine")
 
 @pytest.fixture(autouse=True)
 def environment_is_put_back():
-    """Lightning writes MASTER_ADDR and the like; a later test's ranks would wait for that host."""
-    before = dict(os.environ)
+    """Lightning keeps MASTER_ADDR, its rank and the like in the process; a later test would wait
+    for that host, and log nothing as rank 3.
+    """
+    before, rank = dict(os.environ), rank_zero_only.rank
     yield
+    rank_zero_only.rank = rank
     now = "PYTEST_CURRENT_TEST"  # pytest's own, which it takes away itself
     for name in os.environ.keys() - before.keys() - {now}:
         del os.environ[name]
