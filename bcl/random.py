@@ -53,6 +53,27 @@ def hash64(*keys: int | Tensor, device: torch.device | str | None = None) -> Ten
     return state
 
 
+def hash64_of(*keys: int) -> int:
+    """`hash64` of plain integers, as one.
+
+    Args:
+        keys: integers; their order matters.
+
+    Returns:
+        Signed 64-bit integer.
+
+    Example:
+        >>> hash64_of(3, -1) == int(hash64(3, -1))
+        True
+    """
+    state = 0
+    for key in keys:
+        state = ((state ^ key) + _GOLDEN) % 2**64
+        for shift, factor in ((30, _MIX_1), (27, _MIX_2), (31, 1)):
+            state = (state ^ (state % 2**64 >> shift)) * factor % 2**64
+    return _as_signed(state)
+
+
 def uniform(*keys: int | Tensor, device: torch.device | str | None = None) -> Tensor:
     """Uniform float32 numbers in [0, 1), 24 random bits each, as a function of the keys.
 

@@ -21,6 +21,7 @@ from bcl.augment.checks import (
     check_scores,
 )
 from bcl.augment.colour import enhance
+from bcl.augment.fused import fused_boost, fused_draw_ops, fuses
 from bcl.augment.params import BoostParams
 from bcl.augment.policy import (
     AUTO_CONTRAST,
@@ -177,6 +178,22 @@ class BoostedRandAugment(nn.Module):
             centre_y=centre_y,
         )
 
+    def draw_views(
+        self, scores: Tensor, ids: Tensor, epoch: int, views: range, seed: int
+    ) -> BoostParams:
+        """`draw` for several views of a batch, view-major, by one kernel on a GPU."""
+        return fused_draw_ops(
+            scores,
+            ids,
+            seed,
+            epoch,
+            views,
+            num_ops=self.num_ops,
+            magnitudes=(self.min_magnitude, self.max_magnitude),
+            zeta_stream=_ZETA if self.random_magnitude else None,
+            first_stream=_FIRST,
+        )
+
     def magnitudes(self, scores: Tensor, ids: Tensor, epoch: int = 0, seed: int = 0) -> Tensor:
         """(B,) magnitudes in [0, 30] that the rule gives these scores."""
         share = scores.to(torch.float32)
@@ -188,14 +205,16 @@ class BoostedRandAugment(nn.Module):
         """Apply the ops to float levels 0 .. 255.
 
         Args:
-            x: (R, 3, H, W) float32 levels; rows that get an op are rounded to whole levels.
-                On a CPU the tensor is changed in place.
+            x: (R, 3, H, W) float32 levels, which may be overwritten; rows that get an op are
+                rounded to whole levels.
             params: of R rows.
             whole: the levels are whole already.
 
         Returns:
             (R, 3, H, W) float32 levels.
         """
+        if fuses(x):
+            return fused_boost(x, params, self.policy, whole)
         for j in range(params.op.shape[1]):
             step = params.map(lambda tensor, j=j: tensor[:, j])  # type: ignore[misc]
             x = apply_op(x, step, self.policy, whole or j > 0)

@@ -36,13 +36,13 @@ _MONOTONE = (
     (0.0, 1.0), (256.0, 0.0), (0.0, 1.0), (256.0, 110.0), (0.0, 5.0),
     (0.0, 0.9), (0.0, 0.9), (0.0, 0.9), (0.0, 0.9), (0.0, 0.4),
 )  # fmt: skip
-_RANGES = {"reference": _REFERENCE, "monotone": _MONOTONE}
-POLICIES = tuple(_RANGES)
+RANGES = {"reference": _REFERENCE, "monotone": _MONOTONE}
+POLICIES = tuple(RANGES)
 
 
 def check_policy(policy: str) -> None:
     """Refuse a policy that is not known, naming the nearest."""
-    if not isinstance(policy, str) or policy not in _RANGES:
+    if not isinstance(policy, str) or policy not in RANGES:
         raise unknown_name("policy", policy, POLICIES)
 
 
@@ -78,7 +78,7 @@ def op_values(op: Tensor, magnitude: Tensor, policy: str) -> Tensor:
     Returns:
         (R,) float64, so that thresholds and pixel positions fall as in the released code.
     """
-    table = constant(_RANGES[policy], op, torch.float64)  # (15, 2)
+    table = constant(RANGES[policy], op, torch.float64)  # (15, 2)
     low, high = table[:, 0][op], table[:, 1][op]
     return magnitude.to(torch.float64) / MAX_MAGNITUDE * (high - low) + low
 

@@ -11,7 +11,7 @@ from bcl.augment.params import ViewParams
 from bcl.random import hash64, uniform
 
 # Torchvision's number of attempts at a box that fits.
-_TRIES = 10
+TRIES = 10
 # Streams of the hash: 0-9 areas, 10-19 ratios, then one number each.
 _TOP, _LEFT, _FLIP, _JITTER = 20, 21, 22, 23
 _FACTORS, _ORDER, _GREY, _BLUR, _SIGMA, _SOLARIZE = 24, 28, 32, 33, 34, 35
@@ -72,7 +72,7 @@ def sample_chain(
     streams = torch.arange(_STREAMS, device=ids.device)
     u = uniform(hash64(seed, epoch, ids, view)[:, None], streams)  # (B, streams)
     top, left, height, width = sample_boxes(
-        u[:, :_TRIES], u[:, _TRIES:_TOP], u[:, _TOP], u[:, _LEFT], picture_size, settings
+        u[:, :TRIES], u[:, TRIES:_TOP], u[:, _TOP], u[:, _LEFT], picture_size, settings
     )
     # jitter: factors in [max(0, 1 - j), 1 + j], hue in [-j, j]; neutral where not jittered.
     jittered = u[:, _JITTER] < settings.jitter_probability
@@ -138,7 +138,7 @@ def sample_boxes(
     fits = (width >= 1) & (width <= cols) & (height >= 1) & (height <= rows)
     first = fits.to(torch.int64).argmax(dim=1, keepdim=True)  # (B, 1), the first that fits
     any_fits = fits.any(dim=1)
-    best_h, best_w = _fallback(rows, cols, settings.ratio)
+    best_h, best_w = largest_box(rows, cols, settings.ratio)
     height = torch.where(any_fits, height.gather(1, first)[:, 0], float(best_h))
     width = torch.where(any_fits, width.gather(1, first)[:, 0], float(best_w))
     # The largest box stands in the middle.
@@ -149,7 +149,7 @@ def sample_boxes(
     return top.to(i), left.to(i), height.to(i), width.to(i)
 
 
-def _fallback(rows: int, cols: int, ratio: tuple[float, float]) -> tuple[int, int]:
+def largest_box(rows: int, cols: int, ratio: tuple[float, float]) -> tuple[int, int]:
     """Height and width of the largest box whose width over height is allowed."""
     if cols / rows < ratio[0]:
         return max(1, min(rows, round(cols / ratio[0]))), cols

@@ -24,6 +24,7 @@ from bcl.augment.checks import (
 )
 from bcl.augment.colour import enhance, shift_hue
 from bcl.augment.constants import constant
+from bcl.augment.fused import chain_fits, fused_chain, fused_draw, fuses
 from bcl.augment.jitter import ColourOps
 from bcl.augment.params import BoostParams, ViewParams
 from bcl.augment.resize import ORDERS
@@ -198,6 +199,12 @@ class ContrastiveViews(nn.Module):
         scores: Tensor | None,
         epoch: int,
     ) -> ViewParams:
+        if fuses(ids):
+            drawn = fused_draw(settings, ids, picture_size, self.seed, epoch, views)
+            if self.boost is None or scores is None:
+                return drawn
+            ops = self.boost.draw_views(scores, ids, epoch, views, seed=self.seed)
+            return replace(drawn, boost=ops)
         number = torch.arange(views.start, views.stop, device=ids.device)
         view = number.repeat_interleave(ids.shape[0], output_size=len(views) * ids.shape[0])
         ids = ids.repeat(len(views))  # (V B,)
@@ -306,6 +313,10 @@ class ContrastiveViews(nn.Module):
         exact = self.arithmetic == "exact"
         if not waits_for_nothing(images):
             out = chain_in_blocks(images, params, size, exact, self.resize_order, self._ops)
+            out = self._boosted(out, params.boost)
+        elif fuses(images) and chain_fits(images, size) and self._ops == ColourOps():
+            rows_first = self.resize_order == "pillow-13"
+            out = fused_chain(images, params, size, exact, rows_first)
             out = self._boosted(out, params.boost)
         else:
             parts, levels = [], 3 * size[0] * size[1]

@@ -1,0 +1,175 @@
+"""The kernels of `bcl.augment.fused` against the same views in PyTorch.
+
+On a GPU: ``pytest tests/fused_cases.py``. Without one Triton interprets the kernels, if
+``TRITON_INTERPRET=1`` was set before Triton was loaded; `test_fused.py` runs them so.
+"""
+
+import dataclasses
+from contextlib import nullcontext
+
+import pytest
+import torch
+
+from bcl.augment import OPS, BoostedRandAugment, ContrastiveViews, fused, resize, rows
+from bcl.augment import boost as boost_module
+from bcl.augment import views as views_module
+from bcl.augment.boost import apply_op
+from bcl.augment.params import BoostParams
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+MANY = 16 if DEVICE == "cuda" else 1  # an interpreted kernel takes a second a view
+
+
+@pytest.fixture(autouse=True)
+def kernels(monkeypatch):
+    """Let the interpreter stand for a GPU."""
+    if DEVICE == "cpu":
+        for module in (views_module, boost_module):
+            monkeypatch.setattr(module, "fuses", lambda x: True)
+        monkeypatch.setattr(torch.cuda, "device", lambda x: nullcontext())
+        for module in (resize, rows, views_module):
+            monkeypatch.setattr(module, "waits_for_nothing", lambda x: True)
+
+
+def by_pytorch(monkeypatch, make, *arguments, **keywords):
+    """The same without kernels, on the CPU, by the operations that a device would be given."""
+    with monkeypatch.context() as patch:
+        for module in (views_module, boost_module):
+            patch.setattr(module, "fuses", lambda x: False)
+        for module in (resize, rows, views_module):
+            patch.setattr(module, "waits_for_nothing", lambda x: True)
+        return make(*arguments, **keywords)
+
+
+def pictures(count, height, width, seed=0):
+    """Smooth pictures with some noise, (B, 3, height, width) uint8."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(count, 3, 4, 4, generator=generator)
+    smooth = torch.nn.functional.interpolate(coarse, (height, width), mode="bicubic")
+    noise = torch.rand(count, 3, height, width, generator=generator) - 0.5
+    return ((smooth + 0.3 * noise).clamp(0, 1) * 255).to(torch.uint8)
+
+
+def same_fields(one, other):
+    for field in dataclasses.fields(one):
+        a, b = getattr(one, field.name), getattr(other, field.name)
+        if dataclasses.is_dataclass(a):
+            same_fields(a, b)
+        elif a is not None:
+            assert (a.dtype, a.shape) == (b.dtype, b.shape), field.name
+            assert a.equal(b.cpu()), field.name
+
+
+@pytest.mark.parametrize(
+    ("rule", "picture", "settings"),
+    [
+        ("bcl-i", (32, 32), {"blur_probability": 0.5, "solarize_probability": 0.3}),
+        # Boxes that often, and boxes that never fit; jitter that is cut off at 0.
+        (
+            "bcl-d",
+            (20, 40),
+            {"scale": (0.5, 1.0), "ratio": (3.0, 4.0), "jitter": (1.2, 0.3, 0.0, 0.5)},
+        ),
+        ("imagenet", (20, 10), {"scale": (0.9, 1.0), "ratio": (3.0, 4.0)}),
+    ],
+)
+def test_draws_are_equal_to_the_bit(monkeypatch, rule, picture, settings):
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(-(2**62), 2**62, (150,), generator=generator)
+    ids[:5] = torch.arange(5)
+    scores = torch.rand(150, generator=generator)
+    for seed, epoch in ((0, 0), (5, 17), (-3, 2**40)):
+        make = ContrastiveViews(
+            8, num_views=3, boost=BoostedRandAugment(rule=rule), num_local=1, local_size=4,
+            seed=seed, **settings,
+        )  # fmt: skip
+        found = make.sample(ids.to(DEVICE), picture, scores.to(DEVICE), epoch)
+        wanted = by_pytorch(monkeypatch, make.sample, ids, picture, scores, epoch)
+        assert len(found) == len(wanted) == 2
+        for one, other in zip(wanted, found, strict=True):
+            same_fields(one, other)
+
+
+@pytest.mark.parametrize("policy", ["reference", "monotone"])
+@pytest.mark.parametrize("whole", [True, False])
+def test_every_op_is_equal(monkeypatch, policy, whole):
+    strengths = torch.tensor([0.0, 7.3, 30.0] if whole else [17.0])
+    count = len(OPS) * len(strengths)
+    op = torch.arange(len(OPS)).repeat(len(strengths))
+    u = torch.rand(3, count, generator=torch.Generator().manual_seed(1))
+    params = BoostParams(
+        op=op[:, None],
+        active=torch.ones(count, 1, dtype=torch.bool),
+        magnitude=strengths.repeat_interleave(len(OPS))[:, None],
+        sign=torch.where(u[0] < 0.5, 1.0, -1.0)[:, None],
+        centre_x=u[1][:, None],
+        centre_y=u[2][:, None],
+    )
+    x = pictures(count, 12, 9).float()
+    if not whole:
+        x = x * 0.93
+    step = params.map(lambda tensor: tensor[:, 0])
+    wanted = by_pytorch(monkeypatch, apply_op, x.clone(), step, policy, whole)
+    views, params = x.to(DEVICE), params.to(DEVICE)
+    found = fused.fused_boost(views.clone(), params, policy, whole).cpu()
+    for name, one, other in zip(OPS * len(strengths), found, wanted, strict=True):
+        assert one.equal(other), name
+    still = dataclasses.replace(params, active=~params.active)
+    assert fused.fused_boost(views.clone(), still, policy, whole).equal(views)  # bit for bit
+
+
+@pytest.mark.parametrize(
+    ("count", "picture", "size", "changes"),
+    [
+        (5, (12, 12), (12, 12), {"blur_probability": 1.0}),
+        (4, (21, 9), (8, 12), {"solarize_probability": 1.0}),
+        (4, (14, 12), (12, 12), {"arithmetic": "fast", "blur_probability": 0.5}),
+        (2, (40, 40), (72, 70), {"scale": (0.9, 1.0)}),  # more pixels than a program takes at once
+        (2, (20, 16), (16, 1), {"resize_order": "pillow-12", "scale": (1.0, 1.0)}),
+    ],
+)
+@pytest.mark.parametrize("kind", ["uint8", "float", "channels last"])
+def test_views_are_the_same(monkeypatch, count, picture, size, changes, kind):
+    if kind != "uint8" and size == (72, 70):
+        pytest.skip("slow to interpret; the smaller ones show the same")
+    images = pictures(count * MANY, *picture)
+    images = images / 255 if kind == "float" else images
+    if kind == "channels last":
+        images = images.contiguous(memory_format=torch.channels_last)
+    make = ContrastiveViews(
+        size, num_views=1, boost=BoostedRandAugment(rule="bcl-d"), mean=(0.4, 0.5, 0.6),
+        std=(0.2, 0.3, 0.25), **changes,
+    )  # fmt: skip
+    ids, scores = torch.arange(len(images)), torch.linspace(0.3, 1, len(images))
+    found = make(images.to(DEVICE), scores.to(DEVICE), ids.to(DEVICE), epoch=1).cpu()
+    wanted = by_pytorch(monkeypatch, make, images, scores, ids, epoch=1)
+    step = 1 / 255 / 0.2  # what a level is at most after the normalisation
+    differ = (found - wanted).abs()
+    # A sum in another order now and then rounds the other way, which later steps may amplify.
+    assert (differ > 1e-4).float().mean() < 5e-3
+    assert (differ > 1.01 * step).float().mean() < 1e-3
+
+
+def test_what_nobody_looked_at_becomes_nan():
+    make = ContrastiveViews(8, num_views=1, boost=BoostedRandAugment(), check_values="never")
+    images = pictures(3, 8, 8).float() / 255
+    images[1, 0, 3, 3] = float("nan")
+    scores = torch.tensor([0.5, 0.5, float("nan")])
+    ids = torch.arange(3, device=DEVICE)
+    out = make(images.to(DEVICE), scores.to(DEVICE), ids)[0].isnan()
+    assert out.flatten(1).all(1).tolist() == out.flatten(1).any(1).tolist() == [False, True, True]
+
+
+def test_a_stored_box_that_leaves_the_picture_reads_nothing_beyond_it():
+    make = ContrastiveViews(8, num_views=1, check_values="never")
+    images = torch.full((2, 3, 8, 8), 7, dtype=torch.uint8, device=DEVICE)
+    [params] = make.sample(torch.arange(2, device=DEVICE), (8, 8))
+    plain = dataclasses.replace(
+        params,
+        top=params.top + 1000,
+        left=params.left - 1000,
+        **{name: torch.ones_like(params.hue) for name in ("brightness", "contrast", "saturation")},
+        hue=torch.zeros_like(params.hue),
+    )
+    views = fused.fused_chain(images, plain, (8, 8), exact=True, rows_first=True)
+    assert views.eq(7).all()
