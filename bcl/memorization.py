@@ -7,11 +7,14 @@ from typing import Any, Literal, NoReturn
 import torch
 from torch import Tensor, nn
 
+from bcl._triton import runs_triton
 from bcl.distributed import gather_rows, world_size
 from bcl.errors import InputError, unknown_name
 
 Normalization = Literal["max", "rank"]
 NORMALIZATIONS: tuple[Normalization, ...] = ("max", "rank")
+# Every program of the kernel compares its rows with all rows; beyond this, sorting is faster.
+_KERNEL_ROWS, _KERNEL_BLOCK = 1 << 15, 64
 
 
 def memorization_scores(
@@ -161,6 +164,9 @@ class MemorizationTracker(nn.Module):
         ids, losses = _gather(ids, losses)
         if ids.numel() == 0:
             return
+        if ids.numel() <= _KERNEL_ROWS and runs_triton(self.momentum_loss):
+            self._update_at_once(ids, losses)
+            return
         ordered, order = ids.sort(stable=True)  # (B,)
         same = ordered[1:] == ordered[:-1]
         # One transfer answers all questions of a step: a sum in float64 of float32 losses cannot
@@ -182,6 +188,20 @@ class MemorizationTracker(nn.Module):
         fresh = torch.where(last == self.epoch, old, fresh)
         self.momentum_loss.index_copy_(0, ids, fresh)
         self.updated_in.index_copy_(0, ids, self.epoch.expand_as(last))
+
+    def _update_at_once(self, ids: Tensor, losses: Tensor) -> None:
+        """`update` by one kernel; the host waits for its verdict alone."""
+        from bcl._tracker_kernel import update_kernel
+
+        refused = torch.empty(1, dtype=torch.int32, device=ids.device)
+        with torch.cuda.device(ids.device):
+            update_kernel[(-(-ids.numel() // _KERNEL_BLOCK),)](
+                refused, self.momentum_loss, self.updated_in, self.epoch,
+                ids.contiguous(), losses.contiguous(), ids.numel(), self.num_samples,
+                self.momentum, block=_KERNEL_BLOCK, enable_fp_fusion=False,
+            )  # fmt: skip
+        if refused.item():
+            self._refuse(ids, losses)
 
     def _refuse(self, ids: Tensor, losses: Tensor) -> NoReturn:
         outside = (ids < 0) | (ids >= self.num_samples)

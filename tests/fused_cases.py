@@ -10,11 +10,13 @@ from contextlib import nullcontext
 import pytest
 import torch
 
+from bcl import MemorizationTracker, memorization
 from bcl.augment import OPS, BoostedRandAugment, ContrastiveViews, fused, resize, rows
 from bcl.augment import boost as boost_module
 from bcl.augment import views as views_module
 from bcl.augment.boost import apply_op
 from bcl.augment.params import BoostParams
+from bcl.errors import InputError
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 MANY = 16 if DEVICE == "cuda" else 1  # an interpreted kernel takes a second a view
@@ -24,8 +26,8 @@ MANY = 16 if DEVICE == "cuda" else 1  # an interpreted kernel takes a second a v
 def kernels(monkeypatch):
     """Let the interpreter stand for a GPU."""
     if DEVICE == "cpu":
-        for module in (views_module, boost_module):
-            monkeypatch.setattr(module, "fuses", lambda x: True)
+        for module in (views_module, boost_module, memorization):
+            monkeypatch.setattr(module, "runs_triton", lambda x: True)
         monkeypatch.setattr(torch.cuda, "device", lambda x: nullcontext())
         for module in (resize, rows, views_module):
             monkeypatch.setattr(module, "waits_for_nothing", lambda x: True)
@@ -35,7 +37,7 @@ def by_pytorch(monkeypatch, make, *arguments, **keywords):
     """The same without kernels, on the CPU, by the operations that a device would be given."""
     with monkeypatch.context() as patch:
         for module in (views_module, boost_module):
-            patch.setattr(module, "fuses", lambda x: False)
+            patch.setattr(module, "runs_triton", lambda x: False)
         for module in (resize, rows, views_module):
             patch.setattr(module, "waits_for_nothing", lambda x: True)
         return make(*arguments, **keywords)
@@ -48,6 +50,39 @@ def pictures(count, height, width, seed=0):
     smooth = torch.nn.functional.interpolate(coarse, (height, width), mode="bicubic")
     noise = torch.rand(count, 3, height, width, generator=generator) - 0.5
     return ((smooth + 0.3 * noise).clamp(0, 1) * 255).to(torch.uint8)
+
+
+@pytest.mark.parametrize("momentum", [0.97, 0.3])
+def test_a_step_of_the_tracker_is_the_same(monkeypatch, momentum):
+    generator = torch.Generator().manual_seed(0)
+    one, other = (MemorizationTracker(300, momentum) for _ in range(2))
+    other.to(DEVICE)
+    for epoch in range(3):
+        for _ in range(2):
+            ids = torch.randint(0, 300, (150,), generator=generator)  # some twice
+            losses = torch.rand(150, generator=generator) * 7
+            other.update(ids.to(DEVICE), losses.to(DEVICE))
+            with monkeypatch.context() as patch:
+                patch.setattr(memorization, "runs_triton", lambda x: False)
+                one.update(ids, losses)
+        assert int(one.epoch) == epoch
+        one.refresh(), other.refresh()
+        for name, buffer in one.named_buffers():
+            found = other.get_buffer(name).cpu()  # PyTorch rounds a lerp once less
+            assert torch.allclose(buffer.double(), found.double(), rtol=1e-6, atol=1e-6), name
+    before = {name: buffer.clone() for name, buffer in other.named_buffers()}
+    ids, losses = torch.arange(100), torch.ones(100)
+    for place, bad_id, bad_loss, text in (
+        (70, 300, 1.0, "sample id 300 lies outside"),
+        (99, -1, 1.0, "sample id -1 lies outside"),
+        (3, 3, float("nan"), r"not finite for sample ids \[3\]"),
+        (98, 98, float("inf"), r"not finite for sample ids \[98\]"),
+    ):
+        wrong_ids, wrong = ids.clone(), losses.clone()
+        wrong_ids[place], wrong[place] = bad_id, bad_loss
+        with pytest.raises(InputError, match=text):
+            other.update(wrong_ids.to(DEVICE), wrong.to(DEVICE))
+        assert all(before[name].equal(buffer) for name, buffer in other.named_buffers())
 
 
 def same_fields(one, other):

@@ -6,6 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from bcl._triton import runs_triton
 from bcl.augment import families
 from bcl.augment.checks import (
     CheckValues,
@@ -21,7 +22,7 @@ from bcl.augment.checks import (
     check_scores,
 )
 from bcl.augment.colour import enhance
-from bcl.augment.fused import fused_boost, fused_draw_ops, fuses
+from bcl.augment.fused import fused_boost, fused_draw_ops
 from bcl.augment.params import BoostParams
 from bcl.augment.policy import (
     AUTO_CONTRAST,
@@ -213,7 +214,7 @@ class BoostedRandAugment(nn.Module):
         Returns:
             (R, 3, H, W) float32 levels.
         """
-        if fuses(x):
+        if runs_triton(x):
             return fused_boost(x, params, self.policy, whole)
         for j in range(params.op.shape[1]):
             step = params.map(lambda tensor, j=j: tensor[:, j])  # type: ignore[misc]

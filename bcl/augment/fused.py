@@ -1,7 +1,6 @@
 """Views on a GPU by a few kernels of our own, where Triton is there."""
 
 import functools
-import importlib.util
 import math
 
 import torch
@@ -18,21 +17,6 @@ _SMALL, _LARGE = (1024, 4), (2048, 8)
 _DRAWS = 128
 # More taps than these both ways are cheaper one direction after the other (`bcl.augment.resize`).
 _MOST_TAPS = 144
-
-
-@functools.cache
-def _has_triton() -> bool:
-    return importlib.util.find_spec("triton") is not None
-
-
-def fuses(images: Tensor) -> bool:
-    """Whether the kernels can work on this batch: a real one, on a GPU that Triton knows."""
-    return (
-        images.device.type == "cuda"
-        and type(images) is Tensor  # not one without values, as when memory is planned
-        and not torch.compiler.is_compiling()
-        and _has_triton()
-    )
 
 
 def row_and_column_taps(picture_size: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:

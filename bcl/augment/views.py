@@ -6,6 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from bcl._triton import runs_triton
 from bcl.augment.boost import BoostedRandAugment
 from bcl.augment.chain import chain_at_once, chain_in_blocks
 from bcl.augment.checks import (
@@ -24,7 +25,7 @@ from bcl.augment.checks import (
 )
 from bcl.augment.colour import enhance, shift_hue
 from bcl.augment.constants import constant
-from bcl.augment.fused import chain_fits, fused_chain, fused_draw, fuses
+from bcl.augment.fused import chain_fits, fused_chain, fused_draw
 from bcl.augment.jitter import ColourOps
 from bcl.augment.params import BoostParams, ViewParams
 from bcl.augment.resize import ORDERS
@@ -199,7 +200,7 @@ class ContrastiveViews(nn.Module):
         scores: Tensor | None,
         epoch: int,
     ) -> ViewParams:
-        if fuses(ids):
+        if runs_triton(ids):
             drawn = fused_draw(settings, ids, picture_size, self.seed, epoch, views)
             if self.boost is None or scores is None:
                 return drawn
@@ -314,7 +315,7 @@ class ContrastiveViews(nn.Module):
         if not waits_for_nothing(images):
             out = chain_in_blocks(images, params, size, exact, self.resize_order, self._ops)
             out = self._boosted(out, params.boost)
-        elif fuses(images) and chain_fits(images, size) and self._ops == ColourOps():
+        elif runs_triton(images) and chain_fits(images, size) and self._ops == ColourOps():
             rows_first = self.resize_order == "pillow-13"
             out = fused_chain(images, params, size, exact, rows_first)
             out = self._boosted(out, params.boost)
