@@ -101,7 +101,8 @@ class RunRecorder(Callback):
         tracker: Any = getattr(pl_module, "tracker", None)
         if tracker is not None:
             row["score_mean"] = float(tracker.scores.mean())
-            row["score_histogram"] = torch.histc(tracker.scores, 20, 0, 1).int().tolist()
+            # On a device histc is refused under torch.use_deterministic_algorithms.
+            row["score_histogram"] = torch.histc(tracker.scores.cpu(), 20, 0, 1).int().tolist()
         row |= self._notes
         self._notes = {}
         history = [old for old in self.record["history"] if old["epoch"] < epoch]
