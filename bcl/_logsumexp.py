@@ -27,6 +27,9 @@ from bcl._rows import (
     rows_per_block,
 )
 
+# Pairs of a block that keep a device busy (64 MB of float32).
+_DEVICE_PAIRS = 2**24
+
 
 def row_logsumexp(
     x: Tensor, y: Tensor, skip: int | None = None, chunk_size: int | None = None
@@ -66,7 +69,9 @@ def gram_logsumexp(z: Tensor, chunk_size: int | None = None) -> Tensor:
     if block == 0:
         return _dense_rows(z, z, 0)
     if chunk_size is None:  # the thinner the blocks, the less of the lower triangle is computed
-        block = min(block, max(-(-n // 8), 128))
+        # A device would wait for the host between blocks that it is done with in no time.
+        least = 128 if z.device.type == "cpu" else _DEVICE_PAIRS // n
+        block = min(block, max(-(-n // 8), least))
     result: Tensor = _GramLogSumExp.apply(z, block)
     return result
 

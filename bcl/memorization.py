@@ -123,6 +123,8 @@ class MemorizationTracker(nn.Module):
             raise unknown_name("normalization", normalization, NORMALIZATIONS)
         self.momentum = momentum
         self.normalization: Normalization = normalization
+        # An update whose verdict is still to come: the verdict, when it is known, ids and losses.
+        self._open: tuple[Tensor, torch.cuda.Event, Tensor, Tensor] | None = None
         for name in ("momentum_loss", "scores"):
             self.register_buffer(name, torch.zeros(num_samples, dtype=torch.float32))
         # The epoch of a sample's last update tells both whether it was ever seen (>= 0) and
@@ -141,17 +143,20 @@ class MemorizationTracker(nn.Module):
         return self.updated_in >= 0
 
     @torch.no_grad()
-    def update(self, ids: Tensor, losses: Tensor) -> None:
+    def update(self, ids: Tensor, losses: Tensor, *, wait: bool = True) -> None:
         """Take the per-sample losses of one step; with a process group, those of all ranks.
 
         Args:
             ids: (B,) int64 sample ids.
             losses: (B,) finite losses; B may differ between ranks.
+            wait: False leaves it to `settle` to raise what a GPU finds in the values, so that the
+                host can go on meanwhile.
 
         Raises:
             InputError: shapes that differ, an id outside [0, N), or a loss that is not finite
                 (its ids are named). Nothing of the step has entered the tracker then, on any rank.
         """
+        self.settle()
         if ids.ndim != 1 or ids.shape != losses.shape:
             raise InputError(
                 f"ids and losses must both be of shape (B,), got {tuple(ids.shape)} and "
@@ -166,6 +171,8 @@ class MemorizationTracker(nn.Module):
             return
         if ids.numel() <= _KERNEL_ROWS and runs_triton(self.momentum_loss):
             self._update_at_once(ids, losses)
+            if wait:
+                self.settle()
             return
         ordered, order = ids.sort(stable=True)  # (B,)
         same = ordered[1:] == ordered[:-1]
@@ -190,7 +197,7 @@ class MemorizationTracker(nn.Module):
         self.updated_in.index_copy_(0, ids, self.epoch.expand_as(last))
 
     def _update_at_once(self, ids: Tensor, losses: Tensor) -> None:
-        """`update` by one kernel; the host waits for its verdict alone."""
+        """`update` by one kernel, which takes all losses or none; `settle` tells which."""
         from bcl._tracker_kernel import update_kernel
 
         refused = torch.empty(1, dtype=torch.int32, device=ids.device)
@@ -200,7 +207,24 @@ class MemorizationTracker(nn.Module):
                 ids.contiguous(), losses.contiguous(), ids.numel(), self.num_samples,
                 self.momentum, block=_KERNEL_BLOCK, enable_fp_fusion=False,
             )  # fmt: skip
-        if refused.item():
+            verdict = refused.to("cpu", non_blocking=True)
+            known = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            known.record()
+        self._open = (verdict, known, ids, losses)
+
+    def settle(self) -> None:
+        """Wait for the verdict on an update that did not wait, if there is one.
+
+        Call it before the optimiser's step, which no loss that is not finite may reach.
+
+        Raises:
+            InputError: as `update`.
+        """
+        if self._open is None:
+            return
+        (verdict, known, ids, losses), self._open = self._open, None
+        known.synchronize()
+        if int(verdict):
             self._refuse(ids, losses)
 
     def _refuse(self, ids: Tensor, losses: Tensor) -> NoReturn:
@@ -230,6 +254,7 @@ class MemorizationTracker(nn.Module):
     @torch.no_grad()
     def refresh(self) -> None:
         """End an epoch: compute the scores of all samples from their momentum losses."""
+        self.settle()
         self.scores.copy_(memorization_scores(self.momentum_loss, self.seen, self.normalization))
         self.epoch += 1
 

@@ -333,7 +333,9 @@ def main() -> None:
             print(f"{loss} V={views}, B >= 1024: {fit}")
     if options.json:
         common = [
-            r for row, times in zip(rows, options.times, strict=True) for r in shared(row, times)
+            r
+            for row, times in zip(rows, options.times, strict=True)
+            for r in shared(row, times, options.device)
         ]
         notes = [
             f"{name} from 1,024 samples on, by least squares: {fit}" for name, fit in fits.items()
@@ -341,8 +343,9 @@ def main() -> None:
         results.save(options.json, "losses", common, clock=options.clock, notes=notes)
 
 
-def shared(row: dict[str, object], times: dict[str, list[float]]) -> list[results.Row]:
+def shared(row: dict[str, object], times: dict[str, list[float]], device: str) -> list[results.Row]:
     """A row in the shape that all benchmarks share."""
+    where = "" if device == "cpu" else ", GPU"
     title = "NT-Xent" if row["loss"] == "nt_xent" else f"CACR, {row['views']} views"
     memory = {
         name: f"{found['extra_mb']:.0f} MB"
@@ -351,7 +354,7 @@ def shared(row: dict[str, object], times: dict[str, list[float]]) -> list[result
     }
     milliseconds = {name: [1e3 * value for value in values] for name, values in times.items()}
     return results.compare(
-        f"{title}, {row['batch']:,} samples",
+        f"{title}, {row['batch']:,} samples{where}",
         "ms",
         milliseconds,
         ours=IMPLEMENTATIONS[str(row["loss"])][0],

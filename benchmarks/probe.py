@@ -169,6 +169,7 @@ def main() -> None:
     print(f"chosen l2: {ours.chosen}")
     if args.json:
         case = f"linear probes: full, 5 × 50-shot, 5 × 100-shot of {size[0]:,} × {size[2]}"
+        case += ", GPU" if args.device.startswith("cuda") else ""
         rows = results.compare(case, "s", seconds, ours="ours, lbfgs", extra=accuracy)
         results.save(args.json, "probe", rows, device=args.device)
 

@@ -42,14 +42,20 @@ class Job:
         full: the command's words after ``python benchmarks/``.
         quick: the same at toy size.
         minutes: after which it is given up.
+        gpu: needs one, and is left out where there is none.
     """
 
     name: str
     full: str
     quick: str
     minutes: float = 15.0
+    gpu: bool = False
 
 
+_VIEWS = "views.py --device cuda --threads 1 --num-ops 1 2 --seconds 0.5 --only exact fast v2"
+_STEP = "step.py --device cuda --encoder resnet18 --batch 512 --precision bf16 --channels-last"
+_TOY_VIEWS = "views.py --sizes 32 --threads 1 --num-ops 1 --batch 4 --seconds 0.01 --alone"
+_TOY_STEP = "step.py --encoder resnet8 --size 16 --batch 4 --rounds 2 --warmup 1 --steps 2"
 JOBS = (
     Job(
         "losses",
@@ -113,7 +119,36 @@ JOBS = (
         "tracker.py --samples 1000 --batch 16 --repeats 20",
     ),
     Job("probe", "probe.py", "probe.py --small --only ours --repeats 1"),
+    Job("gpu-views", f"{_VIEWS} --sizes 32 224 --step", _TOY_VIEWS, gpu=True),
+    Job("gpu-views-large", f"{_VIEWS} --sizes 32 --batch 4096 --alone", _TOY_VIEWS, gpu=True),
+    Job("gpu-step", f"{_STEP} --warmup 10", _TOY_STEP, gpu=True),
+    Job("gpu-compiled-step", f"{_STEP} --warmup 10 --compile", _TOY_STEP, gpu=True),
+    Job(
+        "gpu-losses",
+        "losses.py --device cuda --sizes 512 2048 8192 --views 2 --seconds 1 --no-memory",
+        "losses.py --loss nt_xent --sizes 128 --rounds 1 --seconds 0.01 --no-memory",
+        gpu=True,
+    ),
+    Job(
+        "gpu-tracker",
+        "tracker.py --device cuda --samples 10000 10000000 --repeats 200",
+        "tracker.py --samples 1000 --batch 16 --repeats 20",
+        gpu=True,
+    ),
+    Job(
+        "gpu-probe",
+        "probe.py --device cuda --only ours",
+        "probe.py --small --only ours --repeats 1",
+        gpu=True,
+    ),
 )
+
+
+def can_run(job: Job, folder: Path, quick: bool) -> bool:
+    """Whether the machine has what the job needs, or its result is there already."""
+    import torch
+
+    return not job.gpu or quick or torch.cuda.is_available() or is_done(job, folder, quick)
 
 
 def run(job: Job, folder: Path, quick: bool) -> str | None:
@@ -181,6 +216,7 @@ def main() -> int:
         parser.error(f"no such job; there are {', '.join(job.name for job in JOBS)}")
     folder = args.out.absolute() / ("quick" if args.quick else "")
     folder.mkdir(parents=True, exist_ok=True)
+    jobs = tuple(job for job in jobs if can_run(job, folder, args.quick))
     failures: dict[str, str] = {}
     start = time.monotonic()
     for number, job in enumerate(jobs, 1):

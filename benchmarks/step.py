@@ -23,15 +23,22 @@ import torch
 from bcl import BCL
 
 
-def timed(work: Callable[[], Any], device: torch.device) -> float:
-    """Seconds of one call, the device's queue included."""
+def timed(work: Callable[[], Any], device: torch.device, calls: int = 1) -> float:
+    """Seconds of a call, the device's queue included.
+
+    Args:
+        work: what is timed.
+        device: which is waited for before and after.
+        calls: in a row; the host runs ahead of a device from one to the next, as in training.
+    """
     if device.type == "cuda":
         torch.cuda.synchronize()
     start = time.perf_counter()
-    work()
+    for _ in range(calls):
+        work()
     if device.type == "cuda":
         torch.cuda.synchronize()
-    return time.perf_counter() - start
+    return (time.perf_counter() - start) / calls
 
 
 def more_time(
@@ -87,6 +94,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     def descend(loss: torch.Tensor) -> None:
         optimizer.zero_grad()
         loss.backward()
+        learner.tracker.settle()  # where the learner asks for the verdict, too
         optimizer.step()
 
     def bare() -> None:
@@ -102,7 +110,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         views = learner.views(images, learner.tracker.scores[ids], ids, epoch)
         with autocast():
             losses = learner.sample_losses(views)
-        learner.tracker.update(ids, losses)
+        learner.tracker.update(ids, losses, wait=False)
         descend(losses.mean())
 
     ids = torch.randint(args.samples, (args.batch,), device=device)
@@ -115,7 +123,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     for work in (bare, full, *parts.values()):
         for _ in range(args.warmup):
             work()
-    rows = [(timed(bare, device), timed(full, device)) for _ in range(args.rounds)]
+    calls = args.steps or (10 if device.type == "cuda" else 1)
+    rows = [(timed(bare, device, calls), timed(full, device, calls)) for _ in range(args.rounds)]
     ratios = sorted(f / b for b, f in rows)
     result: dict[str, Any] = {
         "bare_rounds_ms": [1e3 * b for b, _ in rows],
@@ -145,6 +154,7 @@ def main() -> int:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--warmup", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--steps", type=int, help="steps in a row of a round (1; on a GPU 10)")
     results.add_json_option(parser)
     parser.add_argument("--threads", type=int, help="of the CPU; torch's own choice if not given")
     parser.add_argument("--profile", action="store_true", help="operators that take the rest")
@@ -169,8 +179,11 @@ def main() -> int:
         print(f"  {value:8.2f} ms  {name[:90]}")
     if args.json:
         precision = f"{args.precision}, channels last" if args.channels_last else args.precision
+        precision += ", compiled" if args.compile else ""
+        where = ", GPU" if args.device.startswith("cuda") else ""
         case = (
-            f"training step, {args.encoder}, {args.batch} pictures of {args.size} px, {precision}"
+            f"training step, {args.encoder}, {args.batch} pictures of {args.size} px, "
+            f"{precision}{where}"
         )
         values = {"BCL-I step": result["bcl_rounds_ms"], "encoder alone": result["bare_rounds_ms"]}
         rows = results.compare(case, "ms", values, ours="BCL-I step")

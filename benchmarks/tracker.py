@@ -71,7 +71,8 @@ def measure(
     loops = [timed(lambda s=step: loop(memory, *s), device) for step in few]  # type: ignore[misc]
     row["loop"] = statistics.median(loops)
     rows += results.compare(
-        f"update of a batch of {batch}, {samples:,} samples tracked",
+        f"update of a batch of {batch}, {samples:,} samples tracked"
+        + (", GPU" if device.type == "cuda" else ""),
         "ms",
         {"ours": times, "a loop over the samples, as released": loops},
         ours="ours",

@@ -292,6 +292,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, help="pictures in a batch, instead of the usual")
     parser.add_argument("--seconds", type=float, default=2.0, help="least time of a measurement")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--alone", action="store_true", help="without Pillow, which is slow")
     parser.add_argument("--step", action="store_true", help="share of a ResNet-18 step in bf16")
     results.add_json_option(parser)
     args = parser.parse_args()
@@ -301,7 +302,7 @@ def main() -> None:
         f"torch {torch.__version__}, Pillow {PIL.__version__}, {platform.machine()}, "
         f"device {device}"
     )
-    print("ms: a step; x: times Pillow by the wall's clock; cpu x: by this process's, one thread")
+    print("ms: a step; x: times the first one by the wall's clock; cpu x: by this process's")
     print(
         f"{'size':>4} {'k':>2} {'threads':>7}  {'contender':34} {'views/s':>10} {'ms':>8} {'x':>6} "
         f"{'cpu x':>6}"
@@ -311,8 +312,10 @@ def main() -> None:
         batch = args.batch or BATCH[size]
         images, scores = pictures(batch, SOURCE[size]), torch.linspace(0, 1, batch)
         there = images.to(args.device), scores.to(args.device)
-        pillow = Pillow(images, scores, size, k, threads)
-        steps: dict[str, Callable[[], int]] = {"Pillow, one picture at a time": pillow}
+        steps: dict[str, Callable[[], int]] = {}
+        if not args.alone:
+            pillow = Pillow(images, scores, size, k, threads)
+            steps["Pillow, one picture at a time"] = pillow
         for name, prepare in CONTENDERS.items():
             wanted = not args.only or any(part in name for part in args.only)
             if not wanted or ("compiled" in name and not args.compiled):
@@ -332,8 +335,9 @@ def main() -> None:
             assert isinstance(made, Tensor)
             steps["(ResNet-18 step in bf16, views made before)"] = step_of_resnet18(made)
         rates = rounds(steps, args.seconds)
-        pillow.close()
-        base = rates["Pillow, one picture at a time"]
+        if not args.alone:
+            pillow.close()
+        base = next(iter(rates.values()))
         extra: dict[str, str] = {}
         for name, each in rates.items():
             wall, busy = (
@@ -342,7 +346,7 @@ def main() -> None:
             )
             rate = statistics.median(a[0] for a in each)
             # The processes of several Pillow workers have clocks of their own.
-            one_clock = threads == 1 and args.device == "cpu"
+            one_clock = threads == 1 and args.device == "cpu" and not args.alone
             extra[name] = f"{busy:.1f}× Pillow by processor time" if one_clock else ""
             print(
                 f"{size:4} {k:2} {threads:7}  {name:34} {rate:10.0f} {2000 * batch / rate:8.2f} "
@@ -351,7 +355,8 @@ def main() -> None:
             )
         # The default is what the others are compared with, if it takes part.
         own = min((name for name in rates if "ours" in name), key=lambda n: n != "ours, exact")
-        case = f"two views of {size} px, k = {k}, {batch} pictures, {threads} thread(s)"
+        where = "GPU" if args.device == "cuda" else f"{threads} thread(s)"
+        case = f"two views of {size} px, k = {k}, {batch} pictures, {where}"
         walls = {name: [pair[0] for pair in each] for name, each in rates.items()}
         rows += results.compare(case, "views/s", walls, ours=own, better="higher", extra=extra)
     if args.json:

@@ -22,6 +22,16 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 MANY = 16 if DEVICE == "cuda" else 1  # an interpreted kernel takes a second a view
 
 
+class Event:
+    """Of a device that has done all that it was given."""
+
+    def record(self):
+        """Nothing to note."""
+
+    def synchronize(self):
+        """Nothing to wait for."""
+
+
 @pytest.fixture(autouse=True)
 def kernels(monkeypatch):
     """Let the interpreter stand for a GPU."""
@@ -29,6 +39,7 @@ def kernels(monkeypatch):
         for module in (views_module, boost_module, memorization):
             monkeypatch.setattr(module, "runs_triton", lambda x: True)
         monkeypatch.setattr(torch.cuda, "device", lambda x: nullcontext())
+        monkeypatch.setattr(torch.cuda, "Event", Event)
         for module in (resize, rows, views_module):
             monkeypatch.setattr(module, "waits_for_nothing", lambda x: True)
 
@@ -82,6 +93,12 @@ def test_a_step_of_the_tracker_is_the_same(monkeypatch, momentum):
         wrong_ids[place], wrong[place] = bad_id, bad_loss
         with pytest.raises(InputError, match=text):
             other.update(wrong_ids.to(DEVICE), wrong.to(DEVICE))
+        other.update(wrong_ids.to(DEVICE), wrong.to(DEVICE), wait=False)
+        with pytest.raises(InputError, match=text):
+            [other.settle, other.refresh, lambda: other.update(ids.to(DEVICE), losses.to(DEVICE))][
+                place % 3
+            ]()
+        other.settle()  # said once
         assert all(before[name].equal(buffer) for name, buffer in other.named_buffers())
 
 

@@ -397,6 +397,24 @@ def test_every_method_trains(name, precision):
     assert int(tracker.epoch) == 2
 
 
+def test_a_loss_that_is_not_finite_stops_the_run_before_the_optimiser(monkeypatch):
+    model, steps = learner("bcl-i"), []
+    losses = type(model).sample_losses
+
+    def broken(self, views):
+        steps.append({name: value.clone() for name, value in self.named_parameters()})
+        values = losses(self, views)
+        return values * torch.nan if len(steps) == 3 else values
+
+    monkeypatch.setattr(type(model), "sample_losses", broken)
+    with pytest.raises(InputError, match=r"step 2: loss not finite for sample ids \["):
+        fit(model)
+    assert len(steps) == 3
+    for name, value in model.named_parameters():
+        assert value.cpu().equal(steps[2][name].cpu()), name
+    assert model.tracker.momentum_loss.isfinite().all()
+
+
 class Stop(pl.Callback):
     """End the run after two epochs, as a time limit would."""
 

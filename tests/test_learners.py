@@ -124,9 +124,9 @@ def test_loss_of_a_step_is_the_mean_of_the_losses_of_its_views(learner, monkeypa
 def test_accumulated_gradients_count_a_sample_once_an_epoch(learner, monkeypatch):
     counted, update = [], MemorizationTracker.update
 
-    def spy(tracker, ids, losses):
+    def spy(tracker, ids, losses, **more):
         counted.append(ids.tolist())
-        update(tracker, ids, losses)
+        update(tracker, ids, losses, **more)
 
     monkeypatch.setattr(MemorizationTracker, "update", spy)
     trainer = train(learner, accumulate_grad_batches=3)

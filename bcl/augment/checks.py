@@ -100,7 +100,9 @@ def check_images(images: Tensor) -> None:
         raise InputError(f"images must be uint8, or float in [0, 1], got {images.dtype}.")
 
 
-def check_scores(scores: Tensor | None, images: Tensor, look: bool = True) -> Tensor:
+def check_scores(
+    scores: Tensor | None, images: Tensor, look: bool = True, mark: bool = True
+) -> Tensor:
     """Refuse scores that are missing, of another length, or not real numbers.
 
     Args:
@@ -108,6 +110,7 @@ def check_scores(scores: Tensor | None, images: Tensor, look: bool = True) -> Te
         images: a tensor of B rows on the device of the batch.
         look: refuse values outside [0, 1] and NaN too, for which the host waits; else they come
             back as NaN, which their views then become.
+        mark: False where what comes next takes such values for NaN itself.
 
     Returns:
         (B,) float32 on the device of ``images``.
@@ -126,6 +129,8 @@ def check_scores(scores: Tensor | None, images: Tensor, look: bool = True) -> Te
         )
     if scores.is_complex() or scores.dtype == torch.bool:
         raise InputError(f"scores must be real numbers in [0, 1], got {scores.dtype}.")
+    if not look and not mark:
+        return scores.detach().to(images.device, torch.float32)
     bad = ~((scores >= 0) & (scores <= 1))
     if look and bool(bad.any()):
         raise InputError(

@@ -171,7 +171,9 @@ def _turn_levels(sixth: Tensor, turns: Tensor) -> Tensor:
     # Pillow holds the hue as a share of a turn in single precision and multiplies by 255 in
     # double: a whole level m drops to m - 1 where m / 255 was rounded down. 256 h - m is exact,
     # and so is what is left when h is subtracted.
-    share = sixth.div_(6)
+    # (On a GPU a division by a Python number is a product with its rounded reciprocal, which puts
+    # hues on the wrong side of a level; one by a tensor is a division.)
+    share = sixth.div_(torch.full_like(turns, 6.0))
     share.sub_(share.floor())
     level = (share * 255).floor_()
     level.add_((share * 256).sub_(level).sub_(share).floor_())

@@ -43,25 +43,24 @@ def _on_device(values: tuple[float, ...], device: torch.device) -> Tensor:
     return torch.tensor(values, dtype=torch.float64, device="cpu").to(device)
 
 
-def _chain_numbers(settings: ChainSettings, picture_size: tuple[int, int]) -> tuple[float, ...]:
+@functools.lru_cache(maxsize=64)
+def _chain_numbers(
+    settings: ChainSettings, picture_size: tuple[int, int], device: torch.device
+) -> Tensor:
     """What `draw_kernel` is told; differences are formed in the precision of `sample_chain`."""
     (low, high), (log_low, log_high) = settings.scale, map(math.log, settings.ratio)
     reach = torch.tensor(settings.jitter, dtype=torch.float32, device="cpu").tolist()
-    factors = torch.tensor(
-        [
-            [max(1 - r, 0.0) for r in reach[:3]] + [-reach[3]],
-            [1 + r for r in reach[:3]] + [reach[3]],
-        ],
-        dtype=torch.float32,
-        device="cpu",
-    )
+    least = [max(1 - r, 0.0) for r in reach[:3]] + [-reach[3]]
+    most = [1 + r for r in reach[:3]] + [reach[3]]
+    factors = torch.tensor(least + most, dtype=torch.float32, device="cpu")
     least_sigma, most_sigma = settings.blur_sigma
-    return (
+    values = (
         low, high - low, log_low, log_high - log_low, *largest_box(*picture_size, settings.ratio),
         settings.flip, settings.jitter_probability, settings.grey_probability,
         settings.blur_probability, settings.solarize_probability,
-        least_sigma, most_sigma - least_sigma, *factors.flatten().tolist(),
+        least_sigma, most_sigma - least_sigma, *factors.tolist(),
     )  # fmt: skip
+    return _on_device(values, device)
 
 
 def fused_draw(
@@ -95,7 +94,7 @@ def fused_draw(
     with torch.cuda.device(ids.device):
         kernels.draw_kernel[(-(-total // _DRAWS),)](
             boxes, factors, order, coins, ids.contiguous(),
-            _on_device(_chain_numbers(settings, picture_size), device),
+            _chain_numbers(settings, picture_size, device),
             hash64_of(seed, epoch), ids.shape[0], views.start, total, *picture_size,
             tries=TRIES, block=_DRAWS, enable_fp_fusion=False,
         )  # fmt: skip
@@ -123,7 +122,7 @@ def fused_draw_ops(
     """Draw what `BoostedRandAugment.draw` draws, by one kernel.
 
     Args:
-        scores: (B,) in [0, 1].
+        scores: (B,) in [0, 1]; others are taken for NaN.
         ids: (B,) integers.
         seed: of the run.
         epoch: number of the epoch.
@@ -229,4 +228,41 @@ def fused_boost(views: Tensor, params: BoostParams, policy: str, whole: bool) ->
                 block=block, num_warps=warps, enable_fp_fusion=False,
             )  # fmt: skip
         views, spare = spare, views
+    return views
+
+
+def fused_finish(
+    views: Tensor,
+    bad_pictures: Tensor | None,
+    magnitudes: Tensor | None,
+    mean: tuple[float, ...] | None,
+    std: tuple[float, ...] | None,
+) -> Tensor:
+    """Turn levels into what is handed out, in place.
+
+    Args:
+        views: (R, 3, rows, columns) float32 levels.
+        bad_pictures: (B,) bool, pictures whose views become NaN, or None.
+        magnitudes: (R, k), of which those that are NaN make the view NaN, or None.
+        mean: of the channels, or None.
+        std: likewise.
+
+    Returns:
+        ``views``.
+    """
+    from bcl.augment import kernels
+
+    plane = views.shape[2] * views.shape[3]
+    normalised = mean is not None and std is not None
+    numbers = _on_device((*mean, *std), views.device) if mean and std else views
+    strides = (0, 0) if magnitudes is None else magnitudes.stride()
+    with torch.cuda.device(views.device):
+        kernels.finish_kernel[(len(views), -(-3 * plane // _SMALL[0]))](
+            views, views if bad_pictures is None else bad_pictures,
+            views if magnitudes is None else magnitudes, *strides, numbers,
+            1 if bad_pictures is None else len(bad_pictures),
+            0 if magnitudes is None else magnitudes.shape[1], plane,
+            pictures_checked=bad_pictures is not None, scores_checked=magnitudes is not None,
+            normalised=normalised, block=_SMALL[0], enable_fp_fusion=False,
+        )  # fmt: skip
     return views

@@ -455,7 +455,8 @@ def boost_kernel(
     plane = rows * cols
     x = views + view.to(tl.int64) * 3 * plane
     to = to + view.to(tl.int64) * 3 * plane
-    op = tl.load(ops + view * stride_op).to(tl.int32)
+    # Stored ops that are none must not read beyond the table.
+    op = tl.minimum(tl.maximum(tl.load(ops + view * stride_op), 0), 14).to(tl.int32)
     sign = tl.load(signs + view * stride_sign).to(tl.float64)
     magnitude = tl.load(magnitudes + view * stride_magnitude)
     magnitude = tl.where(magnitude == magnitude, magnitude, 0.0).to(tl.float64)
@@ -543,6 +544,37 @@ def _level_mean(x, plane, whole: tl.constexpr, block: tl.constexpr):
         total += _grey(red, green, blue, True).to(tl.int32)
     mean = tl.sum(total, axis=0).to(tl.float64) / plane
     return tl.floor(mean + 0.5).to(tl.float32)
+
+
+# --- what is handed out ---------------------------------------------------------------------------
+
+
+@triton.jit
+def finish_kernel(
+    views, bad_pictures, magnitudes, stride_row, stride_op, numbers, count, k, plane,
+    pictures_checked: tl.constexpr, scores_checked: tl.constexpr, normalised: tl.constexpr,
+    block: tl.constexpr,
+):  # fmt: skip
+    """Levels to [0, 1], then mean and standard deviation; views of bad values to NaN, in place."""
+    view = tl.program_id(0)
+    place = tl.program_id(1) * block + tl.arange(0, block)
+    mask = place < 3 * plane
+    bad = 0.0
+    if pictures_checked:
+        bad += tl.load(bad_pictures + view % count).to(tl.float32)
+    if scores_checked:
+        for j in range(k):
+            magnitude = tl.load(magnitudes + view * stride_row + j * stride_op)
+            bad += (magnitude != magnitude).to(tl.float32)
+    x = views + view.to(tl.int64) * 3 * plane + place
+    y = tl.load(x, mask=mask, other=0.0)
+    y = tl.div_rn(y, 255.0 + tl.zeros_like(y))
+    if normalised:
+        channel = place // plane
+        mean = tl.load(numbers + channel, mask=mask, other=0.0).to(tl.float32)
+        std = tl.load(numbers + 3 + channel, mask=mask, other=1.0).to(tl.float32)
+        y = tl.div_rn(y - mean, std)
+    tl.store(x, tl.where(bad > 0.0, float("nan"), y), mask=mask)
 
 
 # --- drawing --------------------------------------------------------------------------------------
@@ -656,6 +688,7 @@ def draw_ops_kernel(
     view = (first_view + row // count).to(tl.int64)
     sample = tl.load(ids + row % count, mask=mask, other=0).to(tl.int64)
     score = tl.load(scores + row % count, mask=mask, other=0.0).to(tl.float32)
+    score = tl.where((score >= 0.0) & (score <= 1.0), score, float("nan"))
     nothing = tl.zeros((block,), tl.uint64)
     shared = _hashed(start.to(tl.int64).to(tl.uint64, bitcast=True) + nothing, sample)
     share = score

@@ -39,6 +39,12 @@ class ChainSettings:
     blur_sigma: tuple[float, float] = (0.1, 2.0)
     solarize_probability: float = 0.0
 
+    def __post_init__(self) -> None:
+        """Lists, as configuration files have them, become tuples, which can be hashed."""
+        for name in ("scale", "ratio", "jitter", "blur_sigma"):
+            if isinstance(getattr(self, name), list):
+                object.__setattr__(self, name, tuple(getattr(self, name)))
+
 
 def sample_chain(
     settings: ChainSettings,

@@ -25,7 +25,7 @@ from bcl.augment.checks import (
 )
 from bcl.augment.colour import enhance, shift_hue
 from bcl.augment.constants import constant
-from bcl.augment.fused import chain_fits, fused_chain, fused_draw
+from bcl.augment.fused import chain_fits, fused_chain, fused_draw, fused_finish
 from bcl.augment.jitter import ColourOps
 from bcl.augment.params import BoostParams, ViewParams
 from bcl.augment.resize import ORDERS
@@ -184,7 +184,8 @@ class ContrastiveViews(nn.Module):
         check_key("epoch", epoch)
         picture_size = check_size("picture_size", picture_size)
         if self.boost is not None:
-            scores = check_scores(scores, ids, self._checks.looks_at(ids, scores))
+            look = self._checks.looks_at(ids, scores)
+            scores = check_scores(scores, ids, look, mark=not self._draws_at_once(ids, epoch))
         first = self._draw(range(self.num_views), self.settings, ids, picture_size, scores, epoch)
         if not self.num_local:
             return [first]
@@ -200,7 +201,7 @@ class ContrastiveViews(nn.Module):
         scores: Tensor | None,
         epoch: int,
     ) -> ViewParams:
-        if runs_triton(ids):
+        if self._draws_at_once(ids, epoch):
             drawn = fused_draw(settings, ids, picture_size, self.seed, epoch, views)
             if self.boost is None or scores is None:
                 return drawn
@@ -216,6 +217,10 @@ class ContrastiveViews(nn.Module):
         return replace(
             params, view=view, boost=self.boost.draw(scores, ids, epoch, view, seed=self.seed)
         )
+
+    @staticmethod
+    def _draws_at_once(ids: Tensor, epoch: int) -> bool:
+        return runs_triton(ids) and not isinstance(epoch, Tensor)
 
     @torch.no_grad()
     def transform(self, images: Tensor, params: list[ViewParams]) -> Tensor | list[Tensor]:
@@ -240,6 +245,9 @@ class ContrastiveViews(nn.Module):
                 check_boxes(drawn, images, look)
                 if look:
                     check_drawn(drawn, group, images.shape[0])
+                if self._fuses(images, size):
+                    views.append(self._fused(images, drawn, size, look))
+                    continue
                 bad = None if look else self._bad(images, drawn)
                 with without_autocast(images):
                     views.append(self._finish(self._levels(images, drawn, size), bad))
@@ -301,6 +309,22 @@ class ContrastiveViews(nn.Module):
             what = f"{number} views of each of {count} pictures"
             check_rows(drawn, number * count, images, what)
 
+    def _fuses(self, images: Tensor, size: tuple[int, int]) -> bool:
+        """Whether kernels make these views; what was compiled is used where it is wanted."""
+        return runs_triton(images) and chain_fits(images, size) and self._ops == ColourOps()
+
+    def _fused(
+        self, images: Tensor, params: ViewParams, size: tuple[int, int], look: bool
+    ) -> Tensor:
+        """(V, B, 3, *size) as they are handed out, by `bcl.augment.kernels`."""
+        exact = self.arithmetic == "exact"
+        out = fused_chain(images, params, size, exact, self.resize_order == "pillow-13")
+        out = self._boosted(out, params.boost)
+        pixels = bad_pixels(images) if images.is_floating_point() and not look else None
+        magnitude = None if look or params.boost is None else params.boost.magnitude
+        out = fused_finish(out, pixels, magnitude, self.mean, self.std)
+        return out.view(-1, *images.shape[:2], *size)
+
     @staticmethod
     def _bad(images: Tensor, params: ViewParams) -> Tensor:
         """(V, B) bool, views of a picture or a score with values that it must not have."""
@@ -314,10 +338,6 @@ class ContrastiveViews(nn.Module):
         exact = self.arithmetic == "exact"
         if not waits_for_nothing(images):
             out = chain_in_blocks(images, params, size, exact, self.resize_order, self._ops)
-            out = self._boosted(out, params.boost)
-        elif runs_triton(images) and chain_fits(images, size) and self._ops == ColourOps():
-            rows_first = self.resize_order == "pillow-13"
-            out = fused_chain(images, params, size, exact, rows_first)
             out = self._boosted(out, params.boost)
         else:
             parts, levels = [], 3 * size[0] * size[1]
@@ -337,11 +357,11 @@ class ContrastiveViews(nn.Module):
 
     def _finish(self, views: Tensor, bad: Tensor | None) -> Tensor:
         """Levels to [0, 1], then ``mean`` and ``std``; the ``bad`` ones to NaN."""
-        if bad is None:
-            views = views.div_(255)
-        else:
-            full = torch.full_like(bad, 255, dtype=torch.float32).masked_fill_(bad, float("nan"))
-            views = views.div_(full[:, :, None, None, None])
+        # By a tensor: a GPU would turn 255 into a product with 1 / 255, whose last bit differs.
+        full = views.new_full((*views.shape[:2], 1, 1, 1), 255)
+        if bad is not None:
+            full = full.masked_fill_(bad[:, :, None, None, None], float("nan"))
+        views = views.div_(full)
         if self.mean is not None and self.std is not None:
             views = views.sub_(constant(self.mean, views)[:, None, None])
             views = views.div_(constant(self.std, views)[:, None, None])

@@ -1,6 +1,8 @@
 """SimCLR as the composition that the other learners vary."""
 
+import contextlib
 import itertools
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import pytorch_lightning as pl
@@ -268,10 +270,8 @@ class SimCLR(pl.LightningModule):
         scores = self.view_scores(ids) if self.views.boost is not None else None
         views = self.views(images, scores=scores, ids=ids, epoch=self.current_epoch)
         losses = self.sample_losses(views)  # (B,)
-        try:
-            self.tracker.update(ids, self._tracked(losses.detach()))
-        except InputError as error:
-            raise InputError(f"step {self.global_step}: {error}{self._last_good()}") from None
+        with self._naming_the_step():
+            self.tracker.update(ids, self._tracked(losses.detach()), wait=False)
         loss: Tensor = losses.mean()
         # Each rank's own, for the progress bar; `RunRecorder` keeps the mean over the ranks, which
         # goes to the loggers where there is a record.
@@ -285,6 +285,23 @@ class SimCLR(pl.LightningModule):
             batch_size=ids.numel(),
         )
         return loss
+
+    def on_before_optimizer_step(self, _: torch.optim.Optimizer) -> None:
+        """Let no step through whose losses the tracker refuses.
+
+        Asked here and not in `training_step`, a GPU still has the backward pass to do, and does
+        not run dry while the host waits.
+        """
+        assert self.tracker is not None
+        with self._naming_the_step():
+            self.tracker.settle()
+
+    @contextlib.contextmanager
+    def _naming_the_step(self) -> Iterator[None]:
+        try:
+            yield
+        except InputError as error:
+            raise InputError(f"step {self.global_step}: {error}{self._last_good()}") from None
 
     def _tracked(self, losses: Tensor) -> Tensor:
         """What the tracker is given of a step's losses: those of ``tracker_loss`` if there is one.
