@@ -239,7 +239,8 @@ def main() -> int:
     for name, problem in failures.items():
         print(f"failed: {name}: {problem}", file=sys.stderr)
     if args.publish and not failures:
-        shown_before = json.loads(PUBLISHED.read_text(encoding="utf-8")) if args.only else []
+        # Of jobs that were not asked for, or that this machine cannot run.
+        shown_before = json.loads(PUBLISHED.read_text(encoding="utf-8"))
         by_job = {result["job"]: result for result in [*shown_before, *found]}
         everything = [by_job[job.name] for job in JOBS if job.name in by_job]
         write_text(PUBLISHED, json.dumps(everything, indent=1) + "\n")

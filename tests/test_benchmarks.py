@@ -115,7 +115,8 @@ def test_publishing_some_jobs_keeps_the_others(module, monkeypatch, tmp_path):
         results.save(tmp_path / f"{name}.json", name, rows)
     published = tmp_path / "results.json"
     first = {"job": "old", **results.load(tmp_path / "old.json")}
-    published.write_text(json.dumps([first]))
+    card = {**first, "job": "card"}  # made on another machine, which had a GPU
+    published.write_text(json.dumps([first, card]))
     (tmp_path / "new.py").write_text(
         f"import shutil, sys\nshutil.copy({str(tmp_path / 'new.json')!r}, sys.argv[2])"
     )
@@ -123,12 +124,15 @@ def test_publishing_some_jobs_keeps_the_others(module, monkeypatch, tmp_path):
     monkeypatch.setattr(run, "PUBLISHED", published)
     monkeypatch.setattr(run, "PAGE", tmp_path / "page.md")
     monkeypatch.setattr(
-        run, "JOBS", tuple(run.Job(n, f"{n}.py", f"{n}.py") for n in ("new", "old"))
+        run,
+        "JOBS",
+        tuple(run.Job(n, f"{n}.py", f"{n}.py", gpu=n == "card") for n in ("new", "old", "card")),
     )
-    words = ["run.py", "--out", str(tmp_path / "out"), "--only", "new", "--publish"]
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    words = ["run.py", "--out", str(tmp_path / "out"), "--only", "new", "card", "--publish"]
     monkeypatch.setattr(sys, "argv", words)
     assert run.main() == 0
     found = json.loads(published.read_text())
-    assert [each["job"] for each in found] == ["new", "old"]
-    assert found[1] == first
+    assert [each["job"] for each in found] == ["new", "old", "card"]
+    assert found[1:] == [first, card]
     assert "## New" in (tmp_path / "page.md").read_text()

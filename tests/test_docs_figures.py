@@ -27,6 +27,7 @@ HELD = {
     "losses.md": "Measured",
 }
 PILLOW = "Pillow, one picture at a time"
+V2 = "torchvision v2, one draw a batch"
 COMPILED = "ours, exact, compiled"
 SIMPLE = "decoding JPEG files to 256 px"
 VIEWS = "two views of 224 px from JPEG files"
@@ -91,6 +92,20 @@ def augmentation():
         f"exact with compiled parts was {compiled(1)} times as fast as exact at 32 px with k = 1, "
         f"and {compiled(2)} times with k = 2"
     )
+    for rest, job in (
+        ("32 px, k = 1, 512 pictures", "gpu-views"),
+        ("32 px, k = 2, 512 pictures", "gpu-views"),
+        ("32 px, k = 1, 4096 pictures", "gpu-views-large"),
+        ("32 px, k = 2, 4096 pictures", "gpu-views-large"),
+        ("224 px, k = 1, 64 pictures", "gpu-views"),
+        ("224 px, k = 2, 64 pictures", "gpu-views"),
+    ):
+        case = f"two views of {rest}, GPU"
+        rates = [shown(job, case, name) for name in ("ours, exact", V2)]
+        yield f"| {rest} | {' | '.join(rates)} |"
+    case = "training step, resnet18, 512 pictures of 32 px, bf16, channels last, GPU"
+    ratio = 1 / RESULTS["gpu-step"][case, "encoder alone"]["ratio"]
+    yield f"takes {ratio:.2f} times the encoder's own"
 
 
 def data():
@@ -171,6 +186,8 @@ def data():
 def evaluation():
     yield f"| `lbfgs`, choice of the penalty included | {probe('ours, lbfgs')} |"
     yield f"| scikit-learn `LogisticRegression`, given our penalty | {probe('scikit-learn')} |"
+    seconds = shown("gpu-probe", f"{PROBE}, GPU", "ours, lbfgs")
+    yield f"On one H200 the suite takes {seconds} s"
     yield f"| plain loop of BCL's protocol | {probe('plain loop (BCL)')} |"
 
 
@@ -187,6 +204,12 @@ def losses():
             memory = f", {row['extra']}" if row and row.get("extra") else ""
             cells.append(f"{number(row['median'])} ms{memory}" if row else "")
         yield re.sub(r" +", " ", f"| {' | '.join(cells)} |")
+    device = RESULTS["gpu-losses"]
+    for batch in ("512", "2,048", "8,192"):
+        found = [
+            device[f"NT-Xent, {batch} samples, GPU", name] for name in nt_xent if name != "lightly"
+        ]
+        yield f"| {batch} | {' | '.join(number(row['median']) + ' ms' for row in found)} |"
     shares = (
         number(rows[f"{kind}, 2,048 samples", "products"]["ratio"])
         for kind in ("NT-Xent", "CACR, 2 views", "CACR, 5 views")
