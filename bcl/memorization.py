@@ -205,7 +205,7 @@ class MemorizationTracker(nn.Module):
             update_kernel[(-(-ids.numel() // _KERNEL_BLOCK),)](
                 refused, self.momentum_loss, self.updated_in, self.epoch,
                 ids.contiguous(), losses.contiguous(), ids.numel(), self.num_samples,
-                self.momentum, block=_KERNEL_BLOCK, enable_fp_fusion=False,
+                float(self.momentum), block=_KERNEL_BLOCK, enable_fp_fusion=False,
             )  # fmt: skip
             verdict = refused.to("cpu", non_blocking=True)
             known = torch.cuda.Event()  # type: ignore[no-untyped-call]
@@ -268,6 +268,7 @@ class MemorizationTracker(nn.Module):
         Raises:
             InputError: ``num_samples`` is smaller: ids would lose their meaning.
         """
+        self.settle()  # whose ids are those of the old size
         more = num_samples - self.num_samples
         if more < 0:
             raise InputError(
@@ -288,7 +289,13 @@ class MemorizationTracker(nn.Module):
                 f"{self.num_samples}; load it with the data it was trained on, or make a tracker "
                 f"of {saved.numel()} samples, load, and grow() it."
             )
+        self._open = None  # of a step whose state is replaced
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles are settled: an event belongs to its process and its device."""
+        self.settle()
+        return self.__dict__.copy()
 
     def extra_repr(self) -> str:
         """Describe the tracker in the model's print-out."""

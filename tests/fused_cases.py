@@ -4,9 +4,11 @@ On a GPU: ``pytest tests/fused_cases.py``. Without one Triton interprets the ker
 ``TRITON_INTERPRET=1`` was set before Triton was loaded; `test_fused.py` runs them so.
 """
 
+import copy
 import dataclasses
 from contextlib import nullcontext
 
+import numpy as np
 import pytest
 import torch
 
@@ -99,6 +101,12 @@ def test_a_step_of_the_tracker_is_the_same(monkeypatch, momentum):
                 place % 3
             ]()
         other.settle()  # said once
+        other.update(wrong_ids.to(DEVICE), wrong.to(DEVICE), wait=False)
+        with pytest.raises(InputError, match=text):
+            [lambda: copy.deepcopy(other), lambda: other.grow(301)][place % 2]()
+        other.update(wrong_ids.to(DEVICE), wrong.to(DEVICE), wait=False)
+        other.load_state_dict(before)
+        other.settle()  # nothing is left of that step
         assert all(before[name].equal(buffer) for name, buffer in other.named_buffers())
 
 
