@@ -67,7 +67,7 @@ def hash64_of(*keys: int) -> int:
         True
     """
     state = 0
-    for key in keys:
+    for key in map(int, keys):  # NumPy's would overflow
         state = ((state ^ key) + _GOLDEN) % 2**64
         for shift, factor in ((30, _MIX_1), (27, _MIX_2), (31, 1)):
             state = (state ^ (state % 2**64 >> shift)) * factor % 2**64

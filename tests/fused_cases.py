@@ -233,3 +233,75 @@ def test_a_stored_box_that_leaves_the_picture_reads_nothing_beyond_it():
     )
     views = fused.fused_chain(images, plain, (8, 8), exact=True, rows_first=True)
     assert views.eq(7).all()
+
+
+def test_blur_wider_than_the_view_mirrors_once_at_each_edge(monkeypatch):
+    images = pictures(2, 8, 6)
+    make = ContrastiveViews(
+        (8, 6), num_views=1, blur_probability=1.0, blur_sigma=(9.0, 9.0), arithmetic="fast"
+    )
+    ids = torch.arange(2)
+    found = make(images.to(DEVICE), ids=ids.to(DEVICE)).cpu()
+    assert torch.allclose(found, by_pytorch(monkeypatch, make, images, ids=ids), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("picture", "size"), [((8, 3), (8, 1)), ((3, 8), (1, 8)), ((1, 1), (1, 1))]
+)
+def test_pictures_and_views_one_pixel_wide(monkeypatch, picture, size):
+    images, ids, scores = pictures(4, *picture), torch.arange(4), torch.linspace(0.3, 1, 4)
+    make = ContrastiveViews(
+        size, num_views=1, boost=BoostedRandAugment(), blur_probability=0.5, mean=(0.4, 0.5, 0.6),
+        std=(0.2, 0.3, 0.25),
+    )  # fmt: skip
+    assert fused.chain_fits(images, size)
+    found = make(images.to(DEVICE), scores.to(DEVICE), ids.to(DEVICE)).cpu()
+    wanted = by_pytorch(monkeypatch, make, images, scores, ids)
+    assert torch.allclose(found, wanted, atol=1.01 / 255 / 0.2)
+
+
+def test_draws_of_huge_pictures_and_of_numpy_keys_are_equal(monkeypatch):
+    ids = torch.arange(20)
+    make = ContrastiveViews(8, num_views=1, seed=np.int64(5))
+    for size, epoch in (((70000, 50000), 0), ((32, 32), np.int32(3)), ((32, 32), torch.tensor(3))):
+        [found] = make.sample(ids.to(DEVICE), size, epoch=epoch)
+        [wanted] = by_pytorch(monkeypatch, make.sample, ids, size, epoch=epoch)
+        same_fields(wanted, found)
+    make.seed = torch.tensor(5)
+    [drawn] = make.sample(ids.to(DEVICE), (32, 32), epoch=3)
+    same_fields(found.to("cpu"), drawn)
+
+
+def test_stored_parameters_of_other_types_give_the_same_views():
+    make = ContrastiveViews(
+        8, num_views=1, boost=BoostedRandAugment(), blur_probability=0.5, check_values="never"
+    )
+    images = pictures(8, 12, 12).to(DEVICE)
+    ids = torch.arange(8, device=DEVICE)
+    [params] = make.sample(ids, (12, 12), torch.ones(8, device=DEVICE))
+    other = {torch.int64: torch.int32, torch.float32: torch.float64, torch.bool: torch.uint8}
+    stored = params.map(lambda x: x.to(other[x.dtype]).repeat_interleave(2, dim=0)[::2])
+    assert make.transform(images, [stored]).equal(make.transform(images, [params]))
+    short = dataclasses.replace(params, order=params.order[:, :3])
+    with pytest.raises(InputError, match=r"order has the shape \(8, 3\), which must be \(8, 4\)"):
+        make.transform(images, [short])
+    with pytest.raises(InputError, match=r"hue has the shape \(8, 0\)"):
+        make.transform(images, [dataclasses.replace(params, hue=params.hue[:, None][:, :0])])
+
+
+def test_a_stored_magnitude_beyond_all_bounds_counts_nothing_beyond_the_levels(monkeypatch):
+    op = torch.tensor([[OPS.index("AutoContrast"), OPS.index("Equalize")]], device=DEVICE)
+    half = torch.full((1, 2), 0.5, device=DEVICE)
+    params = BoostParams(op, op >= 0, 600 * half, half, half, half)
+    margin, memory, empty = 4096, [], torch.empty
+
+    def amid_margins(*shape, **settings):
+        if settings["dtype"] != torch.int32:
+            return empty(*shape, **settings)
+        memory.append(torch.zeros(3 * 256 + 2 * margin, **settings))
+        return memory[0][margin:-margin].view(shape)
+
+    monkeypatch.setattr(torch, "empty", amid_margins)
+    fused.fused_boost(pictures(1, 8, 8).float().to(DEVICE), params, "monotone", whole=True)
+    assert not memory[0][:margin].any()
+    assert not memory[0][-margin:].any()

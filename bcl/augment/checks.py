@@ -159,7 +159,7 @@ def check_ids(ids: Tensor | None, images: Tensor) -> Tensor:
 
 
 def check_rows(params: Params, rows: int, like: Tensor, what: str) -> None:
-    """Refuse parameters of another number of rows, or on another device than ``like``.
+    """Refuse parameters of another shape, or on another device than ``like``.
 
     Args:
         params: stored or drawn ones.
@@ -181,6 +181,15 @@ def check_rows(params: Params, rows: int, like: Tensor, what: str) -> None:
                 raise InputError(
                     f"the parameters' {field.name} has the shape {tuple(value.shape)}, but "
                     f"{what} need {rows} rows; draw the parameters with the ids of this batch."
+                )
+            # Kernels read as many values a row as there should be.
+            inner: tuple[int, ...] = (4,) if field.name == "order" else ()
+            if isinstance(params, BoostParams):
+                inner = (params.op.shape[1] if params.op.ndim > 1 else 1,)  # k
+            if value.shape[1:] != inner:
+                raise InputError(
+                    f"the parameters' {field.name} has the shape {tuple(value.shape)}, which must "
+                    f"be {(rows, *inner)}; store them with state_dict()."
                 )
             if value.device != like.device:
                 raise InputError(

@@ -58,7 +58,7 @@ def _chain_numbers(
         low, high - low, log_low, log_high - log_low, *largest_box(*picture_size, settings.ratio),
         settings.flip, settings.jitter_probability, settings.grey_probability,
         settings.blur_probability, settings.solarize_probability,
-        least_sigma, most_sigma - least_sigma, *factors.tolist(),
+        least_sigma, most_sigma - least_sigma, *factors.tolist(), picture_size[0] * picture_size[1],
     )  # fmt: skip
     return _on_device(values, device)
 
@@ -179,7 +179,14 @@ def fused_chain(
     block, warps = _shape(size)
     views = torch.empty(count, 3, *size, device=images.device, dtype=torch.float32)
     box = (p.top, p.left, p.height, p.width, p.flip)
-    colour = (p.brightness, p.contrast, p.saturation, p.hue, p.order, p.grey, p.blur, p.solarize)
+    # Stored factors may be of any float; a kernel's sums are of one.
+    brightness, contrast, saturation, hue, blur = (
+        field.to(torch.float32) for field in (p.brightness, p.contrast, p.saturation, p.hue, p.blur)
+    )
+    colour = (brightness, contrast, saturation, hue, p.order, p.grey, blur, p.solarize)
+    lengths, strides = images.shape[1:], images.stride()[1:]
+    if sum((n - 1) * stride for n, stride in zip(lengths, strides, strict=True)) >= 2**31:
+        images = images.contiguous()  # offsets within a picture are 32 bits
     with torch.cuda.device(images.device):
         kernels.crop_kernel[(count, -(-size[0] * size[1] // block))](
             views, images, *(field.contiguous() for field in box),

@@ -97,8 +97,9 @@ def crop_kernel(
 
     y, x = place // out_cols, place % out_cols
     x = tl.where(mirrored, out_cols - 1 - x, x)
-    scale_y = tl.div_rn(box_h.to(tl.float32), out_rows.to(tl.float32))
-    scale_x = tl.div_rn(box_w.to(tl.float32), out_cols.to(tl.float32))
+    # An argument that is 1 is a constant to Triton, which has no .to().
+    scale_y = tl.div_rn(box_h.to(tl.float32), 1.0 * out_rows)
+    scale_x = tl.div_rn(box_w.to(tl.float32), 1.0 * out_cols)
     centre_y, centre_x = (y.to(tl.float32) + 0.5) * scale_y, (x.to(tl.float32) + 0.5) * scale_x
     # The direction that is summed last is the outer loop.
     swap = False
@@ -244,14 +245,15 @@ def _blur_line(
             distance = shift / sigma
             weight = tl.exp(-0.5 * distance * distance)
             there = here + shift
-            there = tl.where(there < 0, -there, there)
-            there = tl.where(there > limit, 2 * limit - there, there)
-            once = (there >= 0) & (there <= limit)  # one mirror at each edge
+            beyond = tl.where(there > limit, 2 * limit - there, there)
+            there = tl.where(there < 0, -there, beyond)
+            once = (there >= 0) & (there <= limit)  # what is mirrored is not mirrored again
             weight = tl.where(once, weight, 0.0)
-            found = _load(x, origin + tl.where(once, there, 0) * step, plane, mask)
-            red += weight * found[0]
-            green += weight * found[1]
-            blue += weight * found[2]
+            near = origin + tl.where(once, there, 0) * step
+            near_r, near_g, near_b = _load(x, near, plane, mask)
+            red += weight * near_r
+            green += weight * near_g
+            blue += weight * near_b
             total += weight
         red, green = tl.div_rn(red, total), tl.div_rn(green, total)
         blue = tl.div_rn(blue, total)
@@ -374,7 +376,8 @@ def _equalize(to, x, counts, plane, share, whole: tl.constexpr, block: tl.conste
     for start in range(0, plane, block):
         place = start + tl.arange(0, block)
         mask = place < plane
-        level = _levels(x, place, mask, whole).to(tl.int32)
+        # An op before this one, of a stored magnitude beyond 30, must not write beyond the bins.
+        level = _cut(_levels(x, place, mask, whole)).to(tl.int32)
         tl.atomic_add(counts + level, 1, mask=mask)
     tl.debug_barrier()
     bins = tl.arange(0, 256)
@@ -390,7 +393,7 @@ def _equalize(to, x, counts, plane, share, whole: tl.constexpr, block: tl.conste
     for start in range(0, plane, block):
         place = start + tl.arange(0, block)
         mask = place < plane
-        level = _levels(x, place, mask, whole)
+        level = _cut(_levels(x, place, mask, whole))
         full = tl.load(counts + level.to(tl.int32), mask=mask, other=0).to(tl.float32)
         tl.store(to + place, tl.floor(level + share * (full - level) + 0.5), mask=mask)
 
@@ -624,7 +627,7 @@ def draw_kernel(
 
     low, span = tl.load(numbers), tl.load(numbers + 1)
     log_low, log_span = tl.load(numbers + 2), tl.load(numbers + 3)
-    area = (rows * cols).to(tl.float64)
+    area = tl.load(numbers + 21)
     found = tl.zeros((block,), tl.int32)
     height = tl.load(numbers + 4) + tl.zeros((block,), tl.float64)
     width = tl.load(numbers + 5) + tl.zeros((block,), tl.float64)

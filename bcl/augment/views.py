@@ -218,9 +218,9 @@ class ContrastiveViews(nn.Module):
             params, view=view, boost=self.boost.draw(scores, ids, epoch, view, seed=self.seed)
         )
 
-    @staticmethod
-    def _draws_at_once(ids: Tensor, epoch: int) -> bool:
-        return runs_triton(ids) and not isinstance(epoch, Tensor)
+    def _draws_at_once(self, ids: Tensor, epoch: int) -> bool:
+        # A tensor's value would have to be waited for.
+        return runs_triton(ids) and not any(isinstance(x, Tensor) for x in (epoch, self.seed))
 
     @torch.no_grad()
     def transform(self, images: Tensor, params: list[ViewParams]) -> Tensor | list[Tensor]:
