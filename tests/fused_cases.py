@@ -165,7 +165,7 @@ def test_every_op_is_equal(monkeypatch, policy, whole):
         centre_x=u[1][:, None],
         centre_y=u[2][:, None],
     )
-    x = pictures(count, 12, 9).float()
+    x = pictures(count, 12, 10).float()  # of which Cutout's side is whole pixels too
     if not whole:
         x = x * 0.93
     step = params.map(lambda tensor: tensor[:, 0])
@@ -185,7 +185,12 @@ def test_every_op_is_equal(monkeypatch, policy, whole):
         (4, (21, 9), (8, 12), {"solarize_probability": 1.0}),
         (4, (14, 12), (12, 12), {"arithmetic": "fast", "blur_probability": 0.5}),
         (2, (40, 40), (72, 70), {"scale": (0.9, 1.0)}),  # more pixels than a program takes at once
-        (2, (20, 16), (16, 1), {"resize_order": "pillow-12", "scale": (1.0, 1.0)}),
+        (
+            2,
+            (20, 14),
+            (8, 12),
+            {"resize_order": "pillow-12", "scale": (1.0, 1.0), "ratio": (0.7, 0.7)},
+        ),
     ],
 )
 @pytest.mark.parametrize("kind", ["uint8", "float", "channels last"])
@@ -211,13 +216,19 @@ def test_views_are_the_same(monkeypatch, count, picture, size, changes, kind):
 
 
 def test_what_nobody_looked_at_becomes_nan():
-    make = ContrastiveViews(8, num_views=1, boost=BoostedRandAugment(), check_values="never")
+    make = ContrastiveViews(
+        8, num_views=2, boost=BoostedRandAugment(rule="bcl-d"), check_values="never"
+    )
     images = pictures(3, 8, 8).float() / 255
     images[1, 0, 3, 3] = float("nan")
     scores = torch.tensor([0.5, 0.5, float("nan")])
     ids = torch.arange(3, device=DEVICE)
-    out = make(images.to(DEVICE), scores.to(DEVICE), ids)[0].isnan()
-    assert out.flatten(1).all(1).tolist() == out.flatten(1).any(1).tolist() == [False, True, True]
+    out = make(images.to(DEVICE), scores.to(DEVICE), ids).isnan().flatten(2)
+    assert out.all(2).tolist() == out.any(2).tolist() == 2 * [[False, True, True]]
+    [params] = make.sample(ids, (8, 8), torch.ones(3, device=DEVICE))
+    params.boost.magnitude[3, 1] = float("nan")  # of the second view of the first picture
+    out = make.transform(pictures(3, 8, 8).to(DEVICE), [params]).isnan().flatten(2).all(2)
+    assert out.tolist() == [[False, False, False], [True, False, False]]
 
 
 def test_a_stored_box_that_leaves_the_picture_reads_nothing_beyond_it():
