@@ -134,6 +134,27 @@ def test_accumulated_gradients_count_a_sample_once_an_epoch(learner, monkeypatch
     assert [i for ids in counted for i in ids] == [*range(24), *range(24)]
 
 
+def test_the_trackers_verdict_is_asked_for_before_the_optimiser_steps(learner, monkeypatch):
+    said = []
+
+    def noted(owner, name, note):
+        method = getattr(owner, name)
+
+        def call(self, *args, **more):
+            answer = method(self, *args, **more)
+            said.append(note)
+            return answer
+
+        monkeypatch.setattr(owner, name, call)
+
+    noted(MemorizationTracker, "update", "taken")
+    noted(MemorizationTracker, "settle", "settled")
+    noted(torch.optim.SGD, "step", "step")
+    train(learner)
+    first = said.index("taken")
+    assert said[first : first + 3] == ["taken", "settled", "step"]
+
+
 def test_samples_that_limit_train_batches_leaves_out_stay_unseen(learner):
     train(learner, epochs=2, limit_train_batches=2)
     tracker = learner.tracker
