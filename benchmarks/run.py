@@ -216,7 +216,10 @@ def main() -> int:
         parser.error(f"no such job; there are {', '.join(job.name for job in JOBS)}")
     folder = args.out.absolute() / ("quick" if args.quick else "")
     folder.mkdir(parents=True, exist_ok=True)
-    jobs = tuple(job for job in jobs if can_run(job, folder, args.quick))
+    left_out = [job.name for job in jobs if not can_run(job, folder, args.quick)]
+    jobs = tuple(job for job in jobs if job.name not in left_out)
+    if left_out:
+        print(f"no GPU here; left out: {', '.join(left_out)}", flush=True)
     failures: dict[str, str] = {}
     start = time.monotonic()
     for number, job in enumerate(jobs, 1):

@@ -108,7 +108,7 @@ def test_numbers_have_three_digits(module, value, text):
     assert module("page").number(value) == text
 
 
-def test_publishing_some_jobs_keeps_the_others(module, monkeypatch, tmp_path):
+def test_publishing_some_jobs_keeps_the_others(module, monkeypatch, tmp_path, capsys):
     run, results = module("run"), module("results")
     for name in ("old", "new"):
         rows = results.compare("case", "ms", {"ours": [1.0], name: [2.0]}, ours="ours")
@@ -135,4 +135,5 @@ def test_publishing_some_jobs_keeps_the_others(module, monkeypatch, tmp_path):
     found = json.loads(published.read_text())
     assert [each["job"] for each in found] == ["new", "old", "card"]
     assert found[1:] == [first, card]
+    assert "no GPU here; left out: card\n" in capsys.readouterr().out
     assert "## New" in (tmp_path / "page.md").read_text()
