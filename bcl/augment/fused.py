@@ -84,7 +84,7 @@ def fused_draw(
     Returns:
         Parameters of len(views) * B rows, view-major, without boosted ops.
     """
-    from bcl.augment import kernels
+    from bcl.augment import draw_kernels
 
     total, device = len(views) * ids.shape[0], ids.device
     boxes = torch.empty(5, total, dtype=torch.int64, device=device)
@@ -92,7 +92,7 @@ def fused_draw(
     order = torch.empty(total, 4, dtype=torch.int64, device=device)
     coins = torch.empty(3, total, dtype=torch.bool, device=device)
     with torch.cuda.device(ids.device):
-        kernels.draw_kernel[(-(-total // _DRAWS),)](
+        draw_kernels.draw_kernel[(-(-total // _DRAWS),)](
             boxes, factors, order, coins, ids.contiguous(),
             _chain_numbers(settings, picture_size, device),
             hash64_of(seed, epoch), ids.shape[0], views.start, total, *picture_size,
@@ -135,7 +135,7 @@ def fused_draw_ops(
     Returns:
         Parameters of len(views) * B rows, view-major.
     """
-    from bcl.augment import kernels
+    from bcl.augment import draw_kernels
 
     total, device = len(views) * ids.shape[0], ids.device
     ops = torch.empty(num_ops, total, dtype=torch.int64, device=device)
@@ -143,7 +143,7 @@ def fused_draw_ops(
     numbers = torch.empty(num_ops, 4, total, dtype=torch.float32, device=device)
     low, high = magnitudes
     with torch.cuda.device(ids.device):
-        kernels.draw_ops_kernel[(-(-total // _DRAWS),)](
+        draw_kernels.draw_ops_kernel[(-(-total // _DRAWS),)](
             ops, active, numbers, ids.contiguous(), scores.contiguous(),
             _on_device((low, high - low), device),
             hash64_of(seed, epoch), ids.shape[0], views.start, total, num_ops,
@@ -214,7 +214,7 @@ def fused_boost(views: Tensor, params: BoostParams, policy: str, whole: bool) ->
     Returns:
         (R, 3, rows, columns) float32 levels.
     """
-    from bcl.augment import kernels
+    from bcl.augment.boost_kernel import boost_kernel
 
     size = views.shape[2], views.shape[3]
     block, warps = _shape(size)
@@ -228,7 +228,7 @@ def fused_boost(views: Tensor, params: BoostParams, policy: str, whole: bool) ->
             field[:, j] for field in (p.op, p.active, p.magnitude, p.sign, p.centre_x, p.centre_y)
         ]
         with torch.cuda.device(views.device):
-            kernels.boost_kernel[(len(views),)](
+            boost_kernel[(len(views),)](
                 spare, views, counts.zero_(), *fields, ranges,
                 *(field.stride(0) for field in fields), *size,
                 monotone=policy == "monotone", whole=whole or j > 0,

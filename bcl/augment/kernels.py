@@ -1,31 +1,24 @@
-"""Triton kernels that draw and make views on a GPU.
+"""Triton kernels that crop, colour and finish views on a GPU, one program a view.
 
-They follow `bcl.augment.sampling`, `resize`, `jitter`, `chain` and `families` operation by
-operation, without contracting products and sums, so that both give the same views. A program makes
-one view, and only what this view needs (crops: a tile of one; draws: a view a thread). Levels are
-float32, planes lie one behind the other: (R, 3, rows, columns).
+They follow `bcl.augment.resize`, `jitter` and `chain` operation by operation, without contracting
+products and sums, so that both give the same views; a program does only what its view needs (of a
+crop it makes a tile). Levels are float32, planes lie one behind the other: (R, 3, rows, columns).
+`boost_kernel` and `draw_kernels` beside this file do the same for the ops and the draws.
 """
 
 import triton
 import triton.language as tl
 
-# Rows of the op table (bcl.augment.policy); kernels read constants only in this form.
-SHEAR_X, SHEAR_Y = tl.constexpr(0), tl.constexpr(1)
-TRANSLATE_X, TRANSLATE_Y, ROTATE = tl.constexpr(2), tl.constexpr(3), tl.constexpr(4)
-AUTO_CONTRAST, INVERT, EQUALIZE = tl.constexpr(5), tl.constexpr(6), tl.constexpr(7)
-SOLARIZE, POSTERIZE, CONTRAST = tl.constexpr(8), tl.constexpr(9), tl.constexpr(10)
-COLOR, BRIGHTNESS, SHARPNESS = tl.constexpr(11), tl.constexpr(12), tl.constexpr(13)
-CUTOUT = tl.constexpr(14)
-
 
 @triton.jit
-def _cut(x):
+def cut_levels(x):
+    """Cut to 0 .. 255."""
     return tl.minimum(tl.maximum(x, 0.0), 255.0)
 
 
 @triton.jit
 def _whole(x):
-    return tl.floor(_cut(x) + 0.5)
+    return tl.floor(cut_levels(x) + 0.5)
 
 
 @triton.jit
@@ -38,10 +31,17 @@ def _load(x, offset, plane, mask):
 
 
 @triton.jit
-def _store(x, offset, plane, mask, red, green, blue):
+def store_rgb(x, offset, plane, mask, red, green, blue):
+    """Store three channels."""
     tl.store(x + offset, red, mask=mask)
     tl.store(x + plane + offset, green, mask=mask)
     tl.store(x + 2 * plane + offset, blue, mask=mask)
+
+
+@triton.jit
+def inverted(x, threshold):
+    """Invert the levels from the threshold up."""
+    return tl.where(x >= threshold, 255.0 - x, x)
 
 
 # --- crop, resize, flip ---------------------------------------------------------------------------
@@ -75,7 +75,7 @@ def _source(image, offset, mask, is_float: tl.constexpr):
     x = tl.load(image + offset, mask=mask, other=0).to(tl.float32)
     if is_float:
         x = x * 255.0
-        x = _cut(tl.where(x == x, x, 0.0))
+        x = cut_levels(tl.where(x == x, x, 0.0))
     return x
 
 
@@ -144,15 +144,16 @@ def crop_kernel(
     if exact:
         red, green, blue = _whole(red), _whole(green), _whole(blue)
     else:
-        red, green, blue = _cut(red), _cut(green), _cut(blue)
-    _store(out + view.to(tl.int64) * 3 * plane, place, plane, mask, red, green, blue)
+        red, green, blue = cut_levels(red), cut_levels(green), cut_levels(blue)
+    store_rgb(out + view.to(tl.int64) * 3 * plane, place, plane, mask, red, green, blue)
 
 
 # --- colour ---------------------------------------------------------------------------------------
 
 
 @triton.jit
-def _grey(red, green, blue, exact: tl.constexpr):
+def grey_of(red, green, blue, exact: tl.constexpr):
+    """Grey level, as `bcl.augment.colour.luminance`."""
     grey = red * (19595 / 65536) + green * (38470 / 65536) + blue * (7471 / 65536)
     if exact:
         grey = tl.floor(grey + 0.5)
@@ -166,7 +167,7 @@ def _grey_mean(x, plane, exact: tl.constexpr, block: tl.constexpr):
     for start in range(0, plane, block):
         place = start + tl.arange(0, block)
         red, green, blue = _load(x, place, plane, place < plane)
-        total += _grey(red, green, blue, exact).to(total.dtype)
+        total += grey_of(red, green, blue, exact).to(total.dtype)
     mean = tl.sum(total, axis=0).to(tl.float64) / plane
     if exact:
         mean = tl.floor(mean + 0.5)
@@ -174,8 +175,9 @@ def _grey_mean(x, plane, exact: tl.constexpr, block: tl.constexpr):
 
 
 @triton.jit
-def _blend(base, x, factor, exact: tl.constexpr):
-    y = _cut((x - base) * factor + base)
+def blended(base, x, factor, exact: tl.constexpr):
+    """Pillow's enhancement, as `bcl.augment.colour.blend`."""
+    y = cut_levels((x - base) * factor + base)
     if exact:
         y = tl.floor(y)
     return y
@@ -259,7 +261,7 @@ def _blur_line(
         blue = tl.div_rn(blue, total)
         if exact:
             red, green, blue = _whole(red), _whole(green), _whole(blue)
-        _store(to, place, plane, mask, red, green, blue)
+        store_rgb(to, place, plane, mask, red, green, blue)
 
 
 @triton.jit
@@ -282,7 +284,7 @@ def colour_kernel(
                     mask = place < plane
                     red, green, blue = _load(x, place, plane, mask)
                     red, green, blue = _turn_hue(red, green, blue, turns, exact)
-                    _store(x, place, plane, mask, red, green, blue)
+                    store_rgb(x, place, plane, mask, red, green, blue)
         else:
             kind = tl.where(op == 0, 0, tl.where(op == 1, 1, 2))
             factor = tl.load(brightness + view)
@@ -296,20 +298,20 @@ def colour_kernel(
                     place = start + tl.arange(0, block)
                     mask = place < plane
                     red, green, blue = _load(x, place, plane, mask)
-                    base = tl.where(kind == 2, _grey(red, green, blue, exact), mean)
+                    base = tl.where(kind == 2, grey_of(red, green, blue, exact), mean)
                     red, green = (
-                        _blend(base, red, factor, exact),
-                        _blend(base, green, factor, exact),
+                        blended(base, red, factor, exact),
+                        blended(base, green, factor, exact),
                     )
-                    _store(x, place, plane, mask, red, green, _blend(base, blue, factor, exact))
+                    store_rgb(x, place, plane, mask, red, green, blended(base, blue, factor, exact))
         tl.debug_barrier()
     if tl.load(grey + view) != 0:
         for start in range(0, plane, block):
             place = start + tl.arange(0, block)
             mask = place < plane
             red, green, blue = _load(x, place, plane, mask)
-            red = _grey(red, green, blue, exact)
-            _store(x, place, plane, mask, red, red, red)
+            red = grey_of(red, green, blue, exact)
+            store_rgb(x, place, plane, mask, red, red, red)
         tl.debug_barrier()
     sigma = tl.load(blur + view)
     if sigma > 0.0:
@@ -327,226 +329,8 @@ def colour_kernel(
             place = start + tl.arange(0, block)
             mask = place < plane
             red, green, blue = _load(x, place, plane, mask)
-            red, green = _inverted(red, 128.0), _inverted(green, 128.0)
-            _store(x, place, plane, mask, red, green, _inverted(blue, 128.0))
-
-
-# --- boosted ops ----------------------------------------------------------------------------------
-
-
-@triton.jit
-def _inverted(x, threshold):
-    return tl.where(x >= threshold, 255.0 - x, x)
-
-
-@triton.jit
-def _levels(x, offset, mask, whole: tl.constexpr):
-    y = tl.load(x + offset, mask=mask, other=0.0)
-    if not whole:
-        y = _cut(tl.floor(y + 0.5))
-    return y
-
-
-@triton.jit
-def _stretch(to, x, plane, share, whole: tl.constexpr, block: tl.constexpr):
-    """AutoContrast of one channel."""
-    low, high = tl.full((block,), 255.0, tl.float32), tl.zeros((block,), tl.float32)
-    for start in range(0, plane, block):
-        place = start + tl.arange(0, block)
-        mask = place < plane
-        level = _levels(x, place, mask, whole)
-        low = tl.minimum(low, tl.where(mask, level, 255.0))
-        high = tl.maximum(high, level)
-    least, most = tl.min(low, axis=0).to(tl.float64), tl.max(high, axis=0).to(tl.float64)
-    # In Pillow's order: the product may fall just under a whole number.
-    scale = 255.0 / tl.maximum(most - least, 1.0)
-    offset = -least * scale
-    for start in range(0, plane, block):
-        place = start + tl.arange(0, block)
-        mask = place < plane
-        level = _levels(x, place, mask, whole)
-        full = tl.floor(level.to(tl.float64) * scale + offset).to(tl.float32)
-        full = tl.where(most > least, _cut(full), level)
-        tl.store(to + place, tl.floor(level + share * (full - level) + 0.5), mask=mask)
-
-
-@triton.jit
-def _equalize(to, x, counts, plane, share, whole: tl.constexpr, block: tl.constexpr):
-    """Equalize one channel; ``counts`` are 256 integers, 0 before."""
-    for start in range(0, plane, block):
-        place = start + tl.arange(0, block)
-        mask = place < plane
-        # An op before this one, of a stored magnitude beyond 30, must not write beyond the bins.
-        level = _cut(_levels(x, place, mask, whole)).to(tl.int32)
-        tl.atomic_add(counts + level, 1, mask=mask)
-    tl.debug_barrier()
-    bins = tl.arange(0, 256)
-    found = tl.load(counts + bins)
-    before = tl.cumsum(found, axis=0) - found
-    last = tl.max(tl.where(found > 0, bins, 0), axis=0)
-    step = (plane - tl.sum(tl.where(bins == last, found, 0), axis=0)) // 255
-    usable = (tl.sum((found > 0).to(tl.int32), axis=0) > 1) & (step > 0)
-    table = tl.minimum((step // 2 + before) // tl.maximum(step, 1), 255)
-    tl.debug_barrier()
-    tl.store(counts + bins, tl.where(usable, table, bins))
-    tl.debug_barrier()
-    for start in range(0, plane, block):
-        place = start + tl.arange(0, block)
-        mask = place < plane
-        level = _cut(_levels(x, place, mask, whole))
-        full = tl.load(counts + level.to(tl.int32), mask=mask, other=0).to(tl.float32)
-        tl.store(to + place, tl.floor(level + share * (full - level) + 0.5), mask=mask)
-
-
-@triton.jit
-def _warp(to, x, op, value, rows, cols, plane, whole: tl.constexpr, block: tl.constexpr):
-    """Shear, translate or rotate with the nearest pixel: Pillow's 16.16 fixed point."""
-    zero = value * 0.0
-    angle = tl.where(op == ROTATE, value, zero) * (-3.141592653589793 / 180)
-    cos, sin = tl.cos(angle), tl.sin(angle)
-    mid_x, mid_y = zero + cols * 0.5, zero + rows * 0.5
-    shift_x = mid_x - (cos * mid_x + sin * mid_y) + tl.where(op == TRANSLATE_X, value, zero) * cols
-    shift_y = mid_y - (-sin * mid_x + cos * mid_y) + tl.where(op == TRANSLATE_Y, value, zero) * rows
-    b = sin + tl.where(op == SHEAR_X, value, zero)
-    d = -sin + tl.where(op == SHEAR_Y, value, zero)
-    # Pillow rounds when rotating or shearing, and floors when only translating.
-    half = tl.where((b != 0.0) | (d != 0.0), 0.5, 0.0)
-    xx, xy = tl.floor(cos * 65536 + half).to(tl.int64), tl.floor(b * 65536 + half).to(tl.int64)
-    yx, yy = tl.floor(d * 65536 + half).to(tl.int64), tl.floor(cos * 65536 + half).to(tl.int64)
-    x0 = tl.floor((shift_x + 0.5 * (cos + b)) * 65536 + half).to(tl.int64)
-    y0 = tl.floor((shift_y + 0.5 * (cos + d)) * 65536 + half).to(tl.int64)
-    for start in range(0, plane, block):
-        place = start + tl.arange(0, block)
-        mask = place < plane
-        row, col = (place // cols).to(tl.int64), (place % cols).to(tl.int64)
-        from_x = (x0 + xy * row + xx * col) >> 16
-        from_y = (y0 + yy * row + yx * col) >> 16
-        inside = mask & (from_x >= 0) & (from_x < cols) & (from_y >= 0) & (from_y < rows)
-        offset = tl.where(inside, from_y * cols + from_x, 0)
-        for channel in range(3):
-            level = _levels(x + channel * plane, offset, inside, whole)
-            tl.store(to + channel * plane + place, tl.where(inside, level, 0.0), mask=mask)
-
-
-@triton.jit
-def _sharpen(to, x, factor, rows, cols, plane, whole: tl.constexpr, block: tl.constexpr):
-    """Blend one channel with its 3 x 3 smoothed form, whose border is the original's."""
-    for start in range(0, plane, block):
-        place = start + tl.arange(0, block)
-        mask = place < plane
-        row, col = place // cols, place % cols
-        within = mask & (row > 0) & (row < rows - 1) & (col > 0) & (col < cols - 1)
-        level = _levels(x, place, mask, whole)
-        total = 4.0 * level
-        for down in range(-1, 2):
-            for across in range(-1, 2):
-                total += _levels(x, place + down * cols + across, within, whole)
-        smooth = tl.floor(tl.div_rn(total, 13.0 + tl.zeros_like(total)) + 0.5)
-        smooth = tl.where(within, smooth, level)
-        tl.store(to + place, _blend(smooth, level, factor, True), mask=mask)
-
-
-@triton.jit
-def boost_kernel(
-    to, views, counts, ops, active, magnitudes, signs, centres_x, centres_y, ranges,
-    stride_op, stride_active, stride_magnitude, stride_sign, stride_x, stride_y,
-    rows, cols,
-    monotone: tl.constexpr, whole: tl.constexpr, block: tl.constexpr,
-):  # fmt: skip
-    """Write one view with its op applied, or as it is where the op is not active."""
-    view = tl.program_id(0)
-    plane = rows * cols
-    x = views + view.to(tl.int64) * 3 * plane
-    to = to + view.to(tl.int64) * 3 * plane
-    # Stored ops that are none must not read beyond the table.
-    op = tl.minimum(tl.maximum(tl.load(ops + view * stride_op), 0), 14).to(tl.int32)
-    sign = tl.load(signs + view * stride_sign).to(tl.float64)
-    magnitude = tl.load(magnitudes + view * stride_magnitude)
-    magnitude = tl.where(magnitude == magnitude, magnitude, 0.0).to(tl.float64)
-    low, high = tl.load(ranges + 2 * op), tl.load(ranges + 2 * op + 1)
-    value = magnitude / 30.0 * (high - low) + low
-    if tl.load(active + view * stride_active) == 0:
-        for start in range(0, 3 * plane, block):
-            place = start + tl.arange(0, block)
-            mask = place < 3 * plane
-            tl.store(to + place, tl.load(x + place, mask=mask), mask=mask)
-    elif op <= ROTATE:
-        _warp(to, x, op, sign * value, rows, cols, plane, whole, block)
-    elif (op == AUTO_CONTRAST) | (op == EQUALIZE):
-        share = tl.where(monotone, value, 1.0).to(tl.float32)
-        for channel in range(3):
-            if op == EQUALIZE:
-                bins = counts + (view.to(tl.int64) * 3 + channel) * 256
-                _equalize(
-                    to + channel * plane, x + channel * plane, bins, plane, share, whole, block
-                )
-            else:
-                _stretch(to + channel * plane, x + channel * plane, plane, share, whole, block)
-    elif op == SHARPNESS:
-        factor = tl.where(monotone, 1.0 + sign * value, value).to(tl.float32)
-        for channel in range(3):
-            _sharpen(
-                to + channel * plane, x + channel * plane, factor, rows, cols, plane, whole, block
-            )
-    elif (op >= CONTRAST) & (op <= BRIGHTNESS):
-        factor = tl.where(monotone, 1.0 + sign * value, value).to(tl.float32)
-        mean = 0.0
-        if op == CONTRAST:
-            mean = _level_mean(x, plane, whole, block)
-        for start in range(0, plane, block):
-            place = start + tl.arange(0, block)
-            mask = place < plane
-            red, green, blue = _levels_of(x, place, plane, mask, whole)
-            base = tl.where(op == COLOR, _grey(red, green, blue, True), mean)
-            red, green = _blend(base, red, factor, True), _blend(base, green, factor, True)
-            _store(to, place, plane, mask, red, green, _blend(base, blue, factor, True))
-    else:
-        threshold = tl.ceil(value).to(tl.float32)
-        if not monotone:
-            threshold = tl.where(op == INVERT, 0.0, threshold)
-        if monotone:
-            step = tl.exp2(value).to(tl.float32)
-        else:
-            step = tl.exp2((8.0 - tl.floor(value)).to(tl.float32))
-        side = value * cols
-        left = tl.floor(tl.maximum(tl.load(centres_x + view * stride_x) * cols - side / 2, 0.0))
-        top = tl.floor(tl.maximum(tl.load(centres_y + view * stride_y) * rows - side / 2, 0.0))
-        # A square of no size is not painted at all.
-        right = tl.where(value > 0.0, tl.minimum(left + side, cols * 1.0), -1.0)
-        bottom = tl.minimum(top + side, rows * 1.0)
-        for channel in range(3):
-            colour = tl.where(channel == 0, 125.0, tl.where(channel == 1, 123.0, 114.0))
-            for start in range(0, plane, block):
-                place = start + tl.arange(0, block)
-                mask = place < plane
-                level = _levels(x + channel * plane, place, mask, whole)
-                if op == POSTERIZE:
-                    level = tl.ceil(tl.floor(tl.div_rn(level, step + tl.zeros_like(level))) * step)
-                elif op == CUTOUT:
-                    row, col = place // cols, place % cols
-                    across = (col >= left) & (col <= right)
-                    level = tl.where(across & (row >= top) & (row <= bottom), colour, level)
-                else:
-                    level = _inverted(level, threshold)
-                tl.store(to + channel * plane + place, level, mask=mask)
-
-
-@triton.jit
-def _levels_of(x, place, plane, mask, whole: tl.constexpr):
-    red = _levels(x, place, mask, whole)
-    green = _levels(x + plane, place, mask, whole)
-    return red, green, _levels(x + 2 * plane, place, mask, whole)
-
-
-@triton.jit
-def _level_mean(x, plane, whole: tl.constexpr, block: tl.constexpr):
-    total = tl.zeros((block,), tl.int32)
-    for start in range(0, plane, block):
-        place = start + tl.arange(0, block)
-        red, green, blue = _levels_of(x, place, plane, place < plane, whole)
-        total += _grey(red, green, blue, True).to(tl.int32)
-    mean = tl.sum(total, axis=0).to(tl.float64) / plane
-    return tl.floor(mean + 0.5).to(tl.float32)
+            red, green = inverted(red, 128.0), inverted(green, 128.0)
+            store_rgb(x, place, plane, mask, red, green, inverted(blue, 128.0))
 
 
 # --- what is handed out ---------------------------------------------------------------------------
@@ -578,135 +362,3 @@ def finish_kernel(
         std = tl.load(numbers + 3 + channel, mask=mask, other=1.0).to(tl.float32)
         y = tl.div_rn(y - mean, std)
     tl.store(x, tl.where(bad > 0.0, float("nan"), y), mask=mask)
-
-
-# --- drawing --------------------------------------------------------------------------------------
-
-
-@triton.jit
-def _mix(x):
-    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9
-    x = (x ^ (x >> 27)) * 0x94D049BB133111EB
-    return x ^ (x >> 31)
-
-
-@triton.jit
-def _hashed(state, key):
-    """`bcl.random.hash64` with one key more, unsigned."""
-    return _mix((state ^ key.to(tl.uint64, bitcast=True)) + 0x9E3779B97F4A7C15)
-
-
-@triton.jit
-def _uniform(state, stream):
-    bits = _hashed(state, stream + tl.zeros_like(state).to(tl.int64)) >> 40
-    return bits.to(tl.int64).to(tl.float32) * (1.0 / 16777216.0)
-
-
-@triton.jit
-def _rounded(x):
-    """Round half to even."""
-    y = tl.floor(x + 0.5)
-    odd = y - 2.0 * tl.floor(y / 2.0)
-    return tl.where((y - x == 0.5) & (odd != 0.0), y - 1.0, y)
-
-
-@triton.jit(do_not_specialize=["start", "count", "total"])
-def draw_kernel(
-    boxes, factors, order, coins, ids, numbers,
-    start, count, first_view, total, rows, cols,
-    tries: tl.constexpr, block: tl.constexpr,
-):  # fmt: skip
-    """Draw the base chain's parameters: `bcl.augment.sampling.sample_chain`, a row a thread."""
-    row = tl.program_id(0) * block + tl.arange(0, block)
-    mask = row < total
-    view = (first_view + row // count).to(tl.int64)
-    sample = tl.load(ids + row % count, mask=mask, other=0).to(tl.int64)
-    state = start.to(tl.int64).to(tl.uint64, bitcast=True) + tl.zeros((block,), tl.uint64)
-    state = _hashed(_hashed(state, sample), view)
-    state = _hashed(tl.zeros((block,), tl.uint64), state.to(tl.int64, bitcast=True))
-
-    low, span = tl.load(numbers), tl.load(numbers + 1)
-    log_low, log_span = tl.load(numbers + 2), tl.load(numbers + 3)
-    area = tl.load(numbers + 21)
-    found = tl.zeros((block,), tl.int32)
-    height = tl.load(numbers + 4) + tl.zeros((block,), tl.float64)
-    width = tl.load(numbers + 5) + tl.zeros((block,), tl.float64)
-    for attempt in range(tries):
-        share = low + span * _uniform(state, attempt).to(tl.float64)
-        ratio = tl.exp(log_low + log_span * _uniform(state, tries + attempt).to(tl.float64))
-        wide = _rounded(tl.sqrt(share * area * ratio))
-        high = _rounded(tl.sqrt(share * area / ratio))
-        fits = (wide >= 1.0) & (wide <= cols) & (high >= 1.0) & (high <= rows)
-        take = fits & (found == 0)
-        height, width = tl.where(take, high, height), tl.where(take, wide, width)
-        found = tl.where(fits, 1, found)
-    down, right = rows - height, cols - width
-    y, x = _uniform(state, 2 * tries).to(tl.float64), _uniform(state, 2 * tries + 1).to(tl.float64)
-    # The largest box stands in the middle.
-    top = tl.minimum(tl.floor(tl.where(found == 1, y, 0.5) * (down + 1.0)), down)
-    left = tl.minimum(tl.floor(tl.where(found == 1, x, 0.5) * (right + 1.0)), right)
-    tl.store(boxes + row, top.to(tl.int64), mask=mask)
-    tl.store(boxes + total + row, left.to(tl.int64), mask=mask)
-    tl.store(boxes + 2 * total + row, height.to(tl.int64), mask=mask)
-    tl.store(boxes + 3 * total + row, width.to(tl.int64), mask=mask)
-    tl.store(boxes + 4 * total + row, view, mask=mask)
-
-    stream = 2 * tries + 2
-    flip = _uniform(state, stream) < tl.load(numbers + 6).to(tl.float32)
-    jittered = _uniform(state, stream + 1) < tl.load(numbers + 7).to(tl.float32)
-    grey = _uniform(state, stream + 10) < tl.load(numbers + 8).to(tl.float32)
-    blurred = _uniform(state, stream + 11) < tl.load(numbers + 9).to(tl.float32)
-    solarized = _uniform(state, stream + 13) < tl.load(numbers + 10).to(tl.float32)
-    for j in range(4):
-        least, most = tl.load(numbers + 13 + j), tl.load(numbers + 17 + j)
-        factor = least.to(tl.float32) + (most.to(tl.float32) - least.to(tl.float32)) * _uniform(
-            state, stream + 2 + j
-        )
-        factor = tl.where(jittered, factor, tl.where(j == 3, 0.0, 1.0))
-        tl.store(factors + j * total + row, factor, mask=mask)
-        mine = _uniform(state, stream + 6 + j)
-        rank = tl.zeros((block,), tl.int64)
-        for i in range(4):
-            other = _uniform(state, stream + 6 + i)
-            rank += ((other < mine) | ((other == mine) & (i < j))).to(tl.int64)
-        tl.store(order + 4 * row + rank, tl.zeros((block,), tl.int64) + j, mask=mask)
-    sigma = tl.load(numbers + 11).to(tl.float32) + tl.load(numbers + 12).to(tl.float32) * _uniform(
-        state, stream + 12
-    )
-    tl.store(factors + 4 * total + row, tl.where(blurred, sigma, 0.0), mask=mask)
-    tl.store(coins + row, flip, mask=mask)
-    tl.store(coins + total + row, grey, mask=mask)
-    tl.store(coins + 2 * total + row, solarized, mask=mask)
-
-
-@triton.jit(do_not_specialize=["start", "count", "total"])
-def draw_ops_kernel(
-    ops, active, numbers_out, ids, scores, numbers,
-    start, count, first_view, total, k, zeta_stream, first_stream, op_count,
-    zeta: tl.constexpr, block: tl.constexpr,
-):  # fmt: skip
-    """Draw the boosted ops: `BoostedRandAugment.draw`, a row a thread."""
-    row = tl.program_id(0) * block + tl.arange(0, block)
-    mask = row < total
-    view = (first_view + row // count).to(tl.int64)
-    sample = tl.load(ids + row % count, mask=mask, other=0).to(tl.int64)
-    score = tl.load(scores + row % count, mask=mask, other=0.0).to(tl.float32)
-    score = tl.where((score >= 0.0) & (score <= 1.0), score, float("nan"))
-    nothing = tl.zeros((block,), tl.uint64)
-    shared = _hashed(start.to(tl.int64).to(tl.uint64, bitcast=True) + nothing, sample)
-    share = score
-    if zeta:
-        share = share * _uniform(_hashed(nothing, shared.to(tl.int64, bitcast=True)), zeta_stream)
-    magnitude = tl.load(numbers).to(tl.float32) + tl.load(numbers + 1).to(tl.float32) * share
-    state = _hashed(nothing, _hashed(shared, view).to(tl.int64, bitcast=True))
-    for j in range(k):
-        stream = first_stream + 5 * j
-        op = (_uniform(state, stream) * op_count).to(tl.int64)
-        tl.store(ops + j * total + row, op, mask=mask)
-        tl.store(active + j * total + row, _uniform(state, stream + 1) < score, mask=mask)
-        sign = tl.where(_uniform(state, stream + 2) < 0.5, 1.0, -1.0)
-        out = numbers_out + 4 * j * total + row
-        tl.store(out, magnitude, mask=mask)
-        tl.store(out + total, sign, mask=mask)
-        tl.store(out + 2 * total, _uniform(state, stream + 3), mask=mask)
-        tl.store(out + 3 * total, _uniform(state, stream + 4), mask=mask)
