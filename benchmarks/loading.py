@@ -35,10 +35,10 @@ from torchvision import datasets, transforms
 
 import bcl
 from datamodules import ImageFolderLT, ShardsLT
-from datamodules.decode import decode
-from datamodules.loader import MemoryLoader
+from datamodules.images.dataset import MemoryStore, PictureSet
+from datamodules.images.decode import decode
+from datamodules.images.loader import MemoryLoader
 from datamodules.shards import WindowOrder, pack, shrink
-from datamodules.stores import MemoryStore, PictureSet
 
 BATCH = 64
 DECODE = transforms.Compose(

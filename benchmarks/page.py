@@ -143,7 +143,7 @@ def provenance(result: Result) -> str:
 
 
 if __name__ == "__main__":
-    from bcl.files import write_text
+    from bcl.core.files import write_text
 
     published = json.loads((HERE / "results.json").read_text(encoding="utf-8"))
     target = HERE.parent / "docs" / "benchmarks.md"

@@ -20,10 +20,10 @@ import results
 import torch
 from torch import Tensor
 
-from bcl.evaluation.linear import ProbeOptions, fit_heads
+from bcl.core.provenance import hardware
+from bcl.core.random import permutation
+from bcl.evaluation.probe.linear import ProbeOptions, fit_heads
 from bcl.evaluation.protocols import DRAWS
-from bcl.provenance import hardware
-from bcl.random import permutation
 
 Features = tuple[Tensor, Tensor, Tensor, Tensor]
 

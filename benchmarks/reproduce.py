@@ -30,10 +30,10 @@ from typing import Any
 import yaml
 from summary import summarise
 
-from bcl.configuration import Config, compose, merge, read_yaml
-from bcl.errors import InputError, unknown_name
+from bcl.cli.configuration import Config, compose, merge, read_yaml
+from bcl.core.errors import InputError, unknown_name
+from bcl.core.files import check_writable, write_text
 from bcl.evaluation.protocols import parse_protocols
-from bcl.files import check_writable, write_text
 
 PRESETS = Path(__file__).resolve().parent / "presets"
 NEEDED = ("about", "recipe", "protocols", "seeds", "runs")

@@ -16,8 +16,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from bcl.files import write_text
-from bcl.provenance import commit, hardware, versions
+from bcl.core.files import write_text
+from bcl.core.provenance import commit, hardware, versions
 
 SCHEMA = "bcl-cacr/benchmark"
 SCHEMA_VERSION = 1

@@ -17,8 +17,8 @@ from typing import Any
 from reproduce import read_preset
 from summary import SCHEMA, SCHEMA_VERSION, commits, merge
 
-from bcl.errors import InputError
-from bcl.files import write_text
+from bcl.core.errors import InputError
+from bcl.core.files import write_text
 
 HERE = Path(__file__).resolve().parent
 RESULTS, PAGE = HERE / "evidence", HERE.parent / "docs" / "results.md"

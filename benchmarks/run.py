@@ -24,8 +24,8 @@ from typing import Any
 import page
 import results
 
-from bcl.files import write_text
-from bcl.provenance import commit
+from bcl.core.files import write_text
+from bcl.core.provenance import commit
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent

@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from bcl.errors import InputError
+from bcl.core.errors import InputError
 from bcl.evaluation.metrics import confidence_interval
 from bcl.evaluation.results import ProbeReport
-from bcl.evaluation.significance import holm, paired_t
+from bcl.report.significance import holm, paired_t
 
 COLUMNS = ("all", "many", "medium", "few")
 SCHEMA = "bcl-cacr/reproduction"

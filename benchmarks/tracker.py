@@ -19,8 +19,8 @@ import results
 import torch
 
 from bcl import MemorizationTracker, TrackerHistory
-from bcl.history import write_epoch
-from bcl.memorization import NORMALIZATIONS
+from bcl.memorization.history import write_epoch
+from bcl.memorization.tracker import NORMALIZATIONS
 
 
 def timed(call: Callable[[], object], device: torch.device) -> float:

@@ -34,7 +34,7 @@ JITTER = (0.4, 0.4, 0.4, 0.1)
 RULES = {1: "bcl-i", 2: "bcl-d"}
 
 
-def pictures(count: int, side: int) -> Tensor:
+def random_images(count: int, side: int) -> Tensor:
     """Smooth random pictures with some noise, (B, 3, side, side) uint8."""
     generator = torch.Generator().manual_seed(0)
     coarse = torch.rand(count, 3, 6, 6, generator=generator)
@@ -310,7 +310,7 @@ def main() -> None:
     for size, k, threads in product(args.sizes, args.num_ops, args.threads):
         torch.set_num_threads(threads)
         batch = args.batch or BATCH[size]
-        images, scores = pictures(batch, SOURCE[size]), torch.linspace(0, 1, batch)
+        images, scores = random_images(batch, SOURCE[size]), torch.linspace(0, 1, batch)
         there = images.to(args.device), scores.to(args.device)
         steps: dict[str, Callable[[], int]] = {}
         if not args.alone:

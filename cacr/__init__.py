@@ -2,20 +2,20 @@
 
 from typing import TYPE_CHECKING
 
-from bcl._lazy import lazy_names
+from bcl.core.lazy import lazy_names
 
 if TYPE_CHECKING:
     from cacr.functional import CACRTerms as CACRTerms
     from cacr.functional import CACRWeights as CACRWeights
     from cacr.functional import cacr_terms as cacr_terms
     from cacr.functional import cacr_weights as cacr_weights
-    from cacr.learner import CACR as CACR
     from cacr.loss import CACRLoss as CACRLoss
+    from cacr.method import CACR as CACR
     from cacr.queue import MomentumQueue as MomentumQueue
     from cacr.queue import momentum_update as momentum_update
 
 _HOMES = {
-    "CACR": "cacr.learner",
+    "CACR": "cacr.method",
     "CACRLoss": "cacr.loss",
     "CACRTerms": "cacr.functional",
     "CACRWeights": "cacr.functional",

@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from bcl._checks import (
+from bcl.core.checks import (
     check_choice,
     check_chunk_size,
     check_features,
@@ -16,12 +16,12 @@ from bcl._checks import (
     faults,
     refuse_faults,
 )
-from bcl._logsumexp import row_logsumexp
-from bcl._rows import at_least_float32, full_precision, unit_rows
-from bcl.distributed import gather_rows, rank, row_counts, sum_over_ranks, world_size
-from bcl.errors import InputError
-from bcl.functional import Reduction, reduce_samples
-from cacr._cost import dense_weights, softmin_cost
+from bcl.core.distributed import gather_rows, rank, row_counts, sum_over_ranks, world_size
+from bcl.core.errors import InputError
+from bcl.losses.blocks import at_least_float32, full_precision, unit_rows
+from bcl.losses.nt_xent import Reduction, reduce_samples
+from bcl.losses.logsumexp import row_logsumexp
+from cacr.cost import dense_weights, softmin_cost
 
 Cost = Literal["euclidean", "rbf"]
 Weights = Literal["conditional", "uniform"]

@@ -4,9 +4,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from bcl._checks import check_positive
-from bcl.errors import unknown_name
-from bcl.functional import Reduction
+from bcl.core.checks import check_positive
+from bcl.core.errors import unknown_name
+from bcl.losses.nt_xent import Reduction
 from cacr.functional import Constant, Cost, Weights, cacr_terms, check_settings
 
 # Settings of the paper's experiments, as released. MoCo v3 works on cosines over a temperature T,

@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor, nn
 
-from bcl._checks import check_features
-from bcl._rows import unit_rows
-from bcl.distributed import gather_rows, world_size
-from bcl.errors import InputError
+from bcl.core.checks import check_features
+from bcl.core.distributed import gather_rows, world_size
+from bcl.core.errors import InputError
+from bcl.losses.blocks import unit_rows
 
 
 class MomentumQueue(nn.Module):

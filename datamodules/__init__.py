@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from bcl._lazy import lazy_names
+from bcl.core.lazy import lazy_names
 
 if TYPE_CHECKING:
     from datamodules.arrays import ArraysLT as ArraysLT
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from datamodules.digits import DigitsLT as DigitsLT
     from datamodules.folder import ImageFolderLT as ImageFolderLT
     from datamodules.huggingface import HuggingFaceLT as HuggingFaceLT
+    from datamodules.images.dataset import PictureSet as PictureSet
     from datamodules.lists import ImageListLT as ImageListLT
     from datamodules.shards import ShardsLT as ShardsLT
-    from datamodules.stores import PictureSet as PictureSet
 
 _HOMES = {
     "ArraysLT": "datamodules.arrays",
@@ -32,7 +32,7 @@ _HOMES = {
     "ImageNet100LT": "datamodules.benchmarks",
     "ImageNetLT": "datamodules.benchmarks",
     "LongTailedDataModule": "datamodules.base",
-    "PictureSet": "datamodules.stores",
+    "PictureSet": "datamodules.images.dataset",
     "PlacesLT": "datamodules.benchmarks",
     "ShardsLT": "datamodules.shards",
 }

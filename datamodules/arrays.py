@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bcl.errors import InputError
-from datamodules.pools import Pool, PoolDataModule
-from datamodules.splits import MOST_CLASSES, read_npy
-from datamodules.stores import fingerprint_of
+from bcl.core.errors import InputError
+from datamodules.images.dataset import fingerprint_of
+from datamodules.pool import Pool, PoolDataModule
+from datamodules.tail.splits import MOST_CLASSES, read_npy
 
 
 class ArraysLT(PoolDataModule):
@@ -88,27 +88,27 @@ class ArraysLT(PoolDataModule):
 
 def _pair(images: Any, labels: Any, what: str) -> tuple[Tensor, Tensor]:
     names = {"images": ("images", "labels"), "test_images": ("test_images", "test_labels")}[what]
-    pictures, classes = _tensor(images, names[0]), _tensor(labels, names[1])
-    if pictures.ndim == 3:
-        pictures = pictures[:, None]
-    elif pictures.ndim == 4 and pictures.shape[-1] == 3 and pictures.shape[1] != 3:
-        pictures = pictures.permute(0, 3, 1, 2)
-    if pictures.ndim == 4 and pictures.shape[1] == 1:
-        pictures = pictures.expand(-1, 3, -1, -1)
+    stacked, classes = _tensor(images, names[0]), _tensor(labels, names[1])
+    if stacked.ndim == 3:
+        stacked = stacked[:, None]
+    elif stacked.ndim == 4 and stacked.shape[-1] == 3 and stacked.shape[1] != 3:
+        stacked = stacked.permute(0, 3, 1, 2)
+    if stacked.ndim == 4 and stacked.shape[1] == 1:
+        stacked = stacked.expand(-1, 3, -1, -1)
     square = (
-        pictures.ndim == 4 and pictures.shape[1] == 3 and pictures.shape[2] == (pictures.shape[3])
+        stacked.ndim == 4 and stacked.shape[1] == 3 and stacked.shape[2] == (stacked.shape[3])
     )
-    if pictures.dtype != torch.uint8 or not square:
+    if stacked.dtype != torch.uint8 or not square:
         raise InputError(
             f"{what} must be uint8 of shape (N, S, S), (N, 3, S, S) or (N, S, S, 3), got "
-            f"{pictures.dtype} of shape {tuple(pictures.shape)}."
+            f"{stacked.dtype} of shape {tuple(stacked.shape)}."
         )
     integers = not (
         classes.is_floating_point() or classes.is_complex() or classes.dtype == torch.bool
     )
-    if classes.ndim != 1 or len(classes) != len(pictures) or not integers:
+    if classes.ndim != 1 or len(classes) != len(stacked) or not integers:
         raise InputError(
-            f"{what}: {len(pictures)} pictures need {len(pictures)} integer labels, got "
+            f"{what}: {len(stacked)} pictures need {len(stacked)} integer labels, got "
             f"{classes.dtype} of shape {tuple(classes.shape)}."
         )
     if not len(classes):
@@ -120,7 +120,7 @@ def _pair(images: Any, labels: Any, what: str) -> tuple[Tensor, Tensor]:
         raise InputError(f"{what}: label {int(classes.min())} is negative.")
     if int(classes.max()) >= MOST_CLASSES:
         raise InputError(f"{what}: label {int(classes.max())} is out of range; count from 0.")
-    return pictures.contiguous(), classes
+    return stacked.contiguous(), classes
 
 
 def _tensor(value: Any, what: str) -> Tensor:

@@ -7,12 +7,12 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from bcl.errors import InputError
-from datamodules.files import FileStore
-from datamodules.loader import BatchLoader, MemoryLoader, StreamLoader
-from datamodules.recipes import choose
-from datamodules.splits import Split
-from datamodules.stores import MemoryStore, PictureSet
+from bcl.core.errors import InputError
+from datamodules.images.dataset import MemoryStore, PictureSet
+from datamodules.images.files import FileStore
+from datamodules.images.loader import BatchLoader, MemoryLoader, StreamLoader
+from datamodules.tail.recipes import choose
+from datamodules.tail.splits import Split
 
 __all__ = ["LongTailedDataModule", "PictureSet", "Sets"]
 
@@ -157,20 +157,6 @@ class LongTailedDataModule(pl.LightningDataModule):
     def recipe(self) -> str:
         """One line that names the split and its total."""
         return self.sets.recipe
-
-    def shot_groups(self, rule: str | None = None) -> Any:
-        """Many / Medium / Few by the class counts of the training set.
-
-        Args:
-            rule: a rule that `bcl.shot_groups` knows; the published one of this data set
-                (``group_rule``) if not given.
-
-        Returns:
-            What `bcl.shot_groups` gives.
-        """
-        import bcl
-
-        return bcl.shot_groups(self.class_counts, rule or self.group_rule)
 
     @property
     def content_hash(self) -> str:

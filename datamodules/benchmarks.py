@@ -19,7 +19,7 @@ class ImageNetLT(ImageListLT):
     Source: OLTR (arXiv 1904.05160).
 
     Example:
-        >>> from datamodules.recipes import LISTS
+        >>> from datamodules.tail.recipes import LISTS
         >>> data = ImageNetLT("imagenet", batch_size=128)  # nothing is read yet
         >>> LISTS[data.benchmark]["train"], data.group_rule
         (115846, 'thresholds')
@@ -59,7 +59,7 @@ class ImageNet100LT(ImageListLT):
     Source: SDCLR (arXiv 2106.02990).
 
     Example:
-        >>> from datamodules.recipes import LISTS
+        >>> from datamodules.tail.recipes import LISTS
         >>> data = ImageNet100LT("imagenet", batch_size=128)  # nothing is read yet
         >>> LISTS[data.benchmark]["train"], data.group_rule
         (12205, 'thresholds')
@@ -99,7 +99,7 @@ class PlacesLT(ImageListLT):
     Source: OLTR (arXiv 1904.05160).
 
     Example:
-        >>> from datamodules.recipes import LISTS
+        >>> from datamodules.tail.recipes import LISTS
         >>> data = PlacesLT("places365", batch_size=128)  # nothing is read yet
         >>> LISTS[data.benchmark]["train"], data.group_rule
         (62500, 'thresholds')
@@ -137,7 +137,7 @@ class INaturalist18(ImageListLT):
         options: those of `ImageListLT` and `FilesDataModule`.
 
     Example:
-        >>> from datamodules.recipes import LISTS
+        >>> from datamodules.tail.recipes import LISTS
         >>> data = INaturalist18("inat2018", batch_size=128)  # nothing is read yet
         >>> LISTS[data.benchmark]["train"], data.group_rule
         (437513, 'thresholds')

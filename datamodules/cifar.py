@@ -6,9 +6,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from bcl.errors import InputError
-from datamodules.pools import Pool, PoolDataModule
-from datamodules.recipes import RECIPES
+from bcl.core.errors import InputError
+from datamodules.pool import Pool, PoolDataModule
+from datamodules.tail.recipes import RECIPES
 
 
 class _CIFAR(PoolDataModule):
@@ -52,8 +52,8 @@ class _CIFAR(PoolDataModule):
         """Load both parts through torchvision, which checks their MD5 sums first."""
         images, labels, classes = self._load(train=True)
         test_images, test_labels, _ = self._load(train=False)
-        pictures = torch.cat([images, test_images])
-        part = torch.arange(len(pictures)) >= len(images)
+        pixels = torch.cat([images, test_images])
+        part = torch.arange(len(pixels)) >= len(images)
         names = [f"train/{row}" for row in range(len(images))]
         names += [f"test/{row}" for row in range(len(test_images))]
         return Pool(
@@ -62,7 +62,7 @@ class _CIFAR(PoolDataModule):
             torch.cat([labels, test_labels]),
             classes,
             part,
-            images=pictures,
+            images=pixels,
         )
 
     def _load(self, train: bool) -> tuple[Tensor, Tensor, list[str]]:

@@ -2,11 +2,16 @@
 
 import torch
 
-from bcl.errors import InputError
+from bcl.core.errors import InputError
 from datamodules.base import LongTailedDataModule, Sets
-from datamodules.profiles import check_factor, exponential_counts, refuse_empty, shuffled_counts
-from datamodules.recipes import choose, select
-from datamodules.stores import MemoryStore, PictureSet
+from datamodules.images.dataset import MemoryStore, PictureSet
+from datamodules.tail.profiles import (
+    check_factor,
+    exponential_counts,
+    refuse_empty,
+    shuffled_counts,
+)
+from datamodules.tail.recipes import choose, select
 
 _TEST_STREAM = 0x7E57
 

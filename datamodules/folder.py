@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bcl.errors import InputError
-from datamodules.pools import Pool, PoolDataModule
-from datamodules.sources import Source, is_picture, open_source, shown
+from bcl.core.errors import InputError
+from datamodules.images.readers import Source, is_picture, open_source, shown
+from datamodules.pool import Pool, PoolDataModule
 
 _TEST_NAMES = ("test", "val", "valid", "validation")
 

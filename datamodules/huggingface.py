@@ -5,9 +5,9 @@ from typing import Any
 
 import torch
 
-from bcl.errors import InputError, unknown_name
-from datamodules.pools import Pool, PoolDataModule
-from datamodules.splits import MOST_CLASSES
+from bcl.core.errors import InputError, unknown_name
+from datamodules.pool import Pool, PoolDataModule
+from datamodules.tail.splits import MOST_CLASSES
 
 
 class HuggingFaceLT(PoolDataModule):

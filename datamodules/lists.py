@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bcl.errors import InputError
-from datamodules.balance import balance_notes
+from bcl.core.errors import InputError
 from datamodules.base import Sets
-from datamodules.pools import FilesDataModule, Pool, resolve
-from datamodules.recipes import LISTS
-from datamodules.sources import Source, leaves_folder, open_source
-from datamodules.splits import MOST_CLASSES, pool_fingerprint
-from datamodules.stores import PictureSet
+from datamodules.images.dataset import PictureSet
+from datamodules.images.readers import Source, leaves_folder, open_source
+from datamodules.pool import FilesDataModule, Pool, resolve
+from datamodules.tail.balance import balance_notes
+from datamodules.tail.recipes import LISTS
+from datamodules.tail.splits import MOST_CLASSES, pool_fingerprint
 
 _SHOWN = 20
 _WHOLE = re.compile(r"[+-]?[0-9]{1,18}")
@@ -170,7 +170,7 @@ class ImageListLT(FilesDataModule):
             then not balanced.
         test_list: the test set.
         num_classes: C; one more than the largest label of the training list if not given.
-        benchmark: name of a published benchmark (`datamodules.recipes.LISTS`) whose totals the
+        benchmark: name of a published benchmark (`datamodules.tail.recipes.LISTS`) whose totals the
             lists are compared with; differences are reported in the notes.
         options: those of `FilesDataModule`.
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bcl.errors import InputError
+from bcl.core.errors import InputError
 
 NAME = "shards.json"
 FORMAT = "bcl-shards-1"

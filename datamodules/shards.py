@@ -15,17 +15,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bcl.errors import InputError
-from bcl.files import atomic_write, write_text
-from bcl.random import permutation
+from bcl.core.errors import InputError
+from bcl.core.files import atomic_write, write_text
+from bcl.core.random import permutation
 from datamodules.base import LongTailedDataModule, Sets
-from datamodules.cache import Progress
-from datamodules.decode import as_rgb
-from datamodules.files import FileStore
-from datamodules.loader import StreamLoader
+from datamodules.images.cache import Progress
+from datamodules.images.dataset import PictureSet
+from datamodules.images.decode import as_rgb
+from datamodules.images.files import FileStore
+from datamodules.images.loader import StreamLoader
 from datamodules.manifest import FORMAT, NAME, read_manifest
-from datamodules.pools import FilesDataModule
-from datamodules.stores import PictureSet
+from datamodules.pool import FilesDataModule
 
 _LABELS = "labels.i64"
 _INDEX = "index.json"  # litdata's own, without which it opens no shard

@@ -6,8 +6,6 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from bcl._triton import runs_triton
-from bcl.augment import families
 from bcl.augment.checks import (
     CheckValues,
     ValueChecks,
@@ -21,8 +19,11 @@ from bcl.augment.checks import (
     check_rows,
     check_scores,
 )
-from bcl.augment.colour import enhance
-from bcl.augment.fused import fused_boost, fused_draw_ops
+from bcl.augment.kernels.launch import fused_boost, fused_draw_ops
+from bcl.augment.ops import geometry
+from bcl.augment.ops.blocks import change_rows, without_autocast
+from bcl.augment.ops.color import enhance
+from bcl.augment.ops.crop import to_levels
 from bcl.augment.params import BoostParams
 from bcl.augment.policy import (
     AUTO_CONTRAST,
@@ -40,10 +41,9 @@ from bcl.augment.policy import (
     check_policy,
     op_values,
 )
-from bcl.augment.resize import to_levels
-from bcl.augment.rows import change_rows, without_autocast
-from bcl.errors import InputError, unknown_name
-from bcl.random import hash64, uniform
+from bcl.core.errors import InputError, unknown_name
+from bcl.core.random import hash64, uniform
+from bcl.core.triton import runs_triton
 
 Policy = Literal["reference", "monotone"]
 Rule = Literal["bcl-i", "bcl-d", "imagenet"]
@@ -324,17 +324,17 @@ def apply_op(x: Tensor, params: BoostParams, policy: Policy, whole: bool = False
         x = change(x, op >= 0, lambda y: (y + 0.5).floor_().clamp_(0, 255))
     stretching = (op == AUTO_CONTRAST) | (op == EQUALIZE)
     inverting = (op == INVERT) | (op == SOLARIZE)
-    x = change(x, geometric, families.warp, op, value)
-    x = change(x, stretching, families.stretch, op == EQUALIZE, share)
-    x = change(x, inverting, families.invert_from, threshold.ceil().to(torch.float32))
-    x = change(x, op == POSTERIZE, families.posterize, step.to(torch.float32))
+    x = change(x, geometric, geometry.warp, op, value)
+    x = change(x, stretching, geometry.stretch, op == EQUALIZE, share)
+    x = change(x, inverting, geometry.invert_from, threshold.ceil().to(torch.float32))
+    x = change(x, op == POSTERIZE, geometry.posterize, step.to(torch.float32))
     to_mean, to_grey = (op == CONTRAST).to(x.dtype), (op == COLOR).to(x.dtype)
     tinting = enhancing & (op != SHARPNESS)
     x = change(x, tinting, _enhance_whole, factor, to_mean, to_grey)
-    x = change(x, op == SHARPNESS, families.sharpen, factor)
+    x = change(x, op == SHARPNESS, geometry.sharpen, factor)
     centre_x, centre_y = params.centre_x * x.shape[3], params.centre_y * x.shape[2]
     return change(
-        x, op == CUTOUT, families.cutout, value, centre_x.to(value.dtype), centre_y.to(value.dtype)
+        x, op == CUTOUT, geometry.cutout, value, centre_x.to(value.dtype), centre_y.to(value.dtype)
     )
 
 

@@ -6,11 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bcl.augment.colour import luminance, per_picture
-from bcl.augment.jitter import ColourOps, JitterPlan, apply_jitter
-from bcl.augment.params import Params, ViewParams
-from bcl.augment.resize import CropPlan, crop_resize_flip, round_levels
-from bcl.augment.rows import (
+from bcl.augment.ops.blocks import (
     FEW_ROWS,
     block_rows,
     change_rows,
@@ -18,6 +14,10 @@ from bcl.augment.rows import (
     keep_freed_memory,
     least_parts,
 )
+from bcl.augment.ops.color import luminance, per_picture
+from bcl.augment.ops.crop import CropPlan, crop_resize_flip, round_levels
+from bcl.augment.ops.jitter import ColourOps, JitterPlan, apply_jitter
+from bcl.augment.params import Params, ViewParams
 
 
 @dataclass(frozen=True)
@@ -87,14 +87,14 @@ def chain_at_once(
         rows: which R of them.
         size: rows and columns of the views.
         exact: as for `apply_chain`.
-        order: whose order of resizing rows and columns, one of `bcl.augment.resize.ORDERS`.
+        order: whose order of resizing rows and columns, one of `bcl.augment.ops.crop.ORDERS`.
         ops: the colour operations, as they are or compiled.
 
     Returns:
         (R, 3, *size) float32 levels.
     """
-    pictures = torch.arange(rows.start, rows.stop, device=images.device) % images.shape[0]
-    chosen = images.index_select(0, pictures)
+    sources = torch.arange(rows.start, rows.stop, device=images.device) % images.shape[0]
+    chosen = images.index_select(0, sources)
     plan = ChainPlan.of(params.rows(rows), images, size, order)
     return apply_chain(chosen, plan, size, exact, ops=ops)
 
@@ -128,9 +128,9 @@ def chain_in_blocks(
     start = 0
     for (place, *blends), stop in _runs(key[alike].tolist(), block):
         chosen = alike[start:stop]
-        pictures = images.index_select(0, chosen % images.shape[0])
+        gathered = images.index_select(0, chosen % images.shape[0])
         part = plan.rows(slice(start, stop))
-        views = apply_chain(pictures, part, size, exact, place, tuple(blends) or None, ops)
+        views = apply_chain(gathered, part, size, exact, place, tuple(blends) or None, ops)
         if block <= FEW_ROWS:
             for row, view in zip(chosen.tolist(), views, strict=True):
                 out[row] = view

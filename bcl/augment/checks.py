@@ -14,7 +14,7 @@ from torch import Tensor
 
 from bcl.augment.params import BoostParams, Params, ViewParams
 from bcl.augment.policy import OPS
-from bcl.errors import InputError, unknown_name
+from bcl.core.errors import InputError, unknown_name
 
 CheckValues = Literal["first", "always", "never"]
 CHECKS: tuple[CheckValues, ...] = ("first", "always", "never")

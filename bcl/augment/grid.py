@@ -10,7 +10,7 @@ from bcl.augment.checks import check_images, check_pixels
 from bcl.augment.params import BoostParams
 from bcl.augment.policy import MAX_MAGNITUDE, OPS, check_policy, op_index
 from bcl.augment.views import ContrastiveViews
-from bcl.errors import InputError
+from bcl.core.errors import InputError
 
 
 def score_grid(

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from bcl.errors import InputError
+from bcl.core.errors import InputError
 
 P = TypeVar("P", bound="Params")
 

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from bcl.augment.constants import constant
-from bcl.errors import InputError, unknown_name
+from bcl.augment.ops.constants import constant
+from bcl.core.errors import InputError, unknown_name
 
 MAX_MAGNITUDE = 30.0
 

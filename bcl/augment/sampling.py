@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bcl.augment.constants import constant
+from bcl.augment.ops.constants import constant
 from bcl.augment.params import ViewParams
-from bcl.random import hash64, uniform
+from bcl.core.random import hash64, uniform
 
 # Torchvision's number of attempts at a box that fits.
 TRIES = 10

@@ -3,7 +3,7 @@
 import math
 
 from bcl.augment.sampling import ChainSettings
-from bcl.errors import InputError
+from bcl.core.errors import InputError
 
 
 def check_size(name: str, size: int | tuple[int, int]) -> tuple[int, int]:

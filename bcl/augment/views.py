@@ -6,7 +6,6 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from bcl._triton import runs_triton
 from bcl.augment.boost import BoostedRandAugment
 from bcl.augment.chain import chain_at_once, chain_in_blocks
 from bcl.augment.checks import (
@@ -23,13 +22,13 @@ from bcl.augment.checks import (
     check_rows,
     check_scores,
 )
-from bcl.augment.colour import enhance, shift_hue
-from bcl.augment.constants import constant
-from bcl.augment.fused import chain_fits, fused_chain, fused_draw, fused_finish
-from bcl.augment.jitter import ColourOps
+from bcl.augment.kernels.launch import chain_fits, fused_chain, fused_draw, fused_finish
+from bcl.augment.ops.blocks import device_blocks, waits_for_nothing, without_autocast
+from bcl.augment.ops.color import enhance, shift_hue
+from bcl.augment.ops.constants import constant
+from bcl.augment.ops.crop import ORDERS
+from bcl.augment.ops.jitter import ColourOps
 from bcl.augment.params import BoostParams, ViewParams
-from bcl.augment.resize import ORDERS
-from bcl.augment.rows import device_blocks, waits_for_nothing, without_autocast
 from bcl.augment.sampling import ChainSettings, sample_chain
 from bcl.augment.settings import (
     check_count,
@@ -37,7 +36,8 @@ from bcl.augment.settings import (
     check_settings,
     check_size,
 )
-from bcl.errors import InputError, unknown_name
+from bcl.core.errors import InputError, unknown_name
+from bcl.core.triton import runs_triton
 
 Arithmetic = Literal["exact", "fast"]
 ARITHMETICS: tuple[Arithmetic, ...] = ("exact", "fast")
@@ -316,7 +316,7 @@ class ContrastiveViews(nn.Module):
     def _fused(
         self, images: Tensor, params: ViewParams, size: tuple[int, int], look: bool
     ) -> Tensor:
-        """(V, B, 3, *size) as they are handed out, by `bcl.augment.kernels`."""
+        """(V, B, 3, *size) as they are handed out, by `bcl.augment.kernels.chain`."""
         exact = self.arithmetic == "exact"
         out = fused_chain(images, params, size, exact, self.resize_order == "pillow-13")
         out = self._boosted(out, params.boost)

@@ -15,15 +15,15 @@ import torch
 from torch import Tensor, nn
 
 from bcl.augment.views import ContrastiveViews
-from bcl.errors import InputError
+from bcl.core.errors import InputError
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    Picture = str | Path | bytes | Image.Image | Tensor
+    AnyImage = str | Path | bytes | Image.Image | Tensor
 
 
-def as_tensor(picture: "Picture") -> Tensor:
+def as_tensor(picture: "AnyImage") -> Tensor:
     """Read a picture as (3, H, W) uint8, or pass a tensor on.
 
     Args:
@@ -44,16 +44,16 @@ def as_tensor(picture: "Picture") -> Tensor:
     from PIL import Image, UnidentifiedImageError
 
     if isinstance(picture, Image.Image):
-        image = picture
+        opened = picture
     elif not isinstance(picture, str | Path | bytes):
         raise InputError(
             "a picture must be a path, the bytes of a file, a Pillow image or a (3, H, W) tensor, "
             f"got {type(picture).__name__}; torch.from_numpy turns an array into a tensor."
         )
     else:
-        source = io.BytesIO(picture) if isinstance(picture, bytes) else picture
+        stream = io.BytesIO(picture) if isinstance(picture, bytes) else picture
         try:
-            image = Image.open(source)
+            opened = Image.open(stream)
         except UnidentifiedImageError:
             name = "these bytes" if isinstance(picture, bytes) else f"'{picture}'"
             raise InputError(f"{name} cannot be read as a picture; remove or replace it.") from None
@@ -63,15 +63,15 @@ def as_tensor(picture: "Picture") -> Tensor:
                 f"{name}: {error} Remove it, or raise PIL.Image.MAX_IMAGE_PIXELS."
             ) from None
     try:
-        image = image.convert("RGB")
+        opened = opened.convert("RGB")
     except (OSError, SyntaxError) as error:  # truncated, or damaged further on
-        file = getattr(image, "filename", "")
+        file = getattr(opened, "filename", "")
         name = f"'{file}'" if file else "these bytes"
         raise InputError(
             f"{name} cannot be read as a picture ({error}); remove or replace it."
         ) from None
-    flat = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
-    return flat.view(image.height, image.width, 3).permute(2, 0, 1)
+    flat = torch.frombuffer(bytearray(opened.tobytes()), dtype=torch.uint8)
+    return flat.view(opened.height, opened.width, 3).permute(2, 0, 1)
 
 
 class DecodeCrop:
@@ -97,7 +97,7 @@ class DecodeCrop:
             raise InputError(f"size must be a positive integer, got {size!r}.")
         self.size = size
 
-    def __call__(self, picture: "Picture") -> Tensor:
+    def __call__(self, picture: "AnyImage") -> Tensor:
         """Decode one picture (see `as_tensor`); returns (3, size, size) uint8 or float."""
         if not isinstance(picture, Tensor):
             picture = self._draft(picture)
@@ -123,13 +123,13 @@ class DecodeCrop:
 
         if not isinstance(picture, str | Path | bytes):
             return picture
-        source = io.BytesIO(picture) if isinstance(picture, bytes) else picture
+        stream = io.BytesIO(picture) if isinstance(picture, bytes) else picture
         try:
-            image = Image.open(source)
+            opened = Image.open(stream)
         except (UnidentifiedImageError, Image.DecompressionBombError):
             return picture  # as_tensor names it
-        image.draft("RGB", (self.size, self.size))
-        return image
+        opened.draft("RGB", (self.size, self.size))
+        return opened
 
 
 class PictureViews(nn.Module):
@@ -159,13 +159,13 @@ class PictureViews(nn.Module):
         if not isinstance(views, ContrastiveViews):
             raise InputError(
                 f"views must be a ContrastiveViews, got {views!r}; for instance "
-                "PictureViews(ContrastiveViews(32))."
+                "AnyImageViews(ContrastiveViews(32))."
             )
         self.views = views
 
     def forward(
         self,
-        picture: "Picture | dict[str, Any]",
+        picture: "AnyImage | dict[str, Any]",
         *others: Any,
         score: float | None = None,
         sample_id: int | None = None,
@@ -201,7 +201,7 @@ class PictureViews(nn.Module):
         return (views, *others) if others else views
 
     def _views(
-        self, picture: "Picture", score: float | None, sample_id: int | None, epoch: int
+        self, picture: "AnyImage", score: float | None, sample_id: int | None, epoch: int
     ) -> Tensor | list[Tensor]:
         images = as_tensor(picture)[None]
         if sample_id is None:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from keyword import iskeyword
 from types import ModuleType
 
-from bcl.errors import InputError, unknown_name
+from bcl.core.errors import InputError, unknown_name
 
 # Command: what it does, in one line. Modules are imported when their command is called.
 COMMANDS = {

@@ -13,8 +13,8 @@ from bcl.augment.grid import op_grid, score_grid, tile
 from bcl.augment.policy import OPS, POLICIES
 from bcl.augment.views import ContrastiveViews
 from bcl.augment.workers import DecodeCrop
-from bcl.errors import InputError
-from bcl.files import atomic_write
+from bcl.core.errors import InputError
+from bcl.core.files import atomic_write
 
 if TYPE_CHECKING:
     from PIL.Image import Image

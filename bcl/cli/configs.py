@@ -4,7 +4,7 @@ import argparse
 
 import yaml
 
-from bcl.configuration import compose, config_names
+from bcl.cli.configuration import compose, config_names
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from bcl.cli.output import new_folder
-from bcl.errors import InputError
+from bcl.core.errors import InputError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
         InputError: a checkpoint that cannot be opened, an encoder that cannot be built again, or
             an output that cannot be written.
     """
-    from bcl.checkpoints import open_learner
+    from bcl.training.checkpoints import open_learner
 
     check_replaceable(args.out, args.overwrite)
     learner, record = open_learner(args.checkpoint)
@@ -58,7 +58,7 @@ def check_replaceable(out: str | Path, overwrite: bool) -> None:
     Raises:
         InputError: it exists and is not to be, or must not be, replaced.
     """
-    from bcl.exported import CONFIG, read_config
+    from bcl.models.exported import CONFIG, read_config
 
     place = Path(out)
     if place.exists() and not overwrite:
@@ -81,9 +81,9 @@ def write_folder(
         about: where the weights came from.
 
     Raises:
-        InputError: as `bcl.exported.save_encoder`.
+        InputError: as `bcl.models.exported.save_encoder`.
     """
-    from bcl.exported import ARCHITECTURE, CONFIG, load_encoder, read_config, save_encoder
+    from bcl.models.exported import ARCHITECTURE, CONFIG, load_encoder, read_config, save_encoder
 
     with new_folder(out, overwrite, marker=CONFIG) as work:
         count = save_encoder(encoder, work, mean, std, about)
@@ -91,5 +91,5 @@ def write_folder(
         architecture = read_config(work)["architecture"]
     print(f"{encoder.spec['name']}: {count} tensors written to {out}")
     print(f'  bcl.load_encoder("{out}")')
-    after = "   # after `import bcl.exported`" if architecture == ARCHITECTURE else ""
+    after = "   # after `import bcl.models.exported`" if architecture == ARCHITECTURE else ""
     print(f'  timm.create_model("local-dir:{out}", pretrained=True){after}')

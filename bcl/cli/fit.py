@@ -9,12 +9,12 @@ from typing import Any
 
 import yaml
 
+from bcl.cli.configuration import KEYS, Config, find_config, merge
 from bcl.cli.messages import readable_error
 from bcl.cli.output import check_seed
 from bcl.cli.quiet import quiet_lightning
-from bcl.configuration import KEYS, Config, find_config, merge
-from bcl.errors import InputError, find_input_error
-from bcl.files import check_writable
+from bcl.core.errors import InputError, find_input_error
+from bcl.core.files import check_writable
 
 EXAMPLES = """Pretrain from a named configuration (`bcl configs` lists them) or a YAML file.
 
@@ -43,7 +43,7 @@ def main(arguments: list[str]) -> int:
         raise InputError(
             "`bcl fit` needs jsonargparse; install it with pip install 'bcl-cacr[cli]'."
         ) from None
-    from bcl.learners.training import fit
+    from bcl.training.fit import fit
 
     arguments, config, name = _resolve_configs(arguments)
     with quiet_lightning():
@@ -97,10 +97,10 @@ def _build(arguments: list[str], config: Config, name: str) -> Any:
     from lightning_fabric.utilities.exceptions import MisconfigurationException
     from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
-    from bcl.checkpoints import AtomicCheckpointIO
-    from bcl.learners import HistoryWriter, LogHistory, OnlineProbe
-    from bcl.learners.callbacks import DataNotes, in_terminal, run_callbacks
-    from bcl.learners.training import new_record
+    from bcl.training import HistoryWriter, LogHistory, OnlineProbe
+    from bcl.training.callbacks import DataNotes, in_terminal, run_callbacks
+    from bcl.training.checkpoints import AtomicCheckpointIO
+    from bcl.training.fit import new_record
 
     class FitCLI(LightningCLI):
         """Adds the run's own options, its record and its atomic checkpoints."""
@@ -280,8 +280,8 @@ def _listed(value: Any) -> list[Any]:
 
 def _add_loggers(cli: Any, step: int | None) -> None:
     """Give the trainer the run's loggers, which must know where a resumed run goes on."""
-    from bcl.learners import run_loggers
-    from bcl.learners.callbacks import RunRecorder
+    from bcl.training import run_loggers
+    from bcl.training.callbacks import RunRecorder
 
     record = next(c.record for c in cli.trainer.callbacks if isinstance(c, RunRecorder))
     folder = cli.trainer.default_root_dir
@@ -311,7 +311,7 @@ def _checkpoint(cli: Any) -> tuple[str | None, int | None]:
         if cli.trainer.is_global_zero:
             print(f"No checkpoint in {last.parent} yet: the run starts at its beginning.")
         return None, None
-    from bcl.checkpoints import load_learner, read_checkpoint
+    from bcl.training.checkpoints import load_learner, read_checkpoint
 
     content = read_checkpoint(path)
     if "optimizer_states" not in content:
@@ -326,6 +326,6 @@ def _checkpoint(cli: Any) -> tuple[str | None, int | None]:
 
 def _is_own(asked: str | None, folder: Path) -> bool:
     """Whether the checkpoint that was asked for is one of the run in this folder."""
-    from bcl.learners.saving import lies_in
+    from bcl.training.saving import lies_in
 
     return asked == "last" or (asked is not None and lies_in(asked, folder / "checkpoints"))

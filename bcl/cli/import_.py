@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from bcl.errors import InputError
+from bcl.core.errors import InputError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -13,7 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     Args:
         parser: the command's parser.
     """
-    from bcl.published import KINDS, NORMALIZATIONS
+    from bcl.models.released import KINDS, NORMALIZATIONS
 
     add = parser.add_argument
     add("file", metavar="FILE", help="checkpoint of the released code of BCL, SDCLR or CACR")
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
         InputError: a file that is not understood to the last tensor, or an output that cannot be
             written.
     """
-    from bcl.published import read_published
+    from bcl.models.released import read_published
 
     to_checkpoint = args.out.endswith((".ckpt", ".pt", ".pth"))
     if to_checkpoint != (args.config is not None):
@@ -77,8 +77,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _normalization(published: Any, args: argparse.Namespace) -> tuple[Any, Any]:
-    from bcl.errors import unknown_name
-    from bcl.published import NORMALIZATIONS
+    from bcl.core.errors import unknown_name
+    from bcl.models.released import NORMALIZATIONS
 
     name = args.normalization
     if name is not None and name not in NORMALIZATIONS:
@@ -100,8 +100,8 @@ def _normalization(published: Any, args: argparse.Namespace) -> tuple[Any, Any]:
 
 def _write_folder(published: Any, args: argparse.Namespace, mean: Any, std: Any) -> None:
     from bcl.cli.export import write_folder
-    from bcl.encoders import create_encoder
-    from bcl.exported import load_strictly
+    from bcl.models.encoders import create_encoder
+    from bcl.models.exported import load_strictly
 
     encoder = create_encoder(**published.spec)
     load_strictly(encoder, published.encoder, args.file)
@@ -113,12 +113,12 @@ def _write_checkpoint(published: Any, args: argparse.Namespace, mean: Any, std: 
     """Fill a configuration's learner with encoder, projector and pruned branch."""
     import torch
 
-    from bcl.checkpoints import FORMAT, KEY, open_learner
-    from bcl.configuration import find_config
-    from bcl.exported import load_strictly
-    from bcl.files import atomic_write
-    from bcl.instantiate import instantiate
-    from bcl.learners.training import new_record
+    from bcl.cli.configuration import find_config
+    from bcl.core.files import atomic_write
+    from bcl.core.instantiate import instantiate
+    from bcl.models.exported import load_strictly
+    from bcl.training.checkpoints import FORMAT, KEY, open_learner
+    from bcl.training.fit import new_record
 
     config = find_config(args.config)
     if not {"model", "data"} <= config.keys():

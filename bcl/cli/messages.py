@@ -6,7 +6,7 @@ import inspect
 import re
 from collections.abc import Iterable
 
-from bcl.errors import InputError, unknown_name
+from bcl.core.errors import InputError, unknown_name
 
 
 def readable_error(message: str, options: Iterable[str]) -> InputError:

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from bcl.errors import InputError
+from bcl.core.errors import InputError
 
 
 @contextlib.contextmanager

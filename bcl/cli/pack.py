@@ -4,13 +4,13 @@ import argparse
 from pathlib import Path
 
 from bcl.cli.output import new_folder
-from bcl.errors import InputError
+from bcl.core.errors import InputError
 from datamodules.base import LongTailedDataModule
 from datamodules.folder import ImageFolderLT
+from datamodules.images.readers import check_root
 from datamodules.lists import ImageListLT
 from datamodules.manifest import read_manifest
 from datamodules.shards import MOST_SHARD_MB, files_module, pack
-from datamodules.sources import check_root
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bcl.errors import InputError
-from bcl.files import check_writable
+from bcl.core.errors import InputError
+from bcl.core.files import check_writable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         InputError: anything in the options or the files that cannot be used.
     """
-    from bcl.evaluation.presets import GRADIENT_SOLVERS
+    from bcl.evaluation.probe.presets import GRADIENT_SOLVERS
     from bcl.evaluation.protocols import parse_protocols
 
     wanted = parse_protocols(args.protocol)
@@ -110,7 +110,7 @@ def run(args: argparse.Namespace) -> int:
     folders = _folders(args.checkpoints, out)
     _check_writable(folders, args.overwrite)
 
-    from bcl.evaluation.text import text_table
+    from bcl.report.tables import text_table
 
     reports = []
     for checkpoint, folder in zip(args.checkpoints, folders, strict=True):
@@ -129,9 +129,9 @@ def run(args: argparse.Namespace) -> int:
 def _evaluate(checkpoint: Path, name: str, protocols: list[str], args: argparse.Namespace) -> Any:
     import torch
 
-    from bcl.checkpoints import load_run
     from bcl.evaluation import evaluate
-    from bcl.features import FeatureCache, file_hash, layer_encoder
+    from bcl.evaluation.features import FeatureCache, file_hash, layer_encoder
+    from bcl.training.checkpoints import load_run
 
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:

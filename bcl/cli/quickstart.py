@@ -6,10 +6,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+from bcl.cli.configuration import compose, merge
 from bcl.cli.quiet import quiet_lightning
-from bcl.configuration import compose, merge
-from bcl.errors import InputError
-from bcl.files import write_text
+from bcl.core.errors import InputError
+from bcl.core.files import write_text
 
 METHODS = ("simclr", "bcl_i")
 PROTOCOLS = ("full", "10-shot", "long-tailed")
@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Pretrain both methods from one seed, probe them and write the report."""
     from bcl.cli.output import check_seed, new_folder
-    from bcl.evaluation import render_report, text_table
+    from bcl.report import render_report, text_table
 
     if args.epochs is not None and args.epochs < 1:
         raise InputError(f"--epochs must be at least 1, got {args.epochs}.")
@@ -46,11 +46,11 @@ def run(args: argparse.Namespace) -> int:
 def _pretrain_and_probe(method: str, args: argparse.Namespace, folder: Path) -> Any:
     import pytorch_lightning as pl
 
-    from bcl.checkpoints import AtomicCheckpointIO
+    from bcl.core.instantiate import instantiate
     from bcl.evaluation import evaluate
-    from bcl.instantiate import instantiate
-    from bcl.learners.callbacks import in_terminal, run_callbacks
-    from bcl.learners.training import fit, new_record
+    from bcl.training.callbacks import in_terminal, run_callbacks
+    from bcl.training.checkpoints import AtomicCheckpointIO
+    from bcl.training.fit import fit, new_record
 
     config = compose(f"digits_lt/{method}")
     epochs = args.epochs or config["trainer"]["max_epochs"]

@@ -4,7 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
-from bcl.errors import InputError, unknown_name
+from bcl.core.errors import InputError, unknown_name
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,8 +41,8 @@ def run(args: argparse.Namespace) -> int:
         InputError: a folder without report, reports that cannot be compared, an output that cannot
             be written.
     """
-    from bcl.evaluation.report import check_out, render_report
     from bcl.evaluation.results import ProbeReport
+    from bcl.report.page import check_out, render_report
 
     out = Path(args.out)
     formats = [name.strip() for name in args.formats.split(",") if name.strip()]
@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
         reports.sort(key=lambda report: report.name != args.baseline)
     path = render_report(reports, out, title=args.title, formats=formats, overwrite=args.overwrite)
     if args.wandb:
-        from bcl.evaluation.wandb_table import log_table
+        from bcl.report.wandb_table import log_table
 
         log_table(reports, args.wandb)
     print(path)

@@ -8,15 +8,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from bcl.errors import InputError
-from bcl.files import write_text
-from datamodules import recipes, splits
-from datamodules.choices import DEFAULTS
+from bcl.core.errors import InputError
+from bcl.core.files import write_text
 from datamodules.cifar import CIFAR10LT, CIFAR100LT
 from datamodules.folder import folder_pool
+from datamodules.images.readers import check_root, open_source
 from datamodules.lists import PictureList, read_list
-from datamodules.pools import PROFILES, PoolDataModule
-from datamodules.sources import check_root, open_source
+from datamodules.pool import PROFILES, PoolDataModule
+from datamodules.tail import recipes, splits
+from datamodules.tail.choices import DEFAULTS
 
 EXAMPLES = """examples:
   bcl split --list

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bcl.features import PictureSet
-from bcl.random import hash64, uniform
+from bcl.core.random import hash64, uniform
+from bcl.evaluation.features import PictureSet
 
 
 def crop_and_flip(images: Tensor, ids: Tensor, seed: int, epoch: int) -> Tensor:

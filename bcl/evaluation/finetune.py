@@ -7,17 +7,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bcl.errors import InputError
+from bcl.core.errors import InputError
+from bcl.core.random import permutation
 from bcl.evaluation.crops import crop_and_flip
-from bcl.features import PictureSet, Progress
-from bcl.random import permutation
+from bcl.evaluation.features import PictureSet, Progress
 
 DEFAULT_EPOCHS = {"share": 60, "full": 20}
 
 
 def fine_tune(
     learner: nn.Module,
-    pictures: PictureSet,
+    dataset: PictureSet,
     indices: Tensor,
     test: PictureSet,
     head: tuple[Tensor, Tensor],
@@ -37,7 +37,7 @@ def fine_tune(
 
     Args:
         learner: maps pictures to features with gradient; not changed.
-        pictures: the labelled set.
+        dataset: the labelled set.
         indices: (n,) positions of the training pictures in it.
         test: the test set.
         head: weight (D, C) and bias (C,) of the fitted probe.
@@ -63,7 +63,7 @@ def fine_tune(
     with torch.no_grad():
         linear.weight.copy_(weight.T)
         linear.bias.copy_(torch.where(absent, torch.zeros_like(bias), bias))
-    labels = pictures.labels.cpu()
+    labels = dataset.labels.cpu()
     parameters = [*tuned.parameters(), *linear.parameters()]
     optimizer = torch.optim.SGD(parameters, lr=learning_rate, momentum=0.9, weight_decay=1e-4)
     n = indices.numel()
@@ -78,7 +78,7 @@ def fine_tune(
                 continue
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate * 0.5 * (1 + math.cos(math.pi * step / steps))
-            images = crop_and_flip(pictures.pictures(rows).to(device), rows, seed, epoch)
+            images = crop_and_flip(dataset.pictures(rows).to(device), rows, seed, epoch)
             loss = nn.functional.cross_entropy(
                 linear(tuned(images)) + mask, labels[rows].to(device)
             )

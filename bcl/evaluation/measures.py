@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bcl.errors import InputError
+from bcl.core.errors import InputError
+from bcl.core.random import permutation
 from bcl.evaluation.metrics import auroc, nan_mean, spearman
-from bcl.random import permutation
-from bcl.shots import ShotGroups
+from bcl.evaluation.shots import ShotGroups
 
 MAX_PICTURES = 4096  # pairs grow with the square; so many pictures give uniformity to 0.01
 

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_stat_scores
 
-from bcl.errors import InputError
-from bcl.shots import GROUPS, ShotGroups
+from bcl.core.errors import InputError
+from bcl.evaluation.shots import GROUPS, ShotGroups
 
 # Student's t, two-sided 95 %, by degrees of freedom 1 to 30; beyond, the normal value.
 _T95 = (
@@ -90,7 +90,7 @@ def group_accuracy(per_class: Tensor, groups: ShotGroups) -> dict[str, float]:
         InputError: as many accuracies as classes are needed.
 
     Example:
-        >>> from bcl.shots import shot_groups
+        >>> from bcl.evaluation.shots import shot_groups
         >>> result = group_accuracy(torch.tensor([0.9, 0.6, 0.3]), shot_groups([9, 5, 1]))
         >>> round(result["std_population"], 4), round(result["std_sample"], 4)
         (0.2449, 0.3)

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from bcl.errors import unknown_name
-from bcl.evaluation.presets import SOLVERS
+from bcl.core.errors import unknown_name
+from bcl.evaluation.probe.presets import SOLVERS
 
 DRAWS = 5
 

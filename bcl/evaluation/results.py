@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bcl.errors import InputError
-from bcl.files import atomic_write, write_text
+from bcl.core.errors import InputError
+from bcl.core.files import atomic_write, write_text
 
 SCHEMA = "bcl-cacr/probe-report"
 SCHEMA_VERSION = 1

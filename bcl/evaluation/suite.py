@@ -9,10 +9,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bcl.errors import InputError, unknown_name
+from bcl.core.errors import InputError, unknown_name
+from bcl.core.random import permutation
 from bcl.evaluation.crops import CroppedSet
+from bcl.evaluation.features import (
+    Encode,
+    FeatureCache,
+    PictureSet,
+    Progress,
+    extract_features,
+    layer_encoder,
+)
 from bcl.evaluation.finetune import DEFAULT_EPOCHS, fine_tune
-from bcl.evaluation.linear import (
+from bcl.evaluation.knn import knn_predict
+from bcl.evaluation.measures import representation_measures, tail_discovery
+from bcl.evaluation.metrics import class_accuracy, confidence_interval, group_accuracy
+from bcl.evaluation.probe.linear import (
     ProbeOptions,
     ProbeResult,
     absence_notes,
@@ -21,22 +33,10 @@ from bcl.evaluation.linear import (
     judge,
     values,
 )
-from bcl.evaluation.measures import representation_measures, tail_discovery
-from bcl.evaluation.metrics import class_accuracy, confidence_interval, group_accuracy
-from bcl.evaluation.presets import GRADIENT_SOLVERS
+from bcl.evaluation.probe.presets import GRADIENT_SOLVERS
 from bcl.evaluation.protocols import Protocol, parse_protocols
 from bcl.evaluation.results import ProbeReport
-from bcl.features import (
-    Encode,
-    FeatureCache,
-    PictureSet,
-    Progress,
-    extract_features,
-    layer_encoder,
-)
-from bcl.knn import knn_predict
-from bcl.random import permutation
-from bcl.shots import RULES, ShotGroups, shot_groups
+from bcl.evaluation.shots import RULES, ShotGroups, shot_groups
 
 NEIGHBOURS = {"probe": (1, 10, 200), "long-tailed": (1, 10)}
 SHOWN = 16  # pictures at either end of the scores
@@ -108,7 +108,7 @@ def evaluate(
             samples that moved most.
         learner: the module that ``encode`` belongs to, for fine-tuning and other layers; found by
             itself if ``encode`` is a method of it.
-        layer: which layer is read, see `bcl.features.layer_encoder`.
+        layer: which layer is read, see `bcl.evaluation.features.layer_encoder`.
         measures: also compute uniformity, alignment and class spread.
         batch_size: pictures encoded at a time.
         device: where to encode and fit.
@@ -166,12 +166,12 @@ def evaluate(
         run.sets["long-tailed"] = data.train_set()
     for source in sorted({protocol.source for protocol in wanted if protocol.cropped}):
         run.sets[source] = CroppedSet(run.sets[source.partition("+")[0]], seed)
-    for name, pictures in run.sets.items():
-        run.labels[name] = _labels(pictures, name, run.num_classes).to(device)
+    for name, dataset in run.sets.items():
+        run.labels[name] = _labels(dataset, name, run.num_classes).to(device)
     subsets = {protocol.name: _subsets(protocol, run) for protocol in wanted}
-    for name, pictures in run.sets.items():
+    for name, dataset in run.sets.items():
         run.features[name] = extract_features(
-            encode, pictures, batch_size=batch_size, device=device, autocast=autocast,
+            encode, dataset, batch_size=batch_size, device=device, autocast=autocast,
             cache=cache, progress=progress, name=name,
         ).to(device)  # fmt: skip
     extracted = time.perf_counter() - begin
@@ -243,7 +243,7 @@ def default_rule(data: Any) -> str:
         data: the datamodule.
 
     Returns:
-        A name of `bcl.shots.RULES`.
+        A name of `bcl.evaluation.shots.RULES`.
     """
     if getattr(data, "group_rule", None) is not None:
         return str(data.group_rule)
@@ -273,11 +273,11 @@ def _data(run: _Evaluation, names: list[str]) -> dict[str, Any]:
     }
 
 
-def _labels(pictures: Any, name: str, num_classes: int) -> Tensor:
-    labels = getattr(pictures, "labels", None)
-    if labels is None or labels.numel() != len(pictures):
+def _labels(dataset: Any, name: str, num_classes: int) -> Tensor:
+    labels = getattr(dataset, "labels", None)
+    if labels is None or labels.numel() != len(dataset):
         raise InputError(
-            f"the {name} set has no label for each of its {len(pictures)} pictures; a probe needs "
+            f"the {name} set has no label for each of its {len(dataset)} pictures; a probe needs "
             "them. Use a labelled set."
         )
     labels = torch.as_tensor(labels).cpu().to(torch.int64)
@@ -468,12 +468,12 @@ def _views(
     def views() -> tuple[Tensor, Tensor]:
         from bcl.augment import ContrastiveViews
 
-        pictures = run.sets["test"]
-        ids = permutation(len(pictures), 0, 0xA116)[:VIEWED]
+        dataset = run.sets["test"]
+        ids = permutation(len(dataset), 0, 0xA116)[:VIEWED]
         make, rows = ContrastiveViews(int(size)), []
         where = torch.device(device)
         for part in [ids[at : at + batch_size] for at in range(0, ids.numel(), batch_size)]:
-            images = make(pictures.pictures(part).to(where), ids=part.to(where))  # (2, B, 3, S, S)
+            images = make(dataset.pictures(part).to(where), ids=part.to(where))  # (2, B, 3, S, S)
             with (
                 torch.no_grad(),
                 torch.autocast(where.type, autocast, enabled=autocast is not None),

@@ -5,7 +5,7 @@ import torch
 
 from datamodules import LongTailedDataModule, PictureSet
 from datamodules.base import Sets
-from datamodules.stores import MemoryStore
+from datamodules.images.dataset import MemoryStore
 
 
 class Stripes(LongTailedDataModule):

@@ -1,0 +1,1 @@
+"""The same ops as Triton kernels, for CUDA devices."""

@@ -1,0 +1,227 @@
+"""Triton kernel of the boosted ops, one program a view: `families` and `boost.apply_op`."""
+
+import triton
+import triton.language as tl
+
+from bcl.augment.kernels.chain import blended, cut_levels, grey_of, inverted, store_rgb
+
+# Rows of the op table (bcl.augment.policy); kernels read constants only in this form.
+SHEAR_X, SHEAR_Y = tl.constexpr(0), tl.constexpr(1)
+TRANSLATE_X, TRANSLATE_Y, ROTATE = tl.constexpr(2), tl.constexpr(3), tl.constexpr(4)
+AUTO_CONTRAST, INVERT, EQUALIZE = tl.constexpr(5), tl.constexpr(6), tl.constexpr(7)
+SOLARIZE, POSTERIZE, CONTRAST = tl.constexpr(8), tl.constexpr(9), tl.constexpr(10)
+COLOR, BRIGHTNESS, SHARPNESS = tl.constexpr(11), tl.constexpr(12), tl.constexpr(13)
+CUTOUT = tl.constexpr(14)
+
+
+@triton.jit
+def _levels(x, offset, mask, whole: tl.constexpr):
+    y = tl.load(x + offset, mask=mask, other=0.0)
+    if not whole:
+        y = cut_levels(tl.floor(y + 0.5))
+    return y
+
+
+@triton.jit
+def _stretch(to, x, plane, share, whole: tl.constexpr, block: tl.constexpr):
+    """AutoContrast of one channel."""
+    low, high = tl.full((block,), 255.0, tl.float32), tl.zeros((block,), tl.float32)
+    for start in range(0, plane, block):
+        place = start + tl.arange(0, block)
+        mask = place < plane
+        level = _levels(x, place, mask, whole)
+        low = tl.minimum(low, tl.where(mask, level, 255.0))
+        high = tl.maximum(high, level)
+    least, most = tl.min(low, axis=0).to(tl.float64), tl.max(high, axis=0).to(tl.float64)
+    # In Pillow's order: the product may fall just under a whole number.
+    scale = 255.0 / tl.maximum(most - least, 1.0)
+    offset = -least * scale
+    for start in range(0, plane, block):
+        place = start + tl.arange(0, block)
+        mask = place < plane
+        level = _levels(x, place, mask, whole)
+        full = tl.floor(level.to(tl.float64) * scale + offset).to(tl.float32)
+        full = tl.where(most > least, cut_levels(full), level)
+        tl.store(to + place, tl.floor(level + share * (full - level) + 0.5), mask=mask)
+
+
+@triton.jit
+def _equalize(to, x, counts, plane, share, whole: tl.constexpr, block: tl.constexpr):
+    """Equalize one channel; ``counts`` are 256 integers, 0 before."""
+    for start in range(0, plane, block):
+        place = start + tl.arange(0, block)
+        mask = place < plane
+        # An op before this one, of a stored magnitude beyond 30, must not write beyond the bins.
+        level = cut_levels(_levels(x, place, mask, whole)).to(tl.int32)
+        tl.atomic_add(counts + level, 1, mask=mask)
+    tl.debug_barrier()
+    bins = tl.arange(0, 256)
+    found = tl.load(counts + bins)
+    before = tl.cumsum(found, axis=0) - found
+    last = tl.max(tl.where(found > 0, bins, 0), axis=0)
+    step = (plane - tl.sum(tl.where(bins == last, found, 0), axis=0)) // 255
+    usable = (tl.sum((found > 0).to(tl.int32), axis=0) > 1) & (step > 0)
+    table = tl.minimum((step // 2 + before) // tl.maximum(step, 1), 255)
+    tl.debug_barrier()
+    tl.store(counts + bins, tl.where(usable, table, bins))
+    tl.debug_barrier()
+    for start in range(0, plane, block):
+        place = start + tl.arange(0, block)
+        mask = place < plane
+        level = cut_levels(_levels(x, place, mask, whole))
+        full = tl.load(counts + level.to(tl.int32), mask=mask, other=0).to(tl.float32)
+        tl.store(to + place, tl.floor(level + share * (full - level) + 0.5), mask=mask)
+
+
+@triton.jit
+def _warp(to, x, op, value, rows, cols, plane, whole: tl.constexpr, block: tl.constexpr):
+    """Shear, translate or rotate with the nearest pixel: Pillow's 16.16 fixed point."""
+    zero = value * 0.0
+    angle = tl.where(op == ROTATE, value, zero) * (-3.141592653589793 / 180)
+    cos, sin = tl.cos(angle), tl.sin(angle)
+    mid_x, mid_y = zero + cols * 0.5, zero + rows * 0.5
+    shift_x = mid_x - (cos * mid_x + sin * mid_y) + tl.where(op == TRANSLATE_X, value, zero) * cols
+    shift_y = mid_y - (-sin * mid_x + cos * mid_y) + tl.where(op == TRANSLATE_Y, value, zero) * rows
+    b = sin + tl.where(op == SHEAR_X, value, zero)
+    d = -sin + tl.where(op == SHEAR_Y, value, zero)
+    # Pillow rounds when rotating or shearing, and floors when only translating.
+    half = tl.where((b != 0.0) | (d != 0.0), 0.5, 0.0)
+    xx, xy = tl.floor(cos * 65536 + half).to(tl.int64), tl.floor(b * 65536 + half).to(tl.int64)
+    yx, yy = tl.floor(d * 65536 + half).to(tl.int64), tl.floor(cos * 65536 + half).to(tl.int64)
+    x0 = tl.floor((shift_x + 0.5 * (cos + b)) * 65536 + half).to(tl.int64)
+    y0 = tl.floor((shift_y + 0.5 * (cos + d)) * 65536 + half).to(tl.int64)
+    for start in range(0, plane, block):
+        place = start + tl.arange(0, block)
+        mask = place < plane
+        row, col = (place // cols).to(tl.int64), (place % cols).to(tl.int64)
+        from_x = (x0 + xy * row + xx * col) >> 16
+        from_y = (y0 + yy * row + yx * col) >> 16
+        inside = mask & (from_x >= 0) & (from_x < cols) & (from_y >= 0) & (from_y < rows)
+        offset = tl.where(inside, from_y * cols + from_x, 0)
+        for channel in range(3):
+            level = _levels(x + channel * plane, offset, inside, whole)
+            tl.store(to + channel * plane + place, tl.where(inside, level, 0.0), mask=mask)
+
+
+@triton.jit
+def _sharpen(to, x, factor, rows, cols, plane, whole: tl.constexpr, block: tl.constexpr):
+    """Blend one channel with its 3 x 3 smoothed form, whose border is the original's."""
+    for start in range(0, plane, block):
+        place = start + tl.arange(0, block)
+        mask = place < plane
+        row, col = place // cols, place % cols
+        within = mask & (row > 0) & (row < rows - 1) & (col > 0) & (col < cols - 1)
+        level = _levels(x, place, mask, whole)
+        total = 4.0 * level
+        for down in range(-1, 2):
+            for across in range(-1, 2):
+                total += _levels(x, place + down * cols + across, within, whole)
+        smooth = tl.floor(tl.div_rn(total, 13.0 + tl.zeros_like(total)) + 0.5)
+        smooth = tl.where(within, smooth, level)
+        tl.store(to + place, blended(smooth, level, factor, True), mask=mask)
+
+
+@triton.jit
+def boost_kernel(
+    to, views, counts, ops, active, magnitudes, signs, centres_x, centres_y, ranges,
+    stride_op, stride_active, stride_magnitude, stride_sign, stride_x, stride_y,
+    rows, cols,
+    monotone: tl.constexpr, whole: tl.constexpr, block: tl.constexpr,
+):  # fmt: skip
+    """Write one view with its op applied, or as it is where the op is not active."""
+    view = tl.program_id(0)
+    plane = rows * cols
+    x = views + view.to(tl.int64) * 3 * plane
+    to = to + view.to(tl.int64) * 3 * plane
+    # Stored ops that are none must not read beyond the table.
+    op = tl.minimum(tl.maximum(tl.load(ops + view * stride_op), 0), 14).to(tl.int32)
+    sign = tl.load(signs + view * stride_sign).to(tl.float64)
+    magnitude = tl.load(magnitudes + view * stride_magnitude)
+    magnitude = tl.where(magnitude == magnitude, magnitude, 0.0).to(tl.float64)
+    low, high = tl.load(ranges + 2 * op), tl.load(ranges + 2 * op + 1)
+    value = magnitude / 30.0 * (high - low) + low
+    if tl.load(active + view * stride_active) == 0:
+        for start in range(0, 3 * plane, block):
+            place = start + tl.arange(0, block)
+            mask = place < 3 * plane
+            tl.store(to + place, tl.load(x + place, mask=mask), mask=mask)
+    elif op <= ROTATE:
+        _warp(to, x, op, sign * value, rows, cols, plane, whole, block)
+    elif (op == AUTO_CONTRAST) | (op == EQUALIZE):
+        share = tl.where(monotone, value, 1.0).to(tl.float32)
+        for channel in range(3):
+            if op == EQUALIZE:
+                bins = counts + (view.to(tl.int64) * 3 + channel) * 256
+                _equalize(
+                    to + channel * plane, x + channel * plane, bins, plane, share, whole, block
+                )
+            else:
+                _stretch(to + channel * plane, x + channel * plane, plane, share, whole, block)
+    elif op == SHARPNESS:
+        factor = tl.where(monotone, 1.0 + sign * value, value).to(tl.float32)
+        for channel in range(3):
+            _sharpen(
+                to + channel * plane, x + channel * plane, factor, rows, cols, plane, whole, block
+            )
+    elif (op >= CONTRAST) & (op <= BRIGHTNESS):
+        factor = tl.where(monotone, 1.0 + sign * value, value).to(tl.float32)
+        mean = 0.0
+        if op == CONTRAST:
+            mean = _level_mean(x, plane, whole, block)
+        for start in range(0, plane, block):
+            place = start + tl.arange(0, block)
+            mask = place < plane
+            red, green, blue = _levels_of(x, place, plane, mask, whole)
+            base = tl.where(op == COLOR, grey_of(red, green, blue, True), mean)
+            red, green = (
+                blended(base, red, factor, True),
+                blended(base, green, factor, True),
+            )
+            store_rgb(to, place, plane, mask, red, green, blended(base, blue, factor, True))
+    else:
+        threshold = tl.ceil(value).to(tl.float32)
+        if not monotone:
+            threshold = tl.where(op == INVERT, 0.0, threshold)
+        if monotone:
+            step = tl.exp2(value).to(tl.float32)
+        else:
+            step = tl.exp2((8.0 - tl.floor(value)).to(tl.float32))
+        side = value * cols
+        left = tl.floor(tl.maximum(tl.load(centres_x + view * stride_x) * cols - side / 2, 0.0))
+        top = tl.floor(tl.maximum(tl.load(centres_y + view * stride_y) * rows - side / 2, 0.0))
+        # A square of no size is not painted at all.
+        right = tl.where(value > 0.0, tl.minimum(left + side, cols * 1.0), -1.0)
+        bottom = tl.minimum(top + side, rows * 1.0)
+        for channel in range(3):
+            colour = tl.where(channel == 0, 125.0, tl.where(channel == 1, 123.0, 114.0))
+            for start in range(0, plane, block):
+                place = start + tl.arange(0, block)
+                mask = place < plane
+                level = _levels(x + channel * plane, place, mask, whole)
+                if op == POSTERIZE:
+                    level = tl.ceil(tl.floor(tl.div_rn(level, step + tl.zeros_like(level))) * step)
+                elif op == CUTOUT:
+                    row, col = place // cols, place % cols
+                    across = (col >= left) & (col <= right)
+                    level = tl.where(across & (row >= top) & (row <= bottom), colour, level)
+                else:
+                    level = inverted(level, threshold)
+                tl.store(to + channel * plane + place, level, mask=mask)
+
+
+@triton.jit
+def _levels_of(x, place, plane, mask, whole: tl.constexpr):
+    red = _levels(x, place, mask, whole)
+    green = _levels(x + plane, place, mask, whole)
+    return red, green, _levels(x + 2 * plane, place, mask, whole)
+
+
+@triton.jit
+def _level_mean(x, plane, whole: tl.constexpr, block: tl.constexpr):
+    total = tl.zeros((block,), tl.int32)
+    for start in range(0, plane, block):
+        place = start + tl.arange(0, block)
+        red, green, blue = _levels_of(x, place, plane, place < plane, whole)
+        total += grey_of(red, green, blue, True).to(tl.int32)
+    mean = tl.sum(total, axis=0).to(tl.float64) / plane
+    return tl.floor(mean + 0.5).to(tl.float32)

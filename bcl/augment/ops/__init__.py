@@ -1,0 +1,1 @@
+"""Augmentation ops of whole batches in plain PyTorch."""

@@ -1,0 +1,187 @@
+"""Named configurations: ``RECIPE/METHOD`` composed from one file per recipe and one per method.
+
+A recipe says what is learnt from (data, picture size, encoder, schedule), a method says how
+(learner, views, loss); ``base.yaml`` holds what all share. Later parts win over earlier ones:
+base, method, recipe, and what a recipe changes for this one method. A part may ``extends`` another.
+"""
+
+import importlib.resources
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from bcl.core.errors import InputError, unknown_name
+
+if TYPE_CHECKING:
+    from importlib.abc import Traversable
+
+Config = dict[str, Any]
+KEYS = ("seed_everything", "model", "data", "trainer")
+
+
+def _root() -> "Traversable":
+    try:
+        return importlib.resources.files("bcl.configs")
+    except ModuleNotFoundError:  # a source tree that is run without being installed
+        return Path(__file__).resolve().parent.parent / "configs"
+
+
+def _names(folder: str) -> list[str]:
+    files = (entry.name for entry in _root().joinpath(folder).iterdir())
+    return sorted(name.removesuffix(".yaml") for name in files if name.endswith(".yaml"))
+
+
+def _read(*parts: str) -> Config:
+    text = _root().joinpath(*parts).read_text(encoding="utf-8")
+    content: Config = yaml.safe_load(text) or {}
+    return content
+
+
+def _part(folder: str, name: str) -> Config:
+    """Read a part and, below it, the part that it ``extends``."""
+    content = _read(folder, f"{name}.yaml")
+    other = content.pop("extends", None)
+    return content if other is None else merge(_part(folder, other), content)
+
+
+def merge(first: Mapping[str, Any], *others: Mapping[str, Any]) -> Config:
+    """Merge nested mappings; later values win, and what they do not name is kept.
+
+    Example:
+        >>> merge({"a": {"b": 1, "c": 2}}, {"a": {"b": 3}})
+        {'a': {'b': 3, 'c': 2}}
+    """
+    result: Config = dict(first)
+    for other in others:
+        for key, value in other.items():
+            old = result.get(key)
+            both = isinstance(old, Mapping) and isinstance(value, Mapping)
+            result[key] = merge(old, value) if both else value  # type: ignore[arg-type]
+    return result
+
+
+def _class_first(value: Any) -> Any:
+    """Put ``class_path`` before ``init_args``, whichever part named it."""
+    if not isinstance(value, Mapping):
+        return value
+    return {key: _class_first(value[key]) for key in sorted(value, key=lambda k: k != "class_path")}
+
+
+def config_names() -> dict[str, str]:
+    """Name every composed configuration, with one line on each.
+
+    Returns:
+        ``RECIPE/METHOD`` to its description, sorted.
+
+    Example:
+        >>> "digits_lt/bcl_i" in config_names()
+        True
+    """
+    methods = {name: _part("methods", name)["about"] for name in _names("methods")}
+    recipes = {name: _part("recipes", name)["about"] for name in _names("recipes")}
+    return {
+        f"{recipe}/{method}": f"{what}; on {where}"
+        for recipe, where in recipes.items()
+        for method, what in methods.items()
+    }
+
+
+def compose(name: str) -> Config:
+    """Compose a named configuration.
+
+    Args:
+        name: ``RECIPE/METHOD``, one of `config_names`.
+
+    Returns:
+        A mapping with ``seed_everything``, ``model``, ``data`` and ``trainer``.
+
+    Raises:
+        InputError: unknown name; the nearest one is given.
+
+    Example:
+        >>> compose("digits_lt/bcl_i")["model"]["class_path"]
+        'bcl.BCL'
+    """
+    if name not in config_names():
+        raise unknown_name("configuration", name, config_names())
+    recipe_name, method_name = name.split("/")
+    recipe, method = _part("recipes", recipe_name), _part("methods", method_name)
+    changes = recipe.get("methods", {}).get(method_name, {})
+    parts = [_read("base.yaml"), method, recipe, changes]
+    merged = merge({}, *parts)
+    return {key: _class_first(merged[key]) for key in KEYS}
+
+
+def find_config(name: str) -> Config:
+    """Read a configuration by name or from a YAML file.
+
+    Args:
+        name: ``RECIPE/METHOD``, or a path to a YAML file.
+
+    Returns:
+        The configuration.
+
+    Raises:
+        InputError: neither a name nor a readable YAML file with a mapping.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "mine.yaml"
+        >>> _ = path.write_text("data: {init_args: {batch_size: 64}}")
+        >>> find_config(str(path))
+        {'data': {'init_args': {'batch_size': 64}}}
+        >>> find_config("digits_lt/bcl_i") == compose("digits_lt/bcl_i")
+        True
+    """
+    path = Path(name)
+    if path.suffix not in {".yaml", ".yml"}:
+        return compose(name)
+    content = read_yaml(path)
+    if "extends" in content:
+        raise InputError(
+            f"{path}: a file cannot extend another; name both, the later wins: "
+            f"--config {content['extends']} --config {path}."
+        )
+    return content
+
+
+def read_yaml(path: Path) -> Config:
+    """Read a mapping from a YAML file.
+
+    Args:
+        path: the file.
+
+    Returns:
+        What it says; empty sections are left out.
+
+    Raises:
+        InputError: no readable YAML file with a mapping.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(
+            f"no configuration file {path}; `bcl configs` lists the names that need no file."
+        ) from None
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}.") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path} is not a text file; a configuration is YAML in UTF-8.") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or "not YAML"
+        raise InputError(f"{path}{line}: {problem}; mend the file.") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path} holds no mapping; it needs keys such as model, data, trainer.")
+    try:
+        json.dumps(content, default=str)
+    except (ValueError, TypeError, RecursionError):
+        raise InputError(
+            f"{path}: an alias contains itself, or a key is not text; write it out in full."
+        ) from None
+    # A section that is left empty, as `trainer:` alone on its line, changes nothing.
+    return {key: value for key, value in content.items() if value is not None}

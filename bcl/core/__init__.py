@@ -1,0 +1,1 @@
+"""What every room stands on: errors, checks, draws by key, ranks, files."""

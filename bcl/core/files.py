@@ -1,0 +1,77 @@
+"""Files that are either whole or absent."""
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+from bcl.core.errors import InputError
+
+
+def atomic_write(path: str | Path, write: Callable[[BinaryIO], object]) -> None:
+    """Write a file so that readers see the old content or the new, never a part.
+
+    A temporary file beside the target is written, synced to disk, and renamed over it;
+    an error or an interrupt in between removes the temporary file.
+
+    Args:
+        path: the file to write; its folder is made if need be.
+        write: called with the open binary file.
+
+    Raises:
+        OSError: the folder is not writable or the disk is full; ``path`` is as it was.
+
+    Example:
+        >>> import tempfile, pathlib
+        >>> target = pathlib.Path(tempfile.mkdtemp()) / "a.txt"
+        >>> atomic_write(target, lambda file: file.write(b"whole"))
+        >>> target.read_bytes()
+        b'whole'
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        # mkstemp makes private files; a result is as readable as any other file.
+        umask = os.umask(0)
+        os.umask(umask)
+        Path(name).chmod(0o666 & ~umask)
+        Path(name).replace(target)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a UTF-8 text file atomically (see `atomic_write`)."""
+    atomic_write(path, lambda file: file.write(text.encode("utf-8")))
+
+
+def check_writable(folder: str | Path, option: str) -> None:
+    """Make sure that a folder is or can be made and written, without making it.
+
+    Args:
+        folder: where something will be written.
+        option: the command's option that names another folder.
+
+    Raises:
+        InputError: it cannot.
+
+    Example:
+        >>> check_writable("outputs/new", "--out")
+    """
+    place = Path(folder).absolute()
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    if not place.is_dir():
+        why = f"{place} is not a folder"
+    elif not os.access(place, os.W_OK | os.X_OK):
+        why = f"{place} may not be written"
+    else:
+        return
+    raise InputError(f"cannot write {folder}: {why}; name a writable folder with {option}.")

@@ -1,0 +1,4 @@
+"""Contrastive losses with one value per sample, exact across ranks."""
+
+from bcl.losses.nt_xent import NTXentLoss as NTXentLoss
+from bcl.losses.nt_xent import nt_xent as nt_xent

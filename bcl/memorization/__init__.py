@@ -1,0 +1,4 @@
+"""The memory: a momentum loss and a score per sample, and their history on disk."""
+
+from bcl.memorization.history import TrackerHistory as TrackerHistory
+from bcl.memorization.tracker import MemorizationTracker as MemorizationTracker

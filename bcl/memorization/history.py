@@ -1,0 +1,158 @@
+"""Momentum losses and scores of every epoch, on disk and not on the device."""
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bcl.core.errors import InputError
+from bcl.core.files import atomic_write
+from bcl.memorization.tracker import MemorizationTracker, memorization_scores
+
+_NAME = re.compile(r"epoch(\d{6})\.npy")
+
+
+def write_epoch(folder: str | Path, epoch: int, tracker: MemorizationTracker) -> Path:
+    """Write what the tracker knows at the end of an epoch; a file of the same epoch is replaced.
+
+    The file, ``epochNNNNNN.npy``, holds a float32 array (2, N): momentum losses, which are NaN for
+    samples that were never seen, and the scores that follow from them.
+
+    Args:
+        folder: made if need be.
+        epoch: from 0.
+        tracker: before or after its ``refresh``.
+
+    Returns:
+        The file.
+
+    Raises:
+        OSError: the folder cannot be written; no part of a file is left.
+
+    Example:
+        >>> import tempfile
+        >>> tracker = MemorizationTracker(3)
+        >>> tracker.update(torch.tensor([0, 2]), torch.tensor([1.0, 3.0]))
+        >>> path = write_epoch(tempfile.mkdtemp(), 7, tracker)
+        >>> path.name, TrackerHistory(path.parent).momentum_loss().tolist()
+        ('epoch000007.npy', [[1.0, nan, 3.0]])
+    """
+    import numpy as np
+
+    seen = tracker.seen
+    scores = memorization_scores(tracker.momentum_loss, seen, tracker.normalization)
+    losses = torch.where(seen, tracker.momentum_loss, torch.nan)
+    table = torch.stack([losses, scores]).cpu().numpy()  # (2, N)
+    path = Path(folder) / f"epoch{epoch:06}.npy"
+    atomic_write(path, lambda file: np.save(file, table))
+    return path
+
+
+def forget_epochs(folder: str | Path, first: int) -> None:
+    """Remove the files of an epoch and all later ones, and what a killed writer left.
+
+    Args:
+        folder: may be missing.
+        first: from 0.
+    """
+    for path in Path(folder).glob("*epoch*.npy*"):
+        match = _NAME.fullmatch(path.name)
+        if (match is not None and int(match[1]) >= first) or path.name.startswith(".epoch"):
+            path.unlink(missing_ok=True)
+
+
+class TrackerHistory:
+    """Read momentum losses and scores of a run's epochs (`bcl fit --history.every_n_epochs`).
+
+    Files are mapped, not read: `of` touches no more of them than the samples asked for.
+
+    Args:
+        folder: ``tracker/`` of the run's folder, or the run's folder.
+
+    Attributes:
+        epochs: the epochs that were written, ascending.
+
+    Raises:
+        InputError: no such files, or files that do not belong together.
+
+    Example:
+        >>> import tempfile
+        >>> tracker, folder = MemorizationTracker(3), tempfile.mkdtemp()
+        >>> tracker.update(torch.tensor([0, 2]), torch.tensor([1.0, 3.0]))
+        >>> _ = write_epoch(folder, 0, tracker)
+        >>> history = TrackerHistory(folder)
+        >>> history.epochs, history.scores().tolist()
+        ([0], [[0.0, 0.0, 1.0]])
+        >>> history.seen().tolist()
+        [[True, False, True]]
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        found = _files(Path(folder)) or _files(Path(folder) / "tracker")
+        if not found:
+            raise InputError(
+                f"{folder} holds no history of the tracker (epochNNNNNN.npy); `bcl fit "
+                "--history.every_n_epochs 1` writes one into the run's folder, below tracker/."
+            )
+        self.epochs = sorted(found)
+        self._tables = [_map(found[epoch]) for epoch in self.epochs]
+        sizes = {table.shape[1] for table in self._tables}
+        if len(sizes) > 1:
+            raise InputError(
+                f"the epochs in {folder} have {min(sizes)} to {max(sizes)} samples; they are of "
+                "different runs. Keep the files of one."
+            )
+
+    @property
+    def num_samples(self) -> int:
+        """N, the number of samples."""
+        return int(self._tables[0].shape[1])
+
+    def momentum_loss(self, ids: Iterable[int] | Tensor | None = None) -> Tensor:
+        """(E, N) momentum losses, NaN where a sample was not yet seen; (E, n) of some ids."""
+        return self._rows(0, ids)
+
+    def scores(self, ids: Iterable[int] | Tensor | None = None) -> Tensor:
+        """(E, N) memorization scores, 0 where a sample was not yet seen; (E, n) of some ids."""
+        return self._rows(1, ids)
+
+    def seen(self, ids: Iterable[int] | Tensor | None = None) -> Tensor:
+        """(E, N) bool, or (E, n) of some ids: the samples that had a loss by then."""
+        return ~self.momentum_loss(ids).isnan()
+
+    def _rows(self, row: int, ids: Iterable[int] | Tensor | None) -> Tensor:
+        import numpy as np
+
+        if ids is None:
+            return torch.from_numpy(np.stack([table[row] for table in self._tables]))
+        chosen = np.asarray(ids if isinstance(ids, Tensor) else list(ids), dtype=np.int64)
+        outside = (chosen < 0) | (chosen >= self.num_samples)
+        if outside.any():
+            raise InputError(
+                f"sample id {chosen[outside][0]} lies outside [0, {self.num_samples}) of this "
+                "history; ids are positions in the run's training set."
+            )
+        return torch.from_numpy(np.stack([table[row][chosen] for table in self._tables]))
+
+
+def _files(folder: Path) -> dict[int, Path]:
+    paths = folder.iterdir() if folder.is_dir() else ()
+    return {int(m[1]): path for path in paths if (m := _NAME.fullmatch(path.name))}
+
+
+def _map(path: Path) -> Any:
+    import numpy as np
+
+    try:
+        table = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise InputError(f"{path} is not a whole .npy file ({error}); delete it.") from None
+    if table.ndim != 2 or table.shape[0] != 2 or table.dtype != np.float32:
+        raise InputError(
+            f"{path} holds {table.dtype} {table.shape}, not float32 (2, N); it is not of a "
+            "tracker's history. Delete it."
+        )
+    return table

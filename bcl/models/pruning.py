@@ -1,0 +1,62 @@
+"""Global magnitude pruning, the damaged branch of SDCLR."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from bcl.core.errors import InputError
+
+
+def convolution_weights(module: nn.Module) -> dict[str, Tensor]:
+    """Collect the weights of all convolutions: stem, blocks and shortcuts, not norms or heads.
+
+    Example:
+        >>> list(convolution_weights(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Linear(4, 2))))
+        ['0.weight']
+    """
+    kinds = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+    return {
+        f"{name}.weight" if name else "weight": layer.weight
+        for name, layer in module.named_modules()
+        if isinstance(layer, kinds)
+    }
+
+
+@torch.no_grad()
+def magnitude_masks(weights: Mapping[str, Tensor], fraction: float) -> dict[str, Tensor]:
+    r"""Mask the smallest weights of all layers together.
+
+    .. math:: m_j = [\,|w_j| \ge \theta\,], \qquad \theta = |w|_{(\mathrm{round}(p\,n))}
+
+    with :math:`|w|_{(k)}` the k-th smallest magnitude, counted from 0, over all n weights.
+
+    Args:
+        weights: name to weight, of any shapes, on one device.
+        fraction: p in [0, 1), the share to prune.
+
+    Returns:
+        Name to bool mask of the weight's shape; True is kept. Everything stays on the device.
+
+    Raises:
+        InputError: no weights, or a fraction outside [0, 1).
+
+    Source: SDCLR (arXiv 2106.02990), section 3.2; global magnitude pruning of Han et al. 2015.
+
+    Example:
+        >>> magnitude_masks({"w": torch.tensor([0.1, -3.0, 0.2, 1.0])}, 0.5)
+        {'w': tensor([False,  True, False,  True])}
+    """
+    if not 0 <= fraction < 1:
+        raise InputError(f"the pruned fraction must lie in [0, 1), got {fraction!r}.")
+    if not weights:
+        raise InputError(
+            "there is no convolution to prune; SDCLR needs a convolutional encoder such as "
+            "resnet18."
+        )
+    magnitudes = torch.cat([weight.detach().abs().flatten() for weight in weights.values()])  # (n,)
+    # kthvalue counts from 1; the host knows n and k, so nothing is copied to it. At least one
+    # weight is kept, also of so few that rounding would prune them all.
+    pruned = min(round(fraction * magnitudes.numel()), magnitudes.numel() - 1)
+    threshold = magnitudes.kthvalue(pruned + 1).values  # ()
+    return {name: weight.abs() >= threshold for name, weight in weights.items()}

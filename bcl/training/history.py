@@ -1,0 +1,63 @@
+"""The tracker's history, written while a run is running."""
+
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Callback
+
+from bcl.core.errors import InputError
+from bcl.memorization.history import forget_epochs, write_epoch
+from bcl.training.saving import is_last_epoch
+
+
+class HistoryWriter(Callback):
+    """Write momentum losses and scores of all samples to disk every n epochs.
+
+    One file an epoch (see `bcl.memorization.history.write_epoch`), 8 bytes a sample, written by rank 0 before
+    the epoch's checkpoint: a resumed run has every file that one without an interrupt has, and the
+    same. Read them with `bcl.TrackerHistory`.
+
+    Args:
+        folder: where the files go.
+        every_n_epochs: epochs between files; the last epoch always has one.
+        anew: remove all files of an older run, also if this one goes on from a checkpoint.
+
+    Raises:
+        InputError: ``every_n_epochs`` below 1.
+
+    Example:
+        >>> import tempfile
+        >>> from bcl import SimCLR, TrackerHistory
+        >>> from datamodules import DigitsLT
+        >>> writer = HistoryWriter(tempfile.mkdtemp(), every_n_epochs=2)
+        >>> settings = {"accelerator": "cpu", "barebones": True, "callbacks": [writer]}
+        >>> learner = SimCLR("resnet8", 16, {"width": 4})
+        >>> pl.Trainer(**settings, max_epochs=3).fit(learner, DigitsLT())
+        >>> TrackerHistory(writer.folder).epochs  # the last is always written
+        [1, 2]
+    """
+
+    def __init__(self, folder: str | Path, every_n_epochs: int = 1, anew: bool = False) -> None:
+        if every_n_epochs < 1:
+            raise InputError(
+                f"every_n_epochs of the tracker's history must be at least 1, got "
+                f"{every_n_epochs!r}."
+            )
+        self.folder = Path(folder)
+        self.every_n_epochs = every_n_epochs
+        self.anew = anew
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Remove what a replaced run, or a killed one after its checkpoint, left behind."""
+        if trainer.is_global_zero:
+            forget_epochs(self.folder, 0 if self.anew else trainer.current_epoch)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write the epoch."""
+        tracker: Any = getattr(pl_module, "tracker", None)
+        if tracker is None or not trainer.is_global_zero:
+            return
+        done = trainer.current_epoch + 1
+        if done % self.every_n_epochs == 0 or is_last_epoch(trainer):
+            write_epoch(self.folder, trainer.current_epoch, tracker)

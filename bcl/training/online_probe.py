@@ -1,0 +1,265 @@
+"""Linear probe and nearest neighbours beside a running pretraining."""
+
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+from torch import Tensor, nn
+from torchmetrics.classification import MulticlassStatScores
+
+from bcl.core.distributed import gather_rows, rank, world_size
+from bcl.core.errors import InputError
+from bcl.evaluation.features import extract_features
+from bcl.evaluation.knn import knn_predict
+from bcl.evaluation.shots import shot_groups
+from bcl.training.callbacks import RunRecorder
+from bcl.training.loggers import lightning_logs
+from bcl.training.saving import is_last_epoch
+
+
+class OnlineProbe(Callback):
+    """Many / Medium / Few while training, without touching it.
+
+    A linear head learns from the encoder's features of each training batch (first view, detached)
+    and the batch's own labels, which are long-tailed. Every n epochs, and after the last, it is
+    measured on the test pictures, beside nearest neighbours among the probe pictures. The run ends
+    with the same weights, to the bit, as without it: the head has an optimiser of its own, is no
+    part of the learner, and draws no random number. With a process group the head sees the batch of
+    all ranks, each test picture counts once, and all ranks hold the same numbers.
+
+    Values are logged as ``online_linear/all``, ``/many``, ``/medium``, ``/few`` and
+    ``online_knn/…``, shares in [0, 1]; those of a group are means over its classes. They also enter
+    the record's history.
+
+    Args:
+        every_n_epochs: epochs between measurements.
+        neighbours: k of the cosine neighbours, with equal votes; 0 leaves them out, and then the
+            probe pictures are not encoded.
+        learning_rate: of the head's Adam.
+        batch_size: pictures encoded at a time.
+
+    Raises:
+        InputError: an argument out of its range; a learner or datamodule that it does not fit.
+
+    Example:
+        >>> OnlineProbe(every_n_epochs=10).neighbours
+        10
+    """
+
+    def __init__(
+        self,
+        every_n_epochs: int = 1,
+        neighbours: int = 10,
+        learning_rate: float = 1e-3,
+        batch_size: int = 512,
+    ) -> None:
+        for name, value in (("every_n_epochs", every_n_epochs), ("batch_size", batch_size)):
+            if value < 1:
+                raise InputError(f"{name} of the online probe must be at least 1, got {value!r}.")
+        if neighbours < 0:
+            raise InputError(f"neighbours must be at least 1, or 0 for none, got {neighbours!r}.")
+        if not learning_rate > 0:
+            raise InputError(f"learning_rate must be positive, got {learning_rate!r}.")
+        self.every_n_epochs = every_n_epochs
+        self.neighbours = neighbours
+        self.learning_rate = learning_rate
+        self.batch_size = batch_size
+        self.head: nn.Module | None = None
+        self.optimizer: torch.optim.Optimizer | None = None
+        self._groups: dict[str, Tensor] = {}
+        self._features: Tensor | None = None
+        self._hook: Any = None
+
+    # --- head -----------------------------------------------------------------------------
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Check learner and data; build the head on the training device."""
+        if stage != "fit":
+            return
+        data: Any = getattr(trainer, "datamodule", None)
+        counts: Any = getattr(data, "class_counts", None)
+        if counts is None or not all(hasattr(data, name) for name in ("test_set", "probe_set")):
+            raise InputError(
+                f"the online probe needs labels, but {type(data).__name__} has no class_counts, "
+                "probe_set and test_set; train without it, or on a datamodule of this library."
+            )
+        data.test_set()  # says by itself that there is none
+        width = getattr(getattr(pl_module, "encoder", None), "num_features", None)
+        if not isinstance(width, int) or not hasattr(pl_module, "encode"):
+            raise InputError(
+                f"the online probe needs a learner with encode and an encoder with num_features; "
+                f"{type(pl_module).__name__} has none. Take a learner of this library."
+            )
+        self._groups, rule = {}, "no groups"
+        if len(counts) > 2:
+            groups = shot_groups(counts, getattr(data, "group_rule", "thirds"))
+            self._groups = {name: ids for name, ids in groups.as_dict().items() if ids.numel()}
+            rule = groups.description
+        what = [f"linear head on the labels of the training batches, Adam {self.learning_rate:g}"]
+        if self.neighbours:
+            what.append(f"{self.neighbours} cosine neighbours in the probe set")
+        RunRecorder.describe(trainer, "online_probe", "; ".join([*what, rule]))
+        self.head = _head(width, len(counts), trainer.strategy.root_device)
+        self.optimizer = torch.optim.Adam(self.head.parameters(), lr=self.learning_rate)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Head and optimiser: tensors and plain values."""
+        if self.head is None or self.optimizer is None:
+            return {}
+        return {"head": dict(self.head.state_dict()), "optimizer": self.optimizer.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with the head of an interrupted run.
+
+        Raises:
+            InputError: its head was for other features or classes.
+        """
+        if self.head is None or self.optimizer is None or not state_dict:
+            return
+        try:
+            self.head.load_state_dict(state_dict["head"])
+            self.optimizer.load_state_dict(state_dict["optimizer"])
+        except (RuntimeError, ValueError, KeyError):
+            raise InputError(
+                "the checkpoint's online probe was for other features or classes; resume the run "
+                "as it was started, or without the online probe."
+            ) from None
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Watch the encoder."""
+
+        def keep(module: nn.Module, _: Any, output: Tensor) -> None:
+            # The first pass of a step is that of the global views through the dense network.
+            if module.training and self._features is None:
+                self._features = output.detach()
+
+        self._hook = pl_module.encoder.register_forward_hook(keep)  # type: ignore[union-attr]
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any
+    ) -> None:
+        """Forget the last batch."""
+        self._features = None
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        *args: Any,
+    ) -> None:
+        """Take one step of the head."""
+        features, self._features = self._features, None
+        labels = batch.get("label") if isinstance(batch, dict) else None
+        if labels is None or features is None:
+            raise InputError(
+                "the online probe needs batches with a 'label' and a learner that calls its "
+                "encoder in each step; train without it."
+            )
+        if self.head is None or self.optimizer is None:
+            return
+        # Rows of view 0; float32 holds labels exactly, so that one collective does.
+        rows = torch.cat([features[: len(labels)].float(), labels.to(features.device)[:, None]], 1)
+        rows = gather_rows(rows)
+        self.head.train()
+        loss = nn.functional.cross_entropy(self.head(rows[:, :-1]), rows[:, -1].long())
+        self.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Leave the encoder alone."""
+        self._unhook()
+
+    def on_exception(self, *args: Any) -> None:
+        """Leave the encoder alone."""
+        self._unhook()
+
+    def _unhook(self) -> None:
+        if self._hook is not None:
+            self._hook.remove()
+            self._hook = None
+
+    # --- measurement ----------------------------------------------------------------------
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Measure every n epochs and after the last."""
+        done = trainer.current_epoch + 1
+        if done % self.every_n_epochs and not is_last_epoch(trainer):
+            return
+        values = self.measure(trainer, pl_module)
+        RunRecorder.note(trainer, values)
+        pl_module.log_dict(values, logger=lightning_logs(trainer))
+
+    @torch.no_grad()
+    def measure(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, float]:
+        """Accuracies as they are now; all ranks must call it.
+
+        Args:
+            trainer: whose datamodule has the pictures.
+            pl_module: the learner.
+
+        Returns:
+            Name to share of right answers, the same on every rank.
+        """
+        assert self.head is not None  # made in setup
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        device = trainer.strategy.root_device
+        learner: Any = pl_module
+
+        def encode(images: Tensor) -> Tensor:
+            with trainer.precision_plugin.val_step_context():
+                features: Tensor = learner.encode(images)
+            return features
+
+        def extract(dataset: Any, name: str) -> Tensor:
+            return extract_features(
+                encode, dataset, batch_size=self.batch_size, device=device, name=name
+            ).to(device)
+
+        # Loaders draw random numbers to start their workers; the run's are put back.
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            test = data.test_set()
+            mine = torch.arange(rank(), len(test), world_size())  # each picture on one rank
+            features, labels = extract(test, "test pictures")[mine.to(device)], test.labels[mine]
+            self.head.eval()
+            values = self._shares("online_linear", self.head(features).argmax(1), labels)
+            if self.neighbours:
+                probe = data.probe_set()
+                nearest = knn_predict(
+                    extract(probe, "probe pictures"),
+                    probe.labels.to(device),
+                    features,
+                    (self.neighbours,),
+                    num_classes=len(data.class_counts),
+                )
+                values |= self._shares("online_knn", nearest[self.neighbours], labels)
+        return values
+
+    def _shares(self, name: str, predicted: Tensor, labels: Tensor) -> dict[str, float]:
+        """Share of right answers in all and by group, over the pictures of all ranks."""
+        classes = self.head[1].out_features  # type: ignore[index]
+        metric = MulticlassStatScores(int(classes), average=None).to(predicted.device)
+        if len(labels):
+            metric.update(predicted, labels.to(predicted.device))
+        table = metric.compute().double().cpu()  # (C, 5), summed over the ranks
+        right, counts = table[:, 0], table[:, 4]
+        per_class = right / counts  # NaN without test pictures
+        values = {f"{name}/all": float(right.sum() / counts.sum())}
+        for group, ids in self._groups.items():
+            share = float(per_class[ids].nanmean())
+            if share == share:
+                values[f"{name}/{group}"] = share
+        return values
+
+
+def _head(width: int, classes: int, device: torch.device) -> nn.Sequential:
+    """Standardise, then a linear map that starts at zero: nothing random in it."""
+    linear: nn.Linear = nn.utils.skip_init(  # type: ignore[no-untyped-call]
+        nn.Linear, width, classes, device=device
+    )
+    nn.init.zeros_(linear.weight)
+    nn.init.zeros_(linear.bias)
+    return nn.Sequential(nn.BatchNorm1d(width, affine=False, device=device), linear)

@@ -1,0 +1,1 @@
+"""What makes a dataset long-tailed: profiles, recipes, splits. No image and no Lightning here."""

@@ -1,0 +1,403 @@
+"""Splits as files: which pictures of a data set a long-tailed subset holds."""
+
+import html
+import json
+import pickletools
+import tokenize
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bcl.core.errors import InputError
+from bcl.core.files import atomic_write, write_text
+from datamodules.images.dataset import fingerprint_of
+
+_FORMAT = "bcl-split-1"
+MOST_CLASSES = 10_000_000  # where nobody says how many: labels beyond are a mistake
+_SDCLR_TOTALS = (9754, 11165)  # CIFAR-100, CIFAR-10
+
+
+@dataclass(frozen=True)
+class Split:
+    """A subset of a data set.
+
+    Attributes:
+        indices: (n,) int64 positions in the data set; a sample's id is its place here.
+        labels: (n,) int64 classes; None where only the indices are known.
+        num_classes: C; 0 where unknown.
+        recipe: how it was chosen.
+        pool: fingerprint of the data set; empty where unknown.
+        pool_size: pictures of the data set; 0 where unknown.
+    """
+
+    indices: Tensor
+    labels: Tensor | None = None
+    num_classes: int = 0
+    recipe: str = "unnamed"
+    pool: str = ""
+    pool_size: int = 0
+
+    @property
+    def content_hash(self) -> str:
+        """Hash of the data set, the pictures and their classes: the one that reports carry."""
+        labels = torch.empty(0, dtype=torch.int64) if self.labels is None else self.labels
+        return fingerprint_of(self.pool, self.indices, labels)
+
+    @property
+    def index_hash(self) -> str:
+        """Hash of the sorted indices alone: equal for the same subset in any order and form."""
+        return fingerprint_of(self.indices.sort().values)
+
+    @property
+    def counts(self) -> list[int] | None:
+        """Pictures of each class; None where only the indices are known."""
+        if self.labels is None:
+            return None
+        return torch.bincount(self.labels, minlength=self.num_classes).tolist()
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+
+def pool_fingerprint(names: Sequence[str], labels: Tensor) -> str:
+    """Fingerprint of a data set: the names of its pictures and their classes, in order."""
+    return fingerprint_of("\n".join(names), labels)
+
+
+def with_labels(split: Split, labels: Tensor, num_classes: int, pool: str) -> Split:
+    """Complete a split by the data set that it is of.
+
+    Args:
+        split: the split.
+        labels: (N,) int64 classes of the whole data set.
+        num_classes: C.
+        pool: the data set's fingerprint.
+
+    Returns:
+        The split with labels.
+
+    Raises:
+        InputError: the split was made for another data set, or an index lies outside of it.
+    """
+    if split.pool and split.pool != pool:
+        raise InputError(
+            f"the split '{split.recipe}' was made for the data set {split.pool} of "
+            f"{split.pool_size} pictures, this one is {pool} of {len(labels)}; give the data that "
+            "it was made for, or make the split anew."
+        )
+    check_indices(split.indices, len(labels), f"the split '{split.recipe}'")
+    chosen = labels[split.indices]
+    if not split.pool and len(split) in _SDCLR_TOTALS:
+        # An index file does not say whose indices it holds; that of another order of the pictures
+        # would pass as a random subset.
+        counts = torch.bincount(chosen, minlength=num_classes)
+        if int(counts.max()) < 2 * int(counts.min()):
+            raise InputError(
+                f"the split '{split.recipe}' of {len(split)} pictures should be long-tailed, but "
+                f"gives {int(counts.min())} to {int(counts.max())} pictures a class here; its "
+                "indices are those of CIFAR's own order, as CIFAR10LT and CIFAR100LT load it."
+            )
+    return Split(split.indices, chosen, num_classes, split.recipe, pool, len(labels))
+
+
+def check_indices(indices: Tensor, size: int, where: str) -> None:
+    """Refuse indices that are doubled or, with a size above 0, outside the data set.
+
+    Raises:
+        InputError: names the first one and its position.
+    """
+    outside = (indices < 0) | ((indices >= size) if size else torch.zeros_like(indices).bool())
+    if bool(outside.any()):
+        position = int(outside.nonzero()[0, 0])
+        limit = f"the set of {size} pictures" if size else "any set"
+        raise InputError(
+            f"{where}: index {int(indices[position])} at position {position} lies outside "
+            f"{limit}; was the split made for another data set?"
+        )
+    ordered, order = indices.sort(stable=True)
+    doubled = (ordered[1:] == ordered[:-1]).nonzero()[:, 0]
+    if len(doubled):
+        first = int(order[doubled[0] + 1])
+        raise InputError(
+            f"{where}: index {int(indices[first])} at position {first} stands there twice "
+            f"({len(doubled)} doubled in all); a sample may be named once."
+        )
+
+
+def load_split(path: str | Path) -> Split:
+    """Read a split.
+
+    Args:
+        path: ``.npy``, an index file as published with SDCLR and BCL; ``.json``, a split saved
+            by `save_split`.
+
+    Returns:
+        The split; an index file knows no labels (`with_labels`).
+
+    Raises:
+        InputError: a missing, foreign, damaged or pickled file.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "split.json"
+        >>> save_split(Split(torch.tensor([2, 0])), path)
+        >>> load_split(path).indices
+        tensor([2, 0])
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise InputError(f"split file {path} does not exist.")
+    if path.suffix == ".npy":
+        indices = read_npy(path)
+        numbers = not (indices.is_floating_point() or indices.is_complex())
+        if indices.ndim != 1 or not numbers or indices.dtype == torch.bool:
+            raise InputError(
+                f"{path}: an index file holds one row of integers, this one {indices.dtype} of "
+                f"shape {tuple(indices.shape)}."
+            )
+        split = Split(indices.to(torch.int64), recipe=f"index file {path.name}")
+    elif path.suffix == ".json":
+        split = _read_json(path)
+    else:
+        raise InputError(
+            f"{path}: a split is an index file (.npy) or a saved split (.json); list files "
+            "(`path label`) are read by ImageListLT."
+        )
+    check_indices(split.indices, split.pool_size, str(path))
+    if not len(split):
+        raise InputError(f"{path}: the split is empty.")
+    return split
+
+
+def read_npy(path: Path) -> Tensor:
+    """Read a NumPy array without ever unpickling.
+
+    Raises:
+        InputError: not a .npy file, a damaged one, or one that holds pickled objects.
+    """
+    import numpy as np
+
+    try:
+        with path.open("rb") as file:
+            array = np.lib.format.read_array(file, allow_pickle=False)
+        native = array.astype(array.dtype.newbyteorder("="), copy=False)
+        return torch.from_numpy(np.ascontiguousarray(native))
+    except MemoryError:  # the header of a damaged file may state any shape
+        raise InputError(
+            f"{path} is not a whole .npy file, or larger than memory: {path.stat().st_size:,} "
+            "bytes, and its header states more than can be held. Copy or save it anew."
+        ) from None
+    except (ValueError, EOFError, TypeError, SyntaxError, tokenize.TokenError) as error:
+        if "pickle" in str(error) or "Object arrays" in str(error) or _is_pickle(path):
+            raise InputError(
+                f"{path} holds pickled objects, which can run code when they are read; it was not "
+                "read. Where you trust it, save a plain array with "
+                "numpy.save(path, numpy.array(values, dtype='int64'))."
+            ) from None
+        raise InputError(
+            f"{path} is not a whole .npy file: {error}. Copy it anew, or write it with numpy.save."
+        ) from None
+
+
+def _is_pickle(path: Path) -> bool:
+    """Whether a file is a pickle from beginning to end; its opcodes are named, not carried out."""
+    try:
+        with path.open("rb") as file:
+            for _ in pickletools.genops(file):
+                pass
+            return not file.read(1)
+    except (ValueError, OverflowError, MemoryError):
+        return False
+
+
+def _read_json(path: Path) -> Split:
+    try:
+        data: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        if data.get("format") != _FORMAT:
+            raise InputError(f"{path} is not a split saved by `bcl split` (no '{_FORMAT}').")
+        labels, stated = data["labels"], data["content_hash"]
+        split = Split(
+            torch.tensor(data["indices"], dtype=torch.int64),
+            None if labels is None else torch.tensor(labels, dtype=torch.int64),
+            int(data["num_classes"]),
+            str(data["recipe"]),
+            str(data["pool"]),
+            int(data["pool_size"]),
+        )
+        if not 0 <= split.num_classes <= MOST_CLASSES:
+            raise ValueError(f"num_classes {split.num_classes}")
+        if split.labels is not None and len(split.labels):
+            low, high = int(split.labels.min()), int(split.labels.max())
+            if low < 0 or high >= split.num_classes:
+                raise ValueError(f"labels {low} to {high} in {split.num_classes} classes")
+    except InputError:
+        raise
+    except (
+        ValueError,
+        AttributeError,
+        KeyError,
+        TypeError,
+        RuntimeError,
+        OverflowError,
+    ) as error:
+        raise InputError(
+            f"{path} is not a whole saved split: {error!r}; make it anew with `bcl split make`."
+        ) from None
+    if split.content_hash != stated:
+        raise InputError(
+            f"{path} was changed since it was saved: content hash {split.content_hash}, it says "
+            f"{stated}; make it anew with `bcl split make`."
+        )
+    return split
+
+
+def save_split(split: Split, path: str | Path) -> None:
+    """Write a split, whole or not at all.
+
+    Args:
+        split: the split.
+        path: ``.npy`` for an index file in the published form, ``.json`` for all that is known.
+
+    Raises:
+        InputError: another ending.
+    """
+    import numpy as np
+
+    path = Path(path).expanduser()
+    if path.suffix == ".npy":
+        array = split.indices.numpy()
+        atomic_write(path, lambda file: np.lib.format.write_array(file, array, allow_pickle=False))
+    elif path.suffix == ".json":
+        data = {
+            "format": _FORMAT,
+            "recipe": split.recipe,
+            "total": len(split),
+            "content_hash": split.content_hash,
+            "num_classes": split.num_classes,
+            "counts": split.counts,
+            "pool": split.pool,
+            "pool_size": split.pool_size,
+            "labels": None if split.labels is None else split.labels.tolist(),
+            "indices": split.indices.tolist(),
+        }
+        write_text(path, json.dumps(data) + "\n")
+    else:
+        raise InputError(f"{path}: save a split as .npy (indices) or .json (all that is known).")
+
+
+def compare(one: Split, other: Split) -> dict[str, Any]:
+    """Say how two splits differ.
+
+    Args:
+        one: a split.
+        other: another, of the same data set.
+
+    Returns:
+        ``same``, ``same_order``, sizes, the number of common pictures, and the classes whose
+        counts differ (None where labels are unknown).
+
+    Raises:
+        InputError: splits of different data sets.
+    """
+    if one.pool and other.pool and one.pool != other.pool:
+        raise InputError(
+            f"the splits are of different data sets: {one.pool} of {one.pool_size} pictures and "
+            f"{other.pool} of {other.pool_size}."
+        )
+    common = int(torch.isin(one.indices, other.indices).sum())
+    classes: list[int] | None = None
+    if one.counts is not None and other.counts is not None:
+        width = max(len(one.counts), len(other.counts))
+        first = one.counts + [0] * (width - len(one.counts))
+        second = other.counts + [0] * (width - len(other.counts))
+        classes = [index for index in range(width) if first[index] != second[index]]
+    return {
+        "same": common == len(one) == len(other),
+        "same_order": one.indices.equal(other.indices),
+        "sizes": (len(one), len(other)),
+        "common": common,
+        "classes_that_differ": classes,
+    }
+
+
+def histogram_text(counts: Sequence[int], names: Sequence[str] | None = None) -> str:
+    """Draw class counts as bars of text, largest first; at most forty rows.
+
+    Args:
+        counts: C counts by class id.
+        names: C class names.
+
+    Returns:
+        Lines of text.
+
+    Example:
+        >>> print(histogram_text([4, 2]))
+        class 0  4 ########################################
+        class 1  2 ####################
+    """
+    order = sorted(range(len(counts)), key=lambda index: (-counts[index], index))
+    step = -(-len(order) // 40)
+    label = [_short(names[i]) if names else f"class {i}" for i in range(len(counts))]
+    width = max((len(label[i]) for i in order[::step]), default=0)
+    digits = max((len(f"{count:,}") for count in counts), default=0)
+    largest = max([*counts, 1])
+    lines = []
+    for index in order[::step]:
+        bar = "#" * -(-counts[index] * 40 // largest)
+        lines.append(f"{label[index]:<{width}}  {counts[index]:>{digits},} {bar}".rstrip())
+    if step > 1:
+        lines.append(f"(every {step}th of {len(order)} classes)")
+    return "\n".join(lines)
+
+
+def _short(name: str, most: int = 24) -> str:
+    """A class name of at most so many characters, so that a bar fits beside it in 80 columns."""
+    return name if len(name) <= most else f"{name[: most - 1]}…"
+
+
+def histogram_svg(counts: Sequence[int], title: str, names: Sequence[str] | None = None) -> str:
+    """Draw class counts, largest first, as an SVG picture with a tip on each bar.
+
+    Args:
+        counts: C counts by class id.
+        title: stands above the bars.
+        names: C class names.
+
+    Returns:
+        The SVG document.
+    """
+    order = sorted(range(len(counts)), key=lambda index: (-counts[index], index))
+    left, top, width, height = 56, 34, 640, 220
+    largest = max([*counts, 1])
+    bar = width / max(len(order), 1)
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {left + width + 14} '
+        f'{top + height + 34}" font-family="sans-serif" font-size="12" role="img">',
+        f'<text x="{left}" y="20" font-size="14">{html.escape(title)}</text>',
+    ]
+    for share in (0, 0.25, 0.5, 0.75, 1):
+        if largest * share % 1 and largest < 100:
+            continue  # half a picture is none
+        y = top + height * (1 - share)
+        parts.append(
+            f'<line x1="{left}" x2="{left + width}" y1="{y:.1f}" y2="{y:.1f}" stroke="#ddd"/>'
+            f'<text x="{left - 6}" y="{y + 4:.1f}" text-anchor="end" fill="#555">'
+            f"{largest * share:,.0f}</text>"
+        )
+    for place, index in enumerate(order):
+        tall = height * counts[index] / largest
+        name = names[index] if names else f"class {index}"
+        parts.append(
+            f'<rect x="{left + place * bar:.2f}" y="{top + height - tall:.2f}" '
+            f'width="{max(bar * 0.86, 0.4):.2f}" height="{tall:.2f}" fill="#3b6ea5">'
+            f"<title>{html.escape(name)}: {counts[index]:,}</title></rect>"
+        )
+    parts.append(
+        f'<text x="{left + width / 2}" y="{top + height + 22}" text-anchor="middle" fill="#555">'
+        f"pictures of each of {len(order)} classes, largest first</text></svg>"
+    )
+    return "\n".join(parts) + "\n"

@@ -1,0 +1,114 @@
+import pytest
+import yaml
+
+from bcl import InputError
+from bcl.cli.configuration import compose, config_names, find_config, merge
+from bcl.core.instantiate import instantiate
+
+
+@pytest.mark.parametrize("name", sorted(config_names()))
+def test_every_named_configuration_composes(name):
+    config = compose(name)
+    assert set(config) == {"seed_everything", "model", "data", "trainer"}
+    assert config_names()[name]
+
+
+def test_recipe_wins_over_method_and_method_over_recipe_for_itself():
+    assert merge({"a": 1, "b": {"c": 1}}, {"b": {"d": 2}}, {"a": 3}) == {
+        "a": 3,
+        "b": {"c": 1, "d": 2},
+    }
+
+
+def test_merge_leaves_its_arguments_alone():
+    first = {"a": {"b": 1}}
+    merge(first, {"a": {"b": 2}})
+    assert first == {"a": {"b": 1}}
+
+
+def test_boosted_and_plain_differ_by_the_boost_alone():
+    plain, boosted = compose("digits_lt/simclr"), compose("digits_lt/bcl_i")
+    assert boosted["model"]["init_args"]["views"]["init_args"].pop("boost")
+    boosted["model"]["class_path"] = plain["model"]["class_path"]
+    assert boosted == plain
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("digits_lt/bcl_j", "did you mean 'digits_lt/bcl_i'?"),
+        ("digit_lt/simclr", "did you mean 'digits_lt/simclr'?"),
+        ("nowhere.yaml", "no configuration file nowhere.yaml"),
+    ],
+)
+def test_unknown_name(name, told):
+    with pytest.raises(InputError, match="configuration") as error:
+        find_config(name)
+    assert told in str(error.value)
+
+
+def test_a_path_works(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(compose("digits_lt/simclr")))
+    assert find_config(str(path)) == compose("digits_lt/simclr")
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("model: [1,\ndata: {", "mine.yaml, line 2"),
+        ("- a\n- b\n", "holds no mapping"),
+        ("\x00", "mine.yaml"),
+        ("extends: digits_lt/simclr\n", "--config digits_lt/simclr --config "),
+    ],
+)
+def test_broken_file_names_its_line(tmp_path, text, told):
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError, match="mine") as error:
+        find_config(str(path))
+    assert told in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_instantiate_builds_nested_objects():
+    built = instantiate(
+        {
+            "a": [
+                {
+                    "class_path": "torch.nn.Linear",
+                    "init_args": {"in_features": 2, "out_features": 3},
+                }
+            ]
+        }
+    )
+    assert built["a"][0].weight.shape == (3, 2)
+
+
+@pytest.mark.parametrize(
+    ("path", "told"),
+    [
+        ("os.system", "outside the trusted packages"),
+        ("bclx.Evil", "outside the trusted packages"),
+        ("bcl.Nothing", "cannot be imported"),
+        ("bcl.nothing.Nothing", "cannot be imported"),
+        ("bcl.core.files.write_text", "not a class"),
+        (7, "outside the trusted packages"),
+    ],
+)
+def test_instantiate_refuses(path, told):
+    with pytest.raises(InputError) as error:
+        instantiate({"class_path": path})
+    assert told in str(error.value)
+
+
+def test_instantiate_names_a_wrong_argument():
+    with pytest.raises(InputError, match="widht"):
+        instantiate({"class_path": "bcl.Projector", "init_args": {"widht": 3}})
+
+
+def test_trust_is_by_package():
+    spec = {"class_path": "collections.Counter", "init_args": {"a": 2}}
+    with pytest.raises(InputError, match="trust"):
+        instantiate(spec)
+    assert instantiate(spec, trusted=("collections",)) == {"a": 2}

@@ -1,0 +1,384 @@
+"""The command line as its users meet it: results, and one clear line for every mistake."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from PIL import Image
+
+from bcl.cli import main
+from bcl.evaluation import ProbeReport
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """An empty working directory."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory):
+    """A folder of class folders: 3 classes of 40 small photographs' stand-ins."""
+    root = tmp_path_factory.mktemp("pictures")
+    generator = torch.Generator().manual_seed(0)
+    for part, count in (("train", 40), ("test", 10)):
+        for label, name in enumerate(("cat", "dog", "owl")):
+            (root / part / name).mkdir(parents=True)
+            for i in range(count):
+                noise = torch.randint(0, 60, (8, 8, 3), generator=generator)
+                pixels = (noise + 60 * label).to(torch.uint8).numpy()
+                Image.fromarray(pixels).resize((20, 16)).save(root / part / name / f"{i:03}.png")
+    return root
+
+
+@pytest.fixture(scope="session")
+def checkpoint(pictures, tmp_path_factory):
+    """A checkpoint of one epoch on `pictures`."""
+    root = tmp_path_factory.mktemp("run")
+    options = {
+        "--config": "image_folder/bcl_i",
+        "--data.root": pictures,
+        "--data.imbalance_factor": 4,
+        "--data.batch_size": 16,
+        "--data.image_size": 16,
+        "--data.cache_dir": tmp_path_factory.mktemp("cache"),
+        "--model.image_size": 16,
+        "--model.views.init_args.size": 16,
+        "--trainer.max_epochs": 1,
+        "--trainer.default_root_dir": root,
+        "--trainer.accelerator": "cpu",
+    }
+    status = main(["fit", *(str(word) for pair in options.items() for word in pair)])
+    assert status == 0
+    return root / "checkpoints" / "last.ckpt"
+
+
+def refused(arguments, capsys, lines=1):
+    """Run a command that must fail: status 2, one line, no trace; return what it said."""
+    assert main(arguments) == 2
+    error = capsys.readouterr().err.strip()
+    assert "Traceback" not in error
+    told = error[error.index("bcl: error: ") :]
+    assert len(told.splitlines()) == lines
+    return told
+
+
+class TestFit:
+    SIMCLR = ("fit", "--config", "digits_lt/simclr")
+
+    @pytest.mark.parametrize(
+        ("arguments", "told"),
+        [
+            (["fit", "--config", "digits_lt/bcl_j"], "did you mean 'digits_lt/bcl_i'?"),
+            (["fit", "--config", "missing.yaml"], "no configuration file missing.yaml"),
+            (["fit", "--config"], "needs a name or a file"),
+            (["fit"], "--config"),
+            ([*SIMCLR, "--trainer.max_epoch", "3"], "did you mean '--trainer.max_epochs'?"),
+            ([*SIMCLR, "--modle.encoder", "x"], "did you mean '--model.encoder'?"),
+            ([*SIMCLR, "--model.encodr", "x"], "did you mean 'encoder'?"),
+            ([*SIMCLR, "--model.views.init_args.sise", "3"], "did you mean 'size'?"),
+            ([*SIMCLR, "--model.learning_rate", "fast"], "expected float, got 'fast'"),
+            ([*SIMCLR, "--trainer.max_epochs", "few"], "expected int or null, got 'few'"),
+            ([*SIMCLR, "--model.optimizer", "sdg"], "expected 'sgd', 'lars', 'adamw', got 'sdg'"),
+            ([*SIMCLR, "--trainer.precision", "7"], "'bf16-mixed'"),
+            ([*SIMCLR, "--seed_everything", "many"], "expected bool or int, got 'many'"),
+            ([*SIMCLR, "--seed_everything", "-5"], "a seed must lie between 0 and 4294967295"),
+            ([*SIMCLR, "--name", "../../elsewhere"], "cannot name a folder below outputs/"),
+            ([*SIMCLR, "--name", ""], "cannot name a folder below outputs/"),
+            ([*SIMCLR, "--trainer.devices", "0"], "trainer: "),
+            ([*SIMCLR, "--trainer.accelerator", "gpuu"], "trainer: "),
+            ([*SIMCLR, "--trainer.strategy", "dpp"], "trainer: "),
+            ([*SIMCLR, "--model.encoder", "resnet81"], "did you mean 'resnet8'?"),
+            ([*SIMCLR, "--model", "bcl.SimCRL"], "bcl.SimCRL"),
+            ([*SIMCLR, "--ckpt_path", "missing.ckpt"], "no checkpoint missing.ckpt"),
+            (["fit", "--config", "image_folder/simclr"], "root"),
+            (["fit", "--config", "image_folder/simclr", "--data.root", "nowhere"], "nowhere"),
+            (["fti"], "did you mean 'fit'?"),
+        ],
+    )
+    def test_mistakes(self, folder, capsys, arguments, told):
+        assert told in refused(arguments, capsys)
+        assert not list(folder.rglob("*.ckpt"))
+
+    def test_misspelt_key_in_a_file(self, folder, capsys):
+        (folder / "mine.yaml").write_text("modle:\n  class_path: bcl.SimCLR\n")
+        assert "--model" in refused(["fit", "--config", "mine.yaml"], capsys)
+
+    def test_a_file_that_names_no_class(self, folder, capsys):
+        for kind, key in (("model", "encoder"), ("data", "root")):
+            text = f"{kind}: {{init_args: {{{key}: x}}}}\n"
+            (folder / "mine.yaml").write_text(text)
+            told = refused(["fit", "--config", "mine.yaml"], capsys)
+            assert f"the configuration's {kind} names no class" in told
+
+    def test_an_alias_that_contains_itself(self, folder, capsys):
+        (folder / "mine.yaml").write_text("model: &a [*a]\n")
+        assert "contains itself" in refused(["fit", "--config", "mine.yaml"], capsys)
+
+    def test_an_empty_section_changes_nothing(self, folder, capsys):
+        (folder / "mine.yaml").write_text("trainer:\n")
+        arguments = [*self.SIMCLR, "--config", "mine.yaml", "--ckpt_path", "missing.ckpt"]
+        assert "no checkpoint" in refused(arguments, capsys)
+
+    def test_output_folder_not_writable(self, folder, capsys):
+        (folder / "file").touch()
+        told = refused([*self.SIMCLR, "--trainer.default_root_dir", "file/run"], capsys)
+        assert "cannot write file/run" in told
+
+    def test_a_second_run_does_not_overwrite_the_first(self, checkpoint, pictures, capsys):
+        root = checkpoint.parent.parent
+        before = checkpoint.read_bytes()
+        arguments = ["fit", "--config", "image_folder/bcl_i", "--data.root", str(pictures)]
+        told = refused([*arguments, "--trainer.default_root_dir", str(root)], capsys)
+        assert "--ckpt_path last" in told
+        assert checkpoint.read_bytes() == before
+
+    def test_checkpoint_of_another_model(self, folder, checkpoint, capsys):
+        told = refused([*self.SIMCLR, "--ckpt_path", str(checkpoint)], capsys)
+        assert "another model" in told or "samples" in told
+
+    @pytest.mark.parametrize("kind", ["empty", "unreadable", "none"])
+    def test_bad_picture_folder(self, folder, capsys, kind):
+        for part in ("train", "test"):
+            for name in ("cat", "dog") if kind != "none" else ():
+                place = folder / "data" / part / name
+                place.mkdir(parents=True)
+                for i in range(6):
+                    Image.new("RGB", (8, 8), (i, 40, 90)).save(place / f"{i}.png")
+        (folder / "data").mkdir(exist_ok=True)
+        if kind == "empty":
+            for part in ("train", "test"):
+                (folder / "data" / part / "owl").mkdir()
+        if kind == "unreadable":
+            (folder / "data" / "train" / "cat" / "3.png").write_bytes(b"no picture")
+        arguments = ["fit", "--config", "image_folder/simclr", "--data.root", "data"]
+        lines = 2 if kind == "unreadable" else 1  # every unreadable picture on a line of its own
+        told = refused([*arguments, "--data.cache_dir", "cache"], capsys, lines)
+        expected = {"empty": "owl", "unreadable": "3.png", "none": "data"}[kind]
+        assert expected in told
+        assert not list(folder.rglob("*.ckpt"))
+
+    def test_resume_by_name(self, folder, capsys):
+        arguments = [*self.SIMCLR, "--trainer.accelerator", "cpu"]
+        assert main([*arguments, "--trainer.max_epochs", "1"]) == 0
+        more = ["--trainer.max_epochs", "2", "--ckpt_path", "last"]
+        assert main([*arguments, *more]) == 0
+        last = folder / "outputs/digits_lt/simclr/checkpoints/last.ckpt"
+        content = torch.load(last, weights_only=True)
+        history = content["bcl"]["record"]["history"]
+        assert [row["epoch"] for row in history] == [0, 1]
+        assert content["bcl"]["record"]["config"]["data"]["class_path"] == "datamodules.DigitsLT"
+
+    @pytest.mark.parametrize(
+        ("change", "told"),
+        [
+            (["--seed_everything", "1"], "another seed, 0, than this one, 1"),
+            (["--data.split_seed", "3"], "another training set (content hash)"),
+        ],
+    )
+    def test_resume_of_another_run_is_refused(self, folder, capsys, change, told):
+        arguments = [*self.SIMCLR, "--trainer.accelerator", "cpu", "--trainer.max_epochs"]
+        assert main([*arguments, "1"]) == 0
+        before = (folder / "outputs/digits_lt/simclr/checkpoints/last.ckpt").read_bytes()
+        line = refused([*arguments, "2", "--ckpt_path", "last", *change], capsys)
+        assert told in line
+        after = (folder / "outputs/digits_lt/simclr/checkpoints/last.ckpt").read_bytes()
+        assert after == before
+
+    def test_overwriting_starts_with_no_old_checkpoint(self, folder, monkeypatch):
+        arguments = [*self.SIMCLR, "--trainer.accelerator", "cpu", "--trainer.max_epochs", "2"]
+        assert main(arguments) == 0
+        place = folder / "outputs/digits_lt/simclr/checkpoints"
+        assert (place / "previous.ckpt").exists()
+        seen = []
+
+        def stop(self, trainer, *_):
+            seen.append(sorted(path.name for path in place.iterdir()))
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr("bcl.training.callbacks.RunRecorder.on_train_epoch_start", stop)
+        assert main([*arguments, "--overwrite"]) == 130
+        assert seen == [[]]
+
+    def test_refused_runs_leave_no_folder(self, folder, capsys):
+        refused([*self.SIMCLR, "--ckpt_path", "missing.ckpt"], capsys)
+        assert list(folder.iterdir()) == []
+
+    def test_help_documents_the_options(self, capsys):
+        with pytest.raises(SystemExit) as stop:
+            main(["fit", "--help"])
+        assert stop.value.code == 0
+        text = capsys.readouterr().out
+        assert "--trainer.max_epochs" in text
+        assert "bcl fit" in text
+
+
+class TestProbeAndReport:
+    def test_from_checkpoint_to_page(self, checkpoint, folder, capsys):
+        assert main(["probe", str(checkpoint), "--protocol", "full", "--out", "probe"]) == 0
+        assert "Many" in capsys.readouterr().out
+        report = ProbeReport.load("probe")
+        assert report.name == "image_folder/bcl_i"
+        assert main(["report", "probe", "--out", "page.html"]) == 0
+        assert "image_folder/bcl_i" in (folder / "page.html").read_text()
+
+    @pytest.mark.parametrize(
+        ("write", "told"),
+        [
+            (lambda path: None, "no checkpoint"),
+            (lambda path: path.write_bytes(b"PK\x03\x04 cut"), "truncated or not a PyTorch file"),
+            (lambda path: path.write_text("hello"), "truncated or not a PyTorch file"),
+            (lambda path: torch.save({"state_dict": {}}, path), "another program"),
+            (lambda path: torch.save({"model": torch.nn.Linear(1, 1)}, path), "plain values"),
+            (lambda path: path.mkdir(), "folder"),
+        ],
+    )
+    def test_not_a_checkpoint(self, folder, capsys, write, told):
+        write(folder / "x.ckpt")
+        line = refused(["probe", "x.ckpt", "--out", "probe"], capsys)
+        assert told in line
+        assert not (folder / "probe" / "report.json").exists()
+
+    def test_truncated_checkpoint_names_its_neighbour(self, folder, checkpoint, capsys):
+        content = checkpoint.read_bytes()
+        (folder / "cut.ckpt").write_bytes(content[: len(content) // 2])
+        (folder / "older.ckpt").write_bytes(content)
+        line = refused(["probe", "cut.ckpt", "--out", "probe"], capsys)
+        assert "older.ckpt" in line
+
+    def test_a_flipped_bit(self, folder, checkpoint, capsys):
+        content = bytearray(checkpoint.read_bytes())
+        content[len(content) // 2] ^= 1
+        (folder / "bad.ckpt").write_bytes(content)
+        assert "checksum" in refused(["probe", "bad.ckpt", "--out", "probe"], capsys)
+
+    @pytest.mark.parametrize("length", [0, 1, 5000])
+    def test_cut_anywhere(self, folder, checkpoint, capsys, length):
+        (folder / "cut.ckpt").write_bytes(checkpoint.read_bytes()[:length])
+        line = refused(["probe", "cut.ckpt", "--out", "probe"], capsys)
+        assert "truncated or not a PyTorch file" in line
+
+    @pytest.mark.parametrize(
+        "damage",
+        [
+            lambda content: content.update(bcl=3),
+            lambda content: content["bcl"].pop("record"),
+            lambda content: content.update(state_dict=[1]),
+            lambda content: content["bcl"]["record"].update(config="text"),
+        ],
+    )
+    def test_damaged_record(self, folder, checkpoint, capsys, damage):
+        content = torch.load(checkpoint, weights_only=True)
+        damage(content)
+        torch.save(content, folder / "bad.ckpt")
+        assert "bad.ckpt" in refused(["probe", "bad.ckpt", "--out", "probe"], capsys)
+
+    def test_newer_format(self, folder, checkpoint, capsys):
+        content = torch.load(checkpoint, weights_only=True)
+        content["bcl"]["format"] = 99
+        torch.save(content, folder / "new.ckpt")
+        assert "format 99" in refused(["probe", "new.ckpt", "--out", "probe"], capsys)
+
+    def test_weights_of_another_encoder(self, folder, checkpoint, capsys):
+        content = torch.load(checkpoint, weights_only=True)
+        content["bcl"]["record"]["config"]["model"]["init_args"]["encoder"] = "resnet14"
+        torch.save(content, folder / "other.ckpt")
+        line = refused(["probe", "other.ckpt", "--out", "probe"], capsys)
+        assert "another model" in line
+
+    def test_class_of_a_stranger(self, folder, checkpoint, capsys):
+        content = torch.load(checkpoint, weights_only=True)
+        content["bcl"]["record"]["config"]["data"]["class_path"] = "os.system"
+        torch.save(content, folder / "evil.ckpt")
+        line = refused(["probe", "evil.ckpt", "--out", "probe"], capsys)
+        assert "outside the trusted packages" in line
+
+    def test_unknown_protocol(self, folder, checkpoint, capsys):
+        arguments = ["probe", str(checkpoint), "--protocol", "fulll", "--out", "probe"]
+        assert "did you mean 'full'?" in refused(arguments, capsys)
+
+    def test_output_not_writable(self, folder, checkpoint, capsys):
+        (folder / "file").touch()
+        refused(["probe", str(checkpoint), "--out", "file/probe"], capsys)
+        refused(["report", "file", "--out", "page.html"], capsys)
+
+
+class TestQuickstart:
+    def test_writes_a_report_once(self, folder, capsys):
+        assert main(["quickstart", "--epochs", "1", "--out", "first"]) == 0
+        out = capsys.readouterr().out
+        assert "first/report.html" in out
+        assert (folder / "first" / "report.html").stat().st_size > 10_000
+        assert (folder / "first" / "report.json").exists()
+        runs = [ProbeReport.load(f"first/{method}/probe") for method in ("simclr", "bcl_i")]
+        assert {run.record["seed"] for run in runs} == {0}
+        before = (folder / "first" / "report.json").read_bytes()
+        assert "--overwrite" in refused(["quickstart", "--epochs", "1", "--out", "first"], capsys)
+        assert (folder / "first" / "report.json").read_bytes() == before
+        assert sorted(path.name for path in folder.iterdir()) == ["first"]
+
+    @pytest.mark.parametrize("epochs", ["0", "-3"])
+    def test_wrong_epochs(self, folder, capsys, epochs):
+        assert epochs in refused(["quickstart", "--epochs", epochs], capsys)
+
+    @pytest.mark.parametrize("seed", ["-1", "4294967296"])
+    def test_wrong_seed(self, folder, capsys, seed):
+        assert seed in refused(["quickstart", "--seed", seed], capsys)
+        assert list(folder.iterdir()) == []
+
+    @pytest.mark.parametrize("out", ["photos", "."])
+    def test_overwrite_spares_a_folder_of_something_else(self, folder, capsys, out):
+        (folder / "photos").mkdir()
+        (folder / "photos" / "cat.png").touch()
+        arguments = ["quickstart", "--epochs", "1", "--out", out, "--overwrite"]
+        assert "not a folder of this command" in refused(arguments, capsys)
+        assert (folder / "photos" / "cat.png").exists()
+
+    def test_output_not_writable(self, folder, capsys):
+        (folder / "file").touch()
+        assert "file/out" in refused(["quickstart", "--out", "file/out"], capsys)
+
+    @pytest.mark.slow
+    def test_interrupt_leaves_nothing(self, folder):
+        command = [sys.executable, "-m", "bcl.cli", "quickstart", "--out", "out"]
+        path = os.pathsep.join(sys.path)
+        process = subprocess.Popen(
+            command,
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": path},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            # Where the tests run in the background it is ignored, and children inherit that.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
+        deadline = time.monotonic() + 120
+        while not list(folder.glob(".out.*/simclr")) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        time.sleep(1)
+        process.send_signal(signal.SIGINT)
+        said, _ = process.communicate(timeout=60)
+        assert process.returncode == 130, said
+        assert "Traceback" not in said
+        assert list(folder.iterdir()) == []
+
+
+def test_configs_lists_and_prints(capsys):
+    assert main(["configs"]) == 0
+    assert "digits_lt/bcl_i" in capsys.readouterr().out
+    assert main(["configs", "digits_lt/bcl_i"]) == 0
+    assert "class_path: bcl.BCL" in capsys.readouterr().out
+    assert "did you mean" in refused(["configs", "digits/bcl_i"], capsys)
+
+
+def test_usage_and_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("bcl-cacr ")
+    assert main([]) == 2
+    assert main(["--help"]) == 0
+    assert "quickstart" in capsys.readouterr().out

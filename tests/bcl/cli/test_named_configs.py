@@ -1,0 +1,149 @@
+"""Every named configuration builds its learner and takes two real steps at its picture size."""
+
+import pytest
+import torch
+
+from bcl.cli import configuration
+from bcl.cli.configuration import compose, config_names
+from bcl.core.instantiate import instantiate
+from bcl.methods.optimizers import build_optimizer, parameter_groups
+
+# These share encoder and picture size with imagenet_lt, whose steps are taken.
+SAME_STEPS = ("imagenet100_lt", "places_lt")
+
+
+def two_steps(learner, size, batch):
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (batch, 3, size, size), dtype=torch.uint8, generator=generator)
+    ids = torch.arange(batch)
+    groups = parameter_groups([learner], 1e-4, True)
+    optimizer = build_optimizer("sgd", groups, 1e-3)
+    learner._make_tracker(batch)
+    for step in range(2):
+        scores = torch.linspace(0, 1, batch) if learner.views.boost is not None else None
+        views = learner.views(images, scores=scores, ids=ids, epoch=step)
+        losses = learner.sample_losses(views)
+        assert losses.shape == (batch,)
+        assert losses.isfinite().all()
+        optimizer.zero_grad()
+        losses.mean().backward()
+        learner.on_after_backward()
+        optimizer.step()
+        learner.tracker.update(ids, losses)
+        learner.tracker.refresh()
+
+
+SMALL = [name for name in config_names() if not name.startswith(("imagenet", "places"))]
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_two_steps(name):
+    config = compose(name)["model"]
+    learner = instantiate(config)
+    two_steps(learner, config["init_args"]["views"]["init_args"]["size"], 4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [n for n in config_names() if n.startswith("imagenet_lt/")])
+def test_two_steps_at_224(name):
+    learner = instantiate(compose(name)["model"])
+    assert learner.views.size == (224, 224)
+    two_steps(learner, 256, 2)
+
+
+@pytest.mark.parametrize("name", [n for n in config_names() if n.startswith(SAME_STEPS)])
+def test_the_others_differ_from_imagenet_lt_by_known_values_alone(name):
+    config, reference = compose(name), compose("imagenet_lt/" + name.partition("/")[2])
+    for which in (config, reference):
+        for key in ("loss", "queue_size", "learning_rate"):
+            which["model"]["init_args"].pop(key, None)
+    assert config["model"] == reference["model"]
+    assert config["data"]["class_path"] != reference["data"]["class_path"]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        # facts of the papers: encoder, epochs, batch, weight decay, rule or fraction
+        ("cifar100_lt/simclr", ("resnet18", 2000, 512, 5e-4)),
+        ("cifar100_lt/bcl_d", ("resnet18", 2000, 512, 1e-4)),
+        ("cifar10_lt/sdclr", ("resnet18", 2000, 512, 1e-4)),
+        ("cifar10_lt/cacr", ("small_alexnet", 200, 128, 1e-4)),
+        ("imagenet_lt/bcl_i", ("resnet50", 500, 256, 1e-4)),
+        ("places_lt/sdclr", ("resnet50", 500, 256, 1e-4)),
+        ("imagenet_lt/cacr_moco", ("resnet50", 200, 256, 1e-4)),
+    ],
+)
+def test_papers_values(name, expected):
+    config = compose(name)
+    model = config["model"]["init_args"]
+    found = (
+        model["encoder"],
+        config["trainer"]["max_epochs"],
+        config["data"]["init_args"]["batch_size"],
+        model.get("weight_decay", 5e-4),
+    )
+    assert found == expected
+
+
+@pytest.mark.parametrize("recipe", ["cifar100_lt", "imagenet_lt", "imagenet100_lt", "places_lt"])
+def test_a_recipe_leaves_cacr_its_crops(recipe):
+    for method in ("cacr", "cacr_moco", "cacr_mocov3", "bcl_cacr"):
+        views = compose(f"{recipe}/{method}")["model"]["init_args"]["views"]["init_args"]
+        assert views["scale"] == [0.2, 1.0]
+    rest = compose(f"{recipe}/bcl_i")["model"]["init_args"]["views"]["init_args"]
+    assert rest.get("scale") == (None if recipe == "cifar100_lt" else [0.08, 1.0])
+
+
+def test_heads_of_the_momentum_forms_are_the_released_ones():
+    """MoCo: two layers without norms. MoCo v3 on a ResNet: two layers with norms."""
+    moco = instantiate(compose("cifar100_lt/cacr_moco")["model"]).projector
+    assert [type(layer).__name__ for layer in moco] == ["Linear", "ReLU", "Linear"]
+    assert all(layer.bias is not None for layer in (moco[0], moco[2]))
+    config = compose("imagenet_lt/cacr_mocov3")["model"]["init_args"]
+    assert config.get("projector_layers", 2) == 2
+    assert config["views"]["init_args"]["jitter"] == [0.4, 0.4, 0.2, 0.1]
+
+
+def test_datamodules_take_their_arguments():
+    for name in config_names():
+        spec = compose(name)["data"]
+        if spec["class_path"] not in ("datamodules.DigitsLT",):
+            spec["init_args"].setdefault("root", "data")
+        assert instantiate(spec).batch_size == spec["init_args"]["batch_size"]
+
+
+def leaves(config, path=()):
+    for key, value in config.items():
+        if isinstance(value, dict) and value:
+            yield from leaves(value, (*path, key))
+        else:
+            yield (*path, key), value
+
+
+def parts(folder, name):
+    """A part's own words and those of the parts that it extends, lowest first."""
+    content = configuration._read(folder, f"{name}.yaml")
+    other = content.pop("extends", None)
+    return [*(parts(folder, other) if other else []), (f"{folder}/{name}", content)]
+
+
+def test_no_part_repeats_what_lies_below_it():
+    """A value that changes nothing in any configuration would stand twice."""
+    needed, seen = set(), set()
+    for name in config_names():
+        recipe, method = name.split("/")
+        recipes = parts("recipes", recipe)
+        layers = [("base", configuration._read("base.yaml")), *parts("methods", method)]
+        layers += [(n, {k: v for k, v in c.items() if k != "methods"}) for n, c in recipes]
+        layers += [(f"{n}:{method}", c.get("methods", {}).get(method, {})) for n, c in recipes]
+        below = {}
+        for layer, content in layers:
+            known = dict(leaves(below))
+            for path, value in leaves(content):
+                seen.add((layer, path))
+                if path not in known or known[path] != value:
+                    needed.add((layer, path))
+            below = configuration.merge(below, content)
+    assert len(seen) > 100
+    assert sorted(seen - needed) == []

@@ -1,0 +1,195 @@
+"""Ridge, the papers' gradient solvers and LinearSVC."""
+
+import math
+
+import pytest
+import torch
+from sklearn.linear_model import Ridge
+
+from bcl import fit_linear_probe
+from bcl.core.errors import InputError
+from bcl.evaluation.probe.gradient import train_heads
+from bcl.evaluation.probe.presets import SOLVERS, gradient_rule
+from bcl.evaluation.protocols import parse_protocols
+
+
+def blobs(n, classes=5, dims=10, seed=0):
+    centres = torch.randn(classes, dims, generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(seed + 1)
+    labels = torch.arange(n) % classes
+    return centres[labels] + 0.7 * torch.randn(n, dims, generator=generator), labels
+
+
+@pytest.fixture(scope="module")
+def features():
+    return (*blobs(400), *blobs(200, seed=1))
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_every_solver_learns_and_repeats_itself(features, solver):
+    epochs = 20 if solver in ("adam", "sgd", "cacr") else None
+    rate = {"adam": 0.1, "sgd": 0.5, "cacr": 0.05}.get(solver)
+    options = {"solver": solver, "epochs": epochs, "learning_rate": rate, "seed": 3}
+    first = fit_linear_probe(*features, **options)
+    assert first.accuracy > 0.8
+    assert first.chosen["solver"] == solver
+    assert first.weight.equal(fit_linear_probe(*features, **options).weight)
+
+
+def plain_loop(x, y, classes, rule, seed):
+    """The same training by torch.optim and autograd, one head, from the same start and order."""
+    from bcl.core.random import permutation, uniform
+
+    d = x.shape[1]
+    start = (uniform(seed, 0x11EAD, torch.arange((d + 1) * classes)) * 2 - 1) / math.sqrt(d)
+    layer = torch.nn.Linear(d, classes)
+    with torch.no_grad():
+        layer.weight.copy_(start[: d * classes].view(d, classes).T)
+        layer.bias.copy_(start[d * classes :])
+    if rule.optimizer == "adam":
+        optimizer = torch.optim.Adam(
+            layer.parameters(), rule.learning_rates[0], rule.betas, weight_decay=rule.weight_decay
+        )
+    else:
+        optimizer = torch.optim.SGD(layer.parameters(), rule.learning_rates[0], rule.momentum)
+    if rule.last_rate is not None:
+        gamma = (rule.last_rate / rule.learning_rates[0]) ** (1 / rule.epochs)
+        schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, gamma)
+    else:
+        schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, rule.milestones, rule.factor)
+    for epoch in range(rule.epochs):
+        order = permutation(len(x), seed, epoch, 0x0BDE5)
+        for rows in order.split(rule.batch_size):
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(layer(x[rows]), y[rows]).backward()
+            optimizer.step()
+        schedule.step()
+    return layer.weight.detach().T, layer.bias.detach()
+
+
+@pytest.mark.parametrize("solver", ["adam", "sgd", "cacr"])
+def test_steps_equal_torch_optim(features, solver):
+    x, y, *_ = features
+    rate = 0.5 if solver == "sgd" else None
+    rule = gradient_rule(solver, epochs=6, learning_rate=rate)
+    w, b, _ = train_heads(x[None], y[None], 5, rule, seed=1)
+    their_w, their_b = plain_loop(x, y, 5, rule, 1)
+    assert torch.allclose(w[0, 0], their_w, atol=2e-4)
+    assert torch.allclose(b[0, 0], their_b, atol=2e-4)
+
+
+def test_rates_trained_together_equal_rates_trained_alone(features):
+    x, y, *_ = features
+    rates = (1e-3, 1e-2, 1e-1)
+    together = gradient_rule("cacr", epochs=4, learning_rate=rates)
+    w, _, _ = train_heads(x[None], y[None], 5, together)
+    for index, rate in enumerate(rates):
+        alone, _, _ = train_heads(
+            x[None], y[None], 5, gradient_rule("cacr", epochs=4, learning_rate=rate)
+        )
+        assert torch.allclose(w[0, index], alone[0, 0], atol=1e-5)
+
+
+def test_choice_of_rates_is_made_on_the_validation_part(features):
+    x, y, test_x, test_y = features
+    rates = [1e-8, 0.1]
+    shuffled = test_y.flip(0)
+    options = {"solver": "sgd", "learning_rate": rates, "epochs": 10}
+    result = fit_linear_probe(x, y, test_x, test_y, **options)
+    assert result.chosen["learning_rate"] == 0.1
+    assert result.chosen["rule"] == "validation part"
+    assert fit_linear_probe(x, y, test_x, shuffled, **options).chosen == result.chosen
+
+
+def test_best_test_epoch_is_flagged(features):
+    result = fit_linear_probe(*features, solver="cacr", epochs=5, selection="best_test")
+    last = fit_linear_probe(*features, solver="cacr", epochs=5)
+    assert result.accuracy >= last.accuracy
+    assert "BEST EPOCH ON THE TEST SET" in result.chosen["settings"]
+    assert "optimistic" in result.notes[-1]
+    assert last.notes == []
+
+
+def test_divergence_is_an_error_with_a_way_out(features):
+    x, y, test_x, test_y = features
+    with pytest.raises(InputError, match="diverged at learning rate 1e\\+30"):
+        fit_linear_probe(x * 1e6, y, test_x, test_y, solver="sgd", learning_rate=1e30, epochs=3)
+
+
+def test_ridge_equals_scikit_learn(features):
+    x, y, test_x, _ = features
+    result = fit_linear_probe(*features, solver="ridge", l2=0.1)
+    mean, std = x.mean(0), x.std(0, correction=0)
+    peer = Ridge(alpha=0.1 * len(x)).fit(
+        ((x - mean) / std).numpy(), torch.nn.functional.one_hot(y).numpy()
+    )
+    theirs = torch.as_tensor(peer.predict(((test_x - mean) / std).numpy()))
+    ours = test_x @ result.weight + result.bias
+    assert torch.allclose(ours.double(), theirs.double(), atol=1e-4)
+
+
+def test_published_settings():
+    # BCL and GH: 1e-2 to 1e-6 over 500 epochs, batch 1,000, weight decay 5e-6.
+    adam = gradient_rule("adam")
+    assert (adam.epochs, adam.batch_size, adam.weight_decay) == (500, 1000, 5e-6)
+    assert adam.rate(1e-2, 0) == 1e-2
+    assert adam.rate(1e-2, 500) == pytest.approx(1e-6)
+    # SDCLR: 30, a tenth at 10 and 20 of 30; few-shot at 40 and 60 of 100.
+    sgd = gradient_rule("sgd")
+    assert [sgd.rate(30, epoch) for epoch in (9, 10, 20)] == pytest.approx([30, 3, 0.3])
+    few = gradient_rule("sgd", few_shot=True)
+    assert (few.epochs, few.milestones, few.weight_decay) == (100, (40, 60), 0)
+    # CACR: Adam 1e-3, betas 0.5 and 0.999, a fifth at 60 and 80 of 100, batch 128.
+    cacr = gradient_rule("cacr")
+    assert (cacr.betas, cacr.epochs, cacr.batch_size) == ((0.5, 0.999), 100, 128)
+    assert cacr.rate(1e-3, 80) == pytest.approx(4e-5)
+    assert cacr.selection == "last"
+
+
+def test_suites_of_the_papers():
+    names = ["full:sgd", "1%:sgd", "balanced-lt:sgd", "full:cacr"]
+    assert [p.name for p in parse_protocols("sdclr,cacr")] == names
+    assert parse_protocols("colt") == parse_protocols("sdclr")
+    assert parse_protocols("mak") == parse_protocols("sdclr")[:2]  # ImageNet-100 alone
+    gh = parse_protocols("gh")
+    assert [p.cropped for p in gh] == [True, True, False]
+    assert [p.solver for p in gh] == ["adam", "adam", "euclidean"]
+    assert gh[0].source == "probe+crop"
+    assert "one random crop and flip" in gh[0].description
+    assert gh[2].neighbours == (5,)
+    assert [p.draws for p in parse_protocols("bcl")] == [1, 5, 5]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("ful", "did you mean 'full'"),
+        ("full:lbgfs", "unknown solver 'lbgfs'; did you mean 'lbfgs'"),
+        ("0-shot", "unknown protocol"),
+        ("150%", "unknown protocol"),
+        ("knn:adam", "unknown protocol"),
+        ("knn@0", "unknown protocol"),
+        ("knn@", "unknown protocol"),
+        ("knn+crop", "unknown protocol"),
+        ("full+crp", "did you mean 'full'"),
+        ("finetune+crop", "unknown protocol"),
+        ("", "unknown protocol"),
+    ],
+)
+def test_unknown_protocols(name, message):
+    with pytest.raises(InputError, match=message):
+        parse_protocols(name)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"solver": "adam", "epochs": 0}, "epochs must be at least 1"),
+        ({"solver": "adam", "learning_rate": -1.0}, "positive"),
+        ({"solver": "adam", "selection": "best"}, "did you mean 'best_test'"),
+        ({"validation_share": 1.0}, "validation_share"),
+    ],
+)
+def test_bad_options(features, options, message):
+    with pytest.raises(InputError, match=message):
+        fit_linear_probe(*features, **options)

@@ -1,0 +1,141 @@
+"""The default probe against a float64 minimum, on easy, ill-conditioned and degenerate features."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import minimize
+
+from bcl import InputError, fit_linear_probe
+from bcl.evaluation.probe.lbfgs import Preconditioner, SoftmaxProblem, minimise
+
+
+def features(kind):
+    generator = torch.Generator().manual_seed(0)
+    n, dims, classes = 300, 12, 6
+    y = torch.arange(n) % classes
+    centres = torch.randn(classes, dims, generator=generator)
+    x = centres[y] + torch.randn(n, dims, generator=generator)
+    if kind == "scales":  # spread over six decades, rectified, far from zero
+        x = x.relu() * torch.logspace(-3, 3, dims) + 5
+    elif kind == "long tail":
+        y = torch.tensor([0] * 200 + [1] * 60 + [2] * 25 + [3] * 10 + [4] * 4 + [5])
+        x = centres[y] + torch.randn(n, dims, generator=generator)
+    elif kind == "degenerate":  # twice the same feature, a constant one, rows that repeat
+        x = torch.cat([x, x[:, :3], torch.full((n, 1), 7.0)], 1)
+        x, y = x.repeat(2, 1), y.repeat(2)
+    elif kind == "wide":
+        x, y = torch.randn(40, 90, generator=generator), y[:40]
+        x += centres[y].repeat(1, 8)[:, :90]
+    elif kind == "separable":
+        x = 6 * centres[y] + 0.1 * torch.randn(n, dims, generator=generator)
+    return x, y
+
+
+def float64_minimum(x, y, l2):
+    """Weights for standardised features by SciPy, from this file's own formula."""
+    x = x.double().numpy()
+    deviation = x.std(0)
+    deviation[np.ptp(x, axis=0) <= 1e-6 * np.abs(x).max(0)] = 1
+    x = (x - x.mean(0)) / deviation
+    n, dims = x.shape
+    classes = int(y.max()) + 1
+    one_hot = np.eye(classes)[y.numpy()]
+
+    def objective(flat):
+        w = flat.reshape(dims + 1, classes)
+        z = x @ w[:-1] + w[-1]
+        z -= z.max(1, keepdims=True)
+        log_p = z - np.log(np.exp(z).sum(1, keepdims=True))
+        value = -(one_hot * log_p).sum() / n + l2 / 2 * (w[:-1] ** 2).sum()
+        rest = (np.exp(log_p) - one_hot) / n
+        return value, np.concatenate([x.T @ rest + l2 * w[:-1], rest.sum(0)[None]]).ravel()
+
+    found = minimize(
+        objective, np.zeros((dims + 1) * classes), jac=True, method="L-BFGS-B",
+        options={"maxiter": 20000, "maxfun": 50000, "ftol": 0, "gtol": 1e-10, "maxcor": 50},
+    )  # fmt: skip
+    w = torch.as_tensor(found.x.reshape(dims + 1, classes))
+    return found.fun, torch.as_tensor(x) @ w[:-1] + w[-1]
+
+
+@pytest.mark.parametrize("l2", [1e-1, 1e-3])
+@pytest.mark.parametrize(
+    "kind", ["plain", "scales", "long tail", "degenerate", "wide", "separable"]
+)
+def test_reaches_the_minimum(kind, l2):
+    x, y = features(kind)
+    _, expected = float64_minimum(x, y, l2)
+    result = fit_linear_probe(x, y, x, y, l2=l2, tolerance=1e-8)
+    assert result.chosen["gap"] < 1e-7
+    assert result.predictions.equal(expected.argmax(1))
+    logits = x.double() @ result.weight.double() + result.bias.double()
+    logits -= logits.mean(1, keepdim=True)
+    expected = expected - expected.mean(1, keepdim=True)
+    # 1e-8 of the objective is that much in the logits, which are large where l2 is tiny.
+    assert float((logits - expected).abs().max()) < 2e-3 * max(1, float(expected.abs().max()))
+
+
+def test_says_how_near_it_came_where_float32_or_patience_ends():
+    x, y = features("scales")
+    result = fit_linear_probe(x, y, x, y, l2=1e-7)
+    assert 1e-5 < result.chosen["gap"] < 0.1
+    assert "the minimum was only approached" in result.notes[0]
+    assert fit_linear_probe(x, y, x, y, l2=1e-2).notes == []
+
+
+def test_draws_together_reach_the_minima_of_each():
+    x, y = features("plain")
+    rows = torch.stack([torch.randperm(300, generator=torch.Generator().manual_seed(s))[:150]
+                        for s in range(4)])  # fmt: skip
+    l2 = torch.tensor([1e-1, 1e-2, 1e-3, 1e-4])
+    together = minimise(SoftmaxProblem.of(x[rows], y[rows], 6), l2, tolerance=1e-8)
+    for draw in range(4):
+        alone = minimise(
+            SoftmaxProblem.of(x[rows[draw]][None], y[rows[draw]][None], 6),
+            l2[draw, None],
+            tolerance=1e-8,
+        )
+        difference = (together.weight[draw] - alone.weight[0]).abs().max()
+        assert float(difference) < 2e-3 * float(alone.weight.abs().max())
+
+
+def test_pairs_of_another_penalty_help():
+    x, y = features("plain")
+    problem = SoftmaxProblem.of(((x - x.mean(0)) / x.std(0))[None], y[None], 6)
+    first = minimise(problem, torch.tensor([1e-2]), tolerance=1e-8)
+    warm = minimise(problem, torch.tensor([8e-3]), first, tolerance=1e-8)
+    cold = minimise(problem, torch.tensor([8e-3]), tolerance=1e-8)
+    assert warm.steps < cold.steps
+    assert torch.allclose(warm.weight, cold.weight, atol=1e-3)
+
+
+def test_preconditioner_spares_steps(monkeypatch):
+    x, y = features("plain")
+    mixed = torch.randn(12, 12, generator=torch.Generator().manual_seed(2))
+    x = x @ (torch.logspace(0, -2, 12)[:, None] * mixed)  # correlated, as features are
+    problem = SoftmaxProblem.of(((x - x.mean(0)) / x.std(0))[None], y[None], 6)
+    l2 = torch.tensor([1e-3])
+    here = minimise(problem, l2, tolerance=1e-8)
+    monkeypatch.setattr(Preconditioner, "at", lambda problem, _=None: start)
+    start = Preconditioner(
+        torch.zeros(1, 12, 6), torch.ones(1, 6), torch.eye(6)[None], torch.ones(1, 1, 6),
+        torch.ones(12), torch.eye(12),
+    )  # fmt: skip
+    plain = minimise(problem, l2, tolerance=1e-8)
+    assert torch.allclose(plain.weight, here.weight, atol=5e-3)
+    assert here.steps < 0.7 * plain.steps
+
+
+def test_curvature_of_the_start():
+    x, y = features("long tail")
+    x = (x - x.mean(0)) / x.std(0)
+    problem = SoftmaxProblem.of(x[None], y[None], 6)
+    known, measured = Preconditioner.at(problem), Preconditioner.at(problem, problem.start())
+    assert torch.allclose(known.class_values, measured.class_values, atol=1e-5)
+    assert float(measured.centre.abs().max()) < 1e-4
+
+
+def test_tolerance_must_be_a_share():
+    x, y = features("plain")
+    with pytest.raises(InputError, match=r"tolerance must lie in \(0, 1\), got 0"):
+        fit_linear_probe(x, y, x, y, tolerance=0)

@@ -1,0 +1,190 @@
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+
+from bcl import fit_linear_probe
+from bcl.core.errors import InputError
+from bcl.evaluation.probe.linear import split_validation
+
+
+def blobs(n, classes=7, dims=12, seed=0):
+    centres = torch.randn(classes, dims, generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(seed + 1)
+    labels = torch.arange(n) % classes
+    return centres[labels] + 0.8 * torch.randn(n, dims, generator=generator), labels
+
+
+@pytest.fixture(scope="module")
+def features():
+    return (*blobs(700), *blobs(350, seed=1))
+
+
+def test_same_minimum_as_scikit_learn(features):
+    x, y, test_x, test_y = features
+    result = fit_linear_probe(*features, l2=1e-2)
+    mean, std = x.mean(0), x.std(0, correction=0)
+    peer = LogisticRegression(C=1 / (1e-2 * len(x)), tol=1e-8, max_iter=5000)
+    peer.fit(((x - mean) / std).numpy(), y.numpy())
+    assert result.accuracy == pytest.approx(
+        peer.score(((test_x - mean) / std).numpy(), test_y.numpy()), abs=0.004
+    )
+    theirs = torch.tensor(peer.coef_).T.float()
+    assert torch.allclose(result.weight * std[:, None], theirs, atol=0.02)
+
+
+def test_same_result_every_time(features):
+    first, second = fit_linear_probe(*features), fit_linear_probe(*features)
+    assert first.weight.equal(second.weight)
+    assert first.chosen["rule"] == "validation part"
+    assert 0 < first.chosen["validation_accuracy"] <= 1
+
+
+def test_choice_never_sees_the_test_labels(features):
+    x, y, test_x, test_y = features
+    shuffled = test_y[torch.randperm(test_y.numel(), generator=torch.Generator().manual_seed(0))]
+    assert fit_linear_probe(x, y, test_x, shuffled).chosen == fit_linear_probe(*features).chosen
+
+
+def test_absent_classes_are_said(features):
+    x, y, test_x, test_y = features
+    result = fit_linear_probe(x[y != 2], y[y != 2], test_x[test_y != 4], test_y[test_y != 4])
+    assert not bool((result.predictions == 2).any())
+    assert result.per_class_accuracy[2] == 0
+    assert result.per_class_accuracy[4].isnan()
+    assert "no training picture of classes 2" in result.notes[0]
+    assert "no test picture of classes 4" in result.notes[1]
+
+
+def test_validation_part_is_stratified_and_spares_single_pictures():
+    labels = torch.tensor([0] * 10 + [1] * 5 + [2])
+    fit, held = split_validation(labels, 0.2, 0)
+    assert torch.bincount(labels[held], minlength=3).tolist() == [2, 1, 0]
+    assert torch.cat([fit, held]).sort().values.equal(torch.arange(16))
+
+
+def test_one_picture_a_class_leaves_no_validation_part():
+    x, y = blobs(7)
+    result = fit_linear_probe(x, y, *blobs(70, seed=1))
+    assert result.chosen["rule"].startswith("fixed")
+    assert result.chosen["l2"] == 0.01
+    assert result.chosen["validation_accuracy"] is None
+
+
+def test_more_dimensions_than_pictures_and_a_constant_feature():
+    x, y = blobs(70)
+    wide = torch.cat([x, x.repeat(1, 20), torch.full((70, 1), 3.0)], 1).half()
+    result = fit_linear_probe(wide, y, wide, y)
+    assert result.accuracy > 0.9
+    assert bool(result.weight.isfinite().all())
+
+
+def test_scales_of_the_features_do_not_matter(features):
+    # Also of one beside another: noise of a huge scale leaves the others as they are.
+    x, y, test_x, test_y = features
+    plain = fit_linear_probe(*features)
+    for scale in (1e-25, 1e-6, 1e10):
+        scaled = fit_linear_probe(x * scale, y, test_x * scale, test_y)
+        assert scaled.accuracy == pytest.approx(plain.accuracy, abs=0.004)
+    noise = 1e12 * torch.randn(1050, 1, generator=torch.Generator().manual_seed(5))
+    beside = fit_linear_probe(
+        torch.cat([x, noise[:700]], 1), y, torch.cat([test_x, noise[700:]], 1), test_y, l2=0.03
+    )
+    assert beside.accuracy > plain.accuracy - 0.03
+
+
+@pytest.mark.parametrize("solver", ["lbfgs", "ridge"])
+def test_a_constant_feature_gets_no_weight(features, solver):
+    # 1234.5678 has no exact mean in float32; what is left must not become a feature, whose value
+    # in a test picture would then decide everything.
+    x, y, test_x, test_y = features
+    plain = fit_linear_probe(*features, solver=solver, l2=0.03)
+    with_constant = fit_linear_probe(
+        torch.cat([x, torch.full((700, 2), 1234.5678)], 1), y,
+        torch.cat([test_x, torch.full((350, 2), 1e6)], 1), test_y, solver=solver, l2=0.03,
+    )  # fmt: skip
+    assert with_constant.weight[12:].eq(0).all()
+    assert (with_constant.predictions != plain.predictions).sum() <= 1
+
+
+def test_constant_features_alone_predict_the_commonest_class():
+    y = torch.tensor([0, 0, 0, 1, 1])
+    result = fit_linear_probe(torch.full((5, 3), 7.7), y, torch.randn(4, 3), y[:4])
+    assert result.predictions.tolist() == [0] * 4
+
+
+@pytest.mark.parametrize("solver", ["lbfgs", "adam"])
+def test_features_that_want_gradients_are_taken_without(features, solver):
+    x, y, test_x, test_y = features
+    options = {"solver": solver, "epochs": 2 if solver == "adam" else None}
+    wanting = fit_linear_probe(
+        x.clone().requires_grad_(), y, test_x.clone().requires_grad_(), test_y, **options
+    )
+    assert not wanting.weight.requires_grad
+    assert wanting.weight.equal(fit_linear_probe(*features, **options).weight)
+
+
+def test_top5_never_counts_a_class_that_was_not_trained(features):
+    x, y, test_x, test_y = features
+    few = y < 3
+    result = fit_linear_probe(x[few], y[few], test_x, test_y)
+    assert result.top5 == pytest.approx(float((test_y < 3).double().mean()))
+
+
+def test_numbers_of_numpy_and_tensors_are_numbers(features):
+    expected = fit_linear_probe(*features, l2=0.5).weight
+    for value in (np.float64(0.5), np.float32(0.5), torch.tensor(0.5)):
+        result = fit_linear_probe(*features, l2=value)
+        assert result.chosen["rule"] == "given"
+        assert result.weight.equal(expected)
+    listed = fit_linear_probe(*features, l2=torch.tensor([0.5, 1e-2]))
+    assert listed.chosen["rule"] == "validation part"
+
+
+def test_a_looser_tolerance_is_no_failure(features):
+    result = fit_linear_probe(*features, tolerance=1e-2, l2=1e-2)
+    assert result.chosen["gap"] > 1e-5
+    assert result.notes == []
+
+
+@pytest.mark.parametrize("solver", ["lbfgs", "ridge"])
+def test_without_a_validation_part_the_middle_of_a_list_is_taken(solver):
+    x, y = blobs(7)
+    result = fit_linear_probe(x, y, *blobs(70, seed=1), solver=solver, l2=[0.1, 1e-3, 1e-2])
+    assert result.chosen["l2"] == 0.01
+    assert result.chosen["rule"] == "fixed: too few pictures for a validation part"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"train_features": torch.zeros(3)}, r"\(N, D\)"),
+        ({"train_features": torch.eye(4)[:, :2] > 0}, "real numbers, got torch.bool"),
+        ({"test_features": torch.eye(4)[:, :2] * 1j}, "real numbers, got torch.complex64"),
+        ({"test_labels": torch.tensor([0, 1, 1, 10**9])}, "1,000,000,001 classes of 8 pictures"),
+        ({"l2": 1e300}, "must lie between 1e-30 and 1e"),
+        ({"l2": [0.1, 1e-40]}, "must lie between 1e-30 and 1e"),
+        ({"l2": "0.1"}, "a number or a list of numbers, got '0.1'"),
+        ({"learning_rate": 0.1}, "learning_rate is for the solvers adam, sgd, cacr"),
+        ({"epochs": 3}, "epochs is for the solvers adam, sgd, cacr"),
+        ({"l2": 0.1, "solver": "adam"}, "l2 is for the solvers lbfgs, ridge"),
+        ({"train_features": torch.full((4, 2), torch.nan)}, "NaN or infinity, first row 0"),
+        ({"test_features": torch.zeros(4, 3)}, "same layer"),
+        ({"train_labels": torch.tensor([0, -1, 1, 1])}, "label for every picture"),
+        ({"train_labels": torch.zeros(4)}, "integers"),
+        ({"train_labels": torch.zeros(4, dtype=torch.int64)}, "single class"),
+        ({"num_classes": 1}, "num_classes is 1"),
+        ({"solver": "lbgfs"}, "did you mean 'lbfgs'"),
+        ({"l2": [0.0]}, "positive"),
+    ],
+)
+def test_bad_input(change, message):
+    arguments = {
+        "train_features": torch.eye(4)[:, :2],
+        "train_labels": torch.tensor([0, 0, 1, 1]),
+        "test_features": torch.eye(4)[:, :2],
+        "test_labels": torch.tensor([0, 0, 1, 1]),
+        **change,
+    }
+    with pytest.raises(InputError, match=message):
+        fit_linear_probe(**arguments)

@@ -1,0 +1,141 @@
+"""Extraction: every picture once, on one rank or two, cached, from any layer."""
+
+import pytest
+import torch
+from fakes import FakeData, FakeLearner, FakeSet, encode
+from ranks import pool
+
+import bcl
+from bcl.core.errors import InputError
+from bcl.evaluation.features import FeatureCache, extract_features, file_hash, layer_encoder
+
+
+def extract_on_rank(rank, total, batch_size):
+    pictures = FakeSet(torch.arange(total) % 6, 7)
+    return extract_features(encode, pictures, batch_size=batch_size)
+
+
+@pytest.mark.parametrize(("total", "batch_size"), [(101, 16), (32, 16), (5, 16), (17, 1)])
+def test_two_ranks_give_the_features_of_one(total, batch_size):
+    alone = extract_on_rank(0, total, batch_size)
+    assert alone.shape == (total, 15)
+    for found in pool(2).run(extract_on_rank, total, batch_size):
+        assert found.equal(alone)
+
+
+def evaluate_on_rank(rank):
+    report = bcl.evaluate(encode, FakeData(test=119), protocols="full,10-shot,knn", batch_size=16)
+    return report.predictions
+
+
+def test_two_ranks_give_the_accuracy_of_one_to_the_last_picture():
+    alone = evaluate_on_rank(0)
+    for found in pool(2).run(evaluate_on_rank):
+        assert found.keys() == alone.keys()
+        assert all(found[name].equal(alone[name]) for name in alone)
+
+
+def test_cache_is_keyed_by_encoder_and_pictures(tmp_path):
+    calls = []
+
+    def counted(images):
+        calls.append(images.shape[0])
+        return encode(images)
+
+    pictures, others = FakeSet(torch.arange(20) % 6, 7), FakeSet(torch.arange(20) % 6, 8)
+    cache = FeatureCache(tmp_path, "weights-1")
+    first = extract_features(counted, pictures, cache=cache)
+    assert extract_features(counted, pictures, cache=cache).equal(first)
+    assert sum(calls) == 20
+    assert not extract_features(counted, others, cache=cache).equal(first)
+    extract_features(counted, pictures, cache=FeatureCache(tmp_path, "weights-2"))
+    extract_features(counted, pictures, cache=cache, autocast=torch.bfloat16)
+    assert sum(calls) == 80
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_damaged_cache_is_made_again(tmp_path):
+    cache = FeatureCache(tmp_path, "weights")
+    pictures = FakeSet(torch.arange(20) % 6, 7)
+    first = extract_features(encode, pictures, cache=cache)
+    file = next(tmp_path.iterdir())
+    file.write_bytes(file.read_bytes()[:100])
+    assert extract_features(encode, pictures, cache=cache).equal(first)
+
+
+def test_file_hash_tells_contents_apart(tmp_path):
+    (tmp_path / "a").write_bytes(b"1")
+    (tmp_path / "b").write_bytes(b"2")
+    assert file_hash(tmp_path / "a") != file_hash(tmp_path / "b")
+
+
+class Repeating(FakeSet):
+    def batches(self, batch_size, device):
+        for batch in super().batches(batch_size, device):
+            yield batch
+        yield batch  # as a padded sampler does
+
+
+class Missing(FakeSet):
+    def batches(self, batch_size, device):
+        yield from list(super().batches(batch_size, device))[1:]
+
+
+def nan_encode(images):
+    return torch.full((images.shape[0], 3), torch.nan)
+
+
+def map_encode(images):
+    return images.float()
+
+
+@pytest.mark.parametrize(
+    ("kind", "function", "message"),
+    [
+        (Repeating, encode, "4 more than once of 20"),
+        (Missing, encode, "8 pictures were not encoded"),
+        (FakeSet, nan_encode, "not finite, first at picture 0"),
+        (FakeSet, map_encode, r"one row of features a picture"),
+    ],
+)
+def test_bad_extraction(kind, function, message):
+    with pytest.raises(InputError, match=message):
+        extract_features(function, kind(torch.arange(20) % 6, 7), batch_size=8)
+
+
+def test_empty_set():
+    with pytest.raises(InputError, match="no pictures"):
+        extract_features(encode, FakeSet(torch.zeros(0, dtype=torch.int64), 7))
+
+
+def test_layers_of_a_convolutional_encoder():
+    module = FakeLearner(bcl.SmallAlexNet(32), bcl.Projector(4096, 6))
+    images = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8)
+    pooled = layer_encoder(module)(images)
+    assert layer_encoder(module, "fc7")(images).equal(pooled)
+    assert layer_encoder(module, "fc6")(images).shape == (3, 4096)
+    assert layer_encoder(module, "convolutions")(images).shape == (3, 192)
+    assert layer_encoder(module, "projector")(images).shape == (3, 6)
+    with pytest.raises(InputError, match="unknown layer 'fc8'; did you mean 'fc"):
+        layer_encoder(module, "fc8")
+    with pytest.raises(InputError, match="vision transformers"):
+        layer_encoder(module, "class_token")
+
+
+def test_layers_of_a_vision_transformer():
+    import timm
+
+    vit = timm.create_model(
+        "vit_tiny_patch16_224", img_size=32, patch_size=8, depth=2, num_classes=0
+    )
+    module = FakeLearner(vit).eval()
+    images = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    tokens = vit.forward_features(images.float() / 255)
+    assert torch.allclose(layer_encoder(module, "class_token")(images), tokens[:, 0], atol=1e-5)
+    assert torch.allclose(layer_encoder(module, "mean")(images), tokens[:, 1:].mean(1), atol=1e-5)
+    assert layer_encoder(module, "blocks.0")(images).shape == (2, vit.num_features)
+
+
+def test_checkpoint_without_encoder():
+    with pytest.raises(InputError, match="Linear has no encoder"):
+        layer_encoder(torch.nn.Linear(2, 2))

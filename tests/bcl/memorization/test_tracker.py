@@ -1,0 +1,256 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from places import GOLDEN
+from scipy.stats import rankdata
+from torch import nn
+
+from bcl import InputError, MemorizationTracker
+from bcl.memorization.tracker import memorization_scores
+
+
+def run_epochs(tracker, indices, losses, batch_size):
+    for order, epoch_losses in zip(indices, losses, strict=True):
+        for start in range(0, len(order), batch_size):
+            rows = slice(start, start + batch_size)
+            tracker.update(torch.from_numpy(order[rows]), torch.from_numpy(epoch_losses[rows]))
+        tracker.refresh()
+        yield tracker.momentum_loss.clone(), tracker.scores.clone()
+
+
+def test_golden_momentum_losses_and_scores():
+    data = np.load(GOLDEN / "loss_memory.npz")
+    tracker = MemorizationTracker(50, momentum=float(data["momentum"]))
+    epochs = run_epochs(tracker, data["indices"], data["losses"], int(data["batch_size"]))
+    for epoch, (momentum_loss, scores) in enumerate(epochs):
+        np.testing.assert_allclose(momentum_loss, data["momentum_loss"][epoch], rtol=1e-6)
+        np.testing.assert_allclose(scores, data["score"][epoch], rtol=1e-5, atol=1e-6)
+
+
+def test_matches_an_explicit_loop():
+    generator = torch.Generator().manual_seed(0)
+    tracker = MemorizationTracker(20, momentum=0.9)
+    expected: dict[int, float] = {}
+    for _ in range(4):
+        order = torch.randperm(20, generator=generator)[:15]
+        for ids in order.split(4):
+            losses = torch.rand(len(ids), generator=generator)
+            tracker.update(ids, losses)
+            for i, loss in zip(ids.tolist(), losses.tolist(), strict=True):
+                expected[i] = 0.9 * expected[i] + 0.1 * loss if i in expected else loss
+        tracker.refresh()
+    values = list(expected.values())
+    mean = sum(values) / len(values)
+    largest = max(abs(v - mean) for v in values)
+    for i in range(20):
+        assert bool(tracker.seen[i]) == (i in expected)
+        if i in expected:
+            assert tracker.momentum_loss[i].item() == pytest.approx(expected[i], rel=1e-5)
+            score = 0.5 * ((expected[i] - mean) / largest + 1)
+            assert tracker.scores[i].item() == pytest.approx(score, abs=1e-5)
+        else:
+            assert tracker.scores[i] == 0
+
+
+def test_a_repeated_sample_counts_once_an_epoch_with_its_first_loss():
+    tracker = MemorizationTracker(3, momentum=0.5)
+    tracker.update(torch.tensor([1, 0, 1]), torch.tensor([2.0, 4.0, 8.0]))
+    tracker.update(torch.tensor([1]), torch.tensor([100.0]))
+    assert tracker.momentum_loss.tolist() == [4.0, 2.0, 0.0]
+    tracker.refresh()
+    tracker.update(torch.tensor([1]), torch.tensor([4.0]))
+    assert tracker.momentum_loss.tolist() == [4.0, 3.0, 0.0]
+
+
+@pytest.mark.parametrize("normalization", ["max", "rank"])
+def test_equal_losses_score_a_half_and_unseen_samples_zero(normalization):
+    tracker = MemorizationTracker(4, normalization=normalization)
+    tracker.update(torch.tensor([0, 1, 2]), torch.full((3,), 0.1))
+    tracker.refresh()
+    assert tracker.scores.tolist() == [0.5, 0.5, 0.5, 0.0]
+
+
+def test_before_any_update_all_scores_are_zero():
+    tracker = MemorizationTracker(4)
+    tracker.refresh()
+    assert tracker.scores.tolist() == [0.0] * 4
+
+
+def test_one_outlier_squeezes_the_paper_scores_but_not_the_ranks():
+    losses = torch.cat([torch.linspace(1, 2, 99), torch.tensor([1000.0])])
+    seen = torch.ones(100, dtype=torch.bool)
+    paper = memorization_scores(losses, seen)[:99]
+    ranks = memorization_scores(losses, seen, "rank")[:99]
+    assert paper.max() - paper.min() < 0.01
+    assert ranks.max() - ranks.min() > 0.98
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.lists(st.floats(-1e3, 1e3, width=32), min_size=1, max_size=30),
+    st.sampled_from(["max", "rank"]),
+)
+def test_scores_lie_in_the_unit_interval_and_keep_the_order(values, normalization):
+    losses = torch.tensor(values)
+    scores = memorization_scores(losses, torch.ones(len(values), dtype=torch.bool), normalization)
+    assert bool(((scores >= 0) & (scores <= 1)).all())
+    order = losses.argsort()
+    assert bool((scores[order].diff() >= -1e-6).all())
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_is_refused_and_nothing_of_the_step_is_kept(bad):
+    tracker = MemorizationTracker(5)
+    with pytest.raises(InputError, match=r"not finite for sample ids \[3\]"):
+        tracker.update(torch.tensor([0, 3]), torch.tensor([1.0, bad]))
+    assert not tracker.seen.any()
+    assert tracker.momentum_loss.eq(0).all()
+
+
+def test_ids_of_another_data_set_are_refused():
+    tracker = MemorizationTracker(5)
+    for wrong in (5, -1):
+        with pytest.raises(InputError, match=rf"sample id {wrong} lies outside \[0, 5\)"):
+            tracker.update(torch.tensor([0, wrong]), torch.ones(2))
+    assert not tracker.seen.any()
+
+
+@pytest.mark.parametrize(
+    ("ids", "losses", "message"),
+    [
+        (torch.zeros(2, dtype=torch.int64), torch.zeros(3), r"reduction='none'"),
+        (torch.zeros(2), torch.zeros(2), "must be integers"),
+    ],
+)
+def test_wrong_shapes_and_types_are_refused(ids, losses, message):
+    with pytest.raises(InputError, match=message):
+        MemorizationTracker(5).update(ids, losses)
+
+
+def test_wrong_arguments_are_refused():
+    with pytest.raises(InputError, match="positive integer"):
+        MemorizationTracker(0)
+    with pytest.raises(InputError, match="momentum"):
+        MemorizationTracker(2, momentum=1.0)
+    with pytest.raises(InputError, match="did you mean 'rank'"):
+        MemorizationTracker(2, normalization="ranks")
+
+
+def test_the_memory_is_saved_and_a_changed_data_set_is_refused_or_grown():
+    tracker = MemorizationTracker(3)
+    tracker.update(torch.arange(3), torch.tensor([1.0, 2.0, 3.0]))
+    tracker.refresh()
+    state = tracker.state_dict()
+    same = MemorizationTracker(3)
+    same.load_state_dict(state)
+    assert same.momentum_loss.equal(tracker.momentum_loss)
+    assert same.scores.equal(tracker.scores)
+    with pytest.raises(InputError, match="saved tracker has 3 samples, this data set 4"):
+        MemorizationTracker(4).load_state_dict(state)
+    same.grow(5)
+    assert same.scores.tolist() == [*tracker.scores.tolist(), 0.0, 0.0]
+    assert same.seen.tolist() == [True, True, True, False, False]
+    with pytest.raises(InputError, match="cannot shrink"):
+        same.grow(2)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.lists(st.tuples(st.integers(0, 5), st.floats(0, 10, width=32)), max_size=8),
+        min_size=1,
+        max_size=6,
+    )
+)
+def test_any_repeats_within_and_between_steps_match_a_loop(steps):
+    tracker = MemorizationTracker(6, momentum=0.5)
+    expected: dict[int, float] = {}
+    for epoch in range(2):
+        counted = set()
+        for step in steps:
+            tracker.update(
+                torch.tensor([i for i, _ in step], dtype=torch.int64),
+                torch.tensor([loss for _, loss in step], dtype=torch.float32),
+            )
+            for i, loss in step:
+                if i not in counted:
+                    expected[i] = 0.5 * expected[i] + 0.5 * loss if epoch else loss
+                    counted.add(i)
+        tracker.refresh()
+    for i in range(6):
+        assert bool(tracker.seen[i]) == (i in expected)
+        assert tracker.momentum_loss[i].item() == pytest.approx(expected.get(i, 0.0), rel=1e-5)
+
+
+def test_rank_scores_are_mean_ranks_over_n_minus_one():
+    losses = torch.tensor([3.0, 1.0, 3.0, 2.0, 9.0, 1.0, 1.0, -4.0])
+    seen = torch.tensor([True] * 7 + [False])
+    expected = (rankdata(losses[:7].numpy()) - 1) / 6  # ties share their mean rank
+    scores = memorization_scores(losses, seen, "rank")
+    np.testing.assert_allclose(scores[:7], expected, rtol=1e-6)
+    assert scores[7] == 0
+
+
+@pytest.mark.parametrize("normalization", ["max", "rank"])
+def test_samples_never_seen_do_not_move_the_scores_of_the_others(normalization):
+    losses = torch.tensor([5.0, 6.0, 8.0])
+    alone = memorization_scores(losses, torch.ones(3, dtype=torch.bool), normalization)
+    more = torch.cat([losses, torch.tensor([0.0, 100.0])])
+    seen = torch.tensor([True, True, True, False, False])
+    assert memorization_scores(more, seen, normalization).tolist() == [*alone.tolist(), 0.0, 0.0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_memory_stays_float32_in_a_model_of_another_precision(dtype):
+    model = nn.ModuleDict({"tracker": MemorizationTracker(4), "head": nn.Linear(2, 2)})
+    losses = torch.tensor([1.0001, 2.0002, 3.0003, 4.0004])
+    model["tracker"].update(torch.arange(4), losses)
+    model.to(dtype)
+    assert model["head"].weight.dtype == dtype
+    assert torch.equal(model["tracker"].momentum_loss, losses)
+    model["tracker"].update(torch.arange(4), losses.to(dtype))
+    assert model["tracker"].momentum_loss.dtype == torch.float32
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_losses_of_any_precision_are_taken_as_float32(dtype):
+    tracker = MemorizationTracker(2)
+    tracker.update(torch.tensor([1]), torch.tensor([1.5], dtype=dtype, requires_grad=True))
+    assert tracker.momentum_loss.tolist() == [0.0, 1.5]
+    assert tracker.momentum_loss.dtype == torch.float32
+    assert not tracker.momentum_loss.requires_grad
+
+
+def test_large_finite_losses_are_no_divergence():
+    tracker = MemorizationTracker(3)
+    large = torch.full((3,), torch.finfo(torch.float32).max)
+    tracker.update(torch.arange(3), large)  # their sum exceeds float32
+    assert torch.equal(tracker.momentum_loss, large)
+
+
+def test_infinities_that_cancel_are_refused():
+    with pytest.raises(InputError, match=r"ids \[0, 1\]"):
+        MemorizationTracker(3).update(torch.arange(3), torch.tensor([torch.inf, -torch.inf, 1.0]))
+
+
+def test_state_is_buffers_of_twelve_bytes_a_sample():
+    tracker = MemorizationTracker(1000)
+    assert not list(tracker.parameters())
+    state = tracker.state_dict()
+    assert sum(value.nbytes for value in state.values() if value.ndim) == 12 * 1000
+    assert set(state) == {"momentum_loss", "scores", "updated_in", "epoch"}
+
+
+def test_grown_samples_are_tracked_like_the_others():
+    tracker = MemorizationTracker(2, momentum=0.5)
+    tracker.update(torch.arange(2), torch.tensor([1.0, 3.0]))
+    tracker.refresh()
+    tracker.grow(4)
+    tracker.update(torch.tensor([3, 0]), torch.tensor([5.0, 3.0]))
+    tracker.refresh()
+    assert tracker.momentum_loss.tolist() == [2.0, 3.0, 0.0, 5.0]
+    assert tracker.seen.tolist() == [True, True, False, True]
+    assert tracker.scores[2] == 0
+    assert tracker.scores[3] == 1

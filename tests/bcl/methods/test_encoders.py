@@ -1,0 +1,142 @@
+"""Learners on encoders of other makings: vision transformers, timm's norms, recorded stems."""
+
+import copy
+from functools import partial
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch import nn
+
+from bcl import BCL, SDCLR, InputError, SimCLR, create_encoder
+from bcl.models.encoders import encoder_spec
+from bcl.training.callbacks import run_callbacks
+from bcl.training.checkpoints import KEY, AtomicCheckpointIO, load_learner
+from bcl.training.fit import fit, new_record
+from bcl.training.saving import TorchRandomState
+from datamodules import DigitsLT
+
+VIT = {"img_size": 16, "patch_size": 4, "depth": 3, "drop_path_rate": 0.3}
+
+
+class Stop(pl.Callback):
+    def __init__(self, step):
+        self.step = step
+
+    def on_train_batch_end(self, trainer, *_):
+        if trainer.global_step == self.step:
+            raise KeyboardInterrupt
+
+
+def train(learner, folder, seed, stop=None, resume=None, random_state=True):
+    callbacks = run_callbacks(
+        new_record("test", learner, 0, {}), folder, progress=False, every_n_steps=1
+    )
+    if not random_state:
+        callbacks = [call for call in callbacks if not isinstance(call, TorchRandomState)]
+    trainer = pl.Trainer(
+        max_epochs=2,
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        plugins=[AtomicCheckpointIO()],
+        callbacks=[*callbacks, *([Stop(stop)] if stop else [])],
+    )
+    torch.manual_seed(seed)
+    if stop is None:
+        fit(trainer, learner, DigitsLT(batch_size=128, image_size=16), resume)
+        return learner.state_dict()
+    with pytest.raises(KeyboardInterrupt):
+        fit(trainer, learner, DigitsLT(batch_size=128, image_size=16), resume)
+    return None
+
+
+def vit():
+    torch.manual_seed(0)
+    return BCL(
+        "vit_tiny_patch16_224",
+        16,
+        VIT,
+        optimizer="adamw",
+        learning_rate=1e-3,
+        warmup_epochs=0,
+        decay_norm_and_bias=False,
+    )
+
+
+def test_a_vision_transformer_with_drop_path_resumes_bit_for_bit(tmp_path):
+    learner = vit()
+    before = copy.deepcopy(learner.encoder.state_dict())
+    whole = train(learner, tmp_path / "whole", seed=7)
+    assert all(not torch.equal(whole[f"encoder.{name}"], value) for name, value in before.items())
+    train(vit(), tmp_path / "cut", seed=7, stop=3)
+    last = tmp_path / "cut" / "checkpoints" / "last.ckpt"
+    kept = last.read_bytes()
+    # Another process stands elsewhere in its generator.
+    resumed = train(vit(), tmp_path / "cut", seed=99, resume=last)
+    assert all(torch.equal(resumed[name], value) for name, value in whole.items())
+    # Without the generator's state the paths that are dropped are others.
+    last.write_bytes(kept)
+    other = train(vit(), tmp_path / "cut", seed=99, resume=last, random_state=False)
+    assert not torch.equal(other["encoder.norm.weight"], whole["encoder.norm.weight"])
+
+
+@pytest.mark.parametrize("name", ["regnetx_002", "mobilenetv3_small_050", "test_convnext"])
+def test_sdclr_keeps_statistics_for_both_branches_of_any_batch_norm(name):
+    if name == "test_convnext":  # layer norms
+        with pytest.raises(InputError, match="batch norm"):
+            SDCLR(name, 32)
+        return
+    torch.manual_seed(0)
+    learner = SDCLR(name, 32, prune_fraction=0.5, num_samples=4)
+    norms = [m for m in learner.encoder.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    assert len(dict(learner.encoder_norms.named_buffers())) == 3 * len(norms)
+    dense = copy.deepcopy(learner.encoder)
+    views = torch.rand(2, 8, 3, 32, 32)
+    learner.project(views).square().sum().backward()
+    # The dense statistics are those of the dense view alone.
+    dense(learner._normalise(views[0]))
+    state = learner.encoder.state_dict()
+    for key, value in dense.state_dict().items():
+        torch.testing.assert_close(state[key], value, msg=key)
+    for key, value in learner.encoder_norms.named_buffers():
+        if key.endswith("running_var"):
+            assert not torch.equal(value, state[key.replace("/", ".")])
+    assert [key for key, value in learner.named_parameters() if value.grad is None] == []
+
+
+class TestStem:
+    def test_is_recorded_as_it_was_built(self):
+        assert encoder_spec(create_encoder("resnet10t", 32))["small_stem"] is True
+        assert encoder_spec(create_encoder("resnet10t", 65))["small_stem"] is False
+        assert encoder_spec(create_encoder("resnet8", 32, stem_stride=2))["small_stem"] is False
+        assert encoder_spec(create_encoder("resnet10t", 32, pretrained=False)) == {
+            "name": "resnet10t",
+            "image_size": 32,
+            "small_stem": True,
+            "in_channels": 3,
+        }
+        assert encoder_spec(nn.Flatten()) is None
+
+    def test_what_has_no_stem_to_shrink_says_so(self):
+        with pytest.raises(InputError, match="no ResNet stem"):
+            create_encoder("vit_tiny_patch16_224", 32, small_stem=True)
+
+    def test_is_checked_on_load(self):
+        """Tensors of both stems have the same shapes."""
+        make = partial(SimCLR, "resnet8", 32)
+        trained, other = make({"stem_stride": 2}), make()
+        content = {
+            "state_dict": trained.state_dict(),
+            KEY: {"record": new_record("run", trained, 0, {})},
+        }
+        load_learner(make({"stem_stride": 2}), content, "run.ckpt")
+        with pytest.raises(InputError, match="'resnet8' was built with small_stem=False, this one"):
+            load_learner(other, content, "run.ckpt")
+
+    def test_arguments_that_are_no_plain_values_are_recorded_by_name(self):
+        learner = SimCLR("resnet10t", 32, {"norm_layer": nn.BatchNorm2d})
+        record = new_record("run", learner, 0, {})
+        assert record["encoder"]["norm_layer"] == repr(nn.BatchNorm2d)
+        load_learner(learner, {"state_dict": learner.state_dict(), KEY: {"record": record}}, "x")

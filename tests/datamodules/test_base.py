@@ -1,0 +1,294 @@
+"""Order, ranks, resume and sets of the datamodules."""
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from places import ROOT
+from torch import Tensor, nn
+
+from bcl import InputError, shot_groups
+from datamodules import DigitsLT
+from datamodules.base import few_shot
+from datamodules.images.dataset import MemoryStore, PictureSet
+from datamodules.images.loader import MemoryLoader
+
+
+@pytest.fixture(scope="module")
+def digits() -> DigitsLT:
+    data = DigitsLT(batch_size=64)
+    data.setup()
+    return data
+
+
+def picture_set(n: int = 20) -> PictureSet:
+    images = torch.arange(n, dtype=torch.uint8)[:, None, None, None].expand(n, 3, 4, 4)
+    return PictureSet(MemoryStore(images.contiguous()), torch.arange(n), torch.arange(n) % 3)
+
+
+def test_digits_sets(digits: DigitsLT) -> None:
+    counts = digits.class_counts
+    assert int(counts.sum()) == digits.num_samples == len(digits.train_set())
+    assert sorted(counts.tolist(), reverse=True)[0] == 124
+    assert int(counts.min()) == 6
+    assert torch.bincount(digits.probe_set().labels).tolist() == [124] * 10
+    assert torch.bincount(digits.test_set().labels).tolist() == [50] * 10
+    train, probe, test = (
+        set(s.rows.tolist()) for s in (digits.train_set(), digits.probe_set(), digits.test_set())
+    )
+    assert train <= probe
+    assert not probe & test
+    assert str(digits.num_samples) in digits.recipe
+    assert DigitsLT(split_seed=1).content_hash != digits.content_hash
+    assert DigitsLT(seed=1).content_hash == digits.content_hash
+
+
+def test_digits_leave_no_class_empty() -> None:
+    assert min(DigitsLT(imbalance_factor=124).class_counts.tolist()) == 1
+    with pytest.raises(InputError, match=r"leaves 1 of 10 classes .* take at most 124"):
+        DigitsLT(imbalance_factor=200).setup()
+    for factor in (float("nan"), float("inf"), 0.5):
+        with pytest.raises(InputError, match="finite number of at least 1"):
+            DigitsLT(imbalance_factor=factor)
+
+
+def test_batch_contract(digits: DigitsLT) -> None:
+    loader = digits.train_dataloader()
+    batches = list(loader)
+    assert len(batches) == len(loader) == digits.num_samples // 64
+    for batch in batches:
+        assert batch["image"].shape == (64, 3, 16, 16)
+        assert batch["image"].dtype == torch.uint8
+        assert batch["id"].dtype == batch["label"].dtype == torch.int64
+        assert batch["label"].equal(digits.train_set().labels[batch["id"]])
+        assert batch["image"].equal(digits.train_set().pictures(batch["id"]))
+    ids = torch.cat([batch["id"] for batch in batches])
+    assert len(ids.unique()) == len(ids)
+
+
+def test_in_id_order() -> None:
+    batches = list(picture_set().batches(6))
+    assert torch.cat([batch["id"] for batch in batches]).tolist() == list(range(20))
+    assert [len(batch["id"]) for batch in batches] == [6, 6, 6, 2]
+
+
+def ids_of(loader: MemoryLoader) -> list[list[int]]:
+    return [batch["id"].tolist() for batch in loader]
+
+
+def test_order_is_a_function_of_seed_and_epoch() -> None:
+    first = MemoryLoader(picture_set(), 4, seed=3)
+    second = MemoryLoader(picture_set(), 4, seed=3)
+    epochs = [ids_of(first) for _ in range(3)]  # read to the end: goes on by itself
+    assert epochs[0] != epochs[1] != epochs[2]
+    second.set_epoch(2)
+    assert ids_of(second) == epochs[2]
+    second.set_epoch(0)
+    assert ids_of(second) == epochs[0]
+    assert ids_of(MemoryLoader(picture_set(), 4, seed=4)) != epochs[0]
+
+
+def test_ranks_share_the_global_batch() -> None:
+    whole = ids_of(MemoryLoader(picture_set(), 6, seed=1))
+    parts = [ids_of(MemoryLoader(picture_set(), 6, seed=1, rank=r, world_size=3)) for r in range(3)]
+    assert [[i for share in slices for i in share] for slices in zip(*parts, strict=True)] == whole
+
+
+@pytest.mark.parametrize("stop", range(5))
+def test_resume_goes_on_after_the_last_batch(stop: int) -> None:
+    loader = MemoryLoader(picture_set(), 4, seed=2)
+    loader.set_epoch(1)
+    whole = ids_of(loader)
+    loader.set_epoch(0)
+    loader.set_epoch(1)
+    iterator = iter(loader)
+    seen = [next(iterator)["id"].tolist() for _ in range(stop)]
+    state = loader.state_dict()
+    again = MemoryLoader(picture_set(), 4, seed=2, rank=0)
+    again.load_state_dict(state)
+    iterator = iter(again)  # Lightning makes the iterator first, then sets the epoch
+    again.set_epoch(1)
+    assert seen + [batch["id"].tolist() for batch in iterator] == whole
+    again.set_epoch(2)
+    assert len(ids_of(again)) == len(loader)
+
+
+def test_resume_after_a_whole_epoch_and_on_other_ranks() -> None:
+    loader = MemoryLoader(picture_set(), 4, seed=2)
+    ids_of(loader)
+    state = loader.state_dict()
+    next_epoch = ids_of(loader)
+    again = MemoryLoader(picture_set(), 4, seed=2, rank=1, world_size=2)
+    again.load_state_dict(state)
+    assert ids_of(again) == [batch[2:] for batch in next_epoch]
+    # A whole epoch binds the next one to nothing.
+    other = MemoryLoader(picture_set(), 5, seed=9)
+    other.load_state_dict(state)
+    assert len(ids_of(other)) == 4
+
+
+def test_resume_amid_another_order_is_refused() -> None:
+    loader = MemoryLoader(picture_set(), 4, seed=2)
+    next(iter(loader))
+    state = loader.state_dict()
+    for other in (
+        MemoryLoader(picture_set(), 5, seed=2),
+        MemoryLoader(picture_set(), 4, seed=3),
+        MemoryLoader(picture_set(19), 4, seed=2),
+    ):
+        with pytest.raises(InputError, match="in the middle of epoch 0"):
+            other.load_state_dict(state)
+
+
+def test_bad_batches() -> None:
+    with pytest.raises(InputError, match="4 does not among 3; take 3"):
+        MemoryLoader(picture_set(), 4, world_size=3)
+    with pytest.raises(InputError, match="larger than the training set of 20"):
+        MemoryLoader(picture_set(), 21)
+    with pytest.raises(InputError, match="positive"):
+        MemoryLoader(picture_set(), 0)
+    with pytest.raises(InputError, match="batch_size"):
+        DigitsLT(batch_size=0)
+
+
+def test_bad_sets() -> None:
+    store = MemoryStore(torch.zeros(3, 3, 2, 2, dtype=torch.uint8))
+    with pytest.raises(InputError, match="index 3 lies outside the set of 3"):
+        PictureSet(store, torch.tensor([3]), torch.tensor([0]))
+    with pytest.raises(InputError, match="needs one label"):
+        PictureSet(store, torch.tensor([0, 1]), torch.tensor([0]))
+    with pytest.raises(InputError, match="uint8"):
+        MemoryStore(torch.zeros(3, 3, 2, 2))
+    with pytest.raises(InputError, match="positions"):
+        picture_set().pictures(torch.tensor([20]))
+
+
+def test_few_shot(digits: DigitsLT) -> None:
+    labels = digits.probe_set().labels
+    chosen = digits.few_shot(10, 0)
+    assert torch.bincount(labels[chosen]).tolist() == [10] * 10
+    assert not chosen.equal(digits.few_shot(10, 1))
+    assert chosen.equal(digits.few_shot(10, 0))
+    assert torch.bincount(labels[digits.few_shot(0.01, 0)]).tolist() == [1] * 10
+    assert len(digits.few_shot(1.0, 0)) == len(labels)
+    with pytest.raises(InputError, match="at most 124"):
+        digits.few_shot(125, 0)
+    with pytest.raises(InputError, match=r"\(0, 1\]"):
+        digits.few_shot(1.5, 0)
+    with pytest.raises(InputError, match="positive"):
+        few_shot(labels, 10, 0)
+
+
+def test_groups_by_the_published_rule(digits: DigitsLT) -> None:
+    groups = shot_groups(digits.class_counts, digits.group_rule)
+    assert (len(groups.many), len(groups.medium), len(groups.few)) == (4, 3, 3)
+    assert groups.rule == "thirds"
+    assert len(shot_groups(digits.class_counts, "thresholds").many) == int((digits.class_counts > 100).sum())
+
+
+class Recorder(pl.LightningModule):
+    """Notes the ids of every step, by epoch; stops by an error if told so."""
+
+    def __init__(self, fail_at: int | None = None) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(()))
+        self.steps: list[tuple[int, list[int]]] = []
+        self.fail_at = fail_at
+
+    def training_step(self, batch: dict[str, Tensor], _: int) -> Tensor:
+        if self.fail_at is not None and len(self.steps) == self.fail_at:
+            raise RuntimeError("killed")
+        self.steps.append((self.current_epoch, batch["id"].tolist()))
+        return self.weight * 1.0
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def trainer(folder, **options) -> pl.Trainer:
+    return pl.Trainer(
+        default_root_dir=folder,
+        max_epochs=3,
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **options,
+    )
+
+
+@pytest.mark.parametrize("steps", [1, 4, 5, 6, 10, 13])
+def test_lightning_resumes_exactly(tmp_path, steps: int) -> None:
+    """Stop after any number of steps; the resumed run sees what the uninterrupted one does."""
+    whole = Recorder()
+    trainer(tmp_path, enable_checkpointing=False).fit(whole, datamodule=DigitsLT(batch_size=80))
+    assert len(whole.steps) == 15
+    assert len({tuple(ids) for _, ids in whole.steps}) == 15
+
+    saver = pl.callbacks.ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=1, save_top_k=-1)
+    cut = Recorder(fail_at=steps)
+    options = {"callbacks": [saver, pl.callbacks.OnExceptionCheckpoint(tmp_path, "last")]}
+    with pytest.raises(RuntimeError, match="killed"):
+        trainer(tmp_path, **options).fit(cut, datamodule=DigitsLT(batch_size=80))
+    for checkpoint in (f"step={steps}.ckpt", "last.ckpt"):
+        rest = Recorder()
+        trainer(tmp_path, enable_checkpointing=False).fit(
+            rest, datamodule=DigitsLT(batch_size=80), ckpt_path=str(tmp_path / checkpoint)
+        )
+        assert cut.steps + rest.steps == whole.steps, checkpoint
+
+
+def test_lightning_resumes_at_an_epochs_end(tmp_path) -> None:
+    whole = Recorder()
+    saver = pl.callbacks.ModelCheckpoint(tmp_path, "{epoch}", save_top_k=-1)
+    trainer(tmp_path, callbacks=[saver]).fit(whole, datamodule=DigitsLT(batch_size=80))
+    rest = Recorder()
+    trainer(tmp_path, enable_checkpointing=False).fit(
+        rest, datamodule=DigitsLT(batch_size=80), ckpt_path=str(tmp_path / "epoch=0.ckpt")
+    )
+    assert rest.steps == whole.steps[5:]
+
+
+def test_example_of_the_documentation() -> None:
+    text = (ROOT / "docs" / "data.md").read_text("utf-8")
+    code = text.split("```python\n")[1].split("```")[0]
+    names: dict = {}
+    exec(compile(code, "docs/data.md", "exec"), names)
+    assert names["images"].shape == (64, 3, 16, 16)
+
+
+def test_ranks_share_the_cores(tmp_path, monkeypatch) -> None:
+    """Lightning starts its ranks without LOCAL_WORLD_SIZE; the trainer alone knows them."""
+    from folders import make_folder, module
+
+    monkeypatch.setattr("datamodules.images.decode.usable_cores", lambda: 16)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    root = make_folder(tmp_path / "set", {"ant": 10, "bee": 10})
+
+    class Trainer:
+        num_devices = 8
+
+    data = module(root, storage="files", workers=None)
+    data.setup()
+    store = data.train_set().store
+    assert store.workers == 16
+    data.trainer = Trainer()
+    monkeypatch.setattr(type(data), "loader_options", lambda _: {})
+    data.train_dataloader()
+    assert store.workers == 2
+    chosen = module(root, storage="files", workers=5)
+    chosen.trainer = Trainer()
+    chosen.train_dataloader()
+    assert chosen.train_set().store.workers == 5
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert module(root, storage="files", workers=None).train_set().store.workers == 4
+
+
+def test_a_device_that_is_too_small() -> None:
+    class Full(MemoryStore):
+        def read(self, rows: torch.Tensor) -> torch.Tensor:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    store = Full(torch.zeros(4, 3, 8, 8, dtype=torch.uint8))
+    data = PictureSet(store, None, torch.zeros(4))
+    with pytest.raises(InputError, match=r"0\.0 GiB.*does not fit on meta.*storage='host'"):
+        MemoryLoader(data, 2, device="meta")

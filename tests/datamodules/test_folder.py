@@ -1,0 +1,229 @@
+"""Folders and archives of class folders."""
+
+import json
+import os
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from folders import left_out, make_folder, module
+from PIL import Image
+
+from bcl import InputError
+from datamodules.images.readers import open_source
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return make_folder(tmp_path / "set", {"ant": 20, "bee": 20, "cat": 25})
+
+
+def test_flat_folder(folder: Path) -> None:
+    data = module(folder)
+    assert data.class_names == ["ant", "bee", "cat"]
+    assert torch.bincount(data.test_set().labels).tolist() == [4, 4, 4]
+    assert torch.bincount(data.probe_set().labels).tolist() == [16, 16, 21]
+    assert data.class_counts.tolist() == [16, 8, 4]
+    assert "28 pictures" in data.recipe
+    batch = next(iter(data.train_dataloader()))
+    assert batch["image"].shape == (8, 3, 12, 12)
+    # Pixels are those of the files.
+    names = sorted(folder.glob("*/*.png"))
+    train = data.train_set()
+    with Image.open(names[int(train.rows[3])]) as image:
+        expected = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+    assert train.pictures(torch.tensor([3]))[0].equal(expected)
+
+
+def test_train_and_test_folders(tmp_path: Path) -> None:
+    make_folder(tmp_path / "set" / "train", {"ant": 20, "bee": 20})
+    make_folder(tmp_path / "set" / "val", {"ant": 3, "bee": 5})
+    data = module(tmp_path / "set")
+    assert torch.bincount(data.test_set().labels).tolist() == [3, 5]
+    assert data.class_counts.tolist() == [20, 5]
+    assert data.notes == ["the test set is not balanced: 3 to 5 pictures a class"]
+    make_folder(tmp_path / "set" / "test", {"ant": 2, "bee": 2})
+    natural = module(tmp_path / "set", imbalance_factor=None)
+    assert natural.num_samples == 40
+    assert torch.bincount(natural.test_set().labels).tolist() == [2, 2]
+    assert natural.notes == ["folders beside train/ that are not read: val"]
+
+
+def test_archive_gives_the_same(folder: Path) -> None:
+    archive = folder.parent / "set.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        for path in sorted(folder.rglob("*.png")):
+            file.write(path, path.relative_to(folder))
+    one, other = module(folder), module(archive, workers=2)
+    assert one.content_hash == other.content_hash
+    index = torch.arange(28)
+    assert one.train_set().pictures(index).equal(other.train_set().pictures(index))
+
+
+def test_second_run_reads_the_cache(folder: Path, monkeypatch) -> None:
+    module(folder).setup()
+    files = list((folder.parent / "cache").glob("*.u8"))
+    assert len(files) == 1
+    monkeypatch.setattr("datamodules.images.cache.decode_all", None)
+    module(folder).setup()
+    monkeypatch.undo()
+    os.utime(folder / "ant" / "000.png", ns=(1, 1))  # a changed file makes another cache
+    module(folder).setup()
+    assert len(list((folder.parent / "cache").glob("*.u8"))) == 2
+
+
+def test_missing_folder(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"does not exist.*--data\.root"):
+        module(tmp_path / "nowhere").setup()
+
+
+def test_no_class_folders(tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    with pytest.raises(InputError, match="holds no class folders"):
+        module(tmp_path / "set").setup()
+
+
+def test_empty_class_folder(folder: Path) -> None:
+    (folder / "dog").mkdir()
+    with pytest.raises(InputError, match="class folder without a picture: dog"):
+        module(folder).setup()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_unreadable_pictures_are_all_listed(folder: Path, workers: int) -> None:
+    whole = (folder / "ant" / "001.png").read_bytes()
+    (folder / "ant" / "001.png").write_bytes(whole[: len(whole) // 2])
+    (folder / "bee" / "002.png").write_text("no picture")
+    (folder / "cat" / "003.png").write_bytes(b"")
+    with pytest.raises(InputError, match="3 unreadable") as caught:
+        module(folder, workers=workers).setup()
+    for name in ("ant/001.png", "bee/002.png", "cat/003.png"):
+        assert name in str(caught.value)
+    skipped = module(folder, workers=workers, on_bad_image="skip", imbalance_factor=1.0)
+    assert len(left_out(skipped)) == 3
+    assert len(skipped.probe_set()) + len(skipped.test_set()) == 62
+
+
+def test_sets_that_are_not_balanced_are_told(tmp_path: Path) -> None:
+    root = tmp_path / "set"
+    make_folder(root / "train", {"ant": 8, "bee": 12})
+    make_folder(root / "test", {"ant": 2, "bee": 2})
+    assert module(root).notes == ["the probe set is not balanced: 8 to 12 pictures a class"]
+    for path in (root / "test" / "bee").iterdir():
+        path.write_text("no picture")
+    data = module(root, on_bad_image="skip")
+    assert len(left_out(data)) == 2
+    assert "1 class(es) without a picture in the test set: bee" in data.notes
+
+
+def test_other_classes_in_the_test_folder(tmp_path: Path) -> None:
+    make_folder(tmp_path / "set" / "train", {"ant": 3, "bee": 3})
+    make_folder(tmp_path / "set" / "test", {"ant": 3, "fox": 3})
+    with pytest.raises(InputError, match=r"different classes \(bee, fox\)"):
+        module(tmp_path / "set").setup()
+
+
+def test_impossible_profiles(folder: Path) -> None:
+    with pytest.raises(InputError, match="take at most 16"):
+        module(folder, imbalance_factor=100.0).setup()
+    for factor in (0.5, float("nan"), float("inf")):
+        with pytest.raises(InputError, match="finite number of at least 1"):
+            module(folder, imbalance_factor=factor, profile="pareto")
+    with pytest.raises(InputError, match="'ant' has 16 pictures, the profile wants 18"):
+        module(folder, max_per_class=18).setup()
+    with pytest.raises(InputError, match="test_share"):
+        module(folder, test_share=1.0)
+
+
+def test_archive_that_leaves_its_folder(tmp_path: Path) -> None:
+    archive = tmp_path / "evil.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("../../etc/a.png", b"x")
+    with pytest.raises(InputError, match=r"leaves its folder.*pack the archive anew"):
+        module(archive).setup()
+    archive.write_bytes(b"not an archive")
+    with pytest.raises(InputError, match=r"not a whole zip archive.*unpack it and give the folder"):
+        module(archive).setup()
+
+
+def test_hidden_folders_of_an_archive_are_no_classes(folder: Path) -> None:
+    """As in a folder, where they are left out."""
+    whole = (folder / "ant" / "000.png").read_bytes()
+    for name in (".cache/a.png", "ant/.thumbs/a.png", "lost+found/a.png", "bee/.a.png"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(whole)
+    archive = folder.parent / "set.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        for path in sorted(folder.rglob("*.png")):
+            file.write(path, path.relative_to(folder))
+    one, other = module(folder), module(archive)
+    assert one.class_names == other.class_names == ["ant", "bee", "cat"]
+    assert one.content_hash == other.content_hash
+    source = open_source(archive)  # what a list names is read all the same
+    assert source.read(".cache/a.png") == open_source(folder).read(".cache/a.png") == whole
+
+
+def test_options_beside_a_recipe_or_a_file(folder: Path) -> None:
+    for option, value in {
+        "imbalance_factor": 7,
+        "profile": "step",
+        "max_per_class": 5,
+        "class_order": "shuffled",
+    }.items():
+        with pytest.raises(InputError, match=rf"cifar10/sdclr.*{option} {value} would have no"):
+            module(folder, recipe="cifar10/sdclr", **{option: value})
+        with pytest.raises(InputError, match=rf"s\.npy.*{option} {value} would have no"):
+            module(folder, split_file="s.npy", **{option: value})
+    with pytest.raises(InputError, match=r"s\.npy.*split_seed 3 would have no"):
+        module(folder, split_file="s.npy", split_seed=3)
+    # Configurations write the defaults out, and null.
+    module(
+        folder, recipe="cifar10/sdclr", split_seed=3, imbalance_factor=100.0, profile="exponential"
+    )
+    module(folder, split_file="s.npy", imbalance_factor=None, max_per_class=None)
+
+
+def test_pictures_left_out_are_in_the_runs_record(tmp_path: Path, monkeypatch, capsys) -> None:
+    from bcl.cli import main
+    from bcl.training.checkpoints import KEY
+
+    root = make_folder(tmp_path / "set", {"ant": 10, "bee": 12})
+    for number in range(2):
+        (root / "bee" / f"{number:03}.png").write_text("no picture")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BCL_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "small.yaml").write_text(
+        f"data: {{init_args: {{root: {root}, imbalance_factor: 2, image_size: 12, batch_size: 4, "
+        "on_bad_image: skip}}\n"
+        "model: {init_args: {encoder: resnet8, encoder_args: {width: 8}, warmup_epochs: 0, "
+        "views: {init_args: {size: 12}}}}\n"
+        "trainer: {max_epochs: 1, accelerator: cpu, precision: 32-true}\n"
+    )
+    words = ["fit", "--config", "image_folder/bcl_i", "--config", "small.yaml"]
+    assert main(words) == 0
+    out = capsys.readouterr().out
+    run = tmp_path / "outputs" / "small"
+    notes = json.loads((run / "run.json").read_text())["notes"]
+    assert sum("left out unreadable picture bee/00" in note for note in notes) == 2
+    for note in notes:
+        assert f"note: {note}\n" in out
+    last = run / "checkpoints" / "last.ckpt"
+    content = torch.load(last, weights_only=True)
+    assert content[KEY]["record"].pop("notes") == notes
+    torch.save(content, last)  # a record of an earlier version has none
+    assert main([*words, "--ckpt_path", "last", "--trainer.max_epochs", "2"]) == 0
+    assert json.loads((run / "run.json").read_text())["notes"] == notes
+
+
+def test_many_notes_are_cut_where_they_are_printed(capsys) -> None:
+    from types import SimpleNamespace
+
+    from bcl.training.callbacks import DataNotes
+
+    data = SimpleNamespace(notes=[f"left out {i}" for i in range(25)])
+    DataNotes().on_train_start(SimpleNamespace(datamodule=data, is_global_zero=True), None)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 21
+    assert lines[-1] == "note: and 5 more, in the run's run.json and checkpoints"

@@ -1,0 +1,84 @@
+"""Learners, data and a trainer small enough for a test."""
+
+import pytorch_lightning as pl
+import torch
+from torch import nn
+
+from bcl import SimCLR
+from bcl.training.checkpoints import AtomicCheckpointIO
+from datamodules import DigitsLT
+
+SIZE = 16
+
+
+class Dropping(nn.Module):
+    """An encoder that draws from torch's own random numbers."""
+
+    num_features = 12
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(3, 12, 5, 4), nn.BatchNorm2d(12), nn.ReLU(), nn.Dropout(0.2)
+        )
+
+    def forward(self, x):
+        return self.layers(x).mean((2, 3))
+
+
+class Pictures(pl.LightningDataModule):
+    """24 random pictures in batches of 8, in a fixed order, without labels."""
+
+    num_samples = 24
+
+    def train_dataloader(self):
+        generator = torch.Generator().manual_seed(0)
+        images = torch.randint(0, 256, (24, 3, SIZE, SIZE), dtype=torch.uint8, generator=generator)
+        rows = [{"image": images[i], "id": torch.tensor(i)} for i in range(24)]
+        return torch.utils.data.DataLoader(rows, batch_size=8)
+
+
+class Pixels(nn.Module):
+    """8 x 8 grey pixels and one parameter, for a probe that can be judged."""
+
+    num_features = 64
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(()))
+
+    def forward(self, x):
+        return nn.functional.avg_pool2d(x.mean(1), 2).flatten(1) * self.weight
+
+
+def learner(cls=SimCLR, encoder=Dropping, **arguments):
+    torch.manual_seed(0)
+    arguments = {"learning_rate": 0.1, "warmup_epochs": 0, "seed": 0, **arguments}
+    return cls(encoder(), 16, **arguments)
+
+
+def fit(model, *callbacks, data=None, resume=None, **settings):
+    trainer = pl.Trainer(
+        **{"max_epochs": 2, "logger": False, "enable_checkpointing": False, **settings},
+        accelerator="cpu",
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        plugins=[AtomicCheckpointIO()],
+        callbacks=list(callbacks),
+    )
+    trainer.fit(model, datamodule=data or DigitsLT(), ckpt_path=resume)
+    return trainer
+
+
+def train(learner, epochs=2, **settings):
+    trainer = pl.Trainer(
+        max_epochs=epochs,
+        accelerator="cpu",
+        logger=False,
+        **{"enable_checkpointing": False, **settings},
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(learner, datamodule=Pictures())
+    return trainer

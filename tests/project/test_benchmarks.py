@@ -1,0 +1,139 @@
+"""The benchmarks run at toy size, and `make bench` keeps what it has."""
+
+import importlib
+import importlib.util
+import json
+import runpy
+import shlex
+import sys
+
+import pytest
+import torch
+from places import ROOT
+
+FOLDER = ROOT / "benchmarks"
+
+
+@pytest.fixture
+def module(monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    return importlib.import_module
+
+
+def jobs():
+    sys.path.insert(0, str(FOLDER))
+    try:
+        return importlib.import_module("run").JOBS
+    finally:
+        sys.path.remove(str(FOLDER))
+
+
+@pytest.mark.parametrize("job", jobs(), ids=lambda job: job.name)
+def test_runs_at_toy_size(job, module, monkeypatch, tmp_path):
+    if "shards" in job.name and importlib.util.find_spec("litdata") is None:
+        pytest.skip("litdata is not installed: pip install 'bcl-cacr[shards]'")
+    words = shlex.split(job.quick)
+    path = tmp_path / "result.json"
+    monkeypatch.setattr(sys, "argv", [str(FOLDER / words[0]), *words[1:], "--json", str(path)])
+    monkeypatch.chdir(tmp_path)
+    threads = torch.get_num_threads()
+    status = None
+    try:
+        runpy.run_path(str(FOLDER / words[0]), run_name="__main__")
+    except SystemExit as end:
+        status = end.code
+    finally:
+        torch.set_num_threads(threads)
+    assert not status
+    found = module("results").load(path)
+    assert found["command"] == f"python benchmarks/{job.quick}"
+    assert found["rows"]
+    assert {"commit", "date", "hardware", "versions", "seed", "clock", "threads"} <= found.keys()
+    assert all(row["low"] <= row["median"] <= row["high"] for row in found["rows"])
+    assert any(row["ours"] for row in found["rows"])
+    assert module("page").table([found]).count("\n") == 1 + sum(
+        not r["ours"] for r in found["rows"]
+    )
+
+
+def test_all_jobs_name_options_that_their_benchmark_has():
+    for job in jobs():
+        text = (FOLDER / job.full.split()[0]).read_text(encoding="utf-8")
+        for word in job.full.split() + job.quick.split():
+            if word.startswith("--"):
+                assert f'"{word}"' in text, f"{job.name}: {word}"
+
+
+def test_ratios_are_round_by_round(module):
+    values = {"ours": [1.0, 2.0, 4.0], "other": [3.0, 6.0, 12.0], "once": [8.0]}
+    rows = module("results").compare("case", "ms", values, ours="ours")
+    assert [row["contender"] for row in rows] == ["ours", "other", "once"]
+    assert rows[1]["ratio"] == rows[1]["ratio_low"] == rows[1]["ratio_high"] == 3.0
+    assert rows[2]["ratio"] == 4.0  # of the medians, as the rounds do not pair
+    rates = module("results").compare("case", "1/s", values, ours="ours", better="higher")
+    assert rates[1]["ratio"] == pytest.approx(1 / 3)
+
+
+def test_a_failure_costs_no_other_result(module, monkeypatch, tmp_path, capsys):
+    run, results = module("run"), module("results")
+    good = "import results\nresults.save(__import__('sys').argv[2], 'good', results.compare("
+    good += "'case', 'ms', {'ours': [1.0], 'other': [2.0]}, ours='ours'))"
+    (tmp_path / "good.py").write_text(f"import sys\nsys.path.insert(0, {str(FOLDER)!r})\n{good}")
+    (tmp_path / "bad.py").write_text("raise SystemExit('the reason')")
+    monkeypatch.setattr(run, "HERE", tmp_path)
+    monkeypatch.setattr(
+        run, "JOBS", (run.Job("bad", "bad.py", "bad.py"), run.Job("good", "good.py", "good.py"))
+    )
+    monkeypatch.setattr(run, "commit", lambda: "abc")
+    monkeypatch.setattr(sys, "argv", ["run.py", "--out", str(tmp_path / "out")])
+    assert run.main() == 1
+    said = capsys.readouterr()
+    assert "the reason" in said.err
+    assert "| case | ours: 1.00 ms | other: 2.00 ms | **2.00** |" in said.out
+    assert "1 of 2 results" in said.out
+    # A second call runs what has failed alone, as long as commit and command are the same.
+    kept = tmp_path / "out" / "good.json"
+    content = results.load(kept)
+    kept.write_text(json.dumps({**content, "commit": "abc"}))
+    assert run.main() == 1
+    assert "good: there already" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0, "0"), (12345.6, "12,300"), (0.01234, "0.0123"), (1.5, "1.50"), (99.95, "100"),
+     (0.9996, "1.00"), (7.046, "7.05")],
+)  # fmt: skip
+def test_numbers_have_three_digits(module, value, text):
+    assert module("page").number(value) == text
+
+
+def test_publishing_some_jobs_keeps_the_others(module, monkeypatch, tmp_path, capsys):
+    run, results = module("run"), module("results")
+    for name in ("old", "new"):
+        rows = results.compare("case", "ms", {"ours": [1.0], name: [2.0]}, ours="ours")
+        results.save(tmp_path / f"{name}.json", name, rows)
+    published = tmp_path / "results.json"
+    first = {"job": "old", **results.load(tmp_path / "old.json")}
+    card = {**first, "job": "card"}  # made on another machine, which had a GPU
+    published.write_text(json.dumps([first, card]))
+    (tmp_path / "new.py").write_text(
+        f"import shutil, sys\nshutil.copy({str(tmp_path / 'new.json')!r}, sys.argv[2])"
+    )
+    monkeypatch.setattr(run, "HERE", tmp_path)
+    monkeypatch.setattr(run, "PUBLISHED", published)
+    monkeypatch.setattr(run, "PAGE", tmp_path / "page.md")
+    monkeypatch.setattr(
+        run,
+        "JOBS",
+        tuple(run.Job(n, f"{n}.py", f"{n}.py", gpu=n == "card") for n in ("new", "old", "card")),
+    )
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    words = ["run.py", "--out", str(tmp_path / "out"), "--only", "new", "card", "--publish"]
+    monkeypatch.setattr(sys, "argv", words)
+    assert run.main() == 0
+    found = json.loads(published.read_text())
+    assert [each["job"] for each in found] == ["new", "old", "card"]
+    assert found[1:] == [first, card]
+    assert "no GPU here; left out: card\n" in capsys.readouterr().out
+    assert "## New" in (tmp_path / "page.md").read_text()

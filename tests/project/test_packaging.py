@@ -1,0 +1,76 @@
+"""The wheel, and what importing costs; which floor imports which is test_architecture.py."""
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+
+import pytest
+from places import ROOT
+
+HEAVY = {"pytorch_lightning", "lightning", "timm", "torchvision", "wandb", "matplotlib"}
+
+
+def python(code, **settings):
+    answer = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, **settings
+    )
+    return answer.stdout
+
+
+@pytest.mark.parametrize(
+    "statement",
+    ["import cacr", "from bcl import MemorizationTracker", "import datamodules",
+     "from bcl import NTXentLoss, ContrastiveViews, BoostedRandAugment",
+     "from cacr import CACRLoss"],
+)  # fmt: skip
+def test_light_names_load_nothing_heavy(statement):
+    code = f"{statement}\nimport sys, json; print(json.dumps(sorted(sys.modules)))"
+    loaded = {name.partition(".")[0] for name in json.loads(python(code, cwd=ROOT))}
+    assert "torch" in loaded or statement == "import datamodules" or statement == "import cacr"
+    assert not loaded & HEAVY
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """The wheel, built from a copy of what git would carry."""
+    source = tmp_path_factory.mktemp("source")
+    for name in ("bcl", "cacr", "datamodules", "configs"):
+        for path in (ROOT / name).rglob("*"):
+            if path.is_file() and "__pycache__" not in path.parts:
+                target = source / path.relative_to(ROOT)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(path.read_bytes())
+    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
+        (source / name).write_bytes((ROOT / name).read_bytes())
+    out = tmp_path_factory.mktemp("dist")
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out)]
+    subprocess.run([*command, str(source)], check=True, capture_output=True, text=True)
+    return next(out.glob("*.whl"))
+
+
+def test_wheel_carries_configurations_types_and_template(wheel):
+    names = set(zipfile.ZipFile(wheel).namelist())
+    for path in (ROOT / "configs").rglob("*.yaml"):
+        assert f"bcl/configs/{path.relative_to(ROOT / 'configs')}" in names
+    for path in [*ROOT.glob("*/py.typed"), *(ROOT / "bcl").rglob("*.j2")]:
+        assert str(path.relative_to(ROOT)) in names
+    for package in ("bcl", "cacr", "datamodules"):
+        for path in (ROOT / package).rglob("*.py"):
+            assert str(path.relative_to(ROOT)) in names, f"setup.cfg lacks the package of {path}"
+    assert not any(name.startswith(("tests/", "benchmarks/")) for name in names)
+
+
+@pytest.mark.slow
+def test_quickstart_from_the_wheel_in_another_folder(wheel, tmp_path):
+    site = tmp_path / "site"
+    zipfile.ZipFile(wheel).extractall(site)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    environment = {**os.environ, "PYTHONPATH": str(site)}
+    where = python("import bcl; print(bcl.__file__)", cwd=elsewhere, env=environment)
+    assert where.startswith(str(site))
+    command = [sys.executable, "-m", "bcl.cli", "quickstart", "--epochs", "1"]
+    subprocess.run(command, cwd=elsewhere, env=environment, check=True, capture_output=True)
+    assert (elsewhere / "outputs" / "quickstart" / "report.html").exists()

@@ -1,0 +1,499 @@
+"""The table of methods and seeds that the evidence comes from."""
+
+import importlib
+import inspect
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import reproduce
+import results_page
+import summary
+import yaml
+from places import ROOT
+
+import bcl
+from bcl.core.errors import InputError
+from bcl.core.instantiate import instantiate
+from bcl.evaluation.results import ProbeReport
+
+BENCHMARKS = ROOT / "benchmarks"
+METHODS = {"simclr", "focal", "sdclr", "bcl_i", "bcl_d", "cacr", "cacr_k4", "bcl_cacr"}
+
+
+@pytest.mark.parametrize("name", reproduce.preset_names())
+def test_presets_change_what_they_say(name, tmp_path):
+    preset = reproduce.read_preset(name)
+    root = str(tmp_path) if preset.get("root") else None
+    cells = reproduce.table(preset, tmp_path, root, list(preset["runs"]), [3], {})
+    configs = {cell.key: yaml.safe_load(cell.config) for cell in cells}
+    arguments = {key: config["model"]["init_args"] for key, config in configs.items()}
+    boost = {
+        key: args["views"]["init_args"]["boost"]["init_args"]
+        for key, args in arguments.items()
+        if "boost" in args["views"]["init_args"]
+    }
+    assert set(configs) >= {*METHODS, "bcl_i_monotone", "bcl_d_monotone"}
+    assert preset["seeds"] == [0, 1, 2]
+    assert configs["simclr"]["seed_everything"] == 3
+    decay = {key: args.get("weight_decay", 5e-4) for key, args in arguments.items()}
+    assert len({decay[key] for key in decay if not key.startswith(("sdclr", "bcl_d"))}) == 1
+    widths = {key for key in arguments if key.endswith(("_w16", "_w32", "_w64"))}
+    assert len({json.dumps(arguments[k].get("encoder_args")) for k in set(arguments) - widths}) == 1
+    assert len({args["encoder"] for args in arguments.values()}) == 1
+    lengths = {key: c["trainer"].pop("max_epochs") for key, c in configs.items()}
+    assert len({json.dumps(c["trainer"]) for c in configs.values()}) == 1
+    for key, epochs in lengths.items():
+        named = key.rpartition("_e")[2]  # in the name, where it is not that of the others
+        assert epochs == (int(named) if named.isdigit() else lengths["simclr"]), key
+    shared = ("learning_rate", "warmup_epochs", "projector_layers", "milestones", "image_size")
+    for key in shared:
+        assert len({json.dumps(args.get(key)) for args in arguments.values()}) == 1, key
+    for key in ("scale", "jitter", "jitter_probability"):
+        default = {"jitter": [0.4, 0.4, 0.4, 0.1], "jitter_probability": 0.8, "scale": [0.1, 1.0]}
+        own = [args["views"]["init_args"].get(key, default[key]) for args in arguments.values()]
+        assert len({json.dumps(each) for each in own}) == 1, key
+    assert boost["bcl_i_monotone"]["policy"] == "monotone"
+    usual = {"bcl-i": 1, "imagenet": 2}[boost["bcl_i"]["rule"]]
+    other = boost[f"bcl_i_k{3 - usual}"]
+    assert other == {**boost["bcl_i"], "num_ops": 3 - usual}
+    assert f"bcl_i_k{usual}" not in configs  # it would be bcl_i itself
+    assert arguments["cacr_k4"]["views"]["init_args"]["num_views"] == 5
+    assert arguments["bcl_cacr"]["views"]["init_args"]["num_views"] == 2
+    assert {pair for pairs in preset["compare"] for pair in pairs} <= set(preset["runs"])
+
+
+@pytest.mark.parametrize("name", reproduce.preset_names())
+def test_presets_name_settings_that_exist(name, tmp_path):
+    preset = reproduce.read_preset(name)
+    known = set(inspect.signature(bcl.SimCLR.__init__).parameters)
+    root = str(tmp_path) if preset.get("root") else None
+    for cell in reproduce.table(preset, tmp_path, root, list(preset["runs"]), [0], {}):
+        config = yaml.safe_load(cell.config)
+        own = inspect.signature(find_class(config["model"]["class_path"]).__init__).parameters
+        assert set(config["model"]["init_args"]) <= known | set(own), cell.key
+        for part in ("views", "loss", "tracker_loss"):
+            if part in config["model"]["init_args"]:
+                instantiate(config["model"]["init_args"][part])
+        assert instantiate(config["data"]).batch_size == config["data"]["init_args"]["batch_size"]
+
+
+def test_the_cpu_preset_takes_cifar_from_torchvision_too(tmp_path):
+    changes = {"data": {"class_path": "datamodules.CIFAR10LT"}}
+    preset = reproduce.read_preset("cpu")
+    (cell,) = reproduce.table(preset, tmp_path, str(tmp_path), ["bcl_i"], [4], changes)
+    data = instantiate(yaml.safe_load(cell.config)["data"])
+    assert (data.root, data.max_per_class, data.split_seed) == (str(tmp_path), 258, 4)
+
+
+def find_class(path):
+    module, _, name = path.rpartition(".")
+    return getattr(importlib.import_module(module), name)
+
+
+def test_every_run_of_the_cpu_preset_can_be_built(tmp_path):
+    preset = reproduce.read_preset("cpu")
+    for cell in reproduce.table(preset, tmp_path, str(tmp_path), list(preset["runs"]), [0], {}):
+        learner = instantiate(yaml.safe_load(cell.config)["model"])
+        width = int(cell.key[-2:]) if cell.key.endswith(("_w16", "_w64")) else 32
+        assert learner.encoder.num_features == 4 * width, cell.key
+
+
+def run(*words, folder):
+    return subprocess.run(
+        [sys.executable, str(BENCHMARKS / "reproduce.py"), *words],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        check=False,
+    )
+
+
+@pytest.mark.slow
+def test_runs_a_table_goes_on_and_reports_a_failure(tmp_path):
+    preset = {
+        "about": "digits",
+        "recipe": "digits_lt",
+        "seeds": [1],
+        "protocols": "full",
+        "settings": {
+            "trainer": {"max_epochs": 1, "accelerator": "cpu"},
+            "model": {"init_args": {"encoder_args": {"width": 4}}},
+        },
+        "runs": {
+            "a": {"label": "A", "method": "simclr"},
+            "b": {"label": "B", "method": "bcl_i"},
+            "bad": {
+                "label": "Bad",
+                "method": "simclr",
+                "settings": {"model": {"init_args": {"learning_rate": "fast"}}},
+            },
+        },
+        "compare": [["b", "a"], ["bad", "a"]],
+    }
+    path = tmp_path / "digits.yaml"
+    path.write_text(yaml.safe_dump(preset))
+    words = ["--preset", str(path), "--out", "out", "--jobs", "2"]
+    first = run(*words, folder=tmp_path)
+    assert first.returncode == 1, first.stderr
+    assert "failed: bad-1: fit" in first.stderr
+    assert "learning_rate" in first.stderr
+    result = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert [row["run"] for row in result["runs"]] == ["a", "b"]
+    assert result["command"] == f"python benchmarks/reproduce.py --preset {path}"
+    expected = ProbeReport.load(tmp_path / "out" / "probe" / "b-1").protocol("full")
+    found = result["means"]["b"]["full"]["all"]["mean"]
+    assert found == pytest.approx(100 * expected["summary"]["accuracy"]["mean"])
+    assert "<svg" in (tmp_path / "out" / "report.html").read_text()
+    page = results_page.page([result], "")
+    assert f"| A | 1 | {result['means']['a']['full']['all']['mean']:.2f} |" in page
+    # Again: what is done is not done again.
+    stamp = (tmp_path / "out" / "runs" / "a-1" / "run.json").stat().st_mtime_ns
+    again = run(*words, "--runs", "a,b", folder=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert (tmp_path / "out" / "runs" / "a-1" / "run.json").stat().st_mtime_ns == stamp
+    # Other settings do not mix with it.
+    other = run(*words, "--set", "trainer.max_epochs=2", folder=tmp_path)
+    assert other.returncode == 2
+    assert "has other settings" in other.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--preset", "cpuu"], "did you mean 'cpu'"),
+        (["--preset", "cpu"], "needs --root"),
+        (["--preset", "cpu", "--root", "nowhere"], "nothing at nowhere"),
+        (["--preset", "cifar10-lt", "--runs", "simclrr"], "did you mean 'simclr'"),
+        (["--preset", "cifar10-lt", "--seeds", "one"], "takes integers"),
+        (["--preset", "cifar10-lt", "--set", "trainer.max_epochs"], "PATH=VALUE"),
+        (["--preset", "cifar10-lt", "--seeds", "0,1,0"], "--seeds names 0 2 times"),
+        (["--preset", "cifar10-lt", "--runs", "bcl_i,bcl_i"], "--runs names bcl_i 2 times"),
+        (["--preset", "cifar10-lt", "--jobs", "0"], "--jobs must be at least 1, got 0"),
+        (["--preset", "cifar10-lt", "--threads", "-2"], "--threads must be at least 1, got -2"),
+    ],
+)
+def test_wrong_words_are_refused_in_one_line(words, said, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["reproduce.py", *words])
+    assert reproduce.main() == 2
+    assert said in capsys.readouterr().err
+
+
+SMALL = {
+    "about": "digits",
+    "recipe": "digits_lt",
+    "seeds": [0, 1],
+    "protocols": "full",
+    "runs": {"a": {"label": "A", "method": "simclr"}, "b": {"label": "B", "method": "bcl_i"}},
+}
+
+
+def write(path, **changes):
+    """A preset file with these changes; None leaves a key out."""
+    preset = {key: value for key, value in (SMALL | changes).items() if value is not None}
+    path.write_text(yaml.safe_dump(preset))
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"setings": {}}, "did you mean 'settings'"),
+        ({"runs": {"a": {"label": "A", "method": "simclr", "seting": {}}}}, "mean 'settings'"),
+        ({"runs": {"a": {"label": "A"}}}, "run 'a' has no method"),
+        ({"runs": {"a": "simclr"}}, "takes a mapping"),
+        ({"runs": {"a": {"label": "A", "method": "simcl"}}}, "digits_lt/simclr"),
+        ({"about": None}, "has no about"),
+        ({"compare": [["b", "aa"]]}, "unknown run in compare 'aa'"),
+        ({"compare": [["b"]]}, "takes pairs"),
+        ({"protocols": "ful"}, "did you mean 'full'"),
+        ({"extends": "basee"}, "unknown preset 'basee'"),
+        ({"extends": "preset.yaml"}, "extends itself"),
+    ],
+)
+def test_mistakes_in_a_preset_are_refused_before_anything_runs(
+    changes, said, tmp_path, monkeypatch, capsys
+):
+    path = write(tmp_path / "preset.yaml", **changes)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["reproduce.py", "--preset", path])
+    assert reproduce.main() == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_a_preset_extends_another_beside_it(tmp_path, monkeypatch):
+    write(tmp_path / "first.yaml", compare=[["b", "a"]])
+    second = {
+        "extends": "first.yaml",
+        "about": "more",
+        "runs": {"c": {"label": "C", "method": "focal"}},
+        "compare": [["c", "a"]],
+    }
+    (tmp_path / "second.yaml").write_text(yaml.safe_dump(second))
+    preset = reproduce.read_preset(str(tmp_path / "second.yaml"))
+    assert (preset["about"], list(preset["runs"])) == ("more", ["a", "b", "c"])
+    assert preset["compare"] == [["b", "a"], ["c", "a"]]
+    second["runs"]["b"] = None
+    (tmp_path / "second.yaml").write_text(yaml.safe_dump(second))
+    preset = reproduce.read_preset(str(tmp_path / "second.yaml"))
+    assert list(preset["runs"]) == ["a", "c"]
+    assert preset["compare"] == [["c", "a"]]
+    assert reproduce.read_preset(write(tmp_path / "plain.yaml"))["compare"] == []
+
+
+# Stands for `bcl`: says that it runs, has a child of its own, and takes its time.
+SLEEPER = """
+import os, pathlib, subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(120)"])
+pathlib.Path(f"begun-{os.getpid()}-{child.pid}").touch()
+time.sleep(120)
+"""
+
+
+@pytest.fixture
+def sleeping(tmp_path):
+    """A command whose two runs at a time, of four, go on until they are ended."""
+    path = write(tmp_path / "my preset.yaml")
+    script = (
+        # Where the tests run in the background, both are ignored, and children inherit that.
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"
+        f"import sys; sys.path.insert(0, {str(BENCHMARKS)!r}); import reproduce\n"
+        f"reproduce.PROGRAM = (sys.executable, '-c', {SLEEPER!r}); reproduce.PATIENCE = 2.0\n"
+        f"sys.argv = ['reproduce.py', '--preset', {path!r}, '--out', 'my out', '--jobs', '2']\n"
+        "sys.exit(reproduce.main())"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+    )
+    until(lambda: len(list(tmp_path.glob("begun-*"))) == 2)
+    yield process
+    process.kill()
+    process.wait()
+    process.stderr.close()
+    for number in begun(tmp_path):
+        if alive(number):
+            os.kill(number, signal.SIGKILL)
+
+
+def begun(folder):
+    return [int(word) for path in folder.glob("begun-*") for word in path.name.split("-")[1:]]
+
+
+def alive(number):
+    """Whether a process runs; one that has ended and waits for its parent does not."""
+    try:
+        stat = Path(f"/proc/{number}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return stat.rpartition(")")[2].split()[0] != "Z"
+
+
+def until(condition, seconds=60):
+    limit = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < limit
+        time.sleep(0.05)
+
+
+linux = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
+
+
+@linux
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_an_interrupt_ends_the_runs_and_begins_no_others(sleeping, number, tmp_path):
+    sleeping.send_signal(number)
+    assert sleeping.wait(30) == 130
+    assert "the same command goes on from here" in sleeping.stderr.read()
+    until(lambda: not any(alive(each) for each in begun(tmp_path)))
+    assert len(list(tmp_path.glob("begun-*"))) == 2
+
+
+@linux
+def test_two_commands_do_not_share_a_folder(sleeping, tmp_path):
+    def refused():
+        preset = str(tmp_path / "my preset.yaml")
+        answer = run("--preset", preset, "--out", "my out", folder=tmp_path)
+        return answer.returncode == 2 and "is at work in my out" in answer.stderr
+
+    assert refused()
+    sleeping.kill()  # its runs live on, and hold the folder
+    sleeping.wait()
+    assert refused()
+
+
+def test_an_unexpected_error_costs_the_other_runs_nothing(tmp_path, monkeypatch):
+    preset = reproduce.read_preset(write(tmp_path / "preset.yaml"))
+    cells = reproduce.table(preset, tmp_path, None, ["a", "b"], [0], {})
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "a-0").write_text("a file where the folder should be")
+    runner = reproduce.Runner(cells, preset, 1, 1)
+    monkeypatch.setattr(runner, "command", lambda *_: True)
+    monkeypatch.setattr(reproduce, "accuracy", lambda _: "")
+    assert runner.all()
+    assert list(runner.failed) == ["a-0"]
+    assert "FileExistsError" in runner.failed["a-0"]
+    assert runner.done == 1
+
+
+def test_a_report_without_the_protocols_asked_for_is_not_done(tmp_path):
+    preset = reproduce.read_preset(write(tmp_path / "preset.yaml"))
+    (cell,) = reproduce.table(preset, tmp_path, None, ["a"], [0], {})
+    runner = reproduce.Runner([cell], preset, 1, 1)
+    assert not runner.is_probed(cell)
+    cell.report.parent.mkdir()
+    fake(tmp_path, "x", 0, [0.1, 0.2, 0.3]).rename(cell.report)
+    assert runner.is_probed(cell)
+    more = reproduce.Runner([cell], preset | {"protocols": "full,knn"}, 1, 1)
+    assert not more.is_probed(cell)
+
+
+def fake(tmp_path, name, seed, values):
+    """A saved report with these accuracies of three classes."""
+    entry = {
+        "name": "full",
+        "description": "all",
+        "kind": "linear",
+        "notes": [],
+        "per_class": values,
+        "draws": [{"accuracy": sum(values) / 3}],
+        "summary": {
+            "accuracy": {"mean": sum(values) / 3, "ci95": None},
+            "thirds": {
+                key: {"mean": value, "ci95": None}
+                for key, value in zip(("many", "medium", "few"), values, strict=True)
+            },
+        },
+    }
+    report = ProbeReport(
+        {"name": name, "seed": seed, "history": [{"loss": 1.0}], "epochs": 1, "commit": "c"},
+        {
+            "recipe": "r",
+            "test_hash": "t",
+            "test_pictures": 3,
+            "num_classes": 3,
+            "class_names": ["a", "b", "c"],
+            "class_counts": [3, 2, 1],
+        },
+        {"thirds": {"description": "thirds", "many": [0], "medium": [1], "few": [2]}},
+        [entry],
+    )
+    report.save(tmp_path / f"{name}-{seed}")
+    return tmp_path / f"{name}-{seed}"
+
+
+def test_differences_are_paired_by_seed(tmp_path):
+    old = {0: [0.5, 0.4, 0.3], 1: [0.6, 0.5, 0.4], 2: [0.4, 0.3, 0.2]}
+    gains = {0: 0.02, 1: 0.03, 2: 0.01}
+    paths = {("a", s): fake(tmp_path, "a", s, v) for s, v in old.items()}
+    for seed, values in old.items():
+        new = [values[0], values[1], values[2] + gains[seed]]
+        paths["b", seed] = fake(tmp_path, "b", seed, new)
+    paths["b", 7] = fake(tmp_path, "b", 7, [0.9, 0.9, 0.9])  # has no partner
+    result = summary.summarise(paths, {"a": "A", "b": "B"}, [("b", "a")], {"about": "x"})
+    (row,) = result["differences"]["full"]
+    assert row["few"]["by_seed"] == pytest.approx([2.0, 3.0, 1.0])
+    # Mean 2, standard deviation 1, t(0.975, 2) = 4.3027.
+    assert row["few"]["mean"] == pytest.approx(2.0)
+    assert row["few"]["ci95"] == pytest.approx(4.3027 / 3**0.5, rel=1e-3)
+    assert row["few"]["p"] == pytest.approx(0.0742, abs=1e-3)
+    assert row["few"]["seeds"] == 3
+    assert row["many"]["mean"] == pytest.approx(0.0)
+    assert result["means"]["b"]["full"]["all"]["seeds"] == 4
+
+
+def test_rounding_is_no_spread(tmp_path):
+    # Three equal gains of a third of a ten-thousandth, as six decimals hold them.
+    paths = {("a", s): fake(tmp_path, "a", s, [0.5, 0.5, 0.5]) for s in range(3)}
+    for seed, few in enumerate((0.533333, 0.533334, 0.533333)):
+        paths["b", seed] = fake(tmp_path, "b", seed, [0.5, 0.5, few])
+    result = summary.summarise(paths, {"a": "A", "b": "B"}, [("b", "a")], {"about": "x"})
+    assert result["differences"]["full"][0]["few"]["p"] is None
+
+
+def test_holm_counts_the_pairs_of_the_table(tmp_path):
+    gains = {"b": (0.10, 0.11, 0.12), "c": (0.10, 0.11, 0.12), "d": (0.1, -0.1, 0.05)}
+    paths = {("a", s): fake(tmp_path, "a", s, [0.5, 0.5, 0.5]) for s in range(3)}
+    for run_, values in gains.items():
+        for seed, gain in enumerate(values):
+            paths[run_, seed] = fake(tmp_path, run_, seed, [0.5, 0.5, 0.5 + gain])
+    labels = {key: key.upper() for key in "abcd"}
+    pairs = [(key, "a") for key in "bcd"]
+    rows = summary.summarise(paths, labels, pairs, {"about": "x"})["differences"]["full"]
+    p, corrected = ([row["few"][key] for row in rows] for key in ("p", "p_holm"))
+    assert p[0] == p[1] < p[2]
+    assert corrected == pytest.approx([3 * p[0], 3 * p[0], p[2]])
+
+
+def test_runs_without_a_common_seed_are_plain_json(tmp_path):
+    paths = {("a", 0): fake(tmp_path, "a", 0, [0.5, 0.5, 0.5])}
+    paths["b", 1] = fake(tmp_path, "b", 1, [0.5, 0.5, 0.5])
+    result = summary.summarise(paths, {"a": "A", "b": "B"}, [("b", "a")], {"about": "x"})
+    text = json.dumps(result, allow_nan=False)
+    assert json.loads(text)["differences"]["full"][0]["all"]["mean"] is None
+
+
+def test_a_part_does_not_take_the_place_of_the_whole(tmp_path):
+    preset = reproduce.read_preset("digits")
+    two = reproduce.table(preset, tmp_path, None, ["simclr", "bcl_i"], [0], {})
+    runs = [{"run": "simclr", "seed": 0}, {"run": "bcl_i", "seed": 0}]
+    reproduce.check_whole(two, tmp_path)  # no results yet
+    (tmp_path / "results.json").write_text(json.dumps({"runs": runs}))
+    reproduce.check_whole(two, tmp_path)
+    with pytest.raises(InputError, match="leaves out, first 'simclr' with seed 0"):
+        reproduce.check_whole(two[1:], tmp_path)
+
+
+def test_results_of_one_preset_are_one_table(tmp_path):
+    old = [0.50, 0.52, 0.54]
+    paths = {
+        key: {(key, s): fake(tmp_path, key, s, [v + gain] * 3) for s, v in enumerate(old)}
+        for key, gain in (("a", 0.0), ("b", 0.1), ("c", 0.2))
+    }
+    labels, pairs = {key: key.upper() for key in "abc"}, [("b", "a"), ("c", "a"), ("c", "b")]
+    about = {"preset": "x", "about": "x", "command": "one"}
+    whole = summary.summarise({**paths["a"], **paths["b"], **paths["c"]}, labels, pairs, about)
+    first = summary.summarise({**paths["a"], **paths["b"]}, labels, pairs, about)
+    second = summary.summarise(paths["c"], labels, pairs, {**about, "command": "two"})
+    assert summary.merge([first, second], pairs) == {
+        **whole,
+        "command": "one  # commit c\ntwo  # commit c",
+    }
+    with pytest.raises(InputError, match="run 'c' with seed 0 stands in two"):
+        summary.merge([first, second, second], pairs)
+    second["runs"][0]["recipe"] = "other pictures"
+    with pytest.raises(InputError, match="seed 0 of preset 'x' has two training sets"):
+        summary.merge([first, second], pairs)
+    with pytest.raises(InputError, match="differ in groups"):
+        summary.merge([first, {**second, "groups": "halves"}], pairs)
+
+
+def test_a_foreign_file_is_no_result(tmp_path):
+    path = tmp_path / "reproduce-x.json"
+    path.write_text("{}")
+    with pytest.raises(InputError, match="no result of"):
+        results_page.read(path)
+
+
+def test_the_reading_quotes_the_tables():
+    """Every "mean ± interval" in the words stands in a table, bold exactly where it is there."""
+    results, reading = results_page.published()
+    quoted = re.findall(r"\*{0,2}[-+]?\d+\.\d\d ± \d+\.\d\d\*{0,2}", reading)
+    tables = "\n".join(line for result in results for line in results_page.section(result))
+    assert quoted
+    for figure in quoted:
+        assert f"| {figure} |" in tables, figure
+
+
+def test_the_published_page_holds_the_committed_results():
+    assert results_page.PAGE.read_text(encoding="utf-8") == results_page.page(
+        *results_page.published()
+    )
