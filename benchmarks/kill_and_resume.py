@@ -29,8 +29,8 @@ import numpy as np
 import torch
 
 WATCHED = ("--online.every_n_epochs", "1", "--log", "csv", "--history.every_n_epochs", "1")
-# Without neighbours: a vote was seen to differ after a resume that was equal in all else.
-WATCHED += ("--online.neighbours", "0")
+# Without neighbors: a vote was seen to differ after a resume that was equal in all else.
+WATCHED += ("--online.neighbors", "0")
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def run(words: list[str], kill_after: int | None = None, delay: float = 0.0) -> 
 
 
 def final_state(folder: Path) -> dict[str, Any]:
-    """What must not differ: weights, tracker, optimiser, schedule, history, what watched it."""
+    """What must not differ: weights, tracker, optimizer, schedule, history, what watched it."""
     content = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
     keys = ("state_dict", "optimizer_states", "lr_schedulers", "global_step", "epoch")
     state = {key: content[key] for key in keys}

@@ -1,11 +1,11 @@
-"""Pictures a second to the device: memory, workers, shards, against torchvision's ImageFolder.
+"""Images a second to the device: memory, workers, shards, against torchvision's ImageFolder.
 
     python benchmarks/loading.py memory            # gathers of a set that fits, and their share
     python benchmarks/loading.py cache --archive cifar10-jpeg.zip
     python benchmarks/loading.py large             # 224 px views from photographs
-    python benchmarks/loading.py cost              # the same as CPU time a picture
+    python benchmarks/loading.py cost              # the same as CPU time an image
     python benchmarks/loading.py shards            # needs the extra "shards"
-    python benchmarks/loading.py billion           # what a billion pictures cost, piece by piece
+    python benchmarks/loading.py billion           # what a billion images cost, piece by piece
 
 All data is made here from scikit-learn's two photographs, unless --root or --archive names some.
 Figures are medians of --repeat runs; the contenders take turns, as machines drift.
@@ -35,7 +35,7 @@ from torchvision import datasets, transforms
 
 import bcl
 from datamodules import ImageFolderLT, ShardsLT
-from datamodules.images.dataset import MemoryStore, PictureSet
+from datamodules.images.dataset import ImageDataset, MemoryStore
 from datamodules.images.decode import decode
 from datamodules.images.loader import MemoryLoader
 from datamodules.shards import WindowOrder, pack, shrink
@@ -90,7 +90,7 @@ def memory(args: argparse.Namespace) -> None:
 def in_memory(args: argparse.Namespace, files: datasets.ImageFolder) -> None:
     """As `memory`, with the small JPEG files for ImageFolder."""
     images = torch.randint(0, 256, (12_406, 3, 32, 32), dtype=torch.uint8)
-    data = PictureSet(MemoryStore(images, "random"), None, torch.arange(12_406) % 10)
+    data = ImageDataset(MemoryStore(images, "random"), None, torch.arange(12_406) % 10)
     for batch_size in args.batches:
 
         def gather(size: int = batch_size) -> float:
@@ -100,9 +100,9 @@ def in_memory(args: argparse.Namespace, files: datasets.ImageFolder) -> None:
                 batch["image"].sum().item()  # what was gathered has been read, too
             return (time.perf_counter() - start) / len(loader)
 
-        learner = nn.Sequential(bcl.create_encoder("resnet8", image_size=32)).to(args.device)
+        method = nn.Sequential(bcl.create_encoder("resnet8", image_size=32)).to(args.device)
 
-        def step(size: int = batch_size, model: nn.Module = learner) -> float:
+        def step(size: int = batch_size, model: nn.Module = method) -> float:
             views = torch.rand(2 * size, 3, 32, 32, device=args.device)
             start = time.perf_counter()
             model(views).square().mean().backward()
@@ -121,7 +121,7 @@ def in_memory(args: argparse.Namespace, files: datasets.ImageFolder) -> None:
                 times.append(1 / batches_per_second(loader))
         cost, whole = statistics.median(costs), statistics.median(steps)
         args.rows += results.compare(
-            f"a batch of {batch_size} pictures of 32 px in memory",
+            f"a batch of {batch_size} images of 32 px in memory",
             "ms",
             {
                 "ours, gathering it": [1e3 * x for x in costs],
@@ -153,12 +153,12 @@ def both(seconds: float, work: float) -> str:
 
 
 def cache(args: argparse.Namespace) -> None:
-    """Unpacking, decoding and caching small pictures; first batch cold and warm."""
+    """Unpacking, decoding and caching small images; first batch cold and warm."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         archive = Path(args.archive) if args.archive else folder / "set.zip"
         if not args.archive:
-            photographs(folder / "made", args.pictures, 32, 32, 10)
+            photographs(folder / "made", args.images, 32, 32, 10)
             with zipfile.ZipFile(archive, "w") as file:
                 for path in sorted((folder / "made").rglob("*.jpg")):
                     file.write(path, path.relative_to(folder / "made"))
@@ -234,7 +234,7 @@ def simclr_transform(blur: bool) -> Callable[[Any], Any]:
 
 
 def drain(loader: Iterable[Any], work: Callable[[Any], Any] | None = None) -> tuple[float, float]:
-    """Seconds to the first batch, and pictures a second after it."""
+    """Seconds to the first batch, and images a second after it."""
     start = time.perf_counter()
     first = 0.0
     count = 0
@@ -252,9 +252,9 @@ def large(args: argparse.Namespace) -> None:
     """Two views of 224 px from photographs in files."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        root = args.root or str(photographs(folder / "set", args.pictures, 500, 375))
+        root = args.root or str(photographs(folder / "set", args.images, 500, 375))
         size = np.mean([path.stat().st_size for path in Path(root).rglob("*.jpg")][:500]) / 1024
-        say("pictures, mean size", f"{args.pictures:,}, {size:.0f} KiB")
+        say("images, mean size", f"{args.images:,}, {size:.0f} KiB")
         plain = datasets.ImageFolder(root, TwoViews(simclr_transform(args.blur)))
         decoding = datasets.ImageFolder(root, DECODE)
         views = bcl.ContrastiveViews(
@@ -317,13 +317,13 @@ def large(args: argparse.Namespace) -> None:
         for title, factor, _ in contenders:
             first = statistics.median(pair[0] for pair in found[title])
             rate = statistics.median(pair[1] for pair in found[title])
-            unit = "pictures/s" if factor == 1 else "views/s"
+            unit = "images/s" if factor == 1 else "views/s"
             say(title, f"{rate * factor:7.0f} {unit}, first batch {first:.2f} s")
         for workers in (1, 2):
             mine = [t for t, _, _ in contenders if f"{workers} worker" in t and "ours" in t]
             theirs = [t for t, _, _ in contenders if f"{workers} worker" in t and "ours" not in t]
             cases = (
-                ("decoding JPEG files to 256 px", "pictures/s", mine[0], theirs[0], 1),
+                ("decoding JPEG files to 256 px", "images/s", mine[0], theirs[0], 1),
                 ("two views of 224 px from JPEG files", "views/s", mine[1], theirs[1], 2),
             )
             for case, unit, our, their, factor in cases:
@@ -340,7 +340,7 @@ def large(args: argparse.Namespace) -> None:
 
 
 def cost(args: argparse.Namespace) -> None:
-    """CPU time a picture of every step, in one thread: what a busy machine does not change."""
+    """CPU time an image of every step, in one thread: what a busy machine does not change."""
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
         root = Path(args.root) if args.root else photographs(Path(name), BATCH, 500, 375)
@@ -379,7 +379,7 @@ def cost(args: argparse.Namespace) -> None:
                 found[title].append((time.process_time() - start) / len(raw) * 1e3)
     middle = {title: statistics.median(values) for title, values in found.items()}
     for title, value in middle.items():
-        say(title, f"{value:.2f} ms a picture")
+        say(title, f"{value:.2f} ms an image")
     for blur in ("", " with blur"):
         plain = middle[f"ImageFolder: decode, two views{blur}"]
         ours = middle["ours: decode to 256"]
@@ -406,7 +406,7 @@ def shards(args: argparse.Namespace) -> None:
         raise SystemExit("needs litdata: pip install 'bcl-cacr[shards]'")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        root = args.root or str(photographs(folder / "set", args.pictures, 500, 375))
+        root = args.root or str(photographs(folder / "set", args.images, 500, 375))
         source = ImageFolderLT(
             root, None, storage="files", test_share=0.01, cache_dir=str(folder / "cache")
         )
@@ -415,7 +415,7 @@ def shards(args: argparse.Namespace) -> None:
         pack(source, folder / "shards", parts=("train",), progress=False)
         seconds = time.perf_counter() - start
         decoding = datasets.ImageFolder(root, DECODE)
-        say("packing and reading back", f"{source.num_samples / seconds:.0f} pictures/s")
+        say("packing and reading back", f"{source.num_samples / seconds:.0f} images/s")
         for workers in (1, 2):
 
             def files(count: int = workers) -> tuple[float, float]:
@@ -450,7 +450,7 @@ def shards(args: argparse.Namespace) -> None:
                     found[title].append(call())
             args.rows += results.compare(
                 f"decoding JPEG to 256 px, {workers} worker(s)",
-                "pictures/s",
+                "images/s",
                 {title: [rate for _, rate in pairs] for title, pairs in found.items()},
                 ours="ours, shards",
                 better="higher",
@@ -459,7 +459,7 @@ def shards(args: argparse.Namespace) -> None:
                 first, rate = (statistics.median(column) for column in zip(*pairs, strict=True))
                 say(
                     f"{title}, decode to 256, {workers} worker(s)",
-                    f"{rate:7.0f} pictures/s, first batch {first:.2f} s",
+                    f"{rate:7.0f} images/s, first batch {first:.2f} s",
                 )
 
 
@@ -469,7 +469,7 @@ def peak() -> int:
 
 
 def billion(args: argparse.Namespace) -> None:
-    """The constants behind the estimate for a billion pictures: a twentieth is made in earnest."""
+    """The constants behind the estimate for a billion images: a twentieth is made in earnest."""
     samples, batch = 50_000_000, 4096
     before = peak()
     tracker = bcl.MemorizationTracker(samples)
@@ -509,15 +509,15 @@ def billion(args: argparse.Namespace) -> None:
         root = Path(args.root) if args.root else photographs(Path(name), BATCH, 500, 375)
         raw = [path.read_bytes() for path in sorted(root.rglob("*.jpg"))[:BATCH]]
     small = [len(shrink(data, 256)) for data in raw]
-    say("a picture with a shorter side of 256 px", f"{np.mean(small) / 1024:.1f} KiB")
+    say("an image with a shorter side of 256 px", f"{np.mean(small) / 1024:.1f} KiB")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=("memory", "cache", "large", "cost", "shards", "billion"))
     parser.add_argument("--root", help="folder of class folders of JPEG files")
-    parser.add_argument("--archive", help="zip archive of class folders of small pictures")
-    parser.add_argument("--pictures", type=int, default=1024, help="how many to make")
+    parser.add_argument("--archive", help="zip archive of class folders of small images")
+    parser.add_argument("--images", type=int, default=1024, help="how many to make")
     parser.add_argument("--batches", type=int, nargs="+", default=[256, 512], help="of memory")
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--workers", type=int, default=2)

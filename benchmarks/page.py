@@ -24,18 +24,18 @@ ABOUT = {
     "distances from whole matrices of products; *(B, B, D)*: from a tensor of differences, as the "
     "released code; *products*: the three matrix products that a dense form cannot do without, "
     "and nothing else. In brackets: peak memory beyond inputs and their gradients.",
-    "views": "Base chain and k boosted ops. Pillow's chain boosts every picture by its own score, "
+    "views": "Base chain and k boosted ops. Pillow's chain boosts every image by its own score, "
     "as ours does; torchvision v2 and kornia do less: they draw their ops once a call and once a "
     "batch.",
-    "step": "The whole BCL-I step (views, two forward passes, loss, tracker, backward, optimiser) "
+    "step": "The whole BCL-I step (views, two forward passes, loss, tracker, backward, optimizer) "
     "beside the encoder's own step on ready tensors. Below 1: the share of a step's speed that "
     "remains.",
     "loading": "Photographs of 500 × 375 px made into JPEG files; ours decodes and crops in "
     "workers and makes the views after it.",
     "tracker": "`MemorizationTracker.update` on random ids, one thread, beside the same in Python, "
     "sample by sample.",
-    "probe": "Made-up features of 50,000 training and 10,000 test pictures, 100 classes; ours "
-    "chooses its regularisation too, scikit-learn is given it. In brackets: accuracy full / "
+    "probe": "Made-up features of 50,000 training and 10,000 test images, 100 classes; ours "
+    "chooses its regularization too, scikit-learn is given it. In brackets: accuracy full / "
     "50-shot / 100-shot.",
 }
 

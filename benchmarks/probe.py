@@ -1,7 +1,7 @@
 """Time and accuracy of the probe suite against a plain loop and scikit-learn.
 
 The suite is BCL's: full-shot, 5 draws of 50-shot and 5 of 100-shot, on 512-d features of 50,000
-training and 10,000 test pictures of 100 classes. The features are made up (class centres in a
+training and 10,000 test images of 100 classes. The features are made up (class centers in a
 64-dimensional subspace, correlated noise, rectified, as pooled features of a ResNet are), so that
 the numbers need no data set.
 
@@ -29,10 +29,10 @@ Features = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 def made_up(train: int, test: int, dims: int, classes: int) -> Features:
-    """Rectified features of noisy class centres; about 65 % can be told apart."""
+    """Rectified features of noisy class centers; about 65 % can be told apart."""
     generator = torch.Generator().manual_seed(0)
     latent = 64
-    centres = torch.randn(classes, latent, generator=generator) * 0.42
+    centers = torch.randn(classes, latent, generator=generator) * 0.42
     spectrum = torch.linspace(0, -1.5, latent).exp()
     basis = torch.randn(latent, dims, generator=generator) / latent**0.5
     parts = []
@@ -41,7 +41,7 @@ def made_up(train: int, test: int, dims: int, classes: int) -> Features:
         y = torch.arange(count) % classes
         x = torch.empty(count, dims)
         for rows in torch.arange(count).split(8192):
-            z = centres[y[rows]] + torch.randn(len(rows), latent, generator=noise)
+            z = centers[y[rows]] + torch.randn(len(rows), latent, generator=noise)
             fine = torch.randn(len(rows), dims, generator=noise) * 0.15
             x[rows] = torch.relu((z * spectrum) @ basis + fine)
         parts += [x, y]
@@ -99,7 +99,7 @@ def plain_loop(data: Features, classes: int) -> dict[str, list[float]]:
 
 
 def scikit_learn(data: Features, classes: int) -> dict[str, list[float]]:
-    """LogisticRegression on standardised features, with our regularisation given to it."""
+    """LogisticRegression on standardized features, with our regularization given to it."""
     from sklearn.linear_model import LogisticRegression
 
     x, y, test_x, test_y = (part.cpu() for part in data)

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from summary import summarise
+from summary import summarize
 
 from bcl.cli.configuration import Config, compose, merge, read_yaml
 from bcl.core.errors import InputError, unknown_name
@@ -384,7 +384,7 @@ def finish(
     done = [cell for cell in cells if runner.is_probed(cell)]
     if not done:
         return
-    summary = summarise(
+    summary = summarize(
         {(cell.key, cell.seed): cell.report for cell in done},
         {key: run["label"] for key, run in preset["runs"].items()},
         [tuple(pair) for pair in preset.get("compare", [])],
@@ -505,7 +505,7 @@ def main() -> int:
 
 
 def jobs_here(cores: int) -> int:
-    """One run at a time on a GPU; else one a core, which wastes nothing on small pictures."""
+    """One run at a time on a GPU; else one a core, which wastes nothing on small images."""
     import torch
 
     return 1 if torch.cuda.is_available() else cores

@@ -28,7 +28,7 @@ HEAD = """# Results
 <!-- Written by benchmarks/results_page.py from benchmarks/evidence/; do not edit. -->
 
 Accuracies in per cent, mean over the seeds ± half the 95 % interval (Student's t). Differences are
-in points and paired by seed: both runs have the same pictures, order of classes and initial
+in points and paired by seed: both runs have the same images, order of classes and initial
 weights. **Bold** differences are significant at 5 % after Holm's correction over the rows of their
 column; an interval without 0 that is not bold did not survive the correction. Columns and tables
 are not corrected for: of twenty columns, one with a bold row is to be expected by chance.

@@ -103,15 +103,15 @@ JOBS = (
     ),
     Job(
         "loading-files",
-        "loading.py large --pictures 512 --repeat 3 --threads 1",
-        "loading.py large --pictures 140 --repeat 1 --threads 1",
+        "loading.py large --images 512 --repeat 3 --threads 1",
+        "loading.py large --images 140 --repeat 1 --threads 1",
     ),
-    Job("loading-cache", "loading.py cache --pictures 60000", "loading.py cache --pictures 2000"),
+    Job("loading-cache", "loading.py cache --images 60000", "loading.py cache --images 2000"),
     Job("loading-cost", "loading.py cost --repeat 5", "loading.py cost --repeat 1"),
     Job(
         "loading-shards",
-        "loading.py shards --pictures 512 --repeat 3 --threads 1",
-        "loading.py shards --pictures 140 --repeat 1 --threads 1",
+        "loading.py shards --images 512 --repeat 3 --threads 1",
+        "loading.py shards --images 140 --repeat 1 --threads 1",
     ),
     Job(
         "tracker",

@@ -3,7 +3,7 @@
     python benchmarks/step.py --encoder resnet8 --batch 256
     python benchmarks/step.py --encoder resnet18 --batch 512 --precision bf16 --channels-last
 
-Both steps have the same encoder, projector and optimiser and are timed in turns; the bare step sums
+Both steps have the same encoder, projector and optimizer and are timed in turns; the bare step sums
 squares where the other has its views, loss and tracker. Prints the median and spread of the ratio,
 and where the rest goes: views, loss and tracker by themselves, and with ``--profile`` the operators
 that the BCL-I step spends more time in than the bare one.
@@ -72,17 +72,17 @@ def more_time(
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     device = torch.device(args.device)
     torch.manual_seed(0)
-    learner = BCL(
+    method = BCL(
         args.encoder, args.size, num_samples=args.samples, channels_last=args.channels_last
     ).to(device)
     if args.compile:
-        learner.encoder = torch.compile(learner.encoder)
-    optimizer = torch.optim.SGD(learner.parameters(), lr=1e-3, momentum=0.9)
+        method.encoder = torch.compile(method.encoder)
+    optimizer = torch.optim.SGD(method.parameters(), lr=1e-3, momentum=0.9)
     shape = (args.batch, 3, args.size, args.size)
     images = torch.randint(0, 256, shape, dtype=torch.uint8, device=device)
     ready = torch.rand(2, *shape, device=device)
     # Scores as in mid-training: spread over [0, 1].
-    learner.tracker.scores.copy_(torch.rand(args.samples))
+    method.tracker.scores.copy_(torch.rand(args.samples))
 
     def autocast() -> Any:
         if args.precision == "fp32":
@@ -94,31 +94,31 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     def descend(loss: torch.Tensor) -> None:
         optimizer.zero_grad()
         loss.backward()
-        learner.tracker.settle()  # where the learner asks for the verdict, too
+        method.tracker.settle()  # where the method asks for the verdict, too
         optimizer.step()
 
     def bare() -> None:
         with autocast():
-            loss = learner.project(ready).float().square().mean()
+            loss = method.project(ready).float().square().mean()
         descend(loss)
 
     def full() -> None:
         nonlocal epoch
         epoch += 1
-        learner.tracker.epoch += 1
+        method.tracker.epoch += 1
         ids = torch.randint(args.samples, (args.batch,), device=device)
-        views = learner.views(images, learner.tracker.scores[ids], ids, epoch)
+        views = method.views(images, method.tracker.scores[ids], ids, epoch)
         with autocast():
-            losses = learner.sample_losses(views)
-        learner.tracker.update(ids, losses, wait=False)
+            losses = method.sample_losses(views)
+        method.tracker.update(ids, losses, wait=False)
         descend(losses.mean())
 
     ids = torch.randint(args.samples, (args.batch,), device=device)
     z = torch.randn(2, args.batch, 128, device=device, requires_grad=True)
     parts: dict[str, Callable[[], Any]] = {
-        "views": lambda: learner.views(images, learner.tracker.scores[ids], ids, 1),
-        "loss": lambda: learner.loss(z).mean().backward(),
-        "tracker": lambda: learner.tracker.update(ids, z.detach()[0, :, 0].abs()),
+        "views": lambda: method.views(images, method.tracker.scores[ids], ids, 1),
+        "loss": lambda: method.loss(z).mean().backward(),
+        "tracker": lambda: method.tracker.update(ids, z.detach()[0, :, 0].abs()),
     }
     for work in (bare, full, *parts.values()):
         for _ in range(args.warmup):
@@ -182,7 +182,7 @@ def main() -> int:
         precision += ", compiled" if args.compile else ""
         where = ", GPU" if args.device.startswith("cuda") else ""
         case = (
-            f"training step, {args.encoder}, {args.batch} pictures of {args.size} px, "
+            f"training step, {args.encoder}, {args.batch} images of {args.size} px, "
             f"{precision}{where}"
         )
         values = {"BCL-I step": result["bcl_rounds_ms"], "encoder alone": result["bare_rounds_ms"]}

@@ -20,13 +20,13 @@ def value(report: ProbeReport, protocol: str, column: str) -> float:
     return 100 * float(found["mean"])
 
 
-def summarise(
+def summarize(
     paths: dict[tuple[str, int], Path],
     labels: dict[str, str],
     pairs: list[tuple[str, str]],
     about: dict[str, Any],
 ) -> dict[str, Any]:
-    """Summarise a table of runs.
+    """Summarize a table of runs.
 
     Args:
         paths: (run, seed) to the folder of its report.
@@ -83,14 +83,14 @@ def merge(results: list[dict[str, Any]], pairs: list[tuple[str, str]]) -> dict[s
     """Put results of one preset into one table, so that runs of one are compared with another's.
 
     Args:
-        results: what `summarise` made, of the same data and protocols.
+        results: what `summarize` made, of the same data and protocols.
         pairs: (run, baseline) to compare.
 
     Returns:
         One result, with the commands, commits and machines of all.
 
     Raises:
-        InputError: a run and seed that stands in two of them, or sets of pictures, groups, versions
+        InputError: a run and seed that stands in two of them, or sets of images, groups, versions
             or protocols that differ.
     """
     first = results[0]

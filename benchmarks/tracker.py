@@ -4,7 +4,7 @@
     python benchmarks/tracker.py --device cuda --samples 10000000 --batch 4096
 
 Per number of samples: an update of one batch (random ids, median of many), the refresh at an
-epoch's end for both normalisations, bytes a sample, and the file of the history. Beside them the
+epoch's end for both normalizations, bytes a sample, and the file of the history. Beside them the
 update as a loop over the batch's samples, as released.
 """
 

@@ -1,8 +1,8 @@
-"""Views per second: ours against the same chain one picture at a time, torchvision v2 and kornia.
+"""Views per second: ours against the same chain one image at a time, torchvision v2 and kornia.
 
-Every contender makes two views of each picture with the SimCLR chain (crop 0.1-1, flip, jitter
-0.4/0.4/0.4/0.1 with probability 0.8, grey 0.2), then k ops of RandAugment. Ours and the Pillow
-chain boost each picture by its own score, spread evenly over [0, 1]; torchvision v2 and kornia
+Every contender makes two views of each image with the SimCLR chain (crop 0.1-1, flip, jitter
+0.4/0.4/0.4/0.1 with probability 0.8, gray 0.2), then k ops of RandAugment. Ours and the Pillow
+chain boost each image by its own score, spread evenly over [0, 1]; torchvision v2 and kornia
 cannot, and draw their ops once a call and once a batch.
 
     python benchmarks/views.py --sizes 32 96 224 --threads 1 2 --json views.json
@@ -28,14 +28,14 @@ from torch import Tensor
 
 from bcl.augment import OPS, BoostedRandAugment, ContrastiveViews
 
-SOURCE = {32: 32, 64: 64, 96: 96, 224: 256}  # side of the pictures that views are cut from
+SOURCE = {32: 32, 64: 64, 96: 96, 224: 256}  # side of the images that views are cut from
 BATCH = {32: 512, 64: 256, 96: 256, 224: 64}
 JITTER = (0.4, 0.4, 0.4, 0.1)
 RULES = {1: "bcl-i", 2: "bcl-d"}
 
 
 def random_images(count: int, side: int) -> Tensor:
-    """Smooth random pictures with some noise, (B, 3, side, side) uint8."""
+    """Smooth random images with some noise, (B, 3, side, side) uint8."""
     generator = torch.Generator().manual_seed(0)
     coarse = torch.rand(count, 3, 6, 6, generator=generator)
     smooth = torch.nn.functional.interpolate(coarse, (side, side), mode="bicubic")
@@ -43,7 +43,7 @@ def random_images(count: int, side: int) -> Tensor:
     return ((smooth + 0.1 * noise).clamp(0, 1) * 255).to(torch.uint8)
 
 
-# --- the same chain, one picture at a time in Pillow --------------------------------------------
+# --- the same chain, one image at a time in Pillow --------------------------------------------
 
 
 def _affine(image: Image.Image, *matrix: float) -> Image.Image:
@@ -289,7 +289,7 @@ def main() -> None:
     parser.add_argument("--num-ops", type=int, nargs="+", default=[1, 2], choices=RULES)
     parser.add_argument("--only", nargs="+", help="parts of the contenders' names")
     parser.add_argument("--compiled", action="store_true", help="with torch.compile as well")
-    parser.add_argument("--batch", type=int, help="pictures in a batch, instead of the usual")
+    parser.add_argument("--batch", type=int, help="images in a batch, instead of the usual")
     parser.add_argument("--seconds", type=float, default=2.0, help="least time of a measurement")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--alone", action="store_true", help="without Pillow, which is slow")
@@ -315,13 +315,13 @@ def main() -> None:
         steps: dict[str, Callable[[], int]] = {}
         if not args.alone:
             pillow = Pillow(images, scores, size, k, threads)
-            steps["Pillow, one picture at a time"] = pillow
+            steps["Pillow, one image at a time"] = pillow
         for name, prepare in CONTENDERS.items():
             wanted = not args.only or any(part in name for part in args.only)
             if not wanted or ("compiled" in name and not args.compiled):
                 continue
             if "one graph" in name and args.device == "cpu":
-                continue  # it would compute every op for every picture
+                continue  # it would compute every op for every image
             try:
                 step = prepare(*there, size, k)
             except ImportError as error:
@@ -356,7 +356,7 @@ def main() -> None:
         # The default is what the others are compared with, if it takes part.
         own = min((name for name in rates if "ours" in name), key=lambda n: n != "ours, exact")
         where = "GPU" if args.device == "cuda" else f"{threads} thread(s)"
-        case = f"two views of {size} px, k = {k}, {batch} pictures, {where}"
+        case = f"two views of {size} px, k = {k}, {batch} images, {where}"
         walls = {name: [pair[0] for pair in each] for name, each in rates.items()}
         rows += results.compare(case, "views/s", walls, ours=own, better="higher", extra=extra)
     if args.json:

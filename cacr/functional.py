@@ -19,8 +19,8 @@ from bcl.core.checks import (
 from bcl.core.distributed import gather_rows, rank, row_counts, sum_over_ranks, world_size
 from bcl.core.errors import InputError
 from bcl.losses.blocks import at_least_float32, full_precision, unit_rows
-from bcl.losses.nt_xent import Reduction, reduce_samples
 from bcl.losses.logsumexp import row_logsumexp
+from bcl.losses.nt_xent import Reduction, reduce_samples
 from cacr.cost import dense_weights, softmin_cost
 
 Cost = Literal["euclidean", "rbf"]

@@ -26,7 +26,7 @@ class CACRLoss(nn.Module):
     .. math:: L = \alpha\,\text{attraction} + \beta\,\text{repulsion}
 
     The formulas, the three forms (views alone, with a queue, with a momentum teacher) and the
-    behaviour across ranks are those of `cacr.cacr_terms`.
+    behavior across ranks are those of `cacr.cacr_terms`.
 
     Args:
         attraction_temperature: :math:`t^+ \ge 0`.
@@ -134,7 +134,7 @@ class CACRLoss(nn.Module):
         """Compute the loss.
 
         Args:
-            views: (V, B, D) features, not normalised.
+            views: (V, B, D) features, not normalized.
             negatives: (Q, D) a queue, or None.
             keys: momentum features of the same samples, or None.
             reduction: instead of the module's for this call.

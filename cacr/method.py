@@ -1,4 +1,4 @@
-"""CACR as a learner, in the three forms of its paper."""
+"""CACR as a method, in the three forms of its paper."""
 
 import copy
 import math
@@ -27,7 +27,7 @@ class CACR(SimCLR):
     - ``"moco-v3"``: queries pass a predictor; the momentum encoder is the teacher, its momentum
       rises to 1 by a cosine; local views of a multi-crop are queries only.
 
-    The momentum encoder follows :math:`k \leftarrow m k + (1 - m) q` once an optimiser step. Under
+    The momentum encoder follows :math:`k \leftarrow m k + (1 - m) q` once an optimizer step. Under
     DDP give it batch statistics of the whole batch, or the keys leak their batch: train with
     ``--trainer.sync_batchnorm true``, which takes the place of MoCo's shuffling.
 
@@ -49,8 +49,8 @@ class CACR(SimCLR):
     (arXiv 2104.02057).
 
     Example:
-        >>> learner = CACR("resnet8", image_size=16, form="moco", queue_size=32)
-        >>> learner.sample_losses(torch.rand(5, 4, 3, 16, 16)).shape
+        >>> method = CACR("resnet8", image_size=16, form="moco", queue_size=32)
+        >>> method.sample_losses(torch.rand(5, 4, 3, 16, 16)).shape
         torch.Size([4])
     """
 
@@ -77,7 +77,7 @@ class CACR(SimCLR):
         self.teacher: nn.Module | None = None
         self.queue: MomentumQueue | None = None
         self.predictor: nn.Module = nn.Identity()
-        # Global step of the teacher's last move: it moves once an optimiser step, however many
+        # Global step of the teacher's last move: it moves once an optimizer step, however many
         # batches are accumulated.
         self._moved_at = 0
         self._new_keys: Tensor | None = None
@@ -123,7 +123,7 @@ class CACR(SimCLR):
     def _keys(self, views: Tensor) -> Tensor:
         """(G, B, 3, S, S) global views to (G, B, D) momentum features."""
         encoder, projector = self.teacher  # type: ignore[misc]
-        features = encoder(self._normalise(views.flatten(0, 1)))
+        features = encoder(self._normalize(views.flatten(0, 1)))
         return projector(features).view(*views.shape[:2], -1)  # type: ignore[no-any-return]
 
     def _move_teacher(self) -> None:

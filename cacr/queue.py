@@ -1,4 +1,4 @@
-"""The memory of a momentum-contrast learner: a queue of keys, and the momentum encoder's step."""
+"""The memory of a momentum-contrast method: a queue of keys, and the momentum encoder's step."""
 
 import torch
 from torch import Tensor, nn

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from datamodules.digits import DigitsLT as DigitsLT
     from datamodules.folder import ImageFolderLT as ImageFolderLT
     from datamodules.huggingface import HuggingFaceLT as HuggingFaceLT
-    from datamodules.images.dataset import PictureSet as PictureSet
+    from datamodules.images.dataset import ImageDataset as ImageDataset
     from datamodules.lists import ImageListLT as ImageListLT
     from datamodules.shards import ShardsLT as ShardsLT
 
@@ -32,7 +32,7 @@ _HOMES = {
     "ImageNet100LT": "datamodules.benchmarks",
     "ImageNetLT": "datamodules.benchmarks",
     "LongTailedDataModule": "datamodules.base",
-    "PictureSet": "datamodules.images.dataset",
+    "ImageDataset": "datamodules.images.dataset",
     "PlacesLT": "datamodules.benchmarks",
     "ShardsLT": "datamodules.shards",
 }

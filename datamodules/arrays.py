@@ -13,23 +13,23 @@ from datamodules.tail.splits import MOST_CLASSES, read_npy
 
 
 class ArraysLT(PoolDataModule):
-    """Pictures and labels in memory (or in .npy files), with a long tail.
+    """Images and labels in memory (or in .npy files), with a long tail.
 
     Args:
         images: uint8, (N, S, S), (N, 1, S, S), (N, 3, S, S) or (N, S, S, 3): a tensor, an array,
             or the path of a .npy file.
         labels: (N,) integers from 0 without gaps, likewise.
-        test_images: test pictures; held out of ``images`` if not given.
+        test_images: test images; held out of ``images`` if not given.
         test_labels: their labels.
         class_names: C names; the numbers if not given.
-        options: those of `PoolDataModule` and `FilesDataModule`; the pictures' own size is kept.
+        options: those of `PoolDataModule` and `FilesDataModule`; the images' own size is kept.
 
     Raises:
         InputError: other shapes or types.
 
     Example:
-        >>> pictures = torch.zeros(40, 3, 8, 8, dtype=torch.uint8)
-        >>> data = ArraysLT(pictures, torch.arange(40) % 2, imbalance_factor=4, batch_size=4)
+        >>> images = torch.zeros(40, 3, 8, 8, dtype=torch.uint8)
+        >>> data = ArraysLT(images, torch.arange(40) % 2, imbalance_factor=4, batch_size=4)
         >>> data.class_counts
         tensor([16,  4])
     """
@@ -51,14 +51,12 @@ class ArraysLT(PoolDataModule):
             self._test = _pair(test_images, test_labels, "test_images")
         size = self._train[0].shape[2]
         if options.setdefault("image_size", size) != size:
-            raise InputError(
-                f"the pictures have {size} px, got image_size {options['image_size']}."
-            )
+            raise InputError(f"the images have {size} px, got image_size {options['image_size']}.")
         super().__init__(**options)
         self._names = class_names
 
     def pool(self) -> Pool:
-        """Join the training and test pictures."""
+        """Join the training and test images."""
         images, labels = self._train
         test = None
         if self._test is not None:
@@ -76,10 +74,10 @@ class ArraysLT(PoolDataModule):
         if empty or len(present) != len(classes) or int(labels.max()) >= len(classes):
             raise InputError(
                 f"labels must run from 0 to {len(classes) - 1} without gaps; there are "
-                f"{int(labels.max()) + 1} classes, without a picture: {empty or 'none'}."
+                f"{int(labels.max()) + 1} classes, without an image: {empty or 'none'}."
             )
-        # Pictures in memory have no names; the bytes of their set tell them apart, and stand in
-        # every name, since a split's hash covers the names of the training pictures alone.
+        # Images in memory have no names; the bytes of their set tell them apart, and stand in
+        # every name, since a split's hash covers the names of the training images alone.
         names = [fingerprint_of(self._train[0])] * len(self._train[0])
         if self._test is not None:
             names += [fingerprint_of(self._test[0])] * len(self._test[0])
@@ -95,9 +93,7 @@ def _pair(images: Any, labels: Any, what: str) -> tuple[Tensor, Tensor]:
         stacked = stacked.permute(0, 3, 1, 2)
     if stacked.ndim == 4 and stacked.shape[1] == 1:
         stacked = stacked.expand(-1, 3, -1, -1)
-    square = (
-        stacked.ndim == 4 and stacked.shape[1] == 3 and stacked.shape[2] == (stacked.shape[3])
-    )
+    square = stacked.ndim == 4 and stacked.shape[1] == 3 and stacked.shape[2] == (stacked.shape[3])
     if stacked.dtype != torch.uint8 or not square:
         raise InputError(
             f"{what} must be uint8 of shape (N, S, S), (N, 3, S, S) or (N, S, S, 3), got "
@@ -108,7 +104,7 @@ def _pair(images: Any, labels: Any, what: str) -> tuple[Tensor, Tensor]:
     )
     if classes.ndim != 1 or len(classes) != len(stacked) or not integers:
         raise InputError(
-            f"{what}: {len(stacked)} pictures need {len(stacked)} integer labels, got "
+            f"{what}: {len(stacked)} images need {len(stacked)} integer labels, got "
             f"{classes.dtype} of shape {tuple(classes.shape)}."
         )
     if not len(classes):
@@ -143,7 +139,7 @@ def _tensor(value: Any, what: str) -> Tensor:
             "number the classes from 0: class_names, labels = numpy.unique(names, "
             "return_inverse=True)"
             if what.endswith("labels")
-            else "stack pictures of one size: numpy.stack(pictures).astype('uint8')"
+            else "stack images of one size: numpy.stack(images).astype('uint8')"
         )
         raise InputError(
             f"{what} must be an array of numbers, a tensor or a .npy file, got {kind}; {hint}."

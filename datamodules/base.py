@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from bcl.core.errors import InputError
-from datamodules.images.dataset import MemoryStore, PictureSet
+from datamodules.images.dataset import ImageDataset, MemoryStore
 from datamodules.images.files import FileStore
 from datamodules.images.loader import BatchLoader, MemoryLoader, StreamLoader
 from datamodules.tail.recipes import choose
 from datamodules.tail.splits import Split
 
-__all__ = ["LongTailedDataModule", "PictureSet", "Sets"]
+__all__ = ["ImageDataset", "LongTailedDataModule", "Sets"]
 
 # Keeps few-shot draws apart from other random numbers.
 _SHOT_STREAM = 0x5407
@@ -30,22 +30,22 @@ class Sets:
         test: balanced; None where there is none.
         class_names: one a label.
         recipe: one line that names how ``train`` was chosen.
-        notes: what a report should say besides, such as pictures that were left out.
+        notes: what a report should say besides, such as images that were left out.
         split: the split that ``train`` is of a larger set, if it is of one.
 
     Example:
         >>> store = MemoryStore(torch.zeros(6, 3, 8, 8, dtype=torch.uint8))
         >>> labels, balanced = torch.tensor([0, 0, 0, 0, 1, 1]), torch.tensor([0, 1, 4, 5])
-        >>> train = PictureSet(store, None, labels)
-        >>> probe = PictureSet(store, balanced, labels[balanced])
-        >>> sets = Sets(train, probe, None, ["cat", "dog"], "chosen by hand: 6 pictures")
+        >>> train = ImageDataset(store, None, labels)
+        >>> probe = ImageDataset(store, balanced, labels[balanced])
+        >>> sets = Sets(train, probe, None, ["cat", "dog"], "chosen by hand: 6 images")
         >>> len(sets.train), sets.probe.labels.tolist(), sets.notes
         (6, [0, 0, 1, 1], [])
     """
 
-    train: PictureSet
-    probe: PictureSet
-    test: PictureSet | None
+    train: ImageDataset
+    probe: ImageDataset
+    test: ImageDataset | None
     class_names: list[str]
     recipe: str
     notes: list[str] = field(default_factory=list)
@@ -57,11 +57,11 @@ class LongTailedDataModule(pl.LightningDataModule):
 
     A subclass builds its sets in `build`. Batches are
     ``{"image": uint8 (B, 3, S, S), "id": int64 (B,), "label": int64 (B,)}``; an id is a
-    picture's position in the long-tailed training set.
+    image's position in the long-tailed training set.
 
     Args:
         image_size: S, height and width in pixels.
-        batch_size: pictures a step over all ranks together.
+        batch_size: images a step over all ranks together.
         seed: of the order of training.
 
     Attributes:
@@ -74,8 +74,8 @@ class LongTailedDataModule(pl.LightningDataModule):
         >>> class Black(LongTailedDataModule):
         ...     def build(self):
         ...         store = MemoryStore(torch.zeros(6, 3, 32, 32, dtype=torch.uint8))
-        ...         train = PictureSet(store, None, labels=torch.tensor([0, 0, 0, 0, 1, 1]))
-        ...         return Sets(train, train, None, ["cat", "dog"], "chosen by hand: 6 pictures")
+        ...         train = ImageDataset(store, None, labels=torch.tensor([0, 0, 0, 0, 1, 1]))
+        ...         return Sets(train, train, None, ["cat", "dog"], "chosen by hand: 6 images")
         >>> data = Black(batch_size=2)
         >>> data.class_counts, len(data.train_dataloader())
         (tensor([4, 2]), 3)
@@ -112,15 +112,15 @@ class LongTailedDataModule(pl.LightningDataModule):
             raise InputError("the data module was not set up; call setup() first.")
         return self._sets
 
-    def train_set(self) -> PictureSet:
+    def train_set(self) -> ImageDataset:
         """The long-tailed training set."""
         return self.sets.train
 
-    def probe_set(self) -> PictureSet:
+    def probe_set(self) -> ImageDataset:
         """The balanced set that linear probes are trained on."""
         return self.sets.probe
 
-    def test_set(self) -> PictureSet:
+    def test_set(self) -> ImageDataset:
         """The balanced test set.
 
         Raises:
@@ -129,7 +129,7 @@ class LongTailedDataModule(pl.LightningDataModule):
         if self.sets.test is None:
             raise InputError(
                 f"{type(self).__name__} was given no test set, so nothing can be evaluated; give "
-                "test_list (or the data set's own test pictures)."
+                "test_list (or the data set's own test images)."
             )
         return self.sets.test
 
@@ -150,7 +150,7 @@ class LongTailedDataModule(pl.LightningDataModule):
 
     @property
     def class_counts(self) -> Tensor:
-        """(C,) int64 pictures of each class in the long-tailed training set."""
+        """(C,) int64 images of each class in the long-tailed training set."""
         return torch.bincount(self.sets.train.labels, minlength=self.num_classes)
 
     @property
@@ -160,18 +160,18 @@ class LongTailedDataModule(pl.LightningDataModule):
 
     @property
     def content_hash(self) -> str:
-        """Hash of which pictures the long-tailed training set holds; `bcl split` prints it too."""
+        """Hash of which images the long-tailed training set holds; `bcl split` prints it too."""
         sets = self.sets
         return sets.train.content_hash if sets.split is None else sets.split.content_hash
 
     @property
-    def pictures_hash(self) -> str:
-        """Hash of the training pictures' bytes: another for the same names encoded otherwise."""
-        return self.sets.train.pictures_hash
+    def images_hash(self) -> str:
+        """Hash of the training images' bytes: another for the same names encoded otherwise."""
+        return self.sets.train.images_hash
 
     @property
     def notes(self) -> list[str]:
-        """What a report should say besides, such as pictures that were left out."""
+        """What a report should say besides, such as images that were left out."""
         return self.sets.notes
 
     def train_dataloader(self) -> BatchLoader:
@@ -224,15 +224,15 @@ class LongTailedDataModule(pl.LightningDataModule):
         """Choose a few-shot subset of the probe set.
 
         Args:
-            shots: an integer for pictures per class, a float in (0, 1] for a share of each class
-                (rounded, at least one picture).
+            shots: an integer for images per class, a float in (0, 1] for a share of each class
+                (rounded, at least one image).
             draw: which of the random draws.
 
         Returns:
             (n,) int64 positions in `probe_set`, ascending.
 
         Raises:
-            InputError: a class has too few pictures, or ``shots`` is out of range.
+            InputError: a class has too few images, or ``shots`` is out of range.
         """
         return few_shot(self.sets.probe.labels, self.num_classes, shots, draw)
 
@@ -243,14 +243,14 @@ def few_shot(labels: Tensor, num_classes: int, shots: int | float, draw: int = 0
     Args:
         labels: (N,) int64 classes.
         num_classes: C.
-        shots: an integer for pictures per class, a float in (0, 1] for a share of each class.
+        shots: an integer for images per class, a float in (0, 1] for a share of each class.
         draw: which of the random draws.
 
     Returns:
         (n,) int64 positions, ascending.
 
     Raises:
-        InputError: a class has too few pictures, or ``shots`` is out of range.
+        InputError: a class has too few images, or ``shots`` is out of range.
 
     Example:
         >>> few_shot(torch.tensor([0, 0, 1, 1]), 2, 1).shape
@@ -268,7 +268,7 @@ def few_shot(labels: Tensor, num_classes: int, shots: int | float, draw: int = 0
             poorest = int(counts.argmin())
             raise InputError(
                 f"{shots} shots per class, but class {poorest} has {int(counts[poorest])} "
-                f"pictures in the probe set; take at most {int(counts.min())}."
+                f"images in the probe set; take at most {int(counts.min())}."
             )
         wanted = torch.full_like(counts, shots)
     return choose(labels, wanted, _SHOT_STREAM, draw)

@@ -6,14 +6,14 @@ from datamodules.lists import ImageListLT
 
 
 class ImageNetLT(ImageListLT):
-    """ImageNet-LT of OLTR: 115,846 pictures in 1,000 classes, 1,280 to 5 each.
+    """ImageNet-LT of OLTR: 115,846 images in 1,000 classes, 1,280 to 5 each.
 
     Args:
         root: folder of ImageNet with ``train`` and ``val``, to which the lists' paths are relative.
         train_list: the published list, in ``root`` or elsewhere.
         probe_list: the balanced list for linear probes, such as the 100-shot list of GH.
-        test_list: the published test list (the 50,000 validation pictures of ImageNet).
-        image_size: pixels to which pictures are resized and cropped before the views.
+        test_list: the published test list (the 50,000 validation images of ImageNet).
+        image_size: pixels to which images are resized and cropped before the views.
         options: those of `ImageListLT` and `FilesDataModule`.
 
     Source: OLTR (arXiv 1904.05160).
@@ -46,14 +46,14 @@ class ImageNetLT(ImageListLT):
 
 
 class ImageNet100LT(ImageListLT):
-    """ImageNet-100-LT of SDCLR: 12,205 pictures in 100 classes, 1,280 to 6 each.
+    """ImageNet-100-LT of SDCLR: 12,205 images in 100 classes, 1,280 to 6 each.
 
     Args:
         root: folder of ImageNet with ``train`` and ``val``, to which the lists' paths are relative.
         train_list: the published list, in ``root`` or elsewhere.
         probe_list: the balanced list for linear probes (the released few-shot or full list).
         test_list: the published test list.
-        image_size: pixels to which pictures are resized and cropped before the views.
+        image_size: pixels to which images are resized and cropped before the views.
         options: those of `ImageListLT` and `FilesDataModule`.
 
     Source: SDCLR (arXiv 2106.02990).
@@ -86,14 +86,14 @@ class ImageNet100LT(ImageListLT):
 
 
 class PlacesLT(ImageListLT):
-    """Places-LT of OLTR: 62,500 pictures in 365 classes, 4,980 to 5 each.
+    """Places-LT of OLTR: 62,500 images in 365 classes, 4,980 to 5 each.
 
     Args:
-        root: folder of Places365 (small pictures) with ``train`` and ``val``.
+        root: folder of Places365 (small images) with ``train`` and ``val``.
         train_list: the published list, in ``root`` or elsewhere.
         probe_list: the balanced list for linear probes, such as the 100-shot list of GH.
         test_list: the published test list.
-        image_size: pixels to which pictures are resized and cropped before the views.
+        image_size: pixels to which images are resized and cropped before the views.
         options: those of `ImageListLT` and `FilesDataModule`.
 
     Source: OLTR (arXiv 1904.05160).
@@ -126,14 +126,14 @@ class PlacesLT(ImageListLT):
 
 
 class INaturalist18(ImageListLT):
-    """INaturalist 2018, long-tailed by nature: 437,513 pictures in 8,142 classes, 1,000 to 2 each.
+    """INaturalist 2018, long-tailed by nature: 437,513 images in 8,142 classes, 1,000 to 2 each.
 
     Args:
-        root: folder of the competition's pictures.
+        root: folder of the competition's images.
         train_list: the official training list as ``path label`` rows.
         probe_list: a balanced list for linear probes; the training list if not given.
         test_list: the official validation list as ``path label`` rows.
-        image_size: pixels to which pictures are resized and cropped before the views.
+        image_size: pixels to which images are resized and cropped before the views.
         options: those of `ImageListLT` and `FilesDataModule`.
 
     Example:

@@ -20,7 +20,7 @@ class _CIFAR(PoolDataModule):
         self, root: str, download: bool, recipe: str | None, image_size: int, **options: Any
     ) -> None:
         if image_size != 32:
-            raise InputError(f"the pictures of CIFAR have 32 px, got image_size {image_size}.")
+            raise InputError(f"the images of CIFAR have 32 px, got image_size {image_size}.")
         super().__init__(recipe=recipe, image_size=image_size, **options)
         if recipe is None:
             # All published ones have the rule of Many / Medium / Few that this class has.
@@ -38,7 +38,7 @@ class _CIFAR(PoolDataModule):
         split_file: str | None = None,
         **_: Any,
     ) -> str | None:
-        """The named subset that these choices describe, so that its very pictures are chosen."""
+        """The named subset that these choices describe, so that its very images are chosen."""
         if imbalance_factor is None or split_file or max_per_class or class_order != "name":
             return None
         name = f"{cls._data}/{profile}-{imbalance_factor:g}"
@@ -84,13 +84,13 @@ class _CIFAR(PoolDataModule):
 
 
 class CIFAR10LT(_CIFAR):
-    """CIFAR-10 with a long tail; the 10,000 test pictures test, all 50,000 others probe.
+    """CIFAR-10 with a long tail; the 10,000 test images test, all 50,000 others probe.
 
     Args:
         root: where torchvision keeps or puts the data set.
         download: fetch it if it is not there.
         recipe: a named subset (`bcl split --list`). Without it, an exponential profile of imbalance
-            100 (the default), 50 or 10 is LDAM's published subset, picture for picture.
+            100 (the default), 50 or 10 is LDAM's published subset, image for image.
         image_size: 32.
         options: those of `PoolDataModule` and `FilesDataModule`, such as ``imbalance_factor`` or
             ``split_file`` (a published index file).
@@ -119,13 +119,13 @@ class CIFAR10LT(_CIFAR):
 
 
 class CIFAR100LT(_CIFAR):
-    """CIFAR-100 with a long tail; the 10,000 test pictures test, all 50,000 others probe.
+    """CIFAR-100 with a long tail; the 10,000 test images test, all 50,000 others probe.
 
     Args:
         root: where torchvision keeps or puts the data set.
         download: fetch it if it is not there.
         recipe: a named subset (`bcl split --list`). Without it, an exponential profile of imbalance
-            100 (the default), 50 or 10 is LDAM's published subset, picture for picture.
+            100 (the default), 50 or 10 is LDAM's published subset, image for image.
         image_size: 32.
         options: those of `PoolDataModule` and `FilesDataModule`, such as ``imbalance_factor`` or
             ``split_file`` (a published index file).

@@ -1,10 +1,10 @@
-"""Scikit-learn's handwritten digits, long-tailed: real pictures without a download."""
+"""Scikit-learn's handwritten digits, long-tailed: real images without a download."""
 
 import torch
 
 from bcl.core.errors import InputError
 from datamodules.base import LongTailedDataModule, Sets
-from datamodules.images.dataset import MemoryStore, PictureSet
+from datamodules.images.dataset import ImageDataset, MemoryStore
 from datamodules.tail.profiles import (
     check_factor,
     exponential_counts,
@@ -17,19 +17,19 @@ _TEST_STREAM = 0x7E57
 
 
 class DigitsLT(LongTailedDataModule):
-    """The 1,797 digits of scikit-learn (8 x 8 grey), enlarged, with an exponential long tail.
+    """The 1,797 digits of scikit-learn (8 x 8 gray), enlarged, with an exponential long tail.
 
     A balanced test set (``test_per_class`` of each digit) is set apart first; the probe set has
     the same number of each digit from the rest, and the long-tailed training set is part of it.
 
     Args:
         imbalance_factor: largest over smallest class; 1 for balanced. At most as many as the
-            largest class has pictures (124 with the default ``test_per_class``).
+            largest class has images (124 with the default ``test_per_class``).
         image_size: height and width in pixels after bicubic enlargement.
-        batch_size: pictures a step over all ranks together.
+        batch_size: images a step over all ranks together.
         seed: of the order of training.
-        split_seed: of the choice of pictures and of which digits are rare.
-        test_per_class: pictures of each digit in the test set, 1 to 100.
+        split_seed: of the choice of images and of which digits are rare.
+        test_per_class: images of each digit in the test set, 1 to 100.
 
     Raises:
         InputError: an argument out of its range.
@@ -63,9 +63,9 @@ class DigitsLT(LongTailedDataModule):
 
         source = load_digits()
         labels = torch.from_numpy(source.target).to(torch.int64)  # (1797,)
-        grey = torch.from_numpy(source.images).to(torch.float32)[:, None] * (255 / 16)
+        gray = torch.from_numpy(source.images).to(torch.float32)[:, None] * (255 / 16)
         large = torch.nn.functional.interpolate(
-            grey, size=self.image_size, mode="bicubic", align_corners=False
+            gray, size=self.image_size, mode="bicubic", align_corners=False
         )
         images = large.round().clamp(0, 255).to(torch.uint8).expand(-1, 3, -1, -1).contiguous()
         store = MemoryStore(images)
@@ -83,12 +83,12 @@ class DigitsLT(LongTailedDataModule):
         train = probe[select(labels[probe], per_class, self.split_seed)]
         recipe = (
             f"Digits-LT, exponential, imbalance factor {self.imbalance_factor:g}, "
-            f"n_max {smallest}, split seed {self.split_seed}: {len(train)} pictures"
+            f"n_max {smallest}, split seed {self.split_seed}: {len(train)} images"
         )
         return Sets(
-            train=PictureSet(store, train, labels[train]),
-            probe=PictureSet(store, probe, labels[probe]),
-            test=PictureSet(store, held_out, labels[held_out]),
+            train=ImageDataset(store, train, labels[train]),
+            probe=ImageDataset(store, probe, labels[probe]),
+            test=ImageDataset(store, held_out, labels[held_out]),
             class_names=[str(digit) for digit in range(10)],
             recipe=recipe,
         )

@@ -1,4 +1,4 @@
-"""Anyone's pictures in class folders, made long-tailed."""
+"""Anyone's images in class folders, made long-tailed."""
 
 from bisect import bisect_left
 from collections import Counter
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from bcl.core.errors import InputError
-from datamodules.images.readers import Source, is_picture, open_source, shown
+from datamodules.images.readers import Source, is_image, open_source, shown
 from datamodules.pool import Pool, PoolDataModule
 
 _TEST_NAMES = ("test", "val", "valid", "validation")
@@ -19,12 +19,12 @@ class ImageFolderLT(PoolDataModule):
 
     Two layouts are read: ``root/<class>/*.jpg``, from which a balanced test set is held out, and
     ``root/train/<class>/*.jpg`` with ``root/test`` (or ``val``) beside it, which is taken as it
-    is. The probe set is all training pictures. A picture set that fits is decoded once and cached.
+    is. The probe set is all training images. An image set that fits is decoded once and cached.
 
     Args:
         root: the folder or zip archive.
         imbalance_factor: largest over smallest class; 1 for balanced; None takes all training
-            pictures as they are.
+            images as they are.
         options: those of `PoolDataModule` and `FilesDataModule`.
 
     Raises:
@@ -54,13 +54,13 @@ class ImageFolderLT(PoolDataModule):
 
 
 def folder_pool(source: Source) -> Pool:
-    """List all pictures of a folder or archive of class folders.
+    """List all images of a folder or archive of class folders.
 
     Args:
         source: the folder or archive.
 
     Returns:
-        Its pictures; the test folder's are marked.
+        Its images; the test folder's are marked.
 
     Raises:
         InputError: no class folders, an empty one, or other classes in the test folder.
@@ -89,7 +89,7 @@ def folder_pool(source: Source) -> Pool:
         notes.append(f"folders beside {train_prefix} that are not read: {', '.join(beside[:10])}")
     if other:
         kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(other.items())[:10])
-        notes.append(f"files in class folders that are no pictures by their ending: {kinds}")
+        notes.append(f"files in class folders that are no images by their ending: {kinds}")
     title = source.root.name or source.root.absolute().name  # of ".", too
     return Pool(title, names, labels, classes, test, source, notes=notes)
 
@@ -118,7 +118,7 @@ def _tops(names: list[str], prefix: str) -> list[str]:
 
 
 def scan(source: Source, prefix: str) -> tuple[list[str], Tensor, list[str], Counter[str]]:
-    """List the pictures of the class folders below a prefix.
+    """List the images of the class folders below a prefix.
 
     Args:
         source: the folder or archive.
@@ -129,28 +129,28 @@ def scan(source: Source, prefix: str) -> tuple[list[str], Tensor, list[str], Cou
         there are by their ending.
 
     Raises:
-        InputError: no class folders, a single one, or a class folder without pictures.
+        InputError: no class folders, a single one, or a class folder without images.
     """
     names = source.names()
     classes = sorted({*_folders(source, prefix), *_tops(names, prefix)})
     where = shown(f"{source.root}/{prefix}".rstrip("/"))
     if not classes:
-        raise InputError(f"{where} holds no class folders; expected {where}/<class>/<picture>.jpg.")
-    pictures: list[str] = []
+        raise InputError(f"{where} holds no class folders; expected {where}/<class>/<image>.jpg.")
+    images: list[str] = []
     counts: list[int] = []
     other: Counter[str] = Counter()
     for label in classes:
         first = bisect_left(names, f"{prefix}{label}/")
         inside = names[first : bisect_left(names, f"{prefix}{label}0", first)]
-        good = [name for name in inside if is_picture(name)]
+        good = [name for name in inside if is_image(name)]
         if len(good) < len(inside):
-            other.update(_ending(name) for name in inside if not is_picture(name))
-        pictures += good
+            other.update(_ending(name) for name in inside if not is_image(name))
+        images += good
         counts.append(len(good))
     empty = [shown(label) for label, count in zip(classes, counts, strict=True) if not count]
     if empty:
         raise InputError(
-            f"{where}: class folder{'s' if len(empty) > 1 else ''} without a picture: "
+            f"{where}: class folder{'s' if len(empty) > 1 else ''} without an image: "
             f"{', '.join(empty[:10])}{' ...' if len(empty) > 10 else ''}; fill or remove."
         )
     if len(classes) == 1:
@@ -162,7 +162,7 @@ def scan(source: Source, prefix: str) -> tuple[list[str], Tensor, list[str], Cou
             hint = f"if the classes are the folders inside ({listed}), give {place} as root"
         raise InputError(f"{where} holds a single class folder, {only}; {hint}.")
     labels = torch.repeat_interleave(torch.arange(len(classes)), torch.tensor(counts))
-    return pictures, labels, classes, other
+    return images, labels, classes, other
 
 
 def _ending(name: str) -> str:

@@ -13,7 +13,7 @@ from datamodules.tail.splits import MOST_CLASSES
 class HuggingFaceLT(PoolDataModule):
     """An image classification set of the ``datasets`` library, with a long tail.
 
-    Needs the extra ``datasets``. Pictures stay encoded as the library stores them, and go the way
+    Needs the extra ``datasets``. Images stay encoded as the library stores them, and go the way
     of all others: decoded once and cached, or by workers.
 
     Args:
@@ -22,7 +22,7 @@ class HuggingFaceLT(PoolDataModule):
         name: configuration of the set, if it has several.
         split: its training part.
         test_split: its test part; a test set is held out if None.
-        image_column: column of the pictures.
+        image_column: column of the images.
         label_column: column of the labels.
         revision: commit or tag on the hub.
         options: those of `PoolDataModule` and `FilesDataModule`.
@@ -34,8 +34,8 @@ class HuggingFaceLT(PoolDataModule):
         >>> import tempfile
         >>> from datasets import Dataset, DatasetDict
         >>> from PIL import Image
-        >>> folder, pictures = tempfile.mkdtemp(), [Image.new("RGB", (8, 8))] * 20
-        >>> rows = Dataset.from_dict({"image": pictures, "label": [0, 1] * 10})
+        >>> folder, images = tempfile.mkdtemp(), [Image.new("RGB", (8, 8))] * 20
+        >>> rows = Dataset.from_dict({"image": images, "label": [0, 1] * 10})
         >>> DatasetDict(train=rows).save_to_disk(folder)
         >>> data = HuggingFaceLT(folder, test_split=None, imbalance_factor=4, cache_dir=folder)
         >>> data.class_counts, len(data.test_set())
@@ -63,7 +63,7 @@ class HuggingFaceLT(PoolDataModule):
         self.revision = revision
 
     def pool(self) -> Pool:
-        """Load both parts, without decoding a picture."""
+        """Load both parts, without decoding an image."""
         parts = {"train": self._part(self.train_split)}
         if self.test_split is not None and not self._is_single():
             parts["test"] = self._part(self.test_split)
@@ -159,12 +159,12 @@ class _Rows:
 
     def read(self, name: str) -> bytes:
         part, row = name.split("/")
-        picture = self._parts[part][int(row)][self._column] or {}
-        if picture.get("bytes") is not None:
-            return bytes(picture["bytes"])
-        if picture.get("path") is None:
-            raise OSError("no picture in this row")
-        return Path(picture["path"]).read_bytes()
+        image = self._parts[part][int(row)][self._column] or {}
+        if image.get("bytes") is not None:
+            return bytes(image["bytes"])
+        if image.get("path") is None:
+            raise OSError("no image in this row")
+        return Path(image["path"]).read_bytes()
 
     def stamp(self, name: str) -> str:
         # The library changes its fingerprint with every change of the data.

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bcl.core.errors import InputError
 from datamodules.base import Sets
-from datamodules.images.dataset import PictureSet
+from datamodules.images.dataset import ImageDataset
 from datamodules.images.readers import Source, leaves_folder, open_source
 from datamodules.pool import FilesDataModule, Pool, resolve
 from datamodules.tail.balance import balance_notes
@@ -22,12 +22,12 @@ _WHOLE = re.compile(r"[+-]?[0-9]{1,18}")
 
 
 @dataclass
-class PictureList:
+class ImageList:
     """The rows of a list file.
 
     Attributes:
         path: the file.
-        names: of the pictures, relative to the data set's folder.
+        names: of the images, relative to the data set's folder.
         labels: (N,) int64.
         lines: the line of each row, for messages.
     """
@@ -41,7 +41,7 @@ class PictureList:
         return len(self.names)
 
 
-def read_list(path: str | Path, num_classes: int | None = None) -> PictureList:
+def read_list(path: str | Path, num_classes: int | None = None) -> ImageList:
     r"""Read a list file.
 
     Args:
@@ -53,7 +53,7 @@ def read_list(path: str | Path, num_classes: int | None = None) -> PictureList:
 
     Raises:
         InputError: no such file, or rows without label, with a label that is no number or out of
-            range, with a path that leaves the folder, or that name a picture twice; all are
+            range, with a path that leaves the folder, or that name an image twice; all are
             listed with their line.
 
     Example:
@@ -77,7 +77,7 @@ def read_list(path: str | Path, num_classes: int | None = None) -> PictureList:
         raise InputError(f"cannot read list file {path}: {error.strerror}.") from None
 
 
-def parse_list(path: Path, text: str, num_classes: int | None = None) -> PictureList:
+def parse_list(path: Path, text: str, num_classes: int | None = None) -> ImageList:
     """Read the text of a list file (see `read_list`).
 
     Args:
@@ -115,8 +115,8 @@ def parse_list(path: Path, text: str, num_classes: int | None = None) -> Picture
     if faults:
         raise InputError(_listed(f"{len(faults)} bad row(s) in a list of `path label`", faults))
     if not names:
-        raise InputError(f"{path} names no picture.")
-    return PictureList(path, names, torch.tensor(labels, dtype=torch.int64), lines)
+        raise InputError(f"{path} names no image.")
+    return ImageList(path, names, torch.tensor(labels, dtype=torch.int64), lines)
 
 
 def _fault(parts: list[str], num_classes: int | None) -> str | None:
@@ -136,7 +136,7 @@ def _fault(parts: list[str], num_classes: int | None) -> str | None:
 
 
 def _plain(name: str) -> str:
-    """One spelling a picture: ``./a//b.jpg`` is ``a/b.jpg``."""
+    """One spelling an image: ``./a//b.jpg`` is ``a/b.jpg``."""
     odd = "//" in name or name.startswith("./") or "/./" in name
     return str(PurePosixPath(name)) if odd else name
 
@@ -147,16 +147,16 @@ def _listed(title: str, lines: list[str], remedy: str = "") -> str:
     return f"{title}{remedy}:{shown}{more}"
 
 
-def find_missing(source: Source, pictures: PictureList) -> list[str]:
-    """Rows whose picture is not there, each as ``list:line: path``."""
+def find_missing(source: Source, images: ImageList) -> list[str]:
+    """Rows whose image is not there, each as ``list:line: path``."""
     missing = []
-    for name, line in zip(pictures.names, pictures.lines, strict=True):
+    for name, line in zip(images.names, images.lines, strict=True):
         try:
             source.stamp(name)
         except FileNotFoundError:
-            missing.append(f"{pictures.path}:{line}: {name}")
+            missing.append(f"{images.path}:{line}: {name}")
         except OSError as error:  # a name too long, a link to itself, a file in a folder's place
-            missing.append(f"{pictures.path}:{line}: {name} ({error.strerror})")
+            missing.append(f"{images.path}:{line}: {name} ({error.strerror})")
     return missing
 
 
@@ -212,7 +212,7 @@ class ImageListLT(FilesDataModule):
         self.benchmark = benchmark
 
     def build(self) -> Sets:
-        """Read the lists, find the pictures, open them."""
+        """Read the lists, find the images, open them."""
         train = self._read(self.train_list, self.num_classes_wanted)
         classes = self.num_classes_wanted or int(train.labels.max()) + 1
         lists = {"train": train}
@@ -220,14 +220,14 @@ class ImageListLT(FilesDataModule):
             lists["probe"] = self._read(self.probe_list, classes)
         if self.test_list is not None:
             lists["test"] = self._read(self.test_list, classes)
-        for pictures in lists.values():
-            check_every_class(pictures, classes)
+        for images in lists.values():
+            check_every_class(images, classes)
         source = open_source(self.root)
-        missing = [line for pictures in lists.values() for line in find_missing(source, pictures)]
+        missing = [line for images in lists.values() for line in find_missing(source, images)]
         if missing:
             raise InputError(
                 _listed(
-                    f"{len(missing)} picture(s) of the lists are not in {source.root}",
+                    f"{len(missing)} image(s) of the lists are not in {source.root}",
                     missing,
                     "; unpack the data set there, or give its folder as root",
                 )
@@ -246,15 +246,15 @@ class ImageListLT(FilesDataModule):
             labels = kept.labels[torch.tensor(rows, dtype=torch.int64)]
             # Of this list alone, whatever other lists were given: as `bcl split inspect` has it.
             content_hash = pool_fingerprint([kept.names[row] for row in rows], labels)
-            sets[part] = PictureSet(
+            sets[part] = ImageDataset(
                 store, torch.tensor(rows, dtype=torch.int64), labels, content_hash
             )
         notes = [*kept.notes, *self._differences(lists, classes), *_shared(lists)]
         for part, chosen in sets.items():
             told = balance_notes(f"{part} list", chosen.labels, [str(c) for c in range(classes)])
             # The training list is to be unbalanced; empty classes are those of which every
-            # picture was left out.
-            notes += [note for note in told if part != "train" or "without a picture" in note]
+            # image was left out.
+            notes += [note for note in told if part != "train" or "without an image" in note]
         if "probe" not in sets:
             notes.append("no probe list: linear probes train on the long-tailed training set")
         title = self.benchmark or source.root.name or source.root.absolute().name
@@ -263,11 +263,11 @@ class ImageListLT(FilesDataModule):
             probe=sets.get("probe", sets["train"]),
             test=sets.get("test"),
             class_names=class_names(lists.values(), classes),
-            recipe=f"{title}, list {train.path.name}: {len(sets['train'])} pictures",
+            recipe=f"{title}, list {train.path.name}: {len(sets['train'])} images",
             notes=notes,
         )
 
-    def _read(self, name: str, classes: int | None) -> PictureList:
+    def _read(self, name: str, classes: int | None) -> ImageList:
         path = resolve(self.root, name)
         if not path.exists() and Path(self.root).expanduser().is_file():
             source = open_source(self.root)  # a list that lies in the archive itself
@@ -276,11 +276,11 @@ class ImageListLT(FilesDataModule):
                 return parse_list(source.root / name, text, classes)
         return read_list(path, classes)
 
-    def _differences(self, lists: dict[str, PictureList], classes: int) -> list[str]:
+    def _differences(self, lists: dict[str, ImageList], classes: int) -> list[str]:
         if self.benchmark is None:
             return []
         published = LISTS[self.benchmark]
-        found = {part: len(pictures) for part, pictures in lists.items()} | {"classes": classes}
+        found = {part: len(images) for part, images in lists.items()} | {"classes": classes}
         return [
             f"{self.benchmark}: {part} has {found[part]:,}, published are {published[part]:,}"
             for part in ("train", "test", "classes")
@@ -288,63 +288,63 @@ class ImageListLT(FilesDataModule):
         ]
 
 
-def _union(source: Source, lists: dict[str, PictureList]) -> tuple[Pool, dict[str, list[int]]]:
-    """All pictures of the lists, each once, and where each list's pictures are among them."""
+def _union(source: Source, lists: dict[str, ImageList]) -> tuple[Pool, dict[str, list[int]]]:
+    """All images of the lists, each once, and where each list's images are among them."""
     rows: dict[str, int] = {}
     labels: list[int] = []
     places: dict[str, list[int]] = {}
-    for pictures in lists.values():
+    for images in lists.values():
         for name, label, line in zip(
-            pictures.names, pictures.labels.tolist(), pictures.lines, strict=True
+            images.names, images.labels.tolist(), images.lines, strict=True
         ):
             if name not in rows:
                 rows[name] = len(labels)
                 labels.append(label)
             elif labels[rows[name]] != label:
                 raise InputError(
-                    f"{pictures.path}:{line}: '{name}' has label {label} here and "
+                    f"{images.path}:{line}: '{name}' has label {label} here and "
                     f"{labels[rows[name]]} in another list; the lists must agree."
                 )
-    for part, pictures in lists.items():
-        places[part] = [rows[name] for name in pictures.names]
+    for part, images in lists.items():
+        places[part] = [rows[name] for name in images.names]
     pool = Pool(source.root.name, list(rows), torch.tensor(labels), [], source=source)
     return pool, places
 
 
-def _shared(lists: dict[str, PictureList]) -> list[str]:
-    """Test pictures that something is trained on."""
+def _shared(lists: dict[str, ImageList]) -> list[str]:
+    """Test images that something is trained on."""
     if "test" not in lists:
         return []
     test = set(lists["test"].names)
     shared = {part: len(test.intersection(lists[part].names)) for part in lists if part != "test"}
     return [
-        f"{count:,} of the {len(test):,} test pictures are in the {part} list too"
+        f"{count:,} of the {len(test):,} test images are in the {part} list too"
         for part, count in shared.items()
         if count
     ]
 
 
-def check_every_class(pictures: PictureList, num_classes: int) -> None:
-    """Refuse a list in which a class has no picture.
+def check_every_class(images: ImageList, num_classes: int) -> None:
+    """Refuse a list in which a class has no image.
 
     Raises:
         InputError: names the classes.
     """
-    counts = torch.bincount(pictures.labels, minlength=num_classes)
+    counts = torch.bincount(images.labels, minlength=num_classes)
     empty = (counts == 0).nonzero()[:, 0].tolist()
     if empty:
         shown = ", ".join(map(str, empty[:10])) + (" ..." if len(empty) > 10 else "")
         raise InputError(
-            f"{pictures.path}: {len(empty)} of {num_classes} classes without a picture: {shown}; "
+            f"{images.path}: {len(empty)} of {num_classes} classes without an image: {shown}; "
             "labels must run from 0 without gaps."
         )
 
 
 def class_names(lists: Any, num_classes: int) -> list[str]:
-    """Name classes by the folder of their pictures, where that is one folder a class."""
+    """Name classes by the folder of their images, where that is one folder a class."""
     folders: dict[int, set[str]] = {label: set() for label in range(num_classes)}
-    for pictures in lists:
-        for name, label in zip(pictures.names, pictures.labels.tolist(), strict=True):
+    for images in lists:
+        for name, label in zip(images.names, images.labels.tolist(), strict=True):
             folders[label].add(PurePosixPath(name).parent.name)
     names = ["/".join(sorted(found)) for found in folders.values()]
     one_each = all(len(found) == 1 for found in folders.values()) and len(set(names)) == len(names)

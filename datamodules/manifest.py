@@ -20,7 +20,7 @@ _KEYS = {
     "parts": dict,
 }
 _PART_KEYS = {"total": int, "content_hash": str, "shards": list}
-_SHARD_KEYS = {"file": str, "pictures": int, "bytes": int, "sha256": str}
+_SHARD_KEYS = {"file": str, "images": int, "bytes": int, "sha256": str}
 
 
 def read_manifest(root: Path) -> dict[str, Any]:

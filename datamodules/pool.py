@@ -11,7 +11,7 @@ from torch import Tensor
 from bcl.core.errors import InputError, unknown_name
 from datamodules.base import LongTailedDataModule, Sets
 from datamodules.images.cache import decoded
-from datamodules.images.dataset import MemoryStore, PictureSet, Store
+from datamodules.images.dataset import ImageDataset, MemoryStore, Store
 from datamodules.images.files import FileStore
 from datamodules.images.readers import Source, shown
 from datamodules.tail import profiles, recipes
@@ -30,14 +30,14 @@ _TEST_STREAM = 0x7E57
 
 @dataclass
 class Pool:
-    """All pictures of a data set, training and test, in one numbering.
+    """All images of a data set, training and test, in one numbering.
 
     Attributes:
         title: the data set's name.
-        names: of the pictures; they decide the fingerprint.
+        names: of the images; they decide the fingerprint.
         labels: (N,) int64 classes.
         classes: C names.
-        test: (N,) bool, the data set's own test pictures; None if it has none.
+        test: (N,) bool, the data set's own test images; None if it has none.
         source: where the files lie; None where ``images`` are given.
         images: uint8 (N, 3, S, S), where they are decoded already.
         notes: what a report should say.
@@ -53,15 +53,15 @@ class Pool:
     notes: list[str] = field(default_factory=list)
 
     def fingerprint(self) -> str:
-        """Fingerprint of all pictures."""
+        """Fingerprint of all images."""
         return self.fingerprint_of(torch.arange(len(self.names)))
 
     def fingerprint_of(self, rows: Tensor) -> str:
-        """Fingerprint of some of the pictures: what a split of them is made for."""
+        """Fingerprint of some of the images: what a split of them is made for."""
         return pool_fingerprint([self.names[row] for row in rows.tolist()], self.labels[rows])
 
     def parts(self, test_share: float) -> tuple[Tensor, Tensor]:
-        """Rows of the training and the test pictures; these are held out where none are given.
+        """Rows of the training and the test images; these are held out where none are given.
 
         Args:
             test_share: share of the poorest class that is held out of each class.
@@ -75,20 +75,20 @@ class Pool:
 
 
 class FilesDataModule(LongTailedDataModule):
-    r"""What datamodules over picture files share: where pictures are kept, and which are bad.
+    r"""What datamodules over image files share: where images are kept, and which are bad.
 
     Args:
-        image_size: height and width in pixels to which pictures are resized and cropped.
-        batch_size: pictures a step over all ranks together.
+        image_size: height and width in pixels to which images are resized and cropped.
+        batch_size: images a step over all ranks together.
         seed: of the order of training.
         storage: ``"memory"``: decoded once, cached on disk, batches are gathers on the device;
             ``"host"``: the same, with the gathers in the host's memory;
             ``"files"``: decoded by workers, batch by batch; ``"auto"``: memory, if the decoded
-            pictures take at most ``memory_limit_gb``.
+            images take at most ``memory_limit_gb``.
         memory_limit_gb: in GiB.
-        cache_dir: where decoded pictures are kept; ``$BCL_CACHE`` or the user's cache folder if
+        cache_dir: where decoded images are kept; ``$BCL_CACHE`` or the user's cache folder if
             not given.
-        on_bad_image: ``"raise"`` lists unreadable pictures and stops; ``"skip"`` leaves them out
+        on_bad_image: ``"raise"`` lists unreadable images and stops; ``"skip"`` leaves them out
             and says so in the notes.
         workers: decoding processes; if not given, all usable cores while the set is scanned or
             decoded once, and the usable cores over this machine's ranks in training.
@@ -102,11 +102,11 @@ class FilesDataModule(LongTailedDataModule):
         >>> from datamodules import ImageListLT
         >>> root = Path(tempfile.mkdtemp())
         >>> Image.new("RGB", (8, 8)).save(root / "a.png")
-        >>> _ = (root / "b.png").write_bytes(b"no picture")
+        >>> _ = (root / "b.png").write_bytes(b"no image")
         >>> _ = (root / "train.txt").write_text("a.png 0\nb.png 0")
         >>> data = ImageListLT(str(root), "train.txt", on_bad_image="skip", cache_dir=str(root))
         >>> data.num_samples, data.notes[0]
-        (1, 'left out unreadable picture b.png: cannot identify image file')
+        (1, 'left out unreadable image b.png: cannot identify image file')
     """
 
     def __init__(
@@ -142,20 +142,20 @@ class FilesDataModule(LongTailedDataModule):
         return torch.device("cpu") if self.storage == "host" else super().loader_device()
 
     def open_store(self, pool: Pool) -> tuple[Store, Pool]:
-        """Open a pool's pictures, without those that cannot be read.
+        """Open a pool's images, without those that cannot be read.
 
         Args:
-            pool: the pictures.
+            pool: the images.
 
         Returns:
             The store, and the pool of its rows.
 
         Raises:
-            InputError: unreadable pictures, unless they are to be skipped.
+            InputError: unreadable images, unless they are to be skipped.
         """
         if pool.source is None:
             if pool.images is None:
-                raise InputError(f"{pool.title} has neither files nor pictures.")
+                raise InputError(f"{pool.title} has neither files nor images.")
             return MemoryStore(pool.images, pool.fingerprint()), pool
         wanted = len(pool.names) * 3 * self.image_size**2
         in_memory = self.storage in ("memory", "host") or (
@@ -187,7 +187,7 @@ class FilesDataModule(LongTailedDataModule):
             lines = "".join(f"\n  {line}" for line in report[:1000])
             more = f"\n  and {len(report) - 1000} more" if len(report) > 1000 else ""
             raise InputError(
-                f"{root}: {len(report)} unreadable picture(s); repair or remove them, or leave "
+                f"{root}: {len(report)} unreadable image(s); repair or remove them, or leave "
                 f"them out with on_bad_image='skip':{lines}{more}"
             )
         good = torch.ones(len(pool.names), dtype=torch.bool)
@@ -199,7 +199,7 @@ class FilesDataModule(LongTailedDataModule):
             pool.classes,
             None if pool.test is None else pool.test[good],
             pool.source,
-            notes=[*pool.notes, *(f"left out unreadable picture {line}" for line in report)],
+            notes=[*pool.notes, *(f"left out unreadable image {line}" for line in report)],
         )
 
 
@@ -207,18 +207,18 @@ class PoolDataModule(FilesDataModule):
     """A whole data set, of which a long-tailed part is the training set.
 
     Without ``recipe`` and ``split_file``, the profile's counts are dealt to the classes and that
-    many pictures of each are chosen by ``split_seed``.
+    many images of each are chosen by ``split_seed``.
 
     Args:
         imbalance_factor: largest over smallest class; 1 for balanced; None takes all training
-            pictures as they are.
+            images as they are.
         profile: how the counts fall: ``"exponential"``, ``"step"``, ``"pareto"``,
             ``"cacr-linear"`` or ``"cacr-exponential"`` (the last two have fixed factors).
-        max_per_class: pictures of the largest class; as many as the poorest class has if not
+        max_per_class: images of the largest class; as many as the poorest class has if not
             given.
         class_order: which classes are rare: ``"name"``, the last by id; ``"shuffled"``, chosen by
             ``split_seed``.
-        split_seed: of the choice of pictures (and of classes, if shuffled).
+        split_seed: of the choice of images (and of classes, if shuffled).
         recipe: a named subset of the literature instead (`bcl split --list`). Of the options
             above, ``split_seed`` alone goes with it; others are refused where they are not the
             default.
@@ -226,7 +226,7 @@ class PoolDataModule(FilesDataModule):
         few_shot_file: an index file of the data set's balanced few-shot subset, which is then the
             probe set.
         test_share: share of the poorest class that is held out of each class where the data set
-            has no test pictures.
+            has no test images.
         options: those of `FilesDataModule`.
 
     Raises:
@@ -293,14 +293,14 @@ class PoolDataModule(FilesDataModule):
             self.group_rule = recipes.recipe(recipe).group_rule
 
     def pool(self) -> Pool:
-        """List all pictures of the data set."""
+        """List all images of the data set."""
         raise NotImplementedError
 
     def build(self) -> Sets:
-        """List the pictures, open them, and choose."""
+        """List the images, open them, and choose."""
         listed = self.pool()
         store, pool = self.open_store(listed)
-        # Held out of all listed pictures, readable or not: an unreadable one must not move others
+        # Held out of all listed images, readable or not: an unreadable one must not move others
         # between the parts, and the indices of index files count it as well.
         listed_rows, listed_test = listed.parts(self.test_share)
         kept = _kept(listed, pool)
@@ -319,15 +319,15 @@ class PoolDataModule(FilesDataModule):
         if empty:
             shown = ", ".join(pool.classes[i] for i in empty[:10])
             more = " ..." if len(empty) > 10 else ""
-            pool.notes.append(f"{len(empty)} class(es) without a training picture: {shown}{more}")
+            pool.notes.append(f"{len(empty)} class(es) without a training image: {shown}{more}")
         for what, chosen in (("probe set", probe), ("test set", test)):
             pool.notes.extend(balance_notes(what, labels[chosen], pool.classes))
         return Sets(
-            train=PictureSet(store, train, labels[train]),
-            probe=PictureSet(store, probe, labels[probe]),
-            test=PictureSet(store, test, labels[test]),
+            train=ImageDataset(store, train, labels[train]),
+            probe=ImageDataset(store, probe, labels[probe]),
+            test=ImageDataset(store, test, labels[test]),
             class_names=pool.classes,
-            recipe=f"{pool.title}, {split.recipe}: {len(train)} pictures",
+            recipe=f"{pool.title}, {split.recipe}: {len(train)} images",
             notes=pool.notes,
             split=split,
         )
@@ -336,9 +336,9 @@ class PoolDataModule(FilesDataModule):
         """Choose the long-tailed training set by recipe or profile.
 
         Args:
-            labels: (N,) int64 classes of all training pictures.
+            labels: (N,) int64 classes of all training images.
             classes: C names.
-            fingerprint: of all training pictures.
+            fingerprint: of all training images.
 
         Returns:
             The split.
@@ -350,7 +350,7 @@ class PoolDataModule(FilesDataModule):
             chosen = recipes.recipe(self.recipe_name)
             indices = recipes.apply(chosen, labels, self.split_seed)
             if len(indices) != chosen.total:
-                raise InputError(f"recipe '{chosen.name}' gave {len(indices)} pictures.")
+                raise InputError(f"recipe '{chosen.name}' gave {len(indices)} images.")
             name = f"{chosen.name}, split seed {self.split_seed}"
         elif self.imbalance_factor is None:
             indices, name = torch.arange(len(labels)), "as it is"
@@ -363,8 +363,8 @@ class PoolDataModule(FilesDataModule):
         if not int(sizes.min()):
             empty = [classes[index] for index in profiles.empty_classes(sizes)]
             raise InputError(
-                f"{len(empty)} class(es) without a training picture: {', '.join(empty[:10])}; add "
-                "pictures or leave the classes out."
+                f"{len(empty)} class(es) without a training image: {', '.join(empty[:10])}; add "
+                "images or leave the classes out."
             )
         n_max = int(sizes.min()) if self.max_per_class is None else self.max_per_class
         if self.profile == "exponential":
@@ -386,7 +386,7 @@ class PoolDataModule(FilesDataModule):
         if bool((wanted > sizes).any()):
             short = int((sizes - wanted).argmin())
             raise InputError(
-                f"class '{classes[short]}' has {int(sizes[short])} pictures, the profile wants "
+                f"class '{classes[short]}' has {int(sizes[short])} images, the profile wants "
                 f"{int(wanted[short])}; lower max_per_class."
             )
         name = (
@@ -399,7 +399,7 @@ class PoolDataModule(FilesDataModule):
 
 
 def _kept(listed: Pool, pool: Pool) -> Tensor:
-    """(N,) bool, the listed pictures that could be read."""
+    """(N,) bool, the listed images that could be read."""
     if len(pool.names) == len(listed.names):
         return torch.ones(len(listed.names), dtype=torch.bool)
     good = set(pool.names)
@@ -407,7 +407,7 @@ def _kept(listed: Pool, pool: Pool) -> Tensor:
 
 
 def _from_file(path: str, listed: Pool, rows: Tensor, kept: Tensor) -> Split:
-    """A saved split of the listed training pictures ``rows``, as one of those that are kept."""
+    """A saved split of the listed training images ``rows``, as one of those that are kept."""
     labels, classes = listed.labels[rows], len(listed.classes)
     split = with_labels(load_split(path), labels, classes, listed.fingerprint_of(rows))
     good = kept[rows]
@@ -445,8 +445,8 @@ def hold_out(labels: Tensor, classes: Sequence[str], share: float) -> tuple[Tens
     if int(sizes.min()) <= number:
         poorest = classes[int(sizes.argmin())]
         raise InputError(
-            f"class '{poorest}' has {int(sizes.min())} picture(s), too few to hold out a test "
-            "set; add pictures or a test folder."
+            f"class '{poorest}' has {int(sizes.min())} image(s), too few to hold out a test "
+            "set; add images or a test folder."
         )
     test = recipes.choose(labels, torch.full((len(classes),), number), _TEST_STREAM, 0)
     rest = torch.ones(len(labels), dtype=torch.bool)

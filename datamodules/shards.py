@@ -1,4 +1,4 @@
-"""Pictures in shards of litdata's format: data sets past one machine's memory."""
+"""Images in shards of litdata's format: data sets past one machine's memory."""
 
 import hashlib
 import importlib
@@ -20,7 +20,7 @@ from bcl.core.files import atomic_write, write_text
 from bcl.core.random import permutation
 from datamodules.base import LongTailedDataModule, Sets
 from datamodules.images.cache import Progress
-from datamodules.images.dataset import PictureSet
+from datamodules.images.dataset import ImageDataset
 from datamodules.images.decode import as_rgb
 from datamodules.images.files import FileStore
 from datamodules.images.loader import StreamLoader
@@ -29,7 +29,7 @@ from datamodules.pool import FilesDataModule
 
 _LABELS = "labels.i64"
 _INDEX = "index.json"  # litdata's own, without which it opens no shard
-# Offsets in a shard are 32-bit numbers, and stand in front of its pictures.
+# Offsets in a shard are 32-bit numbers, and stand in front of its images.
 MOST_SHARD_MB = 4000
 _PARTS = ("train", "probe", "test")
 _WINDOW_STREAM = 0x51AD
@@ -37,7 +37,7 @@ _OPEN_SHARDS = 64  # a process keeps so many open
 
 
 class _Numbers(Sequence[str]):
-    """The names ``"0"``, ``"1"``, ... of pictures that are known by their number."""
+    """The names ``"0"``, ``"1"``, ... of images that are known by their number."""
 
     def __init__(self, count: int) -> None:
         self._count = count
@@ -52,7 +52,7 @@ class _Numbers(Sequence[str]):
 
 
 class ShardSource:
-    """Encoded pictures of a folder of shards, read by number through litdata."""
+    """Encoded images of a folder of shards, read by number through litdata."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -71,7 +71,7 @@ class ShardSource:
         return name
 
     def read(self, name: str) -> bytes:
-        """The encoded bytes of one picture."""
+        """The encoded bytes of one image."""
         if self._process != os.getpid():  # a forked worker must not share open files
             self._dataset = _random_access(self.root)
             self._process = os.getpid()
@@ -100,7 +100,7 @@ def _random_access(root: Path) -> Any:
             *rest: Any,
             **options: Any,
         ) -> Any:
-            if os.path.exists(chunk_filepath):  # noqa: PTH110 - called for every picture
+            if os.path.exists(chunk_filepath):  # noqa: PTH110 - called for every image
                 file, ends = self._open(chunk_filepath)
                 first, last = ends[index - begin : index - begin + 2].tolist()
                 if last > first:
@@ -144,8 +144,8 @@ class ShardFolder:
 
     Attributes:
         root: the folder.
-        sizes: pictures of each shard, in order.
-        content_hash: of the pictures' bytes and labels.
+        sizes: images of each shard, in order.
+        content_hash: of the images' bytes and labels.
         labels: (N,) int64, mapped from their file.
     """
 
@@ -196,7 +196,7 @@ def open_shards(root: Path, part: dict[str, Any], verify: bool = False) -> Shard
         lines = "".join(f"\n  {line}" for line in faults[:20])
         raise InputError(f"{len(faults)} damaged file(s) of shards; copy or pack them anew:{lines}")
     values = torch.from_file(str(labels), shared=False, size=part["total"], dtype=torch.int64)
-    sizes = [int(shard["pictures"]) for shard in part["shards"]]
+    sizes = [int(shard["images"]) for shard in part["shards"]]
     return ShardFolder(root, sizes, str(part["content_hash"]), values)
 
 
@@ -210,15 +210,15 @@ def file_hash(path: Path) -> str:
 
 
 class WindowOrder:
-    r"""A random order of very many pictures that reads few shards at a time.
+    r"""A random order of very many images that reads few shards at a time.
 
-    The shards are put in a random order, cut into windows of ``window`` neighbours, and the
-    pictures of each window are put in a random order together: all as a function of (seed,
+    The shards are put in a random order, cut into windows of ``window`` neighbors, and the
+    images of each window are put in a random order together: all as a function of (seed,
     epoch). Any position is found without computing those before it, and only a window's order
-    (8 bytes a picture) is held.
+    (8 bytes an image) is held.
 
     Args:
-        sizes: pictures of each shard.
+        sizes: images of each shard.
         window: shards that are mixed.
         seed: of the order.
         epoch: of the order.
@@ -275,7 +275,7 @@ class ShardLoader(StreamLoader):
     Args:
         data: a training set in shards.
         batch_size: B, over all ranks together.
-        sizes: pictures of each shard.
+        sizes: images of each shard.
         window: shards that are mixed.
         options: those of `BatchLoader`.
     """
@@ -284,7 +284,7 @@ class ShardLoader(StreamLoader):
 
     def __init__(
         self,
-        data: PictureSet,
+        data: ImageDataset,
         batch_size: int,
         *,
         sizes: Sequence[int],
@@ -315,10 +315,10 @@ class ShardsLT(LongTailedDataModule):
 
     Args:
         root: the packed folder.
-        image_size: height and width in pixels to which pictures are resized and cropped.
-        batch_size: pictures a step over all ranks together.
+        image_size: height and width in pixels to which images are resized and cropped.
+        batch_size: images a step over all ranks together.
         seed: of the order of training.
-        window: shards whose pictures are mixed; more mix better and read more widely.
+        window: shards whose images are mixed; more mix better and read more widely.
         workers: decoding processes; the usable cores over this machine's ranks if not given.
         verify: compare the checksums of all shards and labels at the start.
 
@@ -357,7 +357,7 @@ class ShardsLT(LongTailedDataModule):
 
     @property
     def class_counts(self) -> Tensor:
-        """(C,) int64 pictures of each class, from the manifest: the labels stay unread."""
+        """(C,) int64 images of each class, from the manifest: the labels stay unread."""
         self.setup()
         return self._counts.clone()
 
@@ -368,7 +368,7 @@ class ShardsLT(LongTailedDataModule):
         manifest = read_manifest(root)
         self.group_rule = str(manifest["group_rule"])
         self._counts = torch.tensor(manifest["class_counts"], dtype=torch.int64)
-        sets: dict[str, PictureSet] = {}
+        sets: dict[str, ImageDataset] = {}
         for name, part in manifest["parts"].items():
             folder = open_shards(root / name, part, self.verify)
             if name == "train":
@@ -380,7 +380,7 @@ class ShardsLT(LongTailedDataModule):
                 folder.content_hash,
                 self.workers,
             )
-            sets[name] = PictureSet(store, None, folder.labels, folder.content_hash)
+            sets[name] = ImageDataset(store, None, folder.labels, folder.content_hash)
         notes = list(manifest["notes"])
         if "probe" not in sets:
             notes.append("no probe set packed: linear probes train on the training set")
@@ -413,10 +413,10 @@ def pack(
 ) -> dict[str, Any]:
     """Write a datamodule's sets as shards, and read them back.
 
-    Pictures keep their bytes, unless ``max_side`` makes them smaller.
+    Images keep their bytes, unless ``max_side`` makes them smaller.
 
     Args:
-        data: the datamodule; picture files are read one by one if its storage is ``"files"``.
+        data: the datamodule; image files are read one by one if its storage is ``"files"``.
         out: an empty folder, or one to be made.
         shard_mb: size of a shard in MiB, at most 4000.
         max_side: shrink the shorter side to so many pixels (JPEG, quality 92), where it is longer.
@@ -450,14 +450,14 @@ def pack(
     }
     try:
         for name in parts:
-            pictures = sets[name]
-            if pictures is not None:
+            images = sets[name]
+            if images is not None:
                 manifest["parts"][name] = _pack_set(
-                    pictures,
+                    images,
                     out / name,
                     shard_mb,
                     max_side,
-                    Progress(name, len(pictures), progress),
+                    Progress(name, len(images), progress),
                 )
         write_text(out / NAME, json.dumps(manifest, indent=1) + "\n")
     except OSError as error:
@@ -466,17 +466,17 @@ def pack(
 
 
 def _pack_set(
-    pictures: PictureSet, out: Path, shard_mb: float, max_side: int | None, bar: Progress
+    images: ImageDataset, out: Path, shard_mb: float, max_side: int | None, bar: Progress
 ) -> dict[str, Any]:
     out.mkdir(parents=True, exist_ok=True)
-    wanted = len(pictures) * 3 * pictures.image_size**2 // 20  # a guess: JPEG takes a twentieth
+    wanted = len(images) * 3 * images.image_size**2 // 20  # a guess: JPEG takes a twentieth
     if shutil.disk_usage(out).free < wanted // 4:
         raise OSError(28, "no room for the shards", str(out))
     module = importlib.import_module("litdata.streaming.writer")
     writer = module.BinaryWriter(str(out), chunk_bytes=int(shard_mb * 2**20))
     digest = hashlib.sha256()
-    for row, raw in enumerate(encoded(pictures, max_side)):
-        label = int(pictures.labels[row])
+    for row, raw in enumerate(encoded(images, max_side)):
+        label = int(images.labels[row])
         # Bare bytes: as a field of a dict, litdata would put all of a shard in one Arrow table,
         # from which no single sample can be read. Labels have a file of their own.
         writer[row] = raw
@@ -488,17 +488,17 @@ def _pack_set(
     shards = [
         {
             "file": chunk["filename"],
-            "pictures": chunk["chunk_size"],
+            "images": chunk["chunk_size"],
             "bytes": (out / chunk["filename"]).stat().st_size,
             "sha256": file_hash(out / chunk["filename"]),
         }
         for chunk in index["chunks"]
     ]
-    labels = pictures.labels.numpy().astype("<i8").tobytes()
+    labels = images.labels.numpy().astype("<i8").tobytes()
     atomic_write(out / _LABELS, lambda file: file.write(labels))
-    _read_back(out, len(pictures), digest.hexdigest())
+    _read_back(out, len(images), digest.hexdigest())
     return {
-        "total": len(pictures),
+        "total": len(images),
         "content_hash": digest.hexdigest()[:16],
         "labels_sha256": hashlib.sha256(labels).hexdigest(),
         "index_sha256": file_hash(out / _INDEX),
@@ -509,7 +509,7 @@ def _pack_set(
 def _read_back(out: Path, total: int, expected: str) -> None:
     dataset = _random_access(out)
     if len(dataset) != total:
-        raise InputError(f"{out}: {len(dataset)} pictures were written of {total}.")
+        raise InputError(f"{out}: {len(dataset)} images were written of {total}.")
     labels = (out / _LABELS).read_bytes()
     digest = hashlib.sha256()
     for row in range(total):
@@ -518,20 +518,20 @@ def _read_back(out: Path, total: int, expected: str) -> None:
         raise InputError(f"{out}: the shards read back are not what was written; pack anew.")
 
 
-def encoded(pictures: PictureSet, max_side: int | None) -> Iterator[bytes]:
-    """The pictures of a set as encoded bytes, in id order.
+def encoded(images: ImageDataset, max_side: int | None) -> Iterator[bytes]:
+    """The images of a set as encoded bytes, in id order.
 
     Args:
-        pictures: the set; files keep their bytes, decoded pictures become PNG.
+        images: the set; files keep their bytes, decoded images become PNG.
         max_side: shrink the shorter side to so many pixels, where it is longer.
 
     Yields:
-        Bytes of a picture file.
+        Bytes of an image file.
     """
     from PIL import Image
 
-    store = pictures.store
-    for row in pictures.rows.tolist():
+    store = images.store
+    for row in images.rows.tolist():
         if isinstance(store, FileStore):
             raw = store.source.read(store.names[row])
         else:
@@ -543,10 +543,10 @@ def encoded(pictures: PictureSet, max_side: int | None) -> Iterator[bytes]:
 
 
 def shrink(raw: bytes, max_side: int) -> bytes:
-    """Resize a picture so that its shorter side has so many pixels; smaller ones stay as they are.
+    """Resize an image so that its shorter side has so many pixels; smaller ones stay as they are.
 
     Args:
-        raw: bytes of a picture file.
+        raw: bytes of an image file.
         max_side: pixels of the shorter side.
 
     Returns:

@@ -42,16 +42,16 @@ def golden() -> Path:
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """Folder of real pictures, likewise."""
+    """Folder of real images, likewise."""
     folder = SHARED / "data"
     if not folder.is_dir():
-        pytest.skip("real pictures are not beside this checkout")
+        pytest.skip("real images are not beside this checkout")
     return folder
 
 
 @pytest.fixture
 def one_thread():
-    """For small pictures: threads would wait for one another longer than they work."""
+    """For small images: threads would wait for one another longer than they work."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -12,4 +12,4 @@ from bcl.augment.policy import POLICIES as POLICIES
 from bcl.augment.sampling import ChainSettings as ChainSettings
 from bcl.augment.views import ContrastiveViews as ContrastiveViews
 from bcl.augment.workers import DecodeCrop as DecodeCrop
-from bcl.augment.workers import PictureViews as PictureViews
+from bcl.augment.workers import ImageViews as ImageViews

@@ -1,4 +1,4 @@
-"""Boosted RandAugment: every picture's ops are as strong and as likely as its score says."""
+"""Boosted RandAugment: every image's ops are as strong and as likely as its score says."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -60,33 +60,33 @@ _ZETA, _FIRST = 1000, 1001
 
 
 class BoostedRandAugment(nn.Module):
-    r"""RandAugment whose strength and probability follow each picture's memorization score M.
+    r"""RandAugment whose strength and probability follow each image's memorization score M.
 
     .. math:: \Psi(x) = a_1 \circ \dots \circ a_k(x), \qquad
         a_j(x) = A_j(x;\, m) \text{ if } u_j < M \text{ else } x, \qquad
         m = m_{min} + (m_{max} - m_{min})\, M\, \zeta
 
     The ops :math:`A_j` are drawn with replacement and, like the coins :math:`u_j`, per view;
-    :math:`\zeta \sim U(0, 1)` is drawn once a picture and shared by its views, and is 1 unless
-    ``random_magnitude``. A score of 0 leaves a picture as it is, bit for bit.
+    :math:`\zeta \sim U(0, 1)` is drawn once an image and shared by its views, and is 1 unless
+    ``random_magnitude``. A score of 0 leaves an image as it is, bit for bit.
 
     Named rules: ``"bcl-i"`` k = 1, m = 10 + 20 M; ``"bcl-d"`` k = 2, m = 5 + 25 M zeta;
     ``"imagenet"`` k = 2, m = 30 M zeta. An argument that is given replaces the rule's.
 
-    Ops work on 8-bit levels with Pillow's arithmetic; in float pictures those that get an op are
+    Ops work on 8-bit levels with Pillow's arithmetic; in float images those that get an op are
     rounded to levels, the others are not touched.
 
     Args:
         num_ops: k, ops a view.
         policy: ``"reference"``, the released code's ops, most of which do not grow with magnitude;
-            or ``"monotone"``, ours, in which stronger means farther from the picture.
+            or ``"monotone"``, ours, in which stronger means farther from the image.
         min_magnitude: m at score 0, of 30.
         max_magnitude: m at score 1, of 30.
         random_magnitude: multiply by zeta.
         rule: where the arguments that are not given come from.
         seed: of the draws; `ContrastiveViews` uses its own instead.
         check_values: as for `ContrastiveViews`, and used where the module stands alone. Bytes
-            cannot say NaN, so that uint8 pictures' scores are looked at unless ``"never"``.
+            cannot say NaN, so that uint8 images' scores are looked at unless ``"never"``.
 
     Raises:
         InputError: an unknown name, or a number outside its range.
@@ -169,14 +169,14 @@ class BoostedRandAugment(nn.Module):
         magnitude = self.magnitudes(scores, ids, epoch, seed)  # (B,)
         streams = torch.arange(5 * self.num_ops, device=ids.device) + _FIRST
         u = uniform(hash64(seed, epoch, ids, view)[:, None], streams)  # (B, 5 k)
-        op, coin, sign, centre_x, centre_y = u.view(-1, self.num_ops, 5).unbind(2)
+        op, coin, sign, center_x, center_y = u.view(-1, self.num_ops, 5).unbind(2)
         return BoostParams(
             op=(op * len(OPS)).to(torch.int64),
             active=coin < scores[:, None],
             magnitude=magnitude[:, None].expand(-1, self.num_ops),
             sign=torch.where(sign < 0.5, 1.0, -1.0),
-            centre_x=centre_x,
-            centre_y=centre_y,
+            center_x=center_x,
+            center_y=center_y,
         )
 
     def draw_views(
@@ -229,7 +229,7 @@ class BoostedRandAugment(nn.Module):
         epoch: int = 0,
         view: int = 0,
     ) -> Tensor:
-        """Boost a batch of pictures.
+        """Boost a batch of images.
 
         Args:
             images: (B, 3, H, W) uint8, or float in [0, 1].
@@ -239,7 +239,7 @@ class BoostedRandAugment(nn.Module):
             view: number of the view.
 
         Returns:
-            Pictures of the same shape and dtype.
+            Images of the same shape and dtype.
 
         Raises:
             InputError: bad shapes or values, or no ids.
@@ -258,9 +258,9 @@ class BoostedRandAugment(nn.Module):
 
     @torch.no_grad()
     def transform(self, images: Tensor, params: BoostParams) -> Tensor:
-        """Apply stored parameters to pictures, uint8 or float in [0, 1]."""
+        """Apply stored parameters to images, uint8 or float in [0, 1]."""
         check_images(images)
-        check_rows(params, images.shape[0], images, f"{images.shape[0]} pictures")
+        check_rows(params, images.shape[0], images, f"{images.shape[0]} images")
         look = self._looks_at(images)
         if look:
             check_pixels(images)
@@ -288,7 +288,7 @@ class BoostedRandAugment(nn.Module):
 
 
 def apply_op(x: Tensor, params: BoostParams, policy: Policy, whole: bool = False) -> Tensor:
-    """Apply one op a picture, chosen per picture.
+    """Apply one op an image, chosen per image.
 
     Args:
         x: (R, 3, H, W) float32 levels 0 .. 255; on a CPU it is changed in place.
@@ -328,15 +328,15 @@ def apply_op(x: Tensor, params: BoostParams, policy: Policy, whole: bool = False
     x = change(x, stretching, geometry.stretch, op == EQUALIZE, share)
     x = change(x, inverting, geometry.invert_from, threshold.ceil().to(torch.float32))
     x = change(x, op == POSTERIZE, geometry.posterize, step.to(torch.float32))
-    to_mean, to_grey = (op == CONTRAST).to(x.dtype), (op == COLOR).to(x.dtype)
+    to_mean, to_grayscale = (op == CONTRAST).to(x.dtype), (op == COLOR).to(x.dtype)
     tinting = enhancing & (op != SHARPNESS)
-    x = change(x, tinting, _enhance_whole, factor, to_mean, to_grey)
+    x = change(x, tinting, _enhance_whole, factor, to_mean, to_grayscale)
     x = change(x, op == SHARPNESS, geometry.sharpen, factor)
-    centre_x, centre_y = params.centre_x * x.shape[3], params.centre_y * x.shape[2]
+    center_x, center_y = params.center_x * x.shape[3], params.center_y * x.shape[2]
     return change(
-        x, op == CUTOUT, geometry.cutout, value, centre_x.to(value.dtype), centre_y.to(value.dtype)
+        x, op == CUTOUT, geometry.cutout, value, center_x.to(value.dtype), center_y.to(value.dtype)
     )
 
 
-def _enhance_whole(x: Tensor, factor: Tensor, to_mean: Tensor, to_grey: Tensor) -> Tensor:
-    return enhance(x, factor, to_mean, to_grey, exact=True)
+def _enhance_whole(x: Tensor, factor: Tensor, to_mean: Tensor, to_grayscale: Tensor) -> Tensor:
+    return enhance(x, factor, to_mean, to_grayscale, exact=True)

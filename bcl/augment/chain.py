@@ -1,4 +1,4 @@
-"""Apply the base chain: crop, flip, colour jitter, grey, blur, solarize."""
+"""Apply the base chain: crop, flip, color jitter, gray, blur, solarize."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,9 +14,9 @@ from bcl.augment.ops.blocks import (
     keep_freed_memory,
     least_parts,
 )
-from bcl.augment.ops.color import luminance, per_picture
+from bcl.augment.ops.color import luminance, per_image
 from bcl.augment.ops.crop import CropPlan, crop_resize_flip, round_levels
-from bcl.augment.ops.jitter import ColourOps, JitterPlan, apply_jitter
+from bcl.augment.ops.jitter import ColorOps, JitterPlan, apply_jitter
 from bcl.augment.params import Params, ViewParams
 
 
@@ -26,7 +26,7 @@ class ChainPlan(Params):
 
     crop: CropPlan
     jitter: JitterPlan
-    grey: Tensor
+    gray: Tensor
     blur: Tensor
     solarize: Tensor
 
@@ -34,10 +34,10 @@ class ChainPlan(Params):
     def of(
         cls, params: ViewParams, images: Tensor, size: tuple[int, int], order: str
     ) -> "ChainPlan":
-        """Plan the chain for pictures of this size."""
+        """Plan the chain for images of this size."""
         rows, cols = images.shape[2:]
         crop = CropPlan.of(params, (rows, cols), size, order)
-        return cls(crop, JitterPlan.of(params), params.grey, params.blur, params.solarize)
+        return cls(crop, JitterPlan.of(params), params.gray, params.blur, params.solarize)
 
 
 def apply_chain(
@@ -47,9 +47,9 @@ def apply_chain(
     exact: bool,
     place: int | None = None,
     blends: tuple[int, ...] | None = None,
-    ops: ColourOps = ColourOps(),  # noqa: B008 - immutable
+    ops: ColorOps = ColorOps(),  # noqa: B008 - immutable
 ) -> Tensor:
-    """Make one view of each picture.
+    """Make one view of each image.
 
     Args:
         images: (R, 3, H, W) uint8, or float in [0, 1].
@@ -58,14 +58,14 @@ def apply_chain(
         exact: Pillow's 8-bit arithmetic after every step; else float without rounding.
         place: as for `apply_jitter`, like ``blends``.
         blends: likewise.
-        ops: the colour operations, as they are or compiled.
+        ops: the color operations, as they are or compiled.
 
     Returns:
         (R, 3, *size) float32 levels 0 .. 255; whole ones when ``exact``.
     """
     x = crop_resize_flip(images, plan.crop, size, exact)
     x = apply_jitter(x, plan.jitter, exact, place, blends, ops)
-    x = change_rows(x, plan.grey, lambda y: luminance(y, exact).expand_as(y))
+    x = change_rows(x, plan.gray, lambda y: luminance(y, exact).expand_as(y))
     x = change_rows(x, plan.blur > 0, lambda y, sigma: gaussian_blur(y, sigma, exact), plan.blur)
     return change_rows(x, plan.solarize, solarize)
 
@@ -77,9 +77,9 @@ def chain_at_once(
     size: tuple[int, int],
     exact: bool,
     order: str,
-    ops: ColourOps,
+    ops: ColorOps,
 ) -> Tensor:
-    """Make some of the V B views of B pictures without asking the device for any value.
+    """Make some of the V B views of B images without asking the device for any value.
 
     Args:
         images: (B, 3, H, W) uint8, or float in [0, 1].
@@ -88,7 +88,7 @@ def chain_at_once(
         size: rows and columns of the views.
         exact: as for `apply_chain`.
         order: whose order of resizing rows and columns, one of `bcl.augment.ops.crop.ORDERS`.
-        ops: the colour operations, as they are or compiled.
+        ops: the color operations, as they are or compiled.
 
     Returns:
         (R, 3, *size) float32 levels.
@@ -105,20 +105,20 @@ def chain_in_blocks(
     size: tuple[int, int],
     exact: bool,
     order: str,
-    ops: ColourOps,
+    ops: ColorOps,
 ) -> Tensor:
     """Make all views on a CPU, in blocks that stay in its cache.
 
     Rows whose hue is turned at the same place among the jitter's steps share their blocks, so
     that the hue, the dearest step, is computed once for each row and without masks. Large
-    pictures, of which few fill a block, share the order of the other steps as well.
+    images, of which few fill a block, share the order of the other steps as well.
     """
     keep_freed_memory()
     plan = ChainPlan.of(params, images, size, order)
     key = plan.jitter.place[:, None]  # (R, 1)
     levels = 3 * size[0] * size[1]
     block = min(block_rows(levels), -(-key.shape[0] // least_parts(levels, images[0].numel())))
-    if block <= FEW_ROWS and ops == ColourOps():  # compiled, it would be one more graph a kind
+    if block <= FEW_ROWS and ops == ColorOps():  # compiled, it would be one more graph a kind
         key = torch.cat([key, plan.jitter.blend], dim=1)  # (R, 4)
     weights = 8 ** torch.arange(key.shape[1] - 1, -1, -1, device=key.device)
     alike = (key * weights).sum(dim=1).argsort(stable=True)  # (R,)
@@ -157,7 +157,7 @@ def solarize(x: Tensor) -> Tensor:
 
 
 def gaussian_blur(x: Tensor, sigma: Tensor, exact: bool) -> Tensor:
-    r"""Blur with a Gaussian of each picture's own width; edges are mirrored.
+    r"""Blur with a Gaussian of each image's own width; edges are mirrored.
 
     .. math:: w_{oi} \propto \exp\Bigl(-\frac{(o - i)^2}{2\sigma^2}\Bigr)
 
@@ -183,6 +183,6 @@ def _blur_matrix(sigma: Tensor, size: int) -> Tensor:
     images = torch.stack([place, -place, 2 * (size - 1) - place])  # (3, size)
     counts = torch.stack([torch.ones_like(place), place > 0, place < size - 1])  # (3, size)
     distance = place[:, None] - images[:, None]  # (3, out, in)
-    exponent = -0.5 * (distance / per_picture(sigma.clamp(min=1e-3))) ** 2  # (R, 3, out, in)
+    exponent = -0.5 * (distance / per_image(sigma.clamp(min=1e-3))) ** 2  # (R, 3, out, in)
     weight = (exponent.exp() * counts[:, None]).sum(dim=1)
     return weight / weight.sum(dim=2, keepdim=True)

@@ -2,7 +2,7 @@
 
 Looking at values on a device makes the host wait for it. Values are therefore looked at always on
 a CPU and in the first batch on a device; later bad values there are never mended in silence, but
-turn the views of their picture into NaN, which the losses and the tracker refuse.
+turn the views of their image into NaN, which the losses and the tracker refuse.
 """
 
 import dataclasses
@@ -56,7 +56,7 @@ class ValueChecks:
 
 
 def check_pixels(images: Tensor) -> None:
-    """Refuse float pictures with a value outside [0, 1] or NaN; makes the host wait."""
+    """Refuse float images with a value outside [0, 1] or NaN; makes the host wait."""
     if not images.is_floating_point():
         return
     low, high = torch.aminmax(images.detach())
@@ -65,12 +65,12 @@ def check_pixels(images: Tensor) -> None:
         got = "NaN" if bool(low.isnan()) else got
         raise InputError(
             f"float images must lie in [0, 1], got {got}; divide levels by 255, clamp what a "
-            "resize has overshot, and normalise afterwards with mean= and std=."
+            "resize has overshot, and normalize afterwards with mean= and std=."
         )
 
 
 def bad_pixels(images: Tensor) -> Tensor:
-    """(B,) bool, whether a picture has a value outside [0, 1] or NaN, without waiting."""
+    """(B,) bool, whether an image has a value outside [0, 1] or NaN, without waiting."""
     if not images.is_floating_point():
         return torch.zeros(images.shape[0], dtype=torch.bool, device=images.device)
     flat = images.flatten(1)
@@ -83,17 +83,17 @@ def bad_scores(params: Tensor) -> Tensor:
 
 
 def check_images(images: Tensor) -> None:
-    """Refuse what is not a (B, 3, H, W) batch of uint8 or float pictures."""
+    """Refuse what is not a (B, 3, H, W) batch of uint8 or float images."""
     if not isinstance(images, Tensor):
         raise InputError(f"images must be a (B, 3, H, W) tensor, got {_kind(images)}.")
     shape = tuple(images.shape)
     if images.ndim != 4 or shape[1] != 3:
         raise InputError(
-            f"images must be (B, 3, H, W) with three colour channels, got {shape}; grey pictures "
+            f"images must be (B, 3, H, W) with three color channels, got {shape}; gray images "
             "can be expanded with images.expand(-1, 3, -1, -1)."
         )
     if shape[0] == 0:
-        raise InputError("the batch is empty; give at least one picture.")
+        raise InputError("the batch is empty; give at least one image.")
     if 0 in shape:
         raise InputError(f"images have no pixels: {shape}.")
     if images.dtype != torch.uint8 and not images.is_floating_point():
@@ -117,15 +117,14 @@ def check_scores(
     """
     if scores is None:
         raise InputError(
-            "the boosted ops need a score for each picture; give scores=tracker.scores[ids], or "
+            "the boosted ops need a score for each image; give scores=tracker.scores[ids], or "
             "make the views without boost."
         )
     if not isinstance(scores, Tensor):
         raise InputError(f"scores must be a (B,) tensor, got {_kind(scores)}.")
     if scores.shape != images.shape[:1]:
         raise InputError(
-            f"scores must be of shape ({images.shape[0]},), one a picture, got "
-            f"{tuple(scores.shape)}."
+            f"scores must be of shape ({images.shape[0]},), one per image, got {tuple(scores.shape)}."
         )
     if scores.is_complex() or scores.dtype == torch.bool:
         raise InputError(f"scores must be real numbers in [0, 1], got {scores.dtype}.")
@@ -164,7 +163,7 @@ def check_rows(params: Params, rows: int, like: Tensor, what: str) -> None:
     Args:
         params: stored or drawn ones.
         rows: how many the batch needs.
-        like: the pictures.
+        like: the images.
         what: says in words what the rows are for.
     """
     for field in dataclasses.fields(params):  # type: ignore[arg-type]
@@ -193,7 +192,7 @@ def check_rows(params: Params, rows: int, like: Tensor, what: str) -> None:
                 )
             if value.device != like.device:
                 raise InputError(
-                    f"the parameters lie on {value.device} and the pictures on {like.device}; "
+                    f"the parameters lie on {value.device} and the images on {like.device}; "
                     f"move them with params.to('{like.device}')."
                 )
 
@@ -211,7 +210,7 @@ def check_drawn(params: ViewParams, views: range, count: int) -> None:
     """Refuse views, ops and orders of steps that `ContrastiveViews.sample` does not draw.
 
     Args:
-        params: of the views of ``count`` pictures.
+        params: of the views of ``count`` images.
         views: their numbers.
         count: B.
     """
@@ -220,7 +219,7 @@ def check_drawn(params: ViewParams, views: range, count: int) -> None:
         if not params.view.equal(number):
             raise InputError(
                 f"the parameters are not of views {views.start} to {views.stop - 1} of {count} "
-                "pictures, one view after the other; draw them with the same num_views and "
+                "images, one view after the other; draw them with the same num_views and "
                 "num_local, for this batch."
             )
     steps = torch.arange(4, device=params.order.device).expand_as(params.order)
@@ -244,7 +243,7 @@ def _kind(value: object) -> str:
 
 
 def check_boxes(params: ViewParams, images: Tensor, look: bool = True) -> None:
-    """Refuse crops that leave the picture or are empty, on a CPU or with ``look``."""
+    """Refuse crops that leave the image or are empty, on a CPU or with ``look``."""
     if not look and (images.device.type != "cpu" or torch.compiler.is_compiling()):
         return
     rows, cols = images.shape[2:]
@@ -257,5 +256,5 @@ def check_boxes(params: ViewParams, images: Tensor, look: bool = True) -> None:
         box = [int(v[at]) for v in (params.top, params.left, params.height, params.width)]
         raise InputError(
             f"crop {at} (top, left, height, width = {box}) must hold a pixel and lie within the "
-            f"picture of {rows} x {cols}; draw the parameters with this picture_size."
+            f"image of {rows} x {cols}; draw the parameters with this image_size."
         )

@@ -1,4 +1,4 @@
-"""Pictures of what a score does: rows are pictures, columns scores or magnitudes."""
+"""Images of what a score does: rows are images, columns scores or magnitudes."""
 
 from collections.abc import Sequence
 
@@ -16,10 +16,10 @@ from bcl.core.errors import InputError
 def score_grid(
     images: Tensor, views: ContrastiveViews, scores: Sequence[float], epoch: int = 0
 ) -> Tensor:
-    """The first view of each picture at each score, with all other draws held fast.
+    """The first view of each image at each score, with all other draws held fast.
 
     Args:
-        images: (B, 3, H, W) uint8 or float pictures.
+        images: (B, 3, H, W) uint8 or float images.
         views: the settings, with ``boost``.
         scores: the columns.
         epoch: whose draws to show.
@@ -56,10 +56,10 @@ def op_grid(
     policy: Policy = "reference",
     ops: Sequence[str] = OPS,
 ) -> Tensor:
-    """One picture through each op at each magnitude.
+    """One image through each op at each magnitude.
 
     Args:
-        image: (3, H, W) uint8 or float picture.
+        image: (3, H, W) uint8 or float image.
         magnitudes: the columns, in [0, 30].
         policy: whose ranges.
         ops: the rows, names of `OPS`.
@@ -93,15 +93,15 @@ def op_grid(
         active=torch.ones(rows, dtype=torch.bool),
         magnitude=torch.tensor(list(magnitudes), dtype=torch.float32).repeat(len(ops)),
         sign=torch.ones(rows),
-        centre_x=half,
-        centre_y=half,
+        center_x=half,
+        center_y=half,
     )
     out = apply_op(levels.expand(rows, -1, -1, -1).clone(), params.to(image.device), policy)
     return out.view(len(ops), len(magnitudes), *image.shape) / 255
 
 
 def tile(grid: Tensor, gap: int = 2) -> Tensor:
-    """Lay a grid of pictures out as one.
+    """Lay a grid of images out as one.
 
     Args:
         grid: (rows, columns, 3, H, W) float in [0, 1].

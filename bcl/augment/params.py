@@ -52,8 +52,8 @@ class BoostParams(Params):
         active: (R, k) bool, whether the op's coin fell under its probability.
         magnitude: (R, k) float32 strength in [0, 30].
         sign: (R, k) float32, -1 or 1, for the ops that go both ways.
-        centre_x: (R, k) float32 in [0, 1), Cutout's centre as a share of the width.
-        centre_y: (R, k) float32 in [0, 1), likewise of the height.
+        center_x: (R, k) float32 in [0, 1), Cutout's center as a share of the width.
+        center_y: (R, k) float32 in [0, 1), likewise of the height.
 
     Example:
         >>> from bcl import BoostedRandAugment
@@ -69,8 +69,8 @@ class BoostParams(Params):
     active: Tensor
     magnitude: Tensor
     sign: Tensor
-    centre_x: Tensor
-    centre_y: Tensor
+    center_x: Tensor
+    center_y: Tensor
 
     @classmethod
     def from_state_dict(cls, state: dict[str, Any]) -> "BoostParams":
@@ -80,7 +80,7 @@ class BoostParams(Params):
 
 @dataclass(frozen=True)
 class ViewParams(Params):
-    """Parameters of `ContrastiveViews` for R views; row ``v * B + b`` is view v of picture b.
+    """Parameters of `ContrastiveViews` for R views; row ``v * B + b`` is view v of image b.
 
     Attributes:
         top: (R,) int64 first row of the crop.
@@ -93,7 +93,7 @@ class ViewParams(Params):
         saturation: (R,) float32 factor, likewise.
         hue: (R,) float32 shift in turns, 0 where the view is not jittered.
         order: (R, 4) int64, at each step 0 brightness, 1 contrast, 2 saturation, 3 hue.
-        grey: (R,) bool.
+        gray: (R,) bool.
         blur: (R,) float32 standard deviation in pixels, 0 for no blur.
         solarize: (R,) bool.
         boost: parameters of the boosted ops, or None.
@@ -103,7 +103,7 @@ class ViewParams(Params):
         >>> from bcl import ContrastiveViews
         >>> views, ids = ContrastiveViews(8), torch.arange(2)
         >>> images = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8)
-        >>> [params] = views.sample(ids, picture_size=(16, 16))
+        >>> [params] = views.sample(ids, image_size=(16, 16))
         >>> stored = ViewParams.from_state_dict(params.state_dict())
         >>> views.transform(images, [stored]).equal(views(images, ids=ids))
         True
@@ -119,7 +119,7 @@ class ViewParams(Params):
     saturation: Tensor
     hue: Tensor
     order: Tensor
-    grey: Tensor
+    gray: Tensor
     blur: Tensor
     solarize: Tensor
     boost: BoostParams | None = None

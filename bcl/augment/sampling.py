@@ -14,7 +14,7 @@ from bcl.core.random import hash64, uniform
 TRIES = 10
 # Streams of the hash: 0-9 areas, 10-19 ratios, then one number each.
 _TOP, _LEFT, _FLIP, _JITTER = 20, 21, 22, 23
-_FACTORS, _ORDER, _GREY, _BLUR, _SIGMA, _SOLARIZE = 24, 28, 32, 33, 34, 35
+_FACTORS, _ORDER, _GRAY, _BLUR, _SIGMA, _SOLARIZE = 24, 28, 32, 33, 34, 35
 _STREAMS = 36
 
 
@@ -34,7 +34,7 @@ class ChainSettings:
     flip: float = 0.5
     jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.4, 0.1)
     jitter_probability: float = 0.8
-    grey_probability: float = 0.2
+    grayscale_probability: float = 0.2
     blur_probability: float = 0.0
     blur_sigma: tuple[float, float] = (0.1, 2.0)
     solarize_probability: float = 0.0
@@ -49,7 +49,7 @@ class ChainSettings:
 def sample_chain(
     settings: ChainSettings,
     ids: Tensor,
-    picture_size: tuple[int, int],
+    image_size: tuple[int, int],
     *,
     seed: int,
     epoch: int,
@@ -60,7 +60,7 @@ def sample_chain(
     Args:
         settings: ranges and probabilities.
         ids: (B,) int64 sample ids.
-        picture_size: rows and columns of the pictures.
+        image_size: rows and columns of the images.
         seed: of the run.
         epoch: number of the epoch.
         view: number of the view, or (B,) int64.
@@ -78,7 +78,7 @@ def sample_chain(
     streams = torch.arange(_STREAMS, device=ids.device)
     u = uniform(hash64(seed, epoch, ids, view)[:, None], streams)  # (B, streams)
     top, left, height, width = sample_boxes(
-        u[:, :TRIES], u[:, TRIES:_TOP], u[:, _TOP], u[:, _LEFT], picture_size, settings
+        u[:, :TRIES], u[:, TRIES:_TOP], u[:, _TOP], u[:, _LEFT], image_size, settings
     )
     # jitter: factors in [max(0, 1 - j), 1 + j], hue in [-j, j]; neutral where not jittered.
     jittered = u[:, _JITTER] < settings.jitter_probability
@@ -100,8 +100,8 @@ def sample_chain(
         contrast=factors[:, 1],
         saturation=factors[:, 2],
         hue=factors[:, 3],
-        order=u[:, _ORDER:_GREY].argsort(dim=1, stable=True),
-        grey=u[:, _GREY] < settings.grey_probability,
+        order=u[:, _ORDER:_GRAY].argsort(dim=1, stable=True),
+        gray=u[:, _GRAY] < settings.grayscale_probability,
         blur=torch.where(u[:, _BLUR] < settings.blur_probability, sigma, 0.0),
         solarize=u[:, _SOLARIZE] < settings.solarize_probability,
     )
@@ -112,7 +112,7 @@ def sample_boxes(
     aspect: Tensor,
     place_y: Tensor,
     place_x: Tensor,
-    picture_size: tuple[int, int],
+    image_size: tuple[int, int],
     settings: ChainSettings,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     r"""Boxes of torchvision's ``RandomResizedCrop``.
@@ -126,13 +126,13 @@ def sample_boxes(
         aspect: (B, tries) uniform numbers.
         place_y: (B,) uniform numbers.
         place_x: (B,) uniform numbers.
-        picture_size: rows H and columns W.
+        image_size: rows H and columns W.
         settings: ``scale`` and ``ratio``.
 
     Returns:
         top, left, height, width, each (B,) int64.
     """
-    rows, cols = picture_size
+    rows, cols = image_size
     # float64 lets devices whose exp differs in the last bit agree on the rounded sides.
     exact = torch.float32 if area.device.type == "mps" else torch.float64
     low, high = settings.scale

@@ -20,7 +20,7 @@ def check_count(name: str, count: int, least: int) -> None:
         raise InputError(f"{name} must be an integer of at least {least}, got {count!r}.")
 
 
-def check_normalisation(
+def check_normalization(
     mean: tuple[float, float, float] | None, std: tuple[float, float, float] | None
 ) -> None:
     """Refuse a mean or standard deviation alone, of another length, or one to divide by 0."""
@@ -62,7 +62,7 @@ def check_settings(settings: ChainSettings) -> None:
         )
     if settings.jitter[3] > 0.5:
         raise InputError(f"the hue's jitter must lie in [0, 0.5] turns, got {settings.jitter[3]}.")
-    for name in ("flip", "jitter_probability", "grey_probability", "blur_probability",
+    for name in ("flip", "jitter_probability", "grayscale_probability", "blur_probability",
                  "solarize_probability"):  # fmt: skip
         value = getattr(settings, name)
         if not isinstance(value, int | float) or not 0 <= value <= 1:

@@ -27,12 +27,12 @@ from bcl.augment.ops.blocks import device_blocks, waits_for_nothing, without_aut
 from bcl.augment.ops.color import enhance, shift_hue
 from bcl.augment.ops.constants import constant
 from bcl.augment.ops.crop import ORDERS
-from bcl.augment.ops.jitter import ColourOps
+from bcl.augment.ops.jitter import ColorOps
 from bcl.augment.params import BoostParams, ViewParams
 from bcl.augment.sampling import ChainSettings, sample_chain
 from bcl.augment.settings import (
     check_count,
-    check_normalisation,
+    check_normalization,
     check_settings,
     check_size,
 )
@@ -47,19 +47,19 @@ ResizeOrder = Literal["pillow-13", "pillow-12"]
 class ContrastiveViews(nn.Module):
     r"""Random views of a batch: the SimCLR chain, then ops as strong as each score says.
 
-    Random resized crop (antialiased bicubic), flip, colour jitter, grey, optional blur and
+    Random resized crop (antialiased bicubic), flip, color jitter, gray, optional blur and
     solarize, then `BoostedRandAugment` if ``boost`` is given. What is drawn is a function of
     (seed, epoch, id, view) alone: the same on every device, rank and resume.
 
     Args:
         size: side of a view in pixels, or (rows, columns).
         num_views: V.
-        scale: least and largest share of the picture's area in a crop.
+        scale: least and largest share of the image's area in a crop.
         ratio: least and largest width over height of a crop.
         flip: probability of mirroring.
         jitter: reach of brightness, contrast, saturation and hue.
         jitter_probability: of jittering.
-        grey_probability: of taking the colour away.
+        grayscale_probability: of taking the color away.
         blur_probability: of a Gaussian blur.
         blur_sigma: least and largest standard deviation of the blur, in pixels.
         solarize_probability: of inverting the levels from 128 up.
@@ -73,10 +73,10 @@ class ContrastiveViews(nn.Module):
             computes the base chain in float without rounding.
         resize_order: whether crops that lose far more rows than columns are resized rows first,
             as by Pillow 13, or columns first like all others, as up to Pillow 12.
-        check_values: scores outside [0, 1], float pictures outside [0, 1] and NaN are refused
+        check_values: scores outside [0, 1], float images outside [0, 1] and NaN are refused
             always on a CPU, and on a device in the ``"first"`` batch or ``"always"``, for which
             the host waits, or ``"never"`` on either. Where they are not looked at, the views of
-            such a picture are NaN.
+            such an image are NaN.
         seed: of the draws.
 
     Raises:
@@ -99,7 +99,7 @@ class ContrastiveViews(nn.Module):
         flip: float = 0.5,
         jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.4, 0.1),
         jitter_probability: float = 0.8,
-        grey_probability: float = 0.2,
+        grayscale_probability: float = 0.2,
         blur_probability: float = 0.0,
         blur_sigma: tuple[float, float] = (0.1, 2.0),
         solarize_probability: float = 0.0,
@@ -127,7 +127,7 @@ class ContrastiveViews(nn.Module):
         self.seed = seed
         self.resize_order: ResizeOrder = resize_order
         self._checks = ValueChecks(check_values)
-        self._ops = ColourOps()
+        self._ops = ColorOps()
         check_key("seed", seed)
         check_count("num_views", num_views, 1)
         check_count("num_local", num_local, 0)
@@ -141,7 +141,7 @@ class ContrastiveViews(nn.Module):
                 "num_local needs local_size, the side of the local views; 96 is usual."
             )
         self.local_size = None if local_size is None else check_size("local_size", local_size)
-        check_normalisation(mean, std)
+        check_normalization(mean, std)
         self.mean, self.std = mean, std
         self.settings = ChainSettings(
             scale=scale,
@@ -149,7 +149,7 @@ class ContrastiveViews(nn.Module):
             flip=flip,
             jitter=jitter,
             jitter_probability=jitter_probability,
-            grey_probability=grey_probability,
+            grayscale_probability=grayscale_probability,
             blur_probability=blur_probability,
             blur_sigma=blur_sigma,
             solarize_probability=solarize_probability,
@@ -161,7 +161,7 @@ class ContrastiveViews(nn.Module):
     def sample(
         self,
         ids: Tensor,
-        picture_size: tuple[int, int],
+        image_size: tuple[int, int],
         scores: Tensor | None = None,
         epoch: int = 0,
     ) -> list[ViewParams]:
@@ -169,12 +169,12 @@ class ContrastiveViews(nn.Module):
 
         Args:
             ids: (B,) integer sample ids.
-            picture_size: rows and columns of the pictures.
+            image_size: rows and columns of the images.
             scores: (B,) in [0, 1], needed by ``boost``.
             epoch: number of the epoch.
 
         Returns:
-            The parameters of the num_views * B views, row ``v * B + b`` for view v of picture b;
+            The parameters of the num_views * B views, row ``v * B + b`` for view v of image b;
             with local views a second item with those of the num_local * B local ones.
 
         Raises:
@@ -182,27 +182,27 @@ class ContrastiveViews(nn.Module):
         """
         ids = check_ids(ids, ids)
         check_key("epoch", epoch)
-        picture_size = check_size("picture_size", picture_size)
+        image_size = check_size("image_size", image_size)
         if self.boost is not None:
             look = self._checks.looks_at(ids, scores)
             scores = check_scores(scores, ids, look, mark=not self._draws_at_once(ids, epoch))
-        first = self._draw(range(self.num_views), self.settings, ids, picture_size, scores, epoch)
+        first = self._draw(range(self.num_views), self.settings, ids, image_size, scores, epoch)
         if not self.num_local:
             return [first]
         local = range(self.num_views, self.num_views + self.num_local)
-        return [first, self._draw(local, self.local_settings, ids, picture_size, scores, epoch)]
+        return [first, self._draw(local, self.local_settings, ids, image_size, scores, epoch)]
 
     def _draw(
         self,
         views: range,
         settings: ChainSettings,
         ids: Tensor,
-        picture_size: tuple[int, int],
+        image_size: tuple[int, int],
         scores: Tensor | None,
         epoch: int,
     ) -> ViewParams:
         if self._draws_at_once(ids, epoch):
-            drawn = fused_draw(settings, ids, picture_size, self.seed, epoch, views)
+            drawn = fused_draw(settings, ids, image_size, self.seed, epoch, views)
             if self.boost is None or scores is None:
                 return drawn
             ops = self.boost.draw_views(scores, ids, epoch, views, seed=self.seed)
@@ -210,7 +210,7 @@ class ContrastiveViews(nn.Module):
         number = torch.arange(views.start, views.stop, device=ids.device)
         view = number.repeat_interleave(ids.shape[0], output_size=len(views) * ids.shape[0])
         ids = ids.repeat(len(views))  # (V B,)
-        params = sample_chain(settings, ids, picture_size, seed=self.seed, epoch=epoch, view=view)
+        params = sample_chain(settings, ids, image_size, seed=self.seed, epoch=epoch, view=view)
         if self.boost is None or scores is None:
             return replace(params, view=view)
         scores = scores.repeat(len(views))
@@ -306,12 +306,12 @@ class ContrastiveViews(nn.Module):
             )
         count = images.shape[0]
         for drawn, number in zip(params, (self.num_views, self.num_local), strict=False):
-            what = f"{number} views of each of {count} pictures"
+            what = f"{number} views of each of {count} images"
             check_rows(drawn, number * count, images, what)
 
     def _fuses(self, images: Tensor, size: tuple[int, int]) -> bool:
         """Whether kernels make these views; what was compiled is used where it is wanted."""
-        return runs_triton(images) and chain_fits(images, size) and self._ops == ColourOps()
+        return runs_triton(images) and chain_fits(images, size) and self._ops == ColorOps()
 
     def _fused(
         self, images: Tensor, params: ViewParams, size: tuple[int, int], look: bool
@@ -327,7 +327,7 @@ class ContrastiveViews(nn.Module):
 
     @staticmethod
     def _bad(images: Tensor, params: ViewParams) -> Tensor:
-        """(V, B) bool, views of a picture or a score with values that it must not have."""
+        """(V, B) bool, views of an image or a score with values that it must not have."""
         bad = bad_pixels(images)[None].expand(params.top.shape[0] // images.shape[0], -1)
         if params.boost is None:
             return bad
@@ -368,12 +368,12 @@ class ContrastiveViews(nn.Module):
         return views
 
     def compile_parts(self) -> "ContrastiveViews":
-        """Compile the colour operations with ``torch.compile`` and return the module.
+        """Compile the color operations with ``torch.compile`` and return the module.
 
-        On a CPU this is faster than compiling the module as a whole, since each picture still
+        On a CPU this is faster than compiling the module as a whole, since each image still
         gets only the ops that it needs; on a GPU use ``torch.compile(views)``.
         """
-        self._ops = ColourOps(
+        self._ops = ColorOps(
             enhance=torch.compile(enhance, dynamic=True),
             shift_hue=torch.compile(shift_hue, dynamic=True),
         )

@@ -1,8 +1,8 @@
-"""For data-loader workers: decode and crop there, or make whole views picture by picture.
+"""For data-loader workers: decode and crop there, or make whole views image by image.
 
-The device wants pictures of one size. Workers therefore decode, and cut to a square that the
+The device wants images of one size. Workers therefore decode, and cut to a square that the
 views are cropped from (`DecodeCrop`); everything random happens on the device in
-`ContrastiveViews`. Loaders that want a transform get `PictureViews`, which makes one picture's
+`ContrastiveViews`. Loaders that want a transform get `ImageViews`, which makes one image's
 views with the same parameters, and so the same views, as the batched form.
 """
 
@@ -23,42 +23,42 @@ if TYPE_CHECKING:
     AnyImage = str | Path | bytes | Image.Image | Tensor
 
 
-def as_tensor(picture: "AnyImage") -> Tensor:
-    """Read a picture as (3, H, W) uint8, or pass a tensor on.
+def as_tensor(image: "AnyImage") -> Tensor:
+    """Read an image as (3, H, W) uint8, or pass a tensor on.
 
     Args:
-        picture: a path, the bytes of a file, a Pillow image, or a (3, H, W) uint8 or float tensor.
+        image: a path, the bytes of a file, a Pillow image, or a (3, H, W) uint8 or float tensor.
 
     Returns:
         (3, H, W) uint8, or the tensor.
 
     Raises:
-        InputError: the file is no picture, or the tensor is not (3, H, W).
+        InputError: the file is no image, or the tensor is not (3, H, W).
     """
-    if isinstance(picture, Tensor):
-        if picture.ndim != 3 or picture.shape[0] != 3:
-            raise InputError(f"a picture must be (3, H, W), got {tuple(picture.shape)}.")
-        if picture.dtype != torch.uint8 and not picture.is_floating_point():
-            raise InputError(f"a picture must be uint8, or float in [0, 1], got {picture.dtype}.")
-        return picture
+    if isinstance(image, Tensor):
+        if image.ndim != 3 or image.shape[0] != 3:
+            raise InputError(f"an image must be (3, H, W), got {tuple(image.shape)}.")
+        if image.dtype != torch.uint8 and not image.is_floating_point():
+            raise InputError(f"an image must be uint8, or float in [0, 1], got {image.dtype}.")
+        return image
     from PIL import Image, UnidentifiedImageError
 
-    if isinstance(picture, Image.Image):
-        opened = picture
-    elif not isinstance(picture, str | Path | bytes):
+    if isinstance(image, Image.Image):
+        opened = image
+    elif not isinstance(image, str | Path | bytes):
         raise InputError(
-            "a picture must be a path, the bytes of a file, a Pillow image or a (3, H, W) tensor, "
-            f"got {type(picture).__name__}; torch.from_numpy turns an array into a tensor."
+            "an image must be a path, the bytes of a file, a Pillow image or a (3, H, W) tensor, "
+            f"got {type(image).__name__}; torch.from_numpy turns an array into a tensor."
         )
     else:
-        stream = io.BytesIO(picture) if isinstance(picture, bytes) else picture
+        stream = io.BytesIO(image) if isinstance(image, bytes) else image
         try:
             opened = Image.open(stream)
         except UnidentifiedImageError:
-            name = "these bytes" if isinstance(picture, bytes) else f"'{picture}'"
-            raise InputError(f"{name} cannot be read as a picture; remove or replace it.") from None
+            name = "these bytes" if isinstance(image, bytes) else f"'{image}'"
+            raise InputError(f"{name} cannot be read as an image; remove or replace it.") from None
         except Image.DecompressionBombError as error:
-            name = "these bytes" if isinstance(picture, bytes) else f"'{picture}'"
+            name = "these bytes" if isinstance(image, bytes) else f"'{image}'"
             raise InputError(
                 f"{name}: {error} Remove it, or raise PIL.Image.MAX_IMAGE_PIXELS."
             ) from None
@@ -68,14 +68,14 @@ def as_tensor(picture: "AnyImage") -> Tensor:
         file = getattr(opened, "filename", "")
         name = f"'{file}'" if file else "these bytes"
         raise InputError(
-            f"{name} cannot be read as a picture ({error}); remove or replace it."
+            f"{name} cannot be read as an image ({error}); remove or replace it."
         ) from None
     flat = torch.frombuffer(bytearray(opened.tobytes()), dtype=torch.uint8)
     return flat.view(opened.height, opened.width, 3).permute(2, 0, 1)
 
 
 class DecodeCrop:
-    """Decode a picture and cut it to (3, size, size), for use in a data-loader worker.
+    """Decode an image and cut it to (3, size, size), for use in a data-loader worker.
 
     The shorter side is resized to ``size`` (antialiased bicubic) and the middle kept, so that a
     batch can be stacked; random crops are then taken from it on the device. A JPEG is decoded at
@@ -97,15 +97,15 @@ class DecodeCrop:
             raise InputError(f"size must be a positive integer, got {size!r}.")
         self.size = size
 
-    def __call__(self, picture: "AnyImage") -> Tensor:
-        """Decode one picture (see `as_tensor`); returns (3, size, size) uint8 or float."""
-        if not isinstance(picture, Tensor):
-            picture = self._draft(picture)
-        image = as_tensor(picture)
+    def __call__(self, image: "AnyImage") -> Tensor:
+        """Decode one image (see `as_tensor`); returns (3, size, size) uint8 or float."""
+        if not isinstance(image, Tensor):
+            image = self._draft(image)
+        image = as_tensor(image)
         rows, cols = image.shape[1:]
         short = min(rows, cols)
         if short == 0:
-            raise InputError(f"the picture has no pixels: {tuple(image.shape)}.")
+            raise InputError(f"the image has no pixels: {tuple(image.shape)}.")
         top, left = (rows - short) // 2, (cols - short) // 2
         image = image[:, top : top + short, left : left + short]
         if short != self.size:
@@ -118,27 +118,27 @@ class DecodeCrop:
             image = resized if whole else resized.clamp_(0, 1).to(image.dtype)
         return image.contiguous()
 
-    def _draft(self, picture: Any) -> Any:
+    def _draft(self, image: Any) -> Any:
         from PIL import Image, UnidentifiedImageError
 
-        if not isinstance(picture, str | Path | bytes):
-            return picture
-        stream = io.BytesIO(picture) if isinstance(picture, bytes) else picture
+        if not isinstance(image, str | Path | bytes):
+            return image
+        stream = io.BytesIO(image) if isinstance(image, bytes) else image
         try:
             opened = Image.open(stream)
         except (UnidentifiedImageError, Image.DecompressionBombError):
-            return picture  # as_tensor names it
+            return image  # as_tensor names it
         opened.draft("RGB", (self.size, self.size))
         return opened
 
 
-class PictureViews(nn.Module):
-    """One picture's views, for loaders that want a transform: the batched chain on a batch of one.
+class ImageViews(nn.Module):
+    """One image's views, for loaders that want a transform: the batched chain on a batch of one.
 
     It takes and returns what torchvision v2 transforms do - tensors, ``tv_tensors.Image`` and
     Pillow images - and can stand in a ``v2.Compose``. The score and the id are given by name with
-    the picture, or in a dict with it, as a ``v2.Compose`` passes on; further arguments, such as a
-    label, are handed back as they are. A picture without an id draws one from torch's generator,
+    the image, or in a dict with it, as a ``v2.Compose`` passes on; further arguments, such as a
+    label, are handed back as they are. An image without an id draws one from torch's generator,
     which data-loader workers seed. Scores that live in the training process do not reach workers:
     give them with each sample, or use the batched form.
 
@@ -146,7 +146,7 @@ class PictureViews(nn.Module):
         views: the settings.
 
     Example:
-        >>> transform = PictureViews(ContrastiveViews(32))
+        >>> transform = ImageViews(ContrastiveViews(32))
         >>> transform(torch.zeros(3, 40, 40, dtype=torch.uint8), sample_id=7).shape
         torch.Size([2, 3, 32, 32])
         >>> sample = {"image": torch.zeros(3, 40, 40, dtype=torch.uint8), "id": 7, "label": 1}
@@ -165,16 +165,16 @@ class PictureViews(nn.Module):
 
     def forward(
         self,
-        picture: "AnyImage | dict[str, Any]",
+        image: "AnyImage | dict[str, Any]",
         *others: Any,
         score: float | None = None,
         sample_id: int | None = None,
         epoch: int = 0,
     ) -> Any:
-        """Make the views of one picture.
+        """Make the views of one image.
 
         Args:
-            picture: as for `as_tensor`; or a dict with one under ``image``, whose ``score``,
+            image: as for `as_tensor`; or a dict with one under ``image``, whose ``score``,
                 ``id`` and ``epoch``, if it has them, stand for the arguments.
             others: handed back after the views, as torchvision v2 does.
             score: memorization score in [0, 1], needed where the views have ``boost``.
@@ -183,27 +183,27 @@ class PictureViews(nn.Module):
 
         Returns:
             (V, 3, rows, columns) float32, or a list of (3, rows, columns) with local views; the
-            same as `ContrastiveViews` gives for this picture within a batch. For a dict, a copy of
+            same as `ContrastiveViews` gives for this image within a batch. For a dict, a copy of
             it with them under ``image``; with ``others``, a tuple.
 
         Raises:
-            InputError: a bad picture or score, or no score where ``boost`` needs one.
+            InputError: a bad image or score, or no score where ``boost`` needs one.
         """
-        if isinstance(picture, dict):
-            if "image" not in picture:
+        if isinstance(image, dict):
+            if "image" not in image:
                 raise InputError(
-                    f"a sample must hold its picture under 'image', got the keys {[*picture]}."
+                    f"a sample must hold its image under 'image', got the keys {[*image]}."
                 )
-            given = {"score": score, "id": sample_id, "epoch": epoch, **picture}
+            given = {"score": score, "id": sample_id, "epoch": epoch, **image}
             views = self._views(given["image"], given["score"], given["id"], given["epoch"])
-            return ({**picture, "image": views}, *others) if others else {**picture, "image": views}
-        views = self._views(picture, score, sample_id, epoch)
+            return ({**image, "image": views}, *others) if others else {**image, "image": views}
+        views = self._views(image, score, sample_id, epoch)
         return (views, *others) if others else views
 
     def _views(
-        self, picture: "AnyImage", score: float | None, sample_id: int | None, epoch: int
+        self, image: "AnyImage", score: float | None, sample_id: int | None, epoch: int
     ) -> Tensor | list[Tensor]:
-        images = as_tensor(picture)[None]
+        images = as_tensor(image)[None]
         if sample_id is None:
             sample_id = int(torch.randint(2**62, ()))
         # Data sets hold NumPy's numbers, and batches tensors of one.

@@ -19,7 +19,7 @@ COMMANDS = {
     "report": "write one HTML page from the results of one or more probes",
     "export": "write a checkpoint's encoder as a folder that timm and load_encoder open",
     "import": "bring a checkpoint of the papers' released code into this library",
-    "augment": "draw what each memorization score does to pictures",
+    "augment": "draw what each memorization score does to images",
     "split": "make, inspect, compare and save long-tailed splits; list the known recipes",
     "pack": "write a data set as shards for training past one machine's memory",
     "configs": "list the named configurations, or print one",

@@ -1,4 +1,4 @@
-"""``bcl augment``: look at what a score does to pictures."""
+"""``bcl augment``: look at what a score does to images."""
 
 import argparse
 import io
@@ -26,15 +26,15 @@ _MARGIN = 14  # pixels of the line of labels
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.description = (
-        "Draw a grid: rows are pictures and columns scores from 0 to 1; with --ops, rows are ops "
+        "Draw a grid: rows are images and columns scores from 0 to 1; with --ops, rows are ops "
         "and columns magnitudes from 0 to 30."
     )
-    parser.add_argument("--images", required=True, metavar="DIR", help="folder of pictures")
-    parser.add_argument("--out", required=True, metavar="PNG", help="picture to write")
-    parser.add_argument("--count", type=int, default=6, help="pictures to show (default 6)")
+    parser.add_argument("--images", required=True, metavar="DIR", help="folder of images")
+    parser.add_argument("--out", required=True, metavar="PNG", help="image to write")
+    parser.add_argument("--count", type=int, default=6, help="images to show (default 6)")
     parser.add_argument("--size", type=int, default=96, help="side of a view (default 96)")
     parser.add_argument("--columns", type=int, default=6, help="scores or magnitudes (default 6)")
-    parser.add_argument("--ops", action="store_true", help="op by op, of the first picture")
+    parser.add_argument("--ops", action="store_true", help="op by op, of the first image")
     parser.add_argument("--rule", default="bcl-i", help=f"one of {', '.join(RULES)}")
     parser.add_argument("--policy", default="reference", help=f"one of {', '.join(POLICIES)}")
     parser.add_argument(
@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
         steps = torch.linspace(0, 1, args.columns).tolist()
         plain = {
             "scale": (1.0, 1.0), "ratio": (1.0, 1.0), "flip": 0.0, "jitter_probability": 0.0,
-            "grey_probability": 0.0,
+            "grayscale_probability": 0.0,
         }  # fmt: skip
         settings: dict[str, Any] = plain if args.whole else {}
         views = ContrastiveViews(args.size, boost=boost, seed=args.seed, **settings)
@@ -79,13 +79,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _load(folder: Path, count: int, size: int) -> Tensor:
-    """(count, 3, size, size) uint8, spread evenly over the folder's pictures in order of name."""
+    """(count, 3, size, size) uint8, spread evenly over the folder's images in order of name."""
     if not folder.is_dir():
-        raise InputError(f"--images: '{folder}' is not a folder; give one that holds pictures.")
+        raise InputError(f"--images: '{folder}' is not a folder; give one that holds images.")
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES)
     if not files:
         raise InputError(
-            f"--images: no pictures in '{folder}'; looked for {', '.join(sorted(_SUFFIXES))}."
+            f"--images: no images in '{folder}'; looked for {', '.join(sorted(_SUFFIXES))}."
         )
     count = min(count, len(files))
     chosen = [files[i * len(files) // count] for i in range(count)]
@@ -97,12 +97,12 @@ def _label(sheet: Tensor, rows: list[str], columns: list[str], size: int) -> "Im
     """Write the columns' names above the sheet and the rows' names to its left."""
     from PIL import Image, ImageDraw
 
-    picture = Image.frombytes(
+    image = Image.frombytes(
         "RGB", (sheet.shape[2], sheet.shape[1]), bytes(sheet.permute(1, 2, 0).flatten().tolist())
     )
     left = 90 if rows else 0
-    page = Image.new("RGB", (picture.width + left, picture.height + _MARGIN), "white")
-    page.paste(picture, (left, _MARGIN))
+    page = Image.new("RGB", (image.width + left, image.height + _MARGIN), "white")
+    page.paste(image, (left, _MARGIN))
     draw = ImageDraw.Draw(page)
     for i, name in enumerate(columns):
         draw.text((left + 2 + i * (size + 2), 1), name, fill="black")

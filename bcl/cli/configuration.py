@@ -1,7 +1,7 @@
 """Named configurations: ``RECIPE/METHOD`` composed from one file per recipe and one per method.
 
-A recipe says what is learnt from (data, picture size, encoder, schedule), a method says how
-(learner, views, loss); ``base.yaml`` holds what all share. Later parts win over earlier ones:
+A recipe says what is learned from (data, image size, encoder, schedule), a method says how
+(method, views, loss); ``base.yaml`` holds what all share. Later parts win over earlier ones:
 base, method, recipe, and what a recipe changes for this one method. A part may ``extends`` another.
 """
 

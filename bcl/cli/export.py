@@ -33,17 +33,17 @@ def run(args: argparse.Namespace) -> int:
         InputError: a checkpoint that cannot be opened, an encoder that cannot be built again, or
             an output that cannot be written.
     """
-    from bcl.training.checkpoints import open_learner
+    from bcl.training.checkpoints import open_method
 
     check_replaceable(args.out, args.overwrite)
-    learner, record = open_learner(args.checkpoint)
-    encoder = getattr(learner, "encoder", None)
+    method, record = open_method(args.checkpoint)
+    encoder = getattr(method, "encoder", None)
     if encoder is None:
-        raise InputError(f"{args.checkpoint}: {type(learner).__name__} has no encoder.")
+        raise InputError(f"{args.checkpoint}: {type(method).__name__} has no encoder.")
     kept = ("name", "method", "seed", "epochs", "recipe", "content_hash", "commit", "versions")
     about = {"run": {key: record[key] for key in kept if key in record}}
     # SDCLR's dense branch, the query side of CACR's momentum forms.
-    mean, std = (values.flatten().tolist() for values in (learner.mean, learner.std))
+    mean, std = (values.flatten().tolist() for values in (method.mean, method.std))
     write_folder(args.out, args.overwrite, encoder, mean, std, about)
     return 0
 

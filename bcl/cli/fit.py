@@ -121,7 +121,7 @@ def _build(arguments: list[str], config: Config, name: str) -> Any:
                 "--save.every_n_steps",
                 type=int | None,
                 default=None,
-                help="optimiser steps between checkpoints within an epoch",
+                help="optimizer steps between checkpoints within an epoch",
             )
             parser.add_argument(
                 "--save.every_minutes",
@@ -140,10 +140,10 @@ def _build(arguments: list[str], config: Config, name: str) -> Any:
                 "--online.every_n_epochs",
                 type=int | None,
                 default=None,
-                help="epochs between measurements of an online linear probe and nearest neighbours",
+                help="epochs between measurements of an online linear probe and nearest neighbors",
             )
             parser.add_argument(
-                "--online.neighbours", type=int, default=10, help="nearest neighbours; 0 for none"
+                "--online.neighbors", type=int, default=10, help="nearest neighbors; 0 for none"
             )
             parser.add_argument(
                 "--online.learning_rate", type=float, default=1e-3, help="of the online head's Adam"
@@ -240,7 +240,7 @@ def _check_launch(trainer: Any, sync_batchnorm: bool = False) -> None:
     if sync_batchnorm and wanted > 1 and trainer.strategy.root_device.type == "cpu":
         raise InputError(
             "torch has no SyncBatchNorm for CPU ranks; leave --trainer.sync_batchnorm out (each "
-            "rank then normalises by its own share), or train on GPUs."
+            "rank then normalizes by its own share), or train on GPUs."
         )
     if started in (1, wanted):
         return
@@ -311,15 +311,15 @@ def _checkpoint(cli: Any) -> tuple[str | None, int | None]:
         if cli.trainer.is_global_zero:
             print(f"No checkpoint in {last.parent} yet: the run starts at its beginning.")
         return None, None
-    from bcl.training.checkpoints import load_learner, read_checkpoint
+    from bcl.training.checkpoints import load_method, read_checkpoint
 
     content = read_checkpoint(path)
     if "optimizer_states" not in content:
         raise InputError(
-            f"{path} holds weights without an optimiser, as `bcl import` writes them; it can be "
+            f"{path} holds weights without an optimizer, as `bcl import` writes them; it can be "
             "probed and exported, not resumed."
         )
-    load_learner(cli.model, content, path)
+    load_method(cli.model, content, path)
     # The loggers' files in the folder are this run's only if the checkpoint is.
     return str(path), int(content["global_step"]) if own else None
 

@@ -23,17 +23,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR|CKPT",
         help="folder for the encoder; or, with --config, a file NAME.ckpt for 'bcl probe'",
     )
-    add("--kind", metavar="KIND", help=f"{', '.join(KINDS)}; recognised by its tensors' names")
+    add("--kind", metavar="KIND", help=f"{', '.join(KINDS)}; recognized by its tensors' names")
     add(
         "--config",
         metavar="NAME",
-        help="named configuration or YAML file whose learner and data a CKPT is of",
+        help="named configuration or YAML file whose method and data a CKPT is of",
     )
     add("--data.root", dest="data_root", metavar="DIR", help="where the data of --config lies")
     add(
         "--normalization",
         metavar="NAME",
-        help="what the pictures were normalised by, where the file does not say: "
+        help="what the images were normalized by, where the file does not say: "
         + ", ".join(NORMALIZATIONS),
     )
     add("--overwrite", action="store_true", help="replace --out if it exists")
@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     to_checkpoint = args.out.endswith((".ckpt", ".pt", ".pth"))
     if to_checkpoint != (args.config is not None):
         raise InputError(
-            "a checkpoint needs --config NAME, which says what learner and data it is of, and a "
+            "a checkpoint needs --config NAME, which says what method and data it is of, and a "
             f"folder takes none; got --out {args.out} and --config {args.config}."
         )
     if to_checkpoint and Path(args.out).exists() and not args.overwrite:
@@ -86,8 +86,8 @@ def _normalization(published: Any, args: argparse.Namespace) -> tuple[Any, Any]:
     if published.mean is None:
         if name is None:
             raise InputError(
-                f"a checkpoint of kind '{published.kind}' does not say how its pictures were "
-                f"normalised; give --normalization: {', '.join(NORMALIZATIONS)}."
+                f"a checkpoint of kind '{published.kind}' does not say how its images were "
+                f"normalized; give --normalization: {', '.join(NORMALIZATIONS)}."
             )
         return NORMALIZATIONS[name]
     if name is not None and NORMALIZATIONS[name] != (published.mean, published.std):
@@ -110,14 +110,14 @@ def _write_folder(published: Any, args: argparse.Namespace, mean: Any, std: Any)
 
 
 def _write_checkpoint(published: Any, args: argparse.Namespace, mean: Any, std: Any) -> None:
-    """Fill a configuration's learner with encoder, projector and pruned branch."""
+    """Fill a configuration's method with encoder, projector and pruned branch."""
     import torch
 
     from bcl.cli.configuration import find_config
     from bcl.core.files import atomic_write
     from bcl.core.instantiate import instantiate
     from bcl.models.exported import load_strictly
-    from bcl.training.checkpoints import FORMAT, KEY, open_learner
+    from bcl.training.checkpoints import FORMAT, KEY, open_method
     from bcl.training.fit import new_record
 
     config = find_config(args.config)
@@ -143,40 +143,40 @@ def _write_checkpoint(published: Any, args: argparse.Namespace, mean: Any, std: 
         arguments["projection_features"] = published.projector[
             max(name for name in published.projector if published.projector[name].ndim == 2)
         ].shape[0]
-    learner = instantiate(config["model"])
-    if (learner.mean.flatten() - torch.tensor(mean)).abs().max() > 1e-4 or (
-        learner.std.flatten() - torch.tensor(std)
+    method = instantiate(config["model"])
+    if (method.mean.flatten() - torch.tensor(mean)).abs().max() > 1e-4 or (
+        method.std.flatten() - torch.tensor(std)
     ).abs().max() > 1e-4:
         raise InputError(
-            f"{args.file}: its pictures were normalised by mean {mean} and std {std}, but learners "
-            "normalise by ImageNet's; import the encoder into a folder, which keeps its own."
+            f"{args.file}: its images were normalized by mean {mean} and std {std}, but methods "
+            "normalize by ImageNet's; import the encoder into a folder, which keeps its own."
         )
     tensors = {f"encoder.{name}": value for name, value in published.encoder.items()}
     tensors |= {f"projector.{name}": value for name, value in published.projector.items()}
     for part in ("encoder_norms", "projector_norms"):
         values = getattr(published, part)
         tensors |= {f"{part}.{name.replace('.', '/')}": value for name, value in values.items()}
-    masks = {k: v for k, v in learner.state_dict().items() if k.startswith("masks.")}
+    masks = {k: v for k, v in method.state_dict().items() if k.startswith("masks.")}
     if not masks and published.encoder_norms:
         raise InputError(
             f"{args.file} has a pruned branch; take a configuration of SDCLR or BCL-D."
         )
-    load_strictly(learner, {**tensors, **masks}, args.file)
+    load_strictly(method, {**tensors, **masks}, args.file)
     if masks:
-        learner.prune()  # the masks follow from the weights
+        method.prune()  # the masks follow from the weights
     record = {
-        **new_record(args.config, learner, config.get("seed_everything", 0), config),
+        **new_record(args.config, method, config.get("seed_everything", 0), config),
         "epochs": 0,
         "wall_seconds": 0.0,
         "history": [],
         "imported": {"kind": published.kind, "file": Path(args.file).name},
     }
     content = {
-        "state_dict": learner.state_dict(),
+        "state_dict": method.state_dict(),
         KEY: {"format": FORMAT, "record": record, "running": {"sum": 0.0, "count": 0}},
     }
     atomic_write(args.out, lambda file: torch.save(content, file))
-    open_learner(args.out)
+    open_method(args.out)
     print(f"{published.spec['name']}: checkpoint written to {args.out}")
 
 

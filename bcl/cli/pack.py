@@ -15,7 +15,7 @@ from datamodules.shards import MOST_SHARD_MB, files_module, pack
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
-    parser.add_argument("root", help="folder or zip archive of pictures")
+    parser.add_argument("root", help="folder or zip archive of images")
     parser.add_argument("--out", required=True, help="folder to write; for --data.root of ShardsLT")
     parser.add_argument("--train-list", help="list of `path label` rows; class folders without it")
     parser.add_argument("--probe-list", help="balanced list for linear probes")
@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--imbalance-factor",
         type=float,
-        help="make class folders long-tailed; all pictures are packed as they are if not given",
+        help="make class folders long-tailed; all images are packed as they are if not given",
     )
     parser.add_argument("--recipe", help="named subset of class folders (bcl split --list)")
     parser.add_argument("--split-file", help="index file or saved split of class folders")
@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-side", type=int, help="shrink the shorter side to so many pixels")
     parser.add_argument("--train-only", action="store_true", help="leave probe and test set out")
     parser.add_argument("--on-bad-image", choices=("raise", "skip"), default="raise")
-    parser.add_argument("--cache-dir", help="where the scan of the pictures is kept")
+    parser.add_argument("--cache-dir", help="where the scan of the images is kept")
     parser.add_argument("--overwrite", action="store_true", help="replace --out if it exists")
 
 
@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     for name, part in manifest["parts"].items():
         size = sum(shard["bytes"] for shard in part["shards"])
         print(
-            f"{name:<6}  {part['total']:,} pictures in {len(part['shards'])} shard(s), "
+            f"{name:<6}  {part['total']:,} images in {len(part['shards'])} shard(s), "
             f"{size / 2**20:,.1f} MiB, hash {part['content_hash']}"
         )
     for note in manifest["notes"]:
@@ -77,7 +77,7 @@ def _module(args: argparse.Namespace) -> LongTailedDataModule:
     own = (args.recipe, args.split_file, args.imbalance_factor, args.split_seed)
     if any(value is not None for value in own):
         raise InputError(
-            "a list names its pictures itself; leave --recipe, --split-file, --imbalance-factor "
+            "a list names its images itself; leave --recipe, --split-file, --imbalance-factor "
             "and --split-seed out."
         )
     return files_module(
@@ -97,12 +97,12 @@ def _refuse_unused(args: argparse.Namespace) -> None:
     fixed = "--recipe" if args.recipe else "--split-file" if args.split_file else None
     if fixed and args.imbalance_factor is not None:
         raise InputError(
-            f"{fixed} says how many pictures each class has, so --imbalance-factor would have no "
+            f"{fixed} says how many images each class has, so --imbalance-factor would have no "
             "effect; leave one of the two out."
         )
     random = args.recipe is not None or args.imbalance_factor is not None
     if args.split_seed is not None and not random:
         raise InputError(
-            "--split-seed chooses the pictures of --imbalance-factor or --recipe; without one of "
+            "--split-seed chooses the images of --imbalance-factor or --recipe; without one of "
             "these it would have no effect. Leave it out."
         )

@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--rule", choices=("thirds", "thresholds"), help="main grouping rule of the report")
     add("--layer", default="pooled", help="features to read: pooled, projector, class_token, …")
     add("--earlier", metavar="CKPT", help="earlier checkpoint: show the samples that moved most")
-    add("--cache", metavar="DIR", help="keep features here, by checkpoint and pictures")
+    add("--cache", metavar="DIR", help="keep features here, by checkpoint and images")
     add(
         "--l2",
         metavar="VALUES",
@@ -62,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="reported epoch of adam, sgd and cacr; best_test is flagged (default: %(default)s)",
     )
     add("--precision", default="float32", choices=("float32", "bfloat16"), help="of the encoder")
-    add("--batch-size", type=int, default=512, help="pictures encoded at a time")
+    add("--batch-size", type=int, default=512, help="images encoded at a time")
     add("--device", help="cpu, cuda, cuda:1 (default: cuda where there is one)")
     add("--seed", type=int, default=0, help="seed of validation parts, orders and fine-tuning")
     add("--overwrite", action="store_true", help="replace reports that exist")
@@ -139,16 +139,16 @@ def _evaluate(checkpoint: Path, name: str, protocols: list[str], args: argparse.
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"--device {device} cannot be used here: {error}") from error
     loaded = load_run(checkpoint)
-    data, learner = loaded.data, loaded.learner
-    layer_encoder(learner, args.layer)  # refuses a model without encoder before any work
+    data, method = loaded.data, loaded.method
+    layer_encoder(method, args.layer)  # refuses a model without encoder before any work
     if args.data_root is not None:
         _move_data(data, args.data_root)
     data.prepare_data()
     data.setup("fit")
-    learner.to(device).eval()
+    method.to(device).eval()
     earlier = None
     if args.earlier is not None:
-        tracker = getattr(load_run(args.earlier).learner, "tracker", None)
+        tracker = getattr(load_run(args.earlier).method, "tracker", None)
         if tracker is None:
             raise InputError(f"{args.earlier} has no tracker, so no earlier scores.")
         earlier = tracker.scores
@@ -156,14 +156,14 @@ def _evaluate(checkpoint: Path, name: str, protocols: list[str], args: argparse.
     if args.cache is not None:
         cache = FeatureCache(args.cache, f"{file_hash(checkpoint)}:{args.layer}")
     return evaluate(
-        learner.encode,
+        method.encode,
         data,
         protocols=protocols,
         rule=args.rule,
         record={"name": name, **loaded.record, "checkpoint": str(checkpoint)},
-        tracker=getattr(learner, "tracker", None),
+        tracker=getattr(method, "tracker", None),
         earlier_scores=earlier,
-        learner=learner,
+        method=method,
         layer=args.layer,
         batch_size=args.batch_size,
         device=device,

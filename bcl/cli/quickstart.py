@@ -59,8 +59,8 @@ def _pretrain_and_probe(method: str, args: argparse.Namespace, folder: Path) -> 
     config = merge(config, changes, {"trainer": {"max_epochs": epochs}})
     with quiet_lightning():
         pl.seed_everything(args.seed)
-        learner, data = instantiate(config["model"]), instantiate(config["data"])
-        record = new_record(f"digits_lt/{method}", learner, args.seed, config)
+        model, data = instantiate(config["model"]), instantiate(config["data"])
+        record = new_record(f"digits_lt/{method}", model, args.seed, config)
         callbacks = run_callbacks(record, folder, short=True, every_n_epochs=epochs)
         trainer = pl.Trainer(
             **config["trainer"],
@@ -70,14 +70,14 @@ def _pretrain_and_probe(method: str, args: argparse.Namespace, folder: Path) -> 
             plugins=[AtomicCheckpointIO()],
             use_distributed_sampler=False,
         )
-        fit(trainer, learner, data)
+        fit(trainer, model, data)
     recorder: Any = callbacks[0]
     report = evaluate(
-        learner.encode,
+        model.encode,
         data,
         protocols=PROTOCOLS,
         record=recorder.record,
-        tracker=learner.tracker,
+        tracker=model.tracker,
         seed=args.seed,
     )
     report.save(folder / "probe")

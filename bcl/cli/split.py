@@ -13,7 +13,7 @@ from bcl.core.files import write_text
 from datamodules.cifar import CIFAR10LT, CIFAR100LT
 from datamodules.folder import folder_pool
 from datamodules.images.readers import check_root, open_source
-from datamodules.lists import PictureList, read_list
+from datamodules.lists import ImageList, read_list
 from datamodules.pool import PROFILES, PoolDataModule
 from datamodules.tail import recipes, splits
 from datamodules.tail.choices import DEFAULTS
@@ -41,11 +41,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EXAMPLES
     parser.add_argument("--list", action="store_true", help="list the recipes and their totals")
     actions = parser.add_subparsers(dest="action", metavar="{make,inspect,compare}")
-    make = actions.add_parser("make", help="choose the pictures of a recipe or a profile")
+    make = actions.add_parser("make", help="choose the images of a recipe or a profile")
     make.add_argument("recipe", nargs="?", help="a recipe's name (bcl split --list)")
     make.add_argument("--profile", choices=PROFILES, help="a profile instead of a recipe")
     make.add_argument("--imbalance-factor", type=float, help="of the profile (100)")
-    make.add_argument("--max-per-class", type=int, help="pictures of the profile's largest class")
+    make.add_argument("--max-per-class", type=int, help="images of the profile's largest class")
     make.add_argument(
         "--class-order", choices=("name", "shuffled"), help="of the profile's classes (name)"
     )
@@ -67,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             "folder; what the datamodule is given as test_share (0.2)",
         )
         action.add_argument("--save", help="write the split: .npy (indices) or .json (all of it)")
-        action.add_argument("--svg", help="write the histogram as a picture")
+        action.add_argument("--svg", help="write the histogram as an image")
     compare = actions.add_parser("compare", help="say how two splits differ")
     compare.add_argument("files", nargs=2, metavar="file")
 
@@ -128,14 +128,14 @@ def _cifar(root: str, asked: str | None, recipe: str) -> str | None:
 
 
 def _labels(args: argparse.Namespace, recipe: str) -> tuple[Tensor, list[str], str]:
-    """Labels, class names and fingerprint of the training pictures, as the datamodule has them."""
+    """Labels, class names and fingerprint of the training images, as the datamodule has them."""
     root, test_share = args.root, args.test_share
     cifar = _cifar(root, args.dataset, recipe)
     if root.endswith(".txt"):
-        pictures = read_list(root)
-        classes = [str(label) for label in range(int(pictures.labels.max()) + 1)]
-        fingerprint = splits.pool_fingerprint(pictures.names, pictures.labels)
-        return pictures.labels, classes, fingerprint
+        images = read_list(root)
+        classes = [str(label) for label in range(int(images.labels.max()) + 1)]
+        fingerprint = splits.pool_fingerprint(images.names, images.labels)
+        return images.labels, classes, fingerprint
     if cifar is not None:
         pool = CIFARS[cifar][1](root, download=False).pool()
     else:
@@ -144,7 +144,7 @@ def _labels(args: argparse.Namespace, recipe: str) -> tuple[Tensor, list[str], s
     rows, test = pool.parts(test_share)
     if pool.test is None:
         print(
-            f"held out   {len(test)} test pictures, as ImageFolderLT does (test_share "
+            f"held out   {len(test)} test images, as ImageFolderLT does (test_share "
             f"{test_share:g}); {len(rows)} are left to choose from"
         )
     return pool.labels[rows], pool.classes, pool.fingerprint_of(rows)
@@ -158,11 +158,11 @@ def _make(args: argparse.Namespace) -> None:
         if args.recipe is None:
             raise InputError("a profile needs the data's class sizes: give --root.")
         if args.save:
-            raise InputError("to choose pictures and save them, give the data with --root.")
+            raise InputError("to choose images and save them, give the data with --root.")
         chosen = recipes.recipe(args.recipe)
         print(f"recipe     {chosen.name} ({chosen.source})")
         _show(list(chosen.counts), args.svg, chosen.name, None)
-        print("the pictures are chosen where the data is: give --root")
+        print("the images are chosen where the data is: give --root")
         return
     module = PoolDataModule(
         test_share=args.test_share,
@@ -199,13 +199,13 @@ def _refuse_unused(args: argparse.Namespace) -> None:
 
 def _inspect(args: argparse.Namespace) -> None:
     if args.file.endswith(".txt"):
-        pictures = read_list(args.file)
+        images = read_list(args.file)
         if args.root or args.save:
             raise InputError("a list file holds its own labels; leave --root and --save out.")
-        counts = torch.bincount(pictures.labels).tolist()
-        fingerprint = splits.pool_fingerprint(pictures.names, pictures.labels)
-        print(f"recipe     list file {pictures.path.name}\nhash       {fingerprint}")
-        _show(counts, args.svg, pictures.path.name, None)
+        counts = torch.bincount(images.labels).tolist()
+        fingerprint = splits.pool_fingerprint(images.names, images.labels)
+        print(f"recipe     list file {images.path.name}\nhash       {fingerprint}")
+        _show(counts, args.svg, images.path.name, None)
         return
     split = splits.load_split(args.file)
     classes = None
@@ -244,12 +244,12 @@ def _show(counts: list[int], svg: str | None, title: str, names: list[str] | Non
     if svg:
         if Path(svg).suffix != ".svg":
             raise InputError(f"{svg}: the histogram is written as .svg.")
-        write_text(svg, splits.histogram_svg(counts, f"{title}: {sum(counts)} pictures", names))
+        write_text(svg, splits.histogram_svg(counts, f"{title}: {sum(counts)} images", names))
         print(f"\nhistogram  {svg}")
 
 
 def _two(*files: str) -> tuple[splits.Split, splits.Split]:
-    """Two splits, or two list files as splits of all pictures that they name."""
+    """Two splits, or two list files as splits of all images that they name."""
     lists = [file.endswith(".txt") for file in files]
     if not any(lists):
         first, second = map(splits.load_split, files)
@@ -260,7 +260,7 @@ def _two(*files: str) -> tuple[splits.Split, splits.Split]:
     numbers = {name: number for number, name in enumerate(dict.fromkeys(one.names + other.names))}
     classes = int(max(one.labels.max(), other.labels.max())) + 1
 
-    def as_split(rows: PictureList) -> splits.Split:
+    def as_split(rows: ImageList) -> splits.Split:
         indices = torch.tensor([numbers[name] for name in rows.names])
         return splits.Split(indices, rows.labels, classes, f"list file {rows.path.name}")
 
@@ -271,8 +271,8 @@ def _compare(args: argparse.Namespace) -> int:
     one, other = _two(*args.files)
     found = splits.compare(one, other)
     for file, split in zip(args.files, (one, other), strict=True):
-        print(f"{file}\n  {len(split)} pictures, index hash {split.index_hash}, {split.recipe}")
-    same = "the same pictures" if found["same"] else f"{found['common']} pictures in common"
+        print(f"{file}\n  {len(split)} images, index hash {split.index_hash}, {split.recipe}")
+    same = "the same images" if found["same"] else f"{found['common']} images in common"
     order = "" if not found["same"] or found["same_order"] else ", in another order"
     print(f"{same}{order}")
     if found["classes_that_differ"]:

@@ -94,6 +94,21 @@ def check_positive(name: str, value: float | Tensor, zero: bool = False) -> None
         )
 
 
+def check_count(name: str, value: int, at_least: int = 1) -> None:
+    """Refuse what is not an integer of at least ``at_least``.
+
+    Args:
+        name: the argument's name.
+        value: what was given.
+        at_least: the smallest value that is allowed.
+
+    Raises:
+        InputError: it is something else.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < at_least:
+        raise InputError(f"{name} must be an integer of at least {at_least}, got {value!r}.")
+
+
 def check_choice(kind: str, value: str, allowed: Sequence[str]) -> None:
     """Refuse a name that is not among those allowed.
 
@@ -163,5 +178,5 @@ def refuse_faults(counts: Tensor) -> None:
     if not_unit:
         raise InputError(
             f"{not_unit} feature rows are not of length one although normalize=False; pass "
-            "normalize=True, or normalise them."
+            "normalize=True, or normalize them."
         )

@@ -67,7 +67,7 @@ def find_input_error(error: BaseException) -> InputError | None:
         if isinstance(seen, RuntimeError) and str(seen).startswith("DataLoader worker (pid"):
             cause = str(seen).split(". ")[0].rstrip(".")
             return InputError(
-                f"a process that decodes pictures was lost ({cause}), "
+                f"a process that decodes images was lost ({cause}), "
                 "maybe for want of memory or of room in /dev/shm; take fewer with data.workers."
             )
         seen = seen.__cause__ or seen.__context__

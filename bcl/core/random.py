@@ -25,7 +25,7 @@ def _shift_right(x: Tensor, bits: int) -> Tensor:
 
 
 def _mix(x: Tensor) -> Tensor:
-    """Finaliser of SplitMix64: every input bit reaches every output bit."""
+    """Finalizer of SplitMix64: every input bit reaches every output bit."""
     x = (x ^ _shift_right(x, 30)) * _MIX_1
     x = (x ^ _shift_right(x, 27)) * _MIX_2
     return x ^ _shift_right(x, 31)

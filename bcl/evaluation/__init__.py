@@ -1,4 +1,4 @@
-"""Linear probes, nearest neighbours, few-shot protocols and measures of a representation."""
+"""Linear probes, nearest neighbors, few-shot protocols and measures of a representation."""
 
 from typing import TYPE_CHECKING
 

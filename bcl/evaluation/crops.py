@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from bcl.core.random import hash64, uniform
-from bcl.evaluation.features import PictureSet
+from bcl.evaluation.features import ImageDataset
 
 
 def crop_and_flip(images: Tensor, ids: Tensor, seed: int, epoch: int) -> Tensor:
@@ -37,29 +37,29 @@ def crop_and_flip(images: Tensor, ids: Tensor, seed: int, epoch: int) -> Tensor:
 
 
 class CroppedSet:
-    """A picture set seen through one random crop and flip of every picture.
+    """An image set seen through one random crop and flip of every image.
 
     Attributes:
         labels: of the set.
         content_hash: of the set, the crop and its seed.
     """
 
-    def __init__(self, base: PictureSet, seed: int) -> None:
+    def __init__(self, base: ImageDataset, seed: int) -> None:
         self.base, self.seed = base, seed
         self.labels = base.labels
         self.content_hash = f"{base.content_hash}+crop-{seed}"
 
     def __len__(self) -> int:
-        """How many pictures."""
+        """How many images."""
         return len(self.base)
 
-    def pictures(self, indices: Tensor) -> Tensor:
-        """Some pictures, cropped, uint8 (n, 3, H, W); a picture's crop is always the same."""
-        return crop_and_flip(self.base.pictures(indices), indices, self.seed, 0)
+    def images(self, indices: Tensor) -> Tensor:
+        """Some images, cropped, uint8 (n, 3, H, W); an image's crop is always the same."""
+        return crop_and_flip(self.base.images(indices), indices, self.seed, 0)
 
     def batches(self, batch_size: int, device: Any) -> Iterator[dict[str, Tensor]]:
         """Batches in the order of the ids."""
         for batch in self.base.batches(batch_size, device):
-            n = batch["id"].numel()  # a batch may be filled up with pictures that do not count
+            n = batch["id"].numel()  # a batch may be filled up with images that do not count
             ids = nn.functional.pad(batch["id"], (0, batch["image"].shape[0] - n))
             yield {**batch, "image": crop_and_flip(batch["image"], ids, self.seed, 0)}

@@ -1,4 +1,4 @@
-"""Features of a picture set: extracted once, on one rank or many, and kept on disk."""
+"""Features of an image set: extracted once, on one rank or many, and kept on disk."""
 
 import hashlib
 from collections.abc import Callable, Iterator
@@ -13,23 +13,23 @@ from bcl.core.distributed import gather_rows, rank, world_size
 from bcl.core.errors import InputError, unknown_name
 from bcl.core.files import atomic_write
 
-SAMPLED = 256  # pictures whose pixels tell copies of a set apart
+SAMPLED = 256  # images whose pixels tell copies of a set apart
 Encode = Callable[[Tensor], Tensor]
 Progress = Callable[[str, int, int], None]
 
 
-class PictureSet(Protocol):
-    """What the evaluation needs of a picture set."""
+class ImageDataset(Protocol):
+    """What the evaluation needs of an image set."""
 
     labels: Tensor
     content_hash: str
 
     def __len__(self) -> int:
-        """How many pictures."""
+        """How many images."""
         ...
 
-    def pictures(self, indices: Tensor) -> Tensor:
-        """Some pictures, uint8 (n, 3, H, W)."""
+    def images(self, indices: Tensor) -> Tensor:
+        """Some images, uint8 (n, 3, H, W)."""
         ...
 
     def batches(self, batch_size: int, device: Any) -> Iterator[dict[str, Tensor]]:
@@ -50,7 +50,7 @@ class FeatureCache:
     key: str
 
     def path(self, content_hash: str, autocast: torch.dtype | None) -> Path:
-        """File of a picture set's features."""
+        """File of an image set's features."""
         text = "|".join((self.key, content_hash, str(autocast)))
         digest = hashlib.sha256(text.encode()).hexdigest()[:24]
         return Path(self.folder) / f"features-{digest}.pt"
@@ -72,55 +72,55 @@ def file_hash(path: str | Path) -> str:
     return digest.hexdigest()
 
 
-def data_hash(pictures: PictureSet) -> str:
-    """What a set's features depend on: its content hash, and pixels of 256 pictures across it.
+def data_hash(images: ImageDataset) -> str:
+    """What a set's features depend on: its content hash, and pixels of 256 images across it.
 
     The content hash of a folder stands for file names and labels, which another copy of the set,
     decoded or resized otherwise, shares.
 
     Args:
-        pictures: the set.
+        images: the set.
 
     Returns:
         Text for `FeatureCache.path`.
     """
-    ids = torch.arange(0, len(pictures), max(1, len(pictures) // SAMPLED))
-    pixels = pictures.pictures(ids).cpu().numpy()
-    return f"{pictures.content_hash}:{pixels.shape}:{hashlib.sha256(pixels.tobytes()).hexdigest()}"
+    ids = torch.arange(0, len(images), max(1, len(images) // SAMPLED))
+    pixels = images.images(ids).cpu().numpy()
+    return f"{images.content_hash}:{pixels.shape}:{hashlib.sha256(pixels.tobytes()).hexdigest()}"
 
 
 def extract_features(
     encode: Encode,
-    pictures: PictureSet,
+    images: ImageDataset,
     *,
     batch_size: int = 512,
     device: str | torch.device = "cpu",
     autocast: torch.dtype | None = None,
     cache: FeatureCache | None = None,
     progress: Progress | None = None,
-    name: str = "pictures",
+    name: str = "images",
 ) -> Tensor:
-    """Encode every picture of a set exactly once.
+    """Encode every image of a set exactly once.
 
     With a process group, rank r of R takes every R-th batch and the rows are put together by
-    picture, so nothing is padded and no picture counts twice; batches hold the same pictures on
+    image, so nothing is padded and no image counts twice; batches hold the same images on
     any number of ranks. Every rank returns all rows. All ranks must call it.
 
     Args:
-        encode: (B, 3, H, W) uint8 pictures to (B, D) features.
-        pictures: the set; its batches carry the ids.
-        batch_size: pictures at a time.
-        device: where the pictures are encoded.
+        encode: (B, 3, H, W) uint8 images to (B, D) features.
+        images: the set; its batches carry the ids.
+        batch_size: images at a time.
+        device: where the images are encoded.
         autocast: reduced precision for the encoder, such as ``torch.bfloat16``.
         cache: where features are kept; read if they are there, written otherwise.
-        progress: called with the name, pictures done and pictures in all, on rank 0.
+        progress: called with the name, images done and images in all, on rank 0.
         name: what the set is called in messages.
 
     Returns:
-        (N, D) float32 features on the CPU, row i of picture i.
+        (N, D) float32 features on the CPU, row i of image i.
 
     Raises:
-        InputError: an empty set, pictures missing or twice, features of the wrong shape or not
+        InputError: an empty set, images missing or twice, features of the wrong shape or not
             finite.
 
     Example:
@@ -129,28 +129,28 @@ def extract_features(
         >>> features = extract_features(lambda x: x.float().mean((2, 3)), digits, batch_size=64)
         >>> features.shape
         torch.Size([500, 3])
-        >>> picture = digits.pictures(torch.tensor([70]))  # of the second batch
-        >>> torch.allclose(features[70], picture[0].float().mean((1, 2)))
+        >>> image = digits.images(torch.tensor([70]))  # of the second batch
+        >>> torch.allclose(features[70], image[0].float().mean((1, 2)))
         True
     """
-    total = len(pictures)
+    total = len(images)
     if total == 0:
-        raise InputError(f"the set '{name}' has no pictures; nothing can be measured on it.")
-    path = None if cache is None else cache.path(data_hash(pictures), autocast)
+        raise InputError(f"the set '{name}' has no images; nothing can be measured on it.")
+    path = None if cache is None else cache.path(data_hash(images), autocast)
     kept = None if path is None else _read(path, total)
     # Ranks may see a shared folder differently; all read it or none does.
     here = torch.tensor([int(kept is not None)], device=device if world_size() > 1 else "cpu")
     if bool(gather_rows(here).all()) and kept is not None:
         return kept
-    ids, rows = _encode_own(encode, pictures, batch_size, device, autocast, progress, name)
+    ids, rows = _encode_own(encode, images, batch_size, device, autocast, progress, name)
     if world_size() > 1:
         ids, rows = gather_rows(ids).cpu(), gather_rows(rows).cpu()
     times = torch.bincount(ids, minlength=total)
     if times.numel() != total or not bool((times == 1).all()):
         raise InputError(
-            f"{name}: {int((times[:total] == 0).sum())} pictures were not encoded and "
+            f"{name}: {int((times[:total] == 0).sum())} images were not encoded and "
             f"{int((times > 1).sum())} more than once of {total}; each must come exactly once. "
-            "The picture set's batches are at fault."
+            "The image set's batches are at fault."
         )
     features = torch.empty_like(rows)
     features[ids] = rows
@@ -161,7 +161,7 @@ def extract_features(
 
 def _encode_own(
     encode: Encode,
-    pictures: PictureSet,
+    images: ImageDataset,
     batch_size: int,
     device: str | torch.device,
     autocast: torch.dtype | None,
@@ -171,9 +171,9 @@ def _encode_own(
     """This rank's ids and features; on the device where ranks exchange them, else on the CPU."""
     device = torch.device(device)
     keep_on = device if world_size() > 1 else torch.device("cpu")
-    total, done = len(pictures), 0
+    total, done = len(images), 0
     all_ids, all_rows = [], []
-    for batch in _own_batches(pictures, batch_size, device):
+    for batch in _own_batches(images, batch_size, device):
         ids: Tensor = batch["id"]
         with (
             torch.inference_mode(),
@@ -182,14 +182,14 @@ def _encode_own(
             rows = encode(batch["image"])
         if rows.ndim != 2 or rows.shape[0] != batch["image"].shape[0]:
             raise InputError(
-                f"encode gave shape {tuple(rows.shape)} for {batch['image'].shape[0]} pictures of "
-                f"{name}; it must give one row of features a picture, (B, D)."
+                f"encode gave shape {tuple(rows.shape)} for {batch['image'].shape[0]} images of "
+                f"{name}; it must give one row of features an image, (B, D)."
             )
         rows = rows[: ids.numel()].float().to(keep_on)
         finite = rows.isfinite().all(1)
         if not bool(finite.all()):
             raise InputError(
-                f"features of {name} are not finite, first at picture "
+                f"features of {name} are not finite, first at image "
                 f"{int(ids.to(keep_on)[~finite][0])}; the encoder has diverged or its weights are "
                 "damaged."
             )
@@ -202,17 +202,17 @@ def _encode_own(
 
 
 def _own_batches(
-    pictures: PictureSet, batch_size: int, device: torch.device
+    images: ImageDataset, batch_size: int, device: torch.device
 ) -> Iterator[dict[str, Tensor]]:
     if world_size() == 1:
-        yield from pictures.batches(batch_size, device)
+        yield from images.batches(batch_size, device)
         return
-    starts = list(range(0, len(pictures), batch_size))
+    starts = list(range(0, len(images), batch_size))
     for start in starts[rank() :: world_size()]:
-        ids = torch.arange(start, min(start + batch_size, len(pictures)))
-        yield {"image": pictures.pictures(ids).to(device), "id": ids.to(device)}
-    if rank() >= len(starts):  # more ranks than batches: one picture tells the width
-        first = pictures.pictures(torch.zeros(1, dtype=torch.int64)).to(device)
+        ids = torch.arange(start, min(start + batch_size, len(images)))
+        yield {"image": images.images(ids).to(device), "id": ids.to(device)}
+    if rank() >= len(starts):  # more ranks than batches: one image tells the width
+        first = images.images(torch.zeros(1, dtype=torch.int64)).to(device)
         yield {"image": first, "id": torch.zeros(0, dtype=torch.int64, device=device)}
 
 
@@ -228,32 +228,32 @@ def _read(path: Path, total: int) -> Tensor | None:
     return features if sound else None
 
 
-def layer_encoder(learner: nn.Module, layer: str = "pooled") -> Encode:
+def layer_encoder(method: nn.Module, layer: str = "pooled") -> Encode:
     """Read another layer than the one that `encode` gives.
 
     Args:
-        learner: has ``encode``, ``encoder`` and ``projector``.
+        method: has ``encode``, ``encoder`` and ``projector``.
         layer: ``"pooled"`` (what ``encode`` gives), ``"projector"``, ``"class_token"`` or
             ``"mean"`` (of a ViT's patch tokens), or the name of any submodule of the encoder, such
             as SmallAlexNet's ``"fc7"``; maps are averaged over their positions.
 
     Returns:
-        Pictures to (B, D) features.
+        Images to (B, D) features.
 
     Raises:
         InputError: the encoder has no such layer; no encoder.
     """
-    encoder = getattr(learner, "encoder", None)
-    encode: Encode | None = getattr(learner, "encode", None)
+    encoder = getattr(method, "encoder", None)
+    encode: Encode | None = getattr(method, "encode", None)
     if not isinstance(encoder, nn.Module) or encode is None:
         raise InputError(
-            f"{type(learner).__name__} has no encoder to evaluate; take the checkpoint of a "
-            "learner of this library."
+            f"{type(method).__name__} has no encoder to evaluate; take the checkpoint of a "
+            "method of this library."
         )
     if layer == "pooled":
         return encode
     if layer == "projector":
-        projector: Any = learner.projector
+        projector: Any = method.projector
 
         def project(images: Tensor) -> Tensor:
             with torch.no_grad():

@@ -10,16 +10,16 @@ from torch import Tensor, nn
 from bcl.core.errors import InputError
 from bcl.core.random import permutation
 from bcl.evaluation.crops import crop_and_flip
-from bcl.evaluation.features import PictureSet, Progress
+from bcl.evaluation.features import ImageDataset, Progress
 
 DEFAULT_EPOCHS = {"share": 60, "full": 20}
 
 
 def fine_tune(
-    learner: nn.Module,
-    dataset: PictureSet,
+    method: nn.Module,
+    dataset: ImageDataset,
     indices: Tensor,
-    test: PictureSet,
+    test: ImageDataset,
     head: tuple[Tensor, Tensor],
     *,
     epochs: int,
@@ -36,14 +36,14 @@ def fine_tune(
     first have to survive a random head.
 
     Args:
-        learner: maps pictures to features with gradient; not changed.
-        dataset: the labelled set.
-        indices: (n,) positions of the training pictures in it.
+        method: maps images to features with gradient; not changed.
+        dataset: the labeled set.
+        indices: (n,) positions of the training images in it.
         test: the test set.
         head: weight (D, C) and bias (C,) of the fitted probe.
-        epochs: passes over the training pictures.
+        epochs: passes over the training images.
         learning_rate: at the start.
-        batch_size: pictures a step.
+        batch_size: images a step.
         seed: of the order and the augmentation.
         device: where to train.
         progress: called with steps done and in all.
@@ -54,7 +54,7 @@ def fine_tune(
     Raises:
         InputError: the encoder gives no gradient, or training diverges.
     """
-    tuned: Any = copy.deepcopy(learner).to(device).train()
+    tuned: Any = copy.deepcopy(method).to(device).train()
     for parameter in tuned.parameters():
         parameter.requires_grad_(True)
     weight, bias = head
@@ -73,12 +73,12 @@ def fine_tune(
     for epoch in range(epochs):
         order = indices.cpu()[permutation(n, seed, epoch, 0xF17E)]
         for rows in [order[at : at + batch_size] for at in range(0, n, batch_size)]:
-            if rows.numel() < 2 and n > 1:  # batch norm needs two pictures
+            if rows.numel() < 2 and n > 1:  # batch norm needs two images
                 step += 1
                 continue
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate * 0.5 * (1 + math.cos(math.pi * step / steps))
-            images = crop_and_flip(dataset.pictures(rows).to(device), rows, seed, epoch)
+            images = crop_and_flip(dataset.images(rows).to(device), rows, seed, epoch)
             loss = nn.functional.cross_entropy(
                 linear(tuned(images)) + mask, labels[rows].to(device)
             )

@@ -1,4 +1,4 @@
-"""Nearest neighbours on frozen features."""
+"""Nearest neighbors on frozen features."""
 
 import torch
 from torch import Tensor
@@ -7,7 +7,7 @@ from bcl.core.errors import InputError, unknown_name
 
 METRICS = ("cosine", "euclidean")
 BLOCK_BYTES = 64 << 20  # similarities held at a time
-TEST_ROWS = 1024  # test pictures at a time, enough for an efficient matrix product
+TEST_ROWS = 1024  # test images at a time, enough for an efficient matrix product
 
 
 def knn_predict(
@@ -20,17 +20,17 @@ def knn_predict(
     num_classes: int | None = None,
     temperature: float | None = None,
 ) -> dict[int, Tensor]:
-    r"""Predict labels by a vote of the k nearest training pictures, for several k at once.
+    r"""Predict labels by a vote of the k nearest training images, for several k at once.
 
-    Each neighbour has one vote, or :math:`e^{s/\tau}` with its cosine similarity s when a
-    temperature is given. Among equal votes the class whose neighbours rank nearer wins.
+    Each neighbor has one vote, or :math:`e^{s/\tau}` with its cosine similarity s when a
+    temperature is given. Among equal votes the class whose neighbors rank nearer wins.
     Distances are worked on in blocks of both sets, so memory does not grow with them.
 
     Args:
         train_features: (N, D).
         train_labels: (N,).
         test_features: (M, D).
-        ks: numbers of neighbours; those above N use N.
+        ks: numbers of neighbors; those above N use N.
         metric: ``"cosine"`` or ``"euclidean"``.
         num_classes: C.
         temperature: for weighted votes with the cosine metric.
@@ -63,8 +63,8 @@ def knn_predict(
         offset = train.new_zeros(train.shape[0])
     else:
         # |a - b|² orders like |b|² / 2 - a·b for a fixed a.
-        centre = train.mean(0)
-        train, test = train - centre, test - centre
+        center = train.mean(0)
+        train, test = train - center, test - center
         offset = train.square().sum(1) / 2
     largest = min(max(ks), train.shape[0])
     found: dict[int, list[Tensor]] = {k: [] for k in ks}
@@ -89,11 +89,11 @@ def knn_predict(
 
 
 def _check(train: Tensor, labels: Tensor, test: Tensor) -> None:
-    """Refuse features that have no neighbours."""
+    """Refuse features that have no neighbors."""
     fits = train.ndim == 2 and labels.shape == train.shape[:1] and test.shape[1:] == train.shape[1:]
     if not fits or train.numel() == 0 or test.shape[0] == 0:
         raise InputError(
-            f"neighbours need training features (N, D), labels (N,) and test features (M, D), got "
+            f"neighbors need training features (N, D), labels (N,) and test features (M, D), got "
             f"{tuple(train.shape)}, {tuple(labels.shape)} and {tuple(test.shape)}."
         )
     for name, rows in (("train", train), ("test", test)):

@@ -12,7 +12,7 @@ from bcl.core.random import permutation
 from bcl.evaluation.metrics import auroc, nan_mean, spearman
 from bcl.evaluation.shots import ShotGroups
 
-MAX_PICTURES = 4096  # pairs grow with the square; so many pictures give uniformity to 0.01
+MAX_IMAGES = 4096  # pairs grow with the square; so many images give uniformity to 0.01
 
 
 def uniformity(features: Tensor, t: float = 2.0, seed: int = 0) -> float:
@@ -20,7 +20,7 @@ def uniformity(features: Tensor, t: float = 2.0, seed: int = 0) -> float:
 
     .. math:: \log \mathbb{E}_{x \ne y} e^{-t \lVert x - y \rVert^2}
 
-    over pairs of L2-normalised features, of at most 4,096 pictures drawn by the seed.
+    over pairs of L2-normalized features, of at most 4,096 images drawn by the seed.
 
     Args:
         features: (N, D), N at least 2.
@@ -31,7 +31,7 @@ def uniformity(features: Tensor, t: float = 2.0, seed: int = 0) -> float:
         A number in [-4 t, 0].
 
     Raises:
-        InputError: fewer than two pictures.
+        InputError: fewer than two images.
 
     Source: Wang and Isola 2020 (arXiv 2005.10242), equation 2.
 
@@ -41,8 +41,8 @@ def uniformity(features: Tensor, t: float = 2.0, seed: int = 0) -> float:
     """
     n = features.shape[0]
     if n < 2:
-        raise InputError(f"uniformity needs at least two pictures, got {n}.")
-    rows = permutation(n, seed, 0x0F1, device=features.device)[:MAX_PICTURES]
+        raise InputError(f"uniformity needs at least two images, got {n}.")
+    rows = permutation(n, seed, 0x0F1, device=features.device)[:MAX_IMAGES]
     x = torch.nn.functional.normalize(features[rows].float(), dim=1)
     # |x - y|² = 2 - 2 x·y on the sphere; the diagonal is taken out.
     exponents = (2 * t) * (x @ x.T - 1)
@@ -56,10 +56,10 @@ def alignment(first: Tensor, second: Tensor, alpha: float = 2.0) -> float:
 
     .. math:: \mathbb{E} \lVert x - x^+ \rVert^\alpha
 
-    of L2-normalised features.
+    of L2-normalized features.
 
     Args:
-        first: (N, D), one view of each picture.
+        first: (N, D), one view of each image.
         second: (N, D), another.
         alpha: see above.
 
@@ -82,7 +82,7 @@ def class_spread(features: Tensor, labels: Tensor, num_classes: int) -> Tensor:
 
     .. math:: 1 - \Bigl\lVert \frac1{n_c} \sum_{i: y_i = c} \hat x_i \Bigr\rVert
 
-    the circular variance of L2-normalised features: 0 where a class is one point, near 1 where it
+    the circular variance of L2-normalized features: 0 where a class is one point, near 1 where it
     covers the sphere.
 
     Args:
@@ -116,7 +116,7 @@ def representation_measures(
         features: (N, D).
         labels: (N,).
         groups: of the training set, for the spread by group.
-        views: gives features of two views of the same pictures, for the alignment.
+        views: gives features of two views of the same images, for the alignment.
 
     Returns:
         ``uniformity``, ``alignment`` (None without views), ``spread`` with ``many``, ``medium``,
@@ -143,7 +143,7 @@ def tail_discovery(
         scores: (N,) memorization scores.
         seen: (N,) bool.
         labels: (N,) of the training samples.
-        class_counts: (C,) training pictures.
+        class_counts: (C,) training images.
 
     Returns:
         ``spearman_samples`` and ``spearman_classes``, the rank correlation of momentum loss (and of

@@ -79,7 +79,7 @@ def group_accuracy(per_class: Tensor, groups: ShotGroups) -> dict[str, float]:
     :math:`\sqrt{3/2}` times as much.
 
     Args:
-        per_class: (C,) accuracies, NaN for classes without test pictures.
+        per_class: (C,) accuracies, NaN for classes without test images.
         groups: from `bcl.shot_groups`.
 
     Returns:

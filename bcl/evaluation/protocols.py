@@ -1,4 +1,4 @@
-"""Protocols by name: which pictures a representation is measured with, and how."""
+"""Protocols by name: which images a representation is measured with, and how."""
 
 import re
 from collections.abc import Sequence
@@ -44,12 +44,12 @@ class Protocol:
         name: as shown in reports.
         kind: ``"linear"``, ``"knn"`` or ``"finetune"``.
         train: ``"probe"`` for the balanced set, ``"long-tailed"`` for the pretraining set.
-        shots: pictures per class (int; 0: as many as the rarest class has), share of the balanced
+        shots: images per class (int; 0: as many as the rarest class has), share of the balanced
             set (float), or None for all.
         draws: how many subsets.
-        solver: of a linear probe; the metric of nearest neighbours.
-        cropped: the training features are those of one random crop and flip of every picture.
-        neighbours: numbers of nearest neighbours; empty for those of the kind.
+        solver: of a linear probe; the metric of nearest neighbors.
+        cropped: the training features are those of one random crop and flip of every image.
+        neighbors: numbers of nearest neighbors; empty for those of the kind.
     """
 
     name: str
@@ -59,7 +59,7 @@ class Protocol:
     draws: int = 1
     solver: str = "lbfgs"
     cropped: bool = False
-    neighbours: tuple[int, ...] = ()
+    neighbors: tuple[int, ...] = ()
 
     @property
     def source(self) -> str:
@@ -69,10 +69,10 @@ class Protocol:
     @property
     def description(self) -> str:
         """One line for reports."""
-        return self._pictures + (", one random crop and flip of each" if self.cropped else "")
+        return self._images + (", one random crop and flip of each" if self.cropped else "")
 
     @property
-    def _pictures(self) -> str:
+    def _images(self) -> str:
         where = "balanced probe set" if self.train == "probe" else "long-tailed training set"
         draws = f", {self.draws} draws" if self.draws > 1 else ""
         if self.shots is None:
@@ -80,8 +80,8 @@ class Protocol:
         if isinstance(self.shots, float):
             return f"{100 * self.shots:g} % of the {where}{draws}"
         if self.shots == 0:
-            return f"as many pictures of each class of the {where} as its rarest has{draws}"
-        return f"{self.shots} pictures a class of the {where}{draws}"
+            return f"as many images of each class of the {where} as its rarest has{draws}"
+        return f"{self.shots} images a class of the {where}{draws}"
 
 
 def parse_protocols(names: str | Sequence[str]) -> list[Protocol]:
@@ -89,9 +89,9 @@ def parse_protocols(names: str | Sequence[str]) -> list[Protocol]:
 
     ``full``, ``1%`` (any share), ``50-shot`` (any number), ``long-tailed``, ``balanced-lt`` are
     linear probes and take a solver behind a colon (``full:sgd``); ``knn`` (k = 1, 10, 200, cosine),
-    ``knn-euclidean``, ``long-tailed-knn``, each also with a number of neighbours (``knn@5``);
+    ``knn-euclidean``, ``long-tailed-knn``, each also with a number of neighbors (``knn@5``);
     ``finetune``, ``finetune-1%`` (any share). With ``+crop`` before the colon a linear probe is
-    trained on one random crop and flip of every picture. The papers' sets: ``bcl``, ``gh``,
+    trained on one random crop and flip of every image. The papers' sets: ``bcl``, ``gh``,
     ``sdclr``, ``colt``, ``mak``, ``cacr``, ``ts`` (`SUITES`).
 
     Args:
@@ -127,10 +127,10 @@ def _single(name: str) -> Protocol:
     if not colon and not cropped:
         kind, at, number = base.partition("@")
         count = (int(number),) if re.fullmatch(r"[1-9]\d*", number) else ()
-        if kind in _NEIGHBOURS and bool(at) == bool(count):
-            train, metric = _NEIGHBOURS[kind]
+        if kind in _NEIGHBORS and bool(at) == bool(count):
+            train, metric = _NEIGHBORS[kind]
             # Results are named by their k, so the protocol itself is not.
-            return Protocol(kind, "knn", train, solver=metric, neighbours=count)
+            return Protocol(kind, "knn", train, solver=metric, neighbors=count)
         if base == "finetune":
             return Protocol(name, "finetune", "probe")
         if (match := re.fullmatch(rf"finetune-{_SHARE}", base)) and 0 < float(match[1]) <= 100:
@@ -139,7 +139,7 @@ def _single(name: str) -> Protocol:
 
 
 _SHARE = r"(\d+(?:\.\d+)?)%"
-_NEIGHBOURS: dict[str, tuple[Literal["probe", "long-tailed"], str]] = {
+_NEIGHBORS: dict[str, tuple[Literal["probe", "long-tailed"], str]] = {
     "knn": ("probe", "cosine"),
     "knn-euclidean": ("probe", "euclidean"),
     "long-tailed-knn": ("long-tailed", "cosine"),

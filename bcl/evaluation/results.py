@@ -16,7 +16,7 @@ from bcl.core.files import atomic_write, write_text
 SCHEMA = "bcl-cacr/probe-report"
 SCHEMA_VERSION = 1
 # What tables and pages cannot do without.
-DATA_FIELDS = ("test_hash", "test_pictures", "num_classes", "class_names", "class_counts")
+DATA_FIELDS = ("test_hash", "test_images", "num_classes", "class_names", "class_counts")
 PROTOCOL_FIELDS = ("kind", "description", "draws", "per_class", "summary")
 
 
@@ -26,12 +26,12 @@ class ProbeReport:
 
     Attributes:
         record: what was run: name, method, seed, config, commit, versions, hardware, history, …
-        data: the data set: recipe, class names and counts, hashes, number of test pictures.
+        data: the data set: recipe, class names and counts, hashes, number of test images.
         groups: grouping rule to its description and class ids; the first rule is the main one.
         protocols: one entry a protocol, with its draws and their summary.
         measures: representation measures by name.
         tracker: momentum loss and score by class, rank correlation with class frequency; or None.
-        pictures: pictures of the highest and lowest scores; ``"png"`` holds the bytes.
+        images: images of the highest and lowest scores; ``"png"`` holds the bytes.
         predictions: protocol name to (draws, M) predicted labels; ``"labels"`` to the (M,) truth.
 
     Example:
@@ -51,7 +51,7 @@ class ProbeReport:
     protocols: list[dict[str, Any]]
     measures: dict[str, Any] = field(default_factory=dict)
     tracker: dict[str, Any] | None = None
-    pictures: list[dict[str, Any]] = field(default_factory=list)
+    images: list[dict[str, Any]] = field(default_factory=list)
     predictions: dict[str, Tensor] = field(default_factory=dict)
 
     @property
@@ -83,10 +83,10 @@ class ProbeReport:
         raise InputError(f"report '{self.name}' has no protocol '{name}'; it has {known}.")
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON: NaN becomes None, pictures are named by file."""
-        pictures = [
-            {**{key: value for key, value in picture.items() if key != "png"}}
-            for picture in self.pictures
+        """Plain values for JSON: NaN becomes None, images are named by file."""
+        images = [
+            {**{key: value for key, value in image.items() if key != "png"}}
+            for image in self.images
         ]
         plain = _plain(
             {
@@ -98,13 +98,13 @@ class ProbeReport:
                 "protocols": self.protocols,
                 "measures": self.measures,
                 "tracker": self.tracker,
-                "pictures": pictures,
+                "images": images,
             }
         )
         return dict(plain)
 
     def save(self, folder: str | Path) -> Path:
-        """Write ``report.json``, ``predictions.pt`` and the pictures into a folder.
+        """Write ``report.json``, ``predictions.pt`` and the images into a folder.
 
         Args:
             folder: made if need be; files of an older report in it are replaced.
@@ -117,8 +117,8 @@ class ProbeReport:
         """
         folder = Path(folder)
         try:
-            for picture in self.pictures:
-                _write_bytes(folder / picture["file"], picture["png"])
+            for image in self.images:
+                _write_bytes(folder / image["file"], image["png"])
             if self.predictions:
                 buffer = io.BytesIO()
                 torch.save(self.predictions, buffer)
@@ -168,21 +168,21 @@ class ProbeReport:
                     key: values[key]
                     for key in ("record", "data", "groups", "protocols", "measures", "tracker")
                 },
-                pictures=[dict(picture) for picture in values["pictures"]],
+                images=[dict(image) for image in values["images"]],
             )
         except KeyError as error:
             raise InputError(f"{path} lacks {error}; it was cut short or edited.") from error
         except (TypeError, ValueError) as error:
             raise InputError(
-                f"{path}: 'pictures' is not a list of objects; it was cut short or edited."
+                f"{path}: 'images' is not a list of objects; it was cut short or edited."
             ) from error
         wrong = _misshapen(report)
         if wrong:
             raise InputError(f"{path}: {wrong}; it was cut short or edited.")
-        for picture in report.pictures:
+        for image in report.images:
             # Names come from a file that anybody may have written; they stay in its folder.
-            file = path.parent / "pictures" / Path(str(picture["file"])).name
-            picture["png"] = file.read_bytes() if file.is_file() else b""
+            file = path.parent / "images" / Path(str(image["file"])).name
+            image["png"] = file.read_bytes() if file.is_file() else b""
         tensors = path.parent / "predictions.pt"
         if tensors.is_file():
             try:
@@ -192,7 +192,7 @@ class ProbeReport:
                     f"{tensors} is damaged; run 'bcl probe' again, or delete it to read the report "
                     "without confusions and paired tests."
                 ) from error
-            if not _predictions_fit(report.predictions, report.data.get("test_pictures")):
+            if not _predictions_fit(report.predictions, report.data.get("test_images")):
                 raise InputError(
                     f"{tensors} does not belong to {path.name}; run 'bcl probe' again, or delete "
                     "it to read the report without confusions and paired tests."
@@ -219,14 +219,14 @@ def _misshapen(report: ProbeReport) -> str:
     for entry in entries:
         if lacking := [key for key in PROTOCOL_FIELDS if not entry.get(key)]:
             return f"protocol '{entry['name']}' lacks '{lacking[0]}'"
-    if not all("file" in picture for picture in report.pictures):
-        return "a picture has no file"
+    if not all("file" in image for image in report.images):
+        return "an image has no file"
     return ""
 
 
-def _predictions_fit(predictions: Any, pictures: Any) -> bool:
+def _predictions_fit(predictions: Any, images: Any) -> bool:
     return isinstance(predictions, dict) and all(
-        isinstance(rows, Tensor) and rows.ndim > 0 and rows.shape[-1] == pictures
+        isinstance(rows, Tensor) and rows.ndim > 0 and rows.shape[-1] == images
         for rows in predictions.values()
     )
 

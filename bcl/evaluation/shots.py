@@ -10,7 +10,7 @@ from bcl.core.errors import InputError, unknown_name
 
 RULES = ("thirds", "thresholds")
 GROUPS = ("many", "medium", "few")
-MORE_THAN, FEWER_THAN = 100, 20  # training pictures, the bounds of the "thresholds" rule
+MORE_THAN, FEWER_THAN = 100, 20  # training images, the bounds of the "thresholds" rule
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class ShotGroups:
 
     Attributes:
         rule: name of the rule, one of `RULES`.
-        class_counts: (C,) int64, training pictures per class.
+        class_counts: (C,) int64, training images per class.
         many: class ids of the group, most frequent first.
         medium: likewise.
         few: likewise.
@@ -42,9 +42,9 @@ class ShotGroups:
     def description(self) -> str:
         """One line for reports: the rule in words, and how many classes it put where."""
         words = {
-            "thirds": "thirds of the classes sorted by training pictures, leftover classes to Many",
+            "thirds": "thirds of the classes sorted by training images, leftover classes to Many",
             "thresholds": f"more than {MORE_THAN}, {FEWER_THAN} to {MORE_THAN}, fewer than "
-            f"{FEWER_THAN} training pictures",
+            f"{FEWER_THAN} training images",
         }
         sizes = "/".join(str(ids.numel()) for ids in self.as_dict().values())
         return f"{self.rule}: {words[self.rule]}; {sizes} classes"
@@ -63,7 +63,7 @@ class ShotGroups:
 
 
 def shot_groups(class_counts: Any, rule: str = "thirds") -> ShotGroups:
-    r"""Split classes into Many, Medium and Few by their number of training pictures.
+    r"""Split classes into Many, Medium and Few by their number of training images.
 
     ``"thirds"``: classes sorted by count (equal counts by class id), :math:`\lfloor C/3 \rfloor`
     for Few and for Medium, the others to Many; 34/33/33 of 100 and 4/3/3 of 10. This is the rule
@@ -71,7 +71,7 @@ def shot_groups(class_counts: Any, rule: str = "thirds") -> ShotGroups:
     :math:`n_c < 20`, the rule of ImageNet-LT and Places-LT; a group may be empty.
 
     Args:
-        class_counts: (C,) pictures per class of the long-tailed training set, any sequence.
+        class_counts: (C,) images per class of the long-tailed training set, any sequence.
         rule: ``"thirds"`` or ``"thresholds"``.
 
     Returns:
@@ -99,7 +99,7 @@ def shot_groups(class_counts: Any, rule: str = "thirds") -> ShotGroups:
             "datamodule's class_counts."
         )
     if counts.is_floating_point() and not bool((counts == counts.round()).all()):
-        raise InputError("class_counts must be whole numbers of pictures, not shares.")
+        raise InputError("class_counts must be whole numbers of images, not shares.")
     counts = counts.to(torch.int64)
     if bool((counts < 0).any()):
         raise InputError(f"class_counts must not be negative, got {int(counts.min())}.")

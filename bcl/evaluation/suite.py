@@ -15,7 +15,7 @@ from bcl.evaluation.crops import CroppedSet
 from bcl.evaluation.features import (
     Encode,
     FeatureCache,
-    PictureSet,
+    ImageDataset,
     Progress,
     extract_features,
     layer_encoder,
@@ -38,18 +38,18 @@ from bcl.evaluation.protocols import Protocol, parse_protocols
 from bcl.evaluation.results import ProbeReport
 from bcl.evaluation.shots import RULES, ShotGroups, shot_groups
 
-NEIGHBOURS = {"probe": (1, 10, 200), "long-tailed": (1, 10)}
-SHOWN = 16  # pictures at either end of the scores
-VIEWED = 1024  # test pictures whose two views give the alignment
+NEIGHBORS = {"probe": (1, 10, 200), "long-tailed": (1, 10)}
+SHOWN = 16  # images at either end of the scores
+VIEWED = 1024  # test images whose two views give the alignment
 
 
 class _Evaluation:
     """What the protocols of one evaluation share."""
 
     def __init__(
-        self, data: Any, encode: Encode, learner: nn.Module | None, main: str | None
+        self, data: Any, encode: Encode, method: nn.Module | None, main: str | None
     ) -> None:
-        self.data, self.encode, self.learner = data, encode, learner
+        self.data, self.encode, self.method = data, encode, method
         self.num_classes = int(data.num_classes)
         self.counts = torch.as_tensor(data.class_counts).cpu()
         rule = main or default_rule(data)
@@ -57,7 +57,7 @@ class _Evaluation:
         if self.num_classes >= 3:
             for name in RULES:
                 self.groups.setdefault(name, shot_groups(self.counts, name))
-        self.sets: dict[str, PictureSet] = {}
+        self.sets: dict[str, ImageDataset] = {}
         self.labels: dict[str, Tensor] = {}
         self.features: dict[str, Tensor] = {}
 
@@ -75,7 +75,7 @@ def evaluate(
     record: dict[str, Any] | None = None,
     tracker: Any = None,
     earlier_scores: Tensor | None = None,
-    learner: nn.Module | None = None,
+    method: nn.Module | None = None,
     layer: str = "pooled",
     measures: bool = True,
     batch_size: int = 512,
@@ -96,7 +96,7 @@ def evaluate(
     equal to that of one process.
 
     Args:
-        encode: (B, 3, H, W) uint8 pictures to (B, D) features; a learner's ``encode``.
+        encode: (B, 3, H, W) uint8 images to (B, D) features; a method's ``encode``.
         data: a datamodule that is set up: ``probe_set()``, ``test_set()``, ``train_set()``,
             ``few_shot(shots, draw)``, ``class_counts``, ``class_names``, ``num_classes``.
         protocols: names, see `bcl.evaluation.protocols.parse_protocols`.
@@ -106,11 +106,11 @@ def evaluate(
         tracker: the run's `bcl.MemorizationTracker`, if it has one.
         earlier_scores: (N,) memorization scores of an earlier epoch; the report then shows the
             samples that moved most.
-        learner: the module that ``encode`` belongs to, for fine-tuning and other layers; found by
+        method: the module that ``encode`` belongs to, for fine-tuning and other layers; found by
             itself if ``encode`` is a method of it.
         layer: which layer is read, see `bcl.evaluation.features.layer_encoder`.
         measures: also compute uniformity, alignment and class spread.
-        batch_size: pictures encoded at a time.
+        batch_size: images encoded at a time.
         device: where to encode and fit.
         autocast: reduced precision for the encoder.
         cache: keep the features on disk; its key must name the weights and the layer.
@@ -129,8 +129,8 @@ def evaluate(
 
     Raises:
         InputError: unknown protocol, rule or layer, labels missing, features not finite, too few
-            pictures for a few-shot protocol, a tracker of another data set, fine-tuning without a
-            learner.
+            images for a few-shot protocol, a tracker of another data set, fine-tuning without a
+            method.
 
     Example:
         >>> from datamodules import DigitsLT
@@ -149,15 +149,15 @@ def evaluate(
         if number is not None and number < 1:
             raise InputError(f"{name} must be at least 1, got {number}.")
     owner = getattr(encode, "__self__", None)
-    learner = learner if learner is not None else owner if isinstance(owner, nn.Module) else None
+    method = method if method is not None else owner if isinstance(owner, nn.Module) else None
     if layer != "pooled":
-        if learner is None:
-            raise InputError(f"layer '{layer}' needs the learner: pass learner=.")
-        encode = layer_encoder(learner, layer)
+        if method is None:
+            raise InputError(f"layer '{layer}' needs the method: pass method=.")
+        encode = layer_encoder(method, layer)
     tuned = [protocol.name for protocol in wanted if protocol.kind == "finetune"]
-    if tuned and learner is None:
-        raise InputError(f"'{tuned[0]}' trains the encoder: pass learner=, not only encode.")
-    run = _Evaluation(data, encode, learner, rule)
+    if tuned and method is None:
+        raise InputError(f"'{tuned[0]}' trains the encoder: pass method=, not only encode.")
+    run = _Evaluation(data, encode, method, rule)
     tracked = None if tracker is None else _tracked(tracker, data, run.counts, run.num_classes)
     moved = _moved(earlier_scores, tracker)
 
@@ -211,7 +211,7 @@ def evaluate(
         progress("protocols", len(wanted), len(wanted))
 
     names = [str(name) for name in getattr(data, "class_names", range(run.num_classes))]
-    pictures_shown = [] if tracker is None else _pictures(tracker, data, names, moved)
+    images_shown = [] if tracker is None else _images(tracker, data, names, moved)
     return ProbeReport(
         record={
             **(record or {}),
@@ -231,7 +231,7 @@ def evaluate(
         protocols=entries,
         measures=measured,
         tracker=tracked,
-        pictures=pictures_shown,
+        images=images_shown,
         predictions=predictions,
     )
 
@@ -258,15 +258,15 @@ def _data(run: _Evaluation, names: list[str]) -> dict[str, Any]:
         "content_hash": str(getattr(data, "content_hash", "")),
         "probe_hash": str(run.sets["probe"].content_hash),
         "test_hash": str(run.sets["test"].content_hash),
-        # Of the pictures' bytes: the hashes above know picture files by their names.
-        "pictures_hash": str(getattr(data, "pictures_hash", "")),
-        "test_pictures_hash": str(getattr(run.sets["test"], "pictures_hash", "")),
+        # Of the images' bytes: the hashes above know image files by their names.
+        "images_hash": str(getattr(data, "images_hash", "")),
+        "test_images_hash": str(getattr(run.sets["test"], "images_hash", "")),
         "num_classes": run.num_classes,
         "class_names": names,
         "class_counts": run.counts.tolist(),
-        "train_pictures": int(run.counts.sum()),
-        "probe_pictures": len(run.sets["probe"]),
-        "test_pictures": len(run.sets["test"]),
+        "train_images": int(run.counts.sum()),
+        "probe_images": len(run.sets["probe"]),
+        "test_images": len(run.sets["test"]),
         "test_counts": torch.bincount(labels, minlength=run.num_classes).tolist(),
         "feature_dimensions": run.features["test"].shape[1],
         "notes": [str(note) for note in getattr(data, "notes", [])],
@@ -277,22 +277,22 @@ def _labels(dataset: Any, name: str, num_classes: int) -> Tensor:
     labels = getattr(dataset, "labels", None)
     if labels is None or labels.numel() != len(dataset):
         raise InputError(
-            f"the {name} set has no label for each of its {len(dataset)} pictures; a probe needs "
-            "them. Use a labelled set."
+            f"the {name} set has no label for each of its {len(dataset)} images; a probe needs "
+            "them. Use a labeled set."
         )
     labels = torch.as_tensor(labels).cpu().to(torch.int64)
     outside = (labels < 0) | (labels >= num_classes)
     if bool(outside.any()):
         at = int(outside.nonzero()[0])
         raise InputError(
-            f"picture {at} of the {name} set has label {int(labels[at])}, outside 0 to "
-            f"{num_classes - 1}; a probe needs a label for every picture."
+            f"image {at} of the {name} set has label {int(labels[at])}, outside 0 to "
+            f"{num_classes - 1}; a probe needs a label for every image."
         )
     return labels
 
 
 def _subsets(protocol: Protocol, run: _Evaluation) -> list[Tensor]:
-    """Positions of each draw's training pictures; refused before anything is encoded."""
+    """Positions of each draw's training images; refused before anything is encoded."""
     labels = run.labels[protocol.source]
     if protocol.shots is None:
         return [torch.arange(labels.numel(), device=labels.device)]
@@ -306,7 +306,7 @@ def _subsets(protocol: Protocol, run: _Evaluation) -> list[Tensor]:
             if isinstance(protocol.shots, int) and int(counts.min()) < protocol.shots:
                 poorest = int(counts.argmin())
                 raise InputError(
-                    f"'{protocol.name}' needs {protocol.shots} pictures of every class, but class "
+                    f"'{protocol.name}' needs {protocol.shots} images of every class, but class "
                     f"{poorest} has {int(counts[poorest])} in the probe set; take fewer shots."
                 )
             found.append(rows)
@@ -314,7 +314,7 @@ def _subsets(protocol: Protocol, run: _Evaluation) -> list[Tensor]:
 
 
 def _as_rarest(labels: Tensor, draw: int) -> Tensor:
-    """As many pictures of each class as the rarest class has (classes without any aside)."""
+    """As many images of each class as the rarest class has (classes without any aside)."""
     counts = torch.bincount(labels)
     least = int(counts[counts > 0].min())
     order = permutation(labels.numel(), draw, 0xBA1A, device=labels.device)
@@ -337,7 +337,7 @@ def _run_linear(
 
 def _run_knn(protocol: Protocol, run: _Evaluation) -> list[tuple[dict[str, Any], Tensor]]:
     test_y, found = run.labels["test"], []
-    metric, ks = protocol.solver, protocol.neighbours or NEIGHBOURS[protocol.train]
+    metric, ks = protocol.solver, protocol.neighbors or NEIGHBORS[protocol.train]
     predicted = knn_predict(
         run.features[protocol.train], run.labels[protocol.train], run.features["test"],
         ks, metric=metric, num_classes=run.num_classes,
@@ -370,7 +370,7 @@ def _run_finetune(
     device: str | torch.device,
     progress: Progress | None,
 ) -> list[tuple[dict[str, Any], Tensor]]:
-    assert run.learner is not None  # checked before the extraction
+    assert run.method is not None  # checked before the extraction
     x, y = run.features["probe"], run.labels["probe"]
     test_x, test_y = run.features["test"], run.labels["test"]
     probes = fit_heads(x, y, subsets, test_x, test_y, num_classes=run.num_classes, options=options)
@@ -378,12 +378,12 @@ def _run_finetune(
     results = []
     for probe, indices in zip(probes, subsets, strict=True):
         logits = fine_tune(
-            run.learner, run.sets["probe"], indices, run.sets["test"], (probe.weight, probe.bias),
+            run.method, run.sets["probe"], indices, run.sets["test"], (probe.weight, probe.bias),
             epochs=epochs, seed=options.seed, device=device, progress=progress,
         )  # fmt: skip
         chosen = {
             "solver": "finetune",
-            "train_pictures": int(indices.numel()),
+            "train_images": int(indices.numel()),
             "settings": f"SGD 0.01 cosine, momentum 0.9, batch 128, {epochs} epochs, crops and "
             "flips, head from the linear probe, last epoch",
         }
@@ -460,7 +460,7 @@ def _moved(earlier: Tensor | None, tracker: Any) -> Tensor | None:
 def _views(
     run: _Evaluation, batch_size: int, device: str | torch.device, autocast: torch.dtype | None
 ) -> Any:
-    """Features of two SimCLR views of some test pictures, as a function to be called."""
+    """Features of two SimCLR views of some test images, as a function to be called."""
     size = getattr(run.data, "image_size", None)
     if size is None:
         return None
@@ -473,12 +473,12 @@ def _views(
         make, rows = ContrastiveViews(int(size)), []
         where = torch.device(device)
         for part in [ids[at : at + batch_size] for at in range(0, ids.numel(), batch_size)]:
-            images = make(dataset.pictures(part).to(where), ids=part.to(where))  # (2, B, 3, S, S)
+            images = make(dataset.images(part).to(where), ids=part.to(where))  # (2, B, 3, S, S)
             with (
                 torch.no_grad(),
                 torch.autocast(where.type, autocast, enabled=autocast is not None),
             ):
-                # In bytes, as every encoder of pictures takes them.
+                # In bytes, as every encoder of images takes them.
                 views = [(view * 255).round().to(torch.uint8) for view in images]
                 rows.append(torch.stack([run.encode(view).float() for view in views]))
         both = torch.cat(rows, 1)
@@ -487,7 +487,7 @@ def _views(
     return views
 
 
-def _pictures(
+def _images(
     tracker: Any, data: Any, names: list[str], moved: Tensor | None
 ) -> list[dict[str, Any]]:
     """PNG of the samples at either end of the scores, and of those that moved most."""
@@ -506,7 +506,7 @@ def _pictures(
         shown += [("risen", by_change.flip(0)[:count]), ("fallen", by_change[:count])]
     found = []
     for which, ids in shown:
-        images = train.pictures(ids)
+        images = train.images(ids)
         for place, (sample, image) in enumerate(zip(ids.tolist(), images, strict=True)):
             buffer = io.BytesIO()
             Image.fromarray(image.permute(1, 2, 0).contiguous().cpu().numpy()).save(buffer, "PNG")
@@ -519,7 +519,7 @@ def _pictures(
                     "class_name": names[label],
                     "score": float(scores[sample]),
                     "change": float(moved[sample]) if moved is not None else None,
-                    "file": Path("pictures", f"{which}_{place:02d}.png").as_posix(),
+                    "file": Path("images", f"{which}_{place:02d}.png").as_posix(),
                     "png": buffer.getvalue(),
                 }
             )

@@ -92,8 +92,8 @@ def nt_xent(
         z2: (B, D) features of the other view (the keys); row i is the same sample as in ``z1``.
         temperature: :math:`\tau > 0`, or (B,) one for each sample, or a tensor () to learn it.
         reduction: ``"mean"``, ``"sum"`` or ``"none"`` (one loss a sample).
-        symmetric: False counts the rows of ``z1`` alone, for asymmetric learners; ``z2`` is then
-            where their positives lie. For a learner such as SDCLR that stops the gradient of one
+        symmetric: False counts the rows of ``z1`` alone, for asymmetric methods; ``z2`` is then
+            where their positives lie. For a method such as SDCLR that stops the gradient of one
             branch, pass that branch detached.
         negatives: ``"all"`` (both views of the other samples, as SimCLR) or ``"keys"`` (only those
             of the other view, as MoCo v3 and CLIP).
@@ -289,7 +289,7 @@ def check_settings(
 
 
 class NTXentLoss(nn.Module):
-    """NT-Xent as a module; the formula and its behaviour across ranks are those of `bcl.nt_xent`.
+    """NT-Xent as a module; the formula and its behavior across ranks are those of `bcl.nt_xent`.
 
     Args:
         temperature: above 0.
@@ -348,7 +348,7 @@ class NTXentLoss(nn.Module):
         """Compute the loss.
 
         Args:
-            views: (2, B, D) features, not normalised.
+            views: (2, B, D) features, not normalized.
             temperature: a number, () or (B,), instead of the module's for this call (schedules).
             reduction: instead of the module's for this call.
 

@@ -1,4 +1,4 @@
-"""What the model has not yet memorised: one momentum loss and one score per sample."""
+"""What the model has not yet memorized: one momentum loss and one score per sample."""
 
 import math
 from collections.abc import Callable
@@ -20,7 +20,7 @@ _KERNEL_ROWS, _KERNEL_BLOCK = 1 << 15, 64
 def memorization_scores(
     momentum_loss: Tensor, seen: Tensor, normalization: Normalization = "max"
 ) -> Tensor:
-    r"""Turn momentum losses into memorization scores in [0, 1]; a high score is not yet memorised.
+    r"""Turn momentum losses into memorization scores in [0, 1]; a high score is not yet memorized.
 
     .. math:: M_i = \tfrac12 \Bigl(\frac{L_i - \bar L}{\max_j |L_j - \bar L|} + 1\Bigr)
 
@@ -215,7 +215,7 @@ class MemorizationTracker(nn.Module):
     def settle(self) -> None:
         """Wait for the verdict on an update that did not wait, if there is one.
 
-        Call it before the optimiser's step, which no loss that is not finite may reach.
+        Call it before the optimizer's step, which no loss that is not finite may reach.
 
         Raises:
             InputError: as `update`.

@@ -8,7 +8,7 @@ from bcl.methods.simclr import SimCLR
 
 
 class BCL(SimCLR):
-    r"""BCL-I: each sample's augmentation is as strong as the model has not memorised it.
+    r"""BCL-I: each sample's augmentation is as strong as the model has not memorized it.
 
     .. math:: \Psi(x_i; M_i) = a_1 \circ \dots \circ a_k (x_i), \qquad
         a_j(x) = A_j(x; \text{magnitude}(M_i)) \text{ with probability } M_i
@@ -39,5 +39,5 @@ class BCL(SimCLR):
             )
 
     def default_views(self, image_size: int) -> ContrastiveViews:
-        """Build boosted views for the given picture size."""
+        """Build boosted views for the given image size."""
         return ContrastiveViews(image_size, boost=BoostedRandAugment())

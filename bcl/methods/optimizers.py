@@ -1,4 +1,4 @@
-"""The papers' optimisers by name."""
+"""The papers' optimizers by name."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
@@ -48,7 +48,7 @@ def build_optimizer(
     momentum: float = 0.9,
     betas: tuple[float, float] = (0.9, 0.999),
 ) -> torch.optim.Optimizer:
-    """Build an optimiser.
+    """Build an optimizer.
 
     Args:
         name: ``"sgd"`` (SimCLR, BCL, SDCLR, CACR), ``"lars"`` or ``"adamw"`` (CACR's MoCo-v3
@@ -59,7 +59,7 @@ def build_optimizer(
         betas: of AdamW.
 
     Returns:
-        The optimiser. LARS is timm's; parameters without weight decay take no trust ratio.
+        The optimizer. LARS is timm's; parameters without weight decay take no trust ratio.
 
     Raises:
         InputError: unknown name, or a learning rate that is not positive.

@@ -13,7 +13,7 @@ def warmup_cosine(
         \bigl(1 + \cos(\pi \tfrac{t - w}{T - w})\bigr)
 
     Args:
-        step: t, counted in optimiser steps from 0.
+        step: t, counted in optimizer steps from 0.
         base: the highest learning rate.
         total: T, the number of steps of the run; later steps keep ``minimum``.
         warmup: w, the number of warm-up steps.

@@ -21,7 +21,7 @@ class SDCLR(SimCLR):
     .. math:: z_1 = g(f_\theta(x_1)), \qquad z_2 = \tilde g(f_{\theta \odot m}(x_2))
 
     The mask m is the global magnitude mask of all convolution weights at the start of the epoch
-    (`bcl.models.pruning.magnitude_masks`); the weights are shared, and gradients reach the kept ones.
+    (`bcl.models.pruning.magnitude_masks`); weights are shared, and gradients reach the kept ones.
     Every batch norm of encoder and projector has statistics and affine weights of its own for the
     pruned branch. Features are those of the dense branch.
 
@@ -43,8 +43,8 @@ class SDCLR(SimCLR):
     Source: SDCLR (arXiv 2106.02990), section 3; BCL-D of BCL (arXiv 2205.12693).
 
     Example:
-        >>> learner = SDCLR("resnet8", image_size=16, prune_fraction=0.5, num_samples=8)
-        >>> learner.project(torch.rand(2, 4, 3, 16, 16)).shape
+        >>> method = SDCLR("resnet8", image_size=16, prune_fraction=0.5, num_samples=8)
+        >>> method.project(torch.rand(2, 4, 3, 16, 16)).shape
         torch.Size([2, 4, 128])
     """
 
@@ -83,7 +83,7 @@ class SDCLR(SimCLR):
         dense = self.projector(self(views[0]))  # (B, D)
         weights = convolution_weights(self.encoder)
         pruned = {name: weight * self.masks.get(name) for name, weight in weights.items()}
-        images = self._normalise(views[1])
+        images = self._normalize(views[1])
         features = functional_call(self.encoder, {**pruned, **self.encoder_norms.all()}, (images,))
         damaged = functional_call(self.projector, self.projector_norms.all(), (features,))
         return torch.stack([dense, damaged])  # (2, B, D)

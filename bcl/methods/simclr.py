@@ -1,4 +1,4 @@
-"""SimCLR as the composition that the other learners vary."""
+"""SimCLR as the composition that the other methods vary."""
 
 import contextlib
 import itertools
@@ -18,7 +18,7 @@ from bcl.methods.optimizers import OptimizerName, build_optimizer, parameter_gro
 from bcl.methods.schedule import warmup_cosine
 from bcl.models.encoders import Projector, create_encoder
 
-# The released code normalises with ImageNet's statistics on every data set, CIFAR too.
+# The released code normalizes with ImageNet's statistics on every data set, CIFAR too.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -64,7 +64,7 @@ class SimCLR(pl.LightningModule):
         warmup_epochs: epochs of linear warm-up, by the step.
         min_learning_rate: where the cosine ends.
         milestones: epochs that divide the learning rate by 10, in the place of the cosine.
-        channels_last: lay pictures and convolutions out with the channels innermost, faster for
+        channels_last: lay images and convolutions out with the channels innermost, faster for
             convolutions under bfloat16 and on GPUs.
         seed: seed of the views; what they have already, if not given.
 
@@ -74,8 +74,8 @@ class SimCLR(pl.LightningModule):
     Source: SimCLR (arXiv 2002.05709) with the settings of BCL (arXiv 2205.12693).
 
     Example:
-        >>> learner = SimCLR("resnet8", image_size=16, num_samples=8)
-        >>> learner.encode(torch.zeros(2, 3, 16, 16, dtype=torch.uint8)).shape
+        >>> method = SimCLR("resnet8", image_size=16, num_samples=8)
+        >>> method.encode(torch.zeros(2, 3, 16, 16, dtype=torch.uint8)).shape
         torch.Size([2, 64])
     """
 
@@ -132,7 +132,7 @@ class SimCLR(pl.LightningModule):
         self.views = views if views is not None else self.default_views(image_size)
         if self.views.mean is not None:
             raise InputError(
-                "the learner normalises the pictures itself; build its views without mean and std."
+                "the method normalizes the images itself; build its views without mean and std."
             )
         if seed is not None:
             self.views.seed = seed
@@ -170,7 +170,7 @@ class SimCLR(pl.LightningModule):
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
 
     def default_views(self, image_size: int) -> ContrastiveViews:
-        """Build the views of this method for the given picture size."""
+        """Build the views of this method for the given image size."""
         return ContrastiveViews(image_size)
 
     def _make_tracker(self, num_samples: int) -> None:
@@ -185,7 +185,7 @@ class SimCLR(pl.LightningModule):
 
     # --- features -------------------------------------------------------------------------
 
-    def _normalise(self, images: Tensor) -> Tensor:
+    def _normalize(self, images: Tensor) -> Tensor:
         if not images.is_floating_point():
             images = images.to(self.mean.dtype) / 255
         images = ((images - self.mean) / self.std).to(self.mean.dtype)
@@ -194,12 +194,12 @@ class SimCLR(pl.LightningModule):
         )
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) pictures, uint8 or in [0, 1], to (B, D) features, with gradient."""
-        return self.encoder(self._normalise(images))  # type: ignore[no-any-return]
+        """(B, 3, H, W) images, uint8 or in [0, 1], to (B, D) features, with gradient."""
+        return self.encoder(self._normalize(images))  # type: ignore[no-any-return]
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) pictures, uint8 or in [0, 1], to (B, D) features, in evaluation mode."""
+        """(B, 3, H, W) images, uint8 or in [0, 1], to (B, D) features, in evaluation mode."""
         training = self.training
         self.eval()
         try:
@@ -240,8 +240,8 @@ class SimCLR(pl.LightningModule):
             self._make_tracker(samples)
         elif samples is not None and self.tracker.num_samples != samples:
             raise InputError(
-                f"the learner tracks {self.tracker.num_samples} samples but the datamodule has "
-                f"{samples}; train on the data that it was made for, or make a new learner."
+                f"the method tracks {self.tracker.num_samples} samples but the datamodule has "
+                f"{samples}; train on the data that it was made for, or make a new method."
             )
 
     def view_scores(self, ids: Tensor) -> Tensor:
@@ -329,7 +329,7 @@ class SimCLR(pl.LightningModule):
         self.tracker.refresh()
 
     def configure_optimizers(self) -> Any:
-        """Build the optimiser; warm-up and cosine by the step."""
+        """Build the optimizer; warm-up and cosine by the step."""
         groups = parameter_groups([self], self.weight_decay, self.decay_norm_and_bias)
         optimizer = build_optimizer(self.optimizer_name, groups, self.learning_rate, self.momentum)
         epochs = self.trainer.max_epochs
@@ -365,7 +365,7 @@ class SimCLR(pl.LightningModule):
         }
 
     def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
-        """Load weights and tracker; a learner without a tracker takes the saved size."""
+        """Load weights and tracker; a method without a tracker takes the saved size."""
         saved = state_dict.get("tracker.momentum_loss")
         if self.tracker is None and saved is not None:
             self._make_tracker(saved.numel())
@@ -373,7 +373,7 @@ class SimCLR(pl.LightningModule):
 
 
 def by_size(views: list[Tensor]) -> list[Tensor]:
-    """Stack neighbouring views of one size, which then pass the encoder together.
+    """Stack neighboring views of one size, which then pass the encoder together.
 
     Args:
         views: V tensors (B, 3, S, S), as a multi-crop gives them, global ones first.

@@ -1,4 +1,4 @@
-"""Encoders and projectors: timm models by name, small networks for small pictures."""
+"""Encoders and projectors: timm models by name, small networks for small images."""
 
 from typing import Any
 
@@ -38,8 +38,8 @@ class SmallResNet(nn.Module):
     Args:
         depth: 8, 14, 20, …: 6n + 2.
         width: channels of the first stage; the last has four times as many.
-        stem_stride: 2 halves the picture first, a quarter of the cost.
-        in_channels: channels of the picture.
+        stem_stride: 2 halves the image first, a quarter of the cost.
+        in_channels: channels of the image.
 
     Raises:
         InputError: a depth that is not 6n + 2.
@@ -74,7 +74,7 @@ class SmallResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) pictures to (B, num_features) pooled features."""
+        """(B, C, H, W) images to (B, num_features) pooled features."""
         x = torch.relu(self.bn1(self.conv1(x)))
         x = self.blocks(x)
         return x.mean(dim=(2, 3))
@@ -84,11 +84,11 @@ class SmallAlexNet(nn.Module):
     """The five-layer AlexNet of the small-scale CACR results, up to fc7.
 
     Args:
-        image_size: side of the square pictures in pixels (32 for CIFAR, 64 for STL-10).
-        in_channels: channels of the picture.
+        image_size: side of the square images in pixels (32 for CIFAR, 64 for STL-10).
+        in_channels: channels of the image.
 
     Raises:
-        InputError: pictures smaller than 16 pixels.
+        InputError: images smaller than 16 pixels.
 
     Source: CACR (arXiv 2105.03746), appendix; Wang and Isola (arXiv 2005.10242). The linear probe
     of those papers reads fc7, so these are the features; fc8 is the projector.
@@ -104,7 +104,7 @@ class SmallAlexNet(nn.Module):
         for _ in range(3):  # three unpadded 3×3 poolings of stride 2
             side = (side - 3) // 2 + 1
         if side < 1:
-            raise InputError(f"SmallAlexNet needs pictures of at least 16 px, got {image_size}.")
+            raise InputError(f"SmallAlexNet needs images of at least 16 px, got {image_size}.")
         layers: list[nn.Module] = []
         channels = in_channels
         for width, pool in ((96, True), (192, True), (384, False), (384, False), (192, True)):
@@ -121,7 +121,7 @@ class SmallAlexNet(nn.Module):
         self.fc7 = _fully_connected(4096, 4096)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) pictures to (B, 4096) features of fc7."""
+        """(B, C, H, W) images to (B, 4096) features of fc7."""
         x = self.convolutions(x).flatten(1)
         x = self.fc6(x)
         return self.fc7(x)  # type: ignore[no-any-return]
@@ -200,15 +200,15 @@ def create_encoder(
     in_channels: int = 3,
     **arguments: Any,
 ) -> nn.Module:
-    """Build an encoder: pictures (B, C, H, W) to pooled features (B, ``num_features``).
+    """Build an encoder: images (B, C, H, W) to pooled features (B, ``num_features``).
 
     Args:
         name: any timm model name; ``"small_alexnet"``; or ``"resnet8"``, ``"resnet14"``,
             ``"resnet20"`` (`SmallResNet`, which takes ``width`` and ``stem_stride``).
-        image_size: side of the square pictures in pixels.
+        image_size: side of the square images in pixels.
         small_stem: give a timm ResNet a 3×3 stem of stride 1 without pooling; by default for
-            pictures of at most 64 px, as in the CIFAR papers.
-        in_channels: channels of the picture.
+            images of at most 64 px, as in the CIFAR papers.
+        in_channels: channels of the image.
         arguments: further arguments of the model.
 
     Returns:

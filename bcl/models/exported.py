@@ -37,15 +37,15 @@ def save_encoder(
     """Write an encoder as ``model.safetensors`` and a ``config.json`` in timm's format.
 
     ``timm.create_model("local-dir:FOLDER", pretrained=True)`` builds it again with the same
-    features, for pictures in [0, 1] from which ``mean`` was taken and that were divided by ``std``.
-    timm has no arguments for a ResNet's stem for small pictures, nor the small networks of this
-    library: for those ``architecture`` is ``bcl_encoder``, which timm knows once ``bcl.models.exported``
-    was imported. `load_encoder` opens both kinds.
+    features, for images in [0, 1] from which ``mean`` was taken and that were divided by ``std``.
+    timm has no arguments for a ResNet's stem for small images, nor the small networks of this
+    library: for those ``architecture`` is ``bcl_encoder``, which timm knows once
+    ``bcl.models.exported`` was imported. `load_encoder` opens both kinds.
 
     Args:
         encoder: from `bcl.create_encoder`.
         folder: where the two files are written; made if need be.
-        mean: per channel, of pictures in [0, 1].
+        mean: per channel, of images in [0, 1].
         std: likewise.
         about: plain values kept under ``"bcl"``, such as where the weights came from.
 
@@ -130,8 +130,8 @@ def load_encoder(folder: str | Path) -> nn.Module:
         folder: with ``model.safetensors`` and ``config.json``.
 
     Returns:
-        The encoder in evaluation mode: normalised pictures (B, 3, H, W) to features (B, D). Its
-        attributes ``mean`` and ``std``, tuples per channel, normalise pictures in [0, 1];
+        The encoder in evaluation mode: normalized images (B, 3, H, W) to features (B, D). Its
+        attributes ``mean`` and ``std``, tuples per channel, normalize images in [0, 1];
         ``num_tensors`` says how many tensors were loaded.
 
     Raises:

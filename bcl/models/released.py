@@ -48,7 +48,7 @@ class Published:
         projector: tensors of the projector, by those of `bcl.Projector`.
         encoder_norms: batch norms of SDCLR's pruned branch in the encoder, by the encoder's names.
         projector_norms: likewise in the projector.
-        mean: per channel, of pictures in [0, 1]; None if the file does not say.
+        mean: per channel, of images in [0, 1]; None if the file does not say.
         std: likewise.
         statistics: how many tensors of the file said so.
         left: parts that an encoder does not have, and how many tensors each holds.
@@ -79,7 +79,7 @@ def read_published(path: str | Path, kind: str | None = None) -> Published:
 
     Args:
         path: the file; ``torch.load(weights_only=True)`` must read it.
-        kind: one of `KINDS`; recognised by its names if not given.
+        kind: one of `KINDS`; recognized by its names if not given.
 
     Returns:
         Its tensors in our names. They are not checked against an encoder yet.
@@ -198,7 +198,7 @@ _HEAD = r"(?P<layer>fc|bn)(?P<number>[123])\."
 
 
 def _statistics(names: _Names, prefix: str) -> dict[str, Any]:
-    """The normalisation that the released ResNets carry as buffers."""
+    """The normalization that the released ResNets carry as buffers."""
     found = names.take(rf"{prefix}normalize\.(mean|std)")
     if not found:
         return {"mean": IMAGENET[0], "std": IMAGENET[1]}
@@ -315,7 +315,7 @@ def _has(pattern: str) -> Callable[[Tensors], bool]:
     return lambda state: any(re.match(pattern, name) for name in state)
 
 
-# Kind: how its names are recognised, and how they are mapped; the first that is recognised counts.
+# Kind: how its names are recognized, and how they are mapped; the first that is recognized counts.
 KINDS: dict[str, tuple[Callable[[Tensors], bool], Callable[[_Names], Published]]] = {
     "bcl": (_has(r"projector\.fc1\."), lambda n: _single(n, r"backbone\.", r"projector\.")),
     "bcl-d": (_has(r"backbone\.bn1\.bn_list\."), _bcl_d),

@@ -6,20 +6,20 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from bcl.report.compare import Method
-from bcl.report.figures import COLOURS, MARKERS, Chart, number, smooth
+from bcl.report.figures import COLORS, MARKERS, Chart, number, smooth
 from bcl.report.tables import percent
 
 Values = dict[str, Any]
 Curve = tuple[Method, str, list[tuple[float, tuple[float, float]]]]
 
 
-def colour(index: int) -> str:
-    """Colour of a method."""
-    return COLOURS[index % len(COLOURS)]
+def color(index: int) -> str:
+    """Color of a method."""
+    return COLORS[index % len(COLORS)]
 
 
 def marker(index: int) -> str:
-    """Marker of a method, so that colour is never the only sign."""
+    """Marker of a method, so that color is never the only sign."""
     return MARKERS[index % len(MARKERS)]
 
 
@@ -78,7 +78,7 @@ def _by_class(method: Method, protocol: str) -> dict[int, float]:
 
 
 def accuracy_over_frequency(methods: Sequence[Method], protocol: str) -> str:
-    """Accuracy of every class over its training pictures, with a smoothed line.
+    """Accuracy of every class over its training images, with a smoothed line.
 
     Args:
         methods: the baseline first.
@@ -95,9 +95,9 @@ def accuracy_over_frequency(methods: Sequence[Method], protocol: str) -> str:
     low = math.floor(min(values) * 10 - 0.3) / 10
     chart = Chart(
         "Accuracy over class frequency",
-        f"test accuracy of every class ({protocol}) over its number of training pictures, one "
-        "colour and marker a run, with a smoothed line",
-        "training pictures of the class (log scale)",
+        f"test accuracy of every class ({protocol}) over its number of training images, one "
+        "color and marker a run, with a smoothed line",
+        "training images of the class (log scale)",
         "test accuracy, %",
         _count_limits(data["class_counts"]),
         (max(low, 0.0) if low >= 0.5 else 0.0, 1.0),
@@ -107,10 +107,10 @@ def accuracy_over_frequency(methods: Sequence[Method], protocol: str) -> str:
     lines, size = [], _size(len(values))
     for method, by_class in rows:
         counts = method.plain[0]["data"]["class_counts"]
-        tint = colour(method.index)
+        tint = color(method.index)
         for class_id, value in by_class.items():
             name = data["class_names"][class_id]
-            tip = f"{method.label}: {name}, {counts[class_id]:,} pictures, {percent(value, 1)} %"
+            tip = f"{method.label}: {name}, {counts[class_id]:,} images, {percent(value, 1)} %"
             chart.point(counts[class_id], value, tint, marker(method.index), tip, size)
         lines.append((_smoothed(by_class, counts), tint))
     for line, tint in lines:
@@ -126,7 +126,7 @@ def _smoothed(by_class: dict[int, float], counts: Sequence[int]) -> list[tuple[f
 
 
 def gain_over_baseline(methods: Sequence[Method], protocol: str) -> str:
-    """Difference from the baseline for every class, over its training pictures.
+    """Difference from the baseline for every class, over its training images.
 
     Args:
         methods: the baseline first.
@@ -149,8 +149,8 @@ def gain_over_baseline(methods: Sequence[Method], protocol: str) -> str:
     chart = Chart(
         "Gain over the baseline",
         f"accuracy of every class minus that of {methods[0].label} ({protocol}), in points, over "
-        "its number of training pictures, with a smoothed line",
-        "training pictures of the class (log scale)",
+        "its number of training images, with a smoothed line",
+        "training images of the class (log scale)",
         f"points over {methods[0].label}",
         _count_limits(data["class_counts"]),
         (-largest, largest),
@@ -160,21 +160,19 @@ def gain_over_baseline(methods: Sequence[Method], protocol: str) -> str:
     chart.level(0.0, "")
     size = _size(sum(len(gains) for _, gains in rows))
     for method, gains in rows:
-        tint, counts = colour(method.index), data["class_counts"]
+        tint, counts = color(method.index), data["class_counts"]
         for class_id, value in gains.items():
             name = data["class_names"][class_id]
-            tip = (
-                f"{method.label}: {name}, {counts[class_id]:,} pictures, {100 * value:+.1f} points"
-            )
+            tip = f"{method.label}: {name}, {counts[class_id]:,} images, {100 * value:+.1f} points"
             chart.point(counts[class_id], value, tint, marker(method.index), tip, size)
     for method, gains in rows:  # lines lie over the marks of all methods
         if line := _smoothed(gains, data["class_counts"]):
-            chart.line(line, colour(method.index), width=2.4, halo=True)
+            chart.line(line, color(method.index), width=2.4, halo=True)
     return chart.svg()
 
 
 def _few_shot(methods: Sequence[Method]) -> list[Curve]:
-    """Lines of two points or more: method, solver, and (pictures per class, (mean, interval))."""
+    """Lines of two points or more: method, solver, and (images per class, (mean, interval))."""
     curves: list[Curve] = []
     for method in methods:
         by_solver: dict[str, dict[float, tuple[float, float]]] = {}
@@ -183,7 +181,7 @@ def _few_shot(methods: Sequence[Method]) -> list[Curve]:
             if entry["kind"] != "linear" or not balanced:
                 continue
             chosen = entry["draws"][0]["chosen"]
-            shots = chosen["train_pictures"] / method.plain[0]["data"]["num_classes"]
+            shots = chosen["train_images"] / method.plain[0]["data"]["num_classes"]
             runs = method.entries(entry["name"])
             mean = sum(run["summary"]["accuracy"]["mean"] for run in runs) / len(runs)
             spread = entry["summary"]["accuracy"]["ci95"] or 0.0
@@ -195,7 +193,7 @@ def _few_shot(methods: Sequence[Method]) -> list[Curve]:
 
 
 def few_shot_curve(methods: Sequence[Method]) -> str:
-    """Accuracy over labelled pictures per class, of the linear protocols on the balanced set.
+    """Accuracy over labeled images per class, of the linear protocols on the balanced set.
 
     Args:
         methods: the baseline first.
@@ -210,9 +208,9 @@ def few_shot_curve(methods: Sequence[Method]) -> str:
     bounds = [mean + sign * half for _, (mean, half) in every for sign in (-1, 1)]
     chart = Chart(
         "Few-shot curve",
-        "test accuracy over labelled pictures per class, one line a run, bars are 95 % intervals "
+        "test accuracy over labeled images per class, one line a run, bars are 95 % intervals "
         "over draws",
-        "labelled pictures per class (log scale)",
+        "labeled images per class (log scale)",
         "test accuracy, %",
         (min(x for x, _ in every) * 0.85, max(x for x, _ in every) * 1.18),
         _limits(bounds),
@@ -221,7 +219,7 @@ def few_shot_curve(methods: Sequence[Method]) -> str:
     )
     solvers = list(dict.fromkeys(solver for _, solver, _ in curves))
     for method, solver, steps in curves:
-        tint = colour(method.index)
+        tint = color(method.index)
         dash = DASHES[solvers.index(solver) % len(DASHES)][1]
         chart.line([(shots, mean) for shots, (mean, _) in steps], tint, dash=dash)
         for shots, (mean, spread) in steps:
@@ -297,7 +295,7 @@ def history_curve(
         x_format=_epoch,
     )
     for method, points in curves:
-        chart.line(points, colour(method.index), width=2 if len(method.plain) == 1 else 1.3)
+        chart.line(points, color(method.index), width=2 if len(method.plain) == 1 else 1.3)
     return chart.svg()
 
 
@@ -340,7 +338,7 @@ def online_curves(methods: Sequence[Method]) -> list[Values]:
 
 
 def momentum_loss(method: Method) -> str:
-    """Momentum loss of every class over its training pictures.
+    """Momentum loss of every class over its training images.
 
     Args:
         method: its first run is shown.
@@ -357,22 +355,22 @@ def momentum_loss(method: Method) -> str:
         return ""
     chart = Chart(
         f"Momentum loss of {method.label}",
-        "mean momentum loss of every class over its number of training pictures, bars from the "
+        "mean momentum loss of every class over its number of training images, bars from the "
         "lower to the upper quartile of its samples",
-        "training pictures of the class (log scale)",
+        "training images of the class (log scale)",
         "momentum loss",
         _count_limits(counts),
         _limits([row[key] for row in rows for key in ("low", "high", "mean")]),
         x_log=True,
     )
-    tint, size = colour(method.index), _size(len(rows))
+    tint, size = color(method.index), _size(len(rows))
     for row in rows:
         count = counts[row["class"]]
         chart.stem(count, row["low"], row["high"], tint)
     for row in rows:
         count = counts[row["class"]]
         name = plain["data"]["class_names"][row["class"]]
-        tip = f"{name}: {count:,} pictures, momentum loss {row['mean']:.3f}"
+        tip = f"{name}: {count:,} images, momentum loss {row['mean']:.3f}"
         chart.point(count, row["mean"], tint, marker(method.index), tip, size)
     if line := _smoothed({row["class"]: row["mean"] for row in rows}, counts):
         low, high = chart.y_range
@@ -395,7 +393,7 @@ def score_histogram(method: Method) -> str:
         for row in plain["record"].get("history") or []
         if row.get("score_histogram") and sum(row["score_histogram"])
     ]
-    tint = colour(method.index)
+    tint = color(method.index)
     if len(rows) > 1:
         return _score_map(method.label, rows, tint)
     bins = plain["tracker"]["score_histogram"]

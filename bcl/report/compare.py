@@ -28,7 +28,7 @@ class Method:
 
     Attributes:
         label: what readers see.
-        index: position, for colours.
+        index: position, for colors.
         reports: the runs.
         plain: their values as saved.
     """
@@ -101,7 +101,7 @@ def check_comparable(reports: Sequence[ProbeReport]) -> None:
     for run in reports[1:]:
         if run.data["test_hash"] != first.data["test_hash"]:
             raise InputError(
-                f"'{first.name}' and '{run.name}' were tested on different pictures (test set "
+                f"'{first.name}' and '{run.name}' were tested on different images (test set "
                 f"{first.data['test_hash'][:12]} and {run.data['test_hash'][:12]}); their "
                 "accuracies cannot be compared. Report them one by one."
             )
@@ -119,15 +119,15 @@ def difference_notes(reports: Sequence[ProbeReport]) -> list[str]:
     notes = []
     first = reports[0]
     for key, words in (
-        ("content_hash", "pretraining pictures"),
-        ("probe_hash", "probe training pictures"),
+        ("content_hash", "pretraining images"),
+        ("probe_hash", "probe training images"),
     ):
         others = sorted({r.name for r in reports if r.data.get(key) != first.data.get(key)})
         if others:
             notes.append(f"Other {words} than {first.name}: {', '.join(others)}.")
     for key, names, words in (
-        ("pictures_hash", "content_hash", "pretraining"),
-        ("test_pictures_hash", "test_hash", "test"),
+        ("images_hash", "content_hash", "pretraining"),
+        ("test_images_hash", "test_hash", "test"),
     ):
         others = sorted(
             {
@@ -141,7 +141,7 @@ def difference_notes(reports: Sequence[ProbeReport]) -> list[str]:
         )
         if others:
             notes.append(
-                f"The {words} pictures of the same names hold other bytes (another encoding or "
+                f"The {words} images of the same names hold other bytes (another encoding or "
                 f"size) than those of {first.name}: {', '.join(others)}."
             )
     others = sorted(
@@ -259,7 +259,7 @@ def _test_rows(table: Values, name: str, together: list[Method], rule: str) -> N
             known = None not in first and None not in second
             p_values[column].append(paired_t(first, second) if known else None)
         if kind is None:
-            p, kind = _over_pictures(baseline, method, name)
+            p, kind = _over_images(baseline, method, name)
             p_values["all"][-1] = p
         if kind is not None:
             kinds.add(kind)
@@ -318,7 +318,7 @@ def _draws(method: Method, name: str, column: str, rule: str) -> list[Any]:
     return [sum(row) / len(row) if row else None for row in rows]
 
 
-def _over_pictures(a: Method, b: Method, name: str) -> tuple[float | None, str | None]:
+def _over_images(a: Method, b: Method, name: str) -> tuple[float | None, str | None]:
     first, second = a.reports[0].predictions, b.reports[0].predictions
     if name not in first or name not in second or "labels" not in first:
         return None, None
@@ -327,4 +327,4 @@ def _over_pictures(a: Method, b: Method, name: str) -> tuple[float | None, str |
     right_a = first[name][0] == first["labels"]
     right_b = second[name][0] == second["labels"]
     p = mcnemar(int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum()))
-    return p, "McNemar test over test pictures, which says nothing about seeds"
+    return p, "McNemar test over test images, which says nothing about seeds"

@@ -21,10 +21,10 @@ def tail_confusion(
         predictions: (draws, M) predicted labels.
         labels: (M,).
         groups: group name to class ids.
-        class_counts: training pictures by class.
+        class_counts: training images by class.
 
     Returns:
-        ``groups``: for each true group the share of test pictures that were answered rightly and
+        ``groups``: for each true group the share of test images that were answered rightly and
         the shares of wrong answers by group; ``classes``: the rarest tested classes with their
         commonest wrong answers and shares.
     """

@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from html import escape
 
-# Okabe and Ito's colours, the light ones darkened to a contrast of 4.5 on white.
-COLOURS = ("#0b61a4", "#c2410c", "#00734f", "#8e3a80", "#7a5c00", "#444b54")
+# Okabe and Ito's colors, the light ones darkened to a contrast of 4.5 on white.
+COLORS = ("#0b61a4", "#c2410c", "#00734f", "#8e3a80", "#7a5c00", "#444b54")
 MARKERS = ("circle", "square", "triangle", "diamond")
 
 
@@ -101,7 +101,7 @@ class Chart:
     def line(
         self,
         points: Iterable[tuple[float, float]],
-        colour: str,
+        color: str,
         *,
         dash: str = "",
         width: float = 2,
@@ -116,12 +116,12 @@ class Chart:
             )
         style = f' stroke-dasharray="{dash}"' if dash else ""
         self.parts.append(
-            f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="{width}" '
+            f'<polyline points="{path}" fill="none" stroke="{color}" stroke-width="{width}" '
             f'stroke-linejoin="round"{style}/>'
         )
 
     def point(
-        self, x: float, y: float, colour: str, marker: str, tip: str, size: float = 3.5
+        self, x: float, y: float, color: str, marker: str, tip: str, size: float = 3.5
     ) -> None:
         """One marker; its text appears when the pointer rests on it."""
         a, b = self.x(x), self.y(y)
@@ -137,37 +137,37 @@ class Chart:
         }[marker]
         kind = shape[1 : shape.index(" ")]
         self.parts.append(
-            f'{shape} fill="{colour}" fill-opacity="{opacity}" stroke="var(--paper)" '
+            f'{shape} fill="{color}" fill-opacity="{opacity}" stroke="var(--paper)" '
             f'stroke-width="{0.6 if size > 3 else 0}"><title>{escape(tip)}</title></{kind}>'
         )
 
-    def stem(self, x: float, low: float, high: float, colour: str, width: float = 1.4) -> None:
+    def stem(self, x: float, low: float, high: float, color: str, width: float = 1.4) -> None:
         """A vertical bar from low to high, such as a quartile range."""
         self.parts.append(
             f'<line x1="{self.x(x)}" x2="{self.x(x)}" y1="{self.y(low)}" y2="{self.y(high)}" '
-            f'stroke="{colour}" stroke-width="{width}" stroke-opacity=".55"/>'
+            f'stroke="{color}" stroke-width="{width}" stroke-opacity=".55"/>'
         )
 
-    def bar(self, x0: float, x1: float, y: float, colour: str, tip: str) -> None:
+    def bar(self, x0: float, x1: float, y: float, color: str, tip: str) -> None:
         """A filled bar between zero and y."""
         zero = min(max(0.0, self.y_range[0]), self.y_range[1])
         top, base = self.y(max(y, zero)), self.y(min(y, zero))
         width = max(self.x(x1) - self.x(x0) - 1, 0.6)
         self.parts.append(
             f'<rect x="{self.x(x0)}" y="{top}" width="{width:.2f}" '
-            f'height="{max(base - top, 0.5):.2f}" fill="{colour}">'
+            f'height="{max(base - top, 0.5):.2f}" fill="{color}">'
             f"<title>{escape(tip)}</title></rect>"
         )
 
     def cell(
-        self, x: tuple[float, float], y: tuple[float, float], share: float, colour: str, tip: str
+        self, x: tuple[float, float], y: tuple[float, float], share: float, color: str, tip: str
     ) -> None:
         """A rectangle of a heat map; the share, from 0 to 1, is its opacity."""
         left, top = self.x(x[0]), self.y(y[1])
         width, height = self.x(x[1]) - left, self.y(y[0]) - top
         self.parts.append(
             f'<rect x="{left}" y="{top}" width="{width + 0.3:.2f}" height="{height + 0.3:.2f}" '
-            f'fill="{colour}" fill-opacity="{share:.3f}"><title>{escape(tip)}</title></rect>'
+            f'fill="{color}" fill-opacity="{share:.3f}"><title>{escape(tip)}</title></rect>'
         )
 
     def level(self, y: float, text: str) -> None:

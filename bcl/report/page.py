@@ -25,17 +25,17 @@ from bcl.report.tables import (
 
 Values = dict[str, Any]
 FORMATS = {"md": markdown_table, "tex": latex_table, "csv": csv_table, "json": comparison_json}
-PICTURE_ROWS = {
+IMAGE_ROWS = {
     "highest": (
         "highest memorization scores",
-        "Not yet memorised: where views are boosted, these most.",
+        "Not yet memorized: where views are boosted, these most.",
     ),
-    "lowest": ("lowest memorization scores", "Memorised: where views are boosted, these hardly."),
+    "lowest": ("lowest memorization scores", "Memorized: where views are boosted, these hardly."),
     "risen": (
         "scores that rose most",
         "Forgotten, relative to the others, since the earlier epoch.",
     ),
-    "fallen": ("scores that fell most", "Memorised since the earlier epoch."),
+    "fallen": ("scores that fell most", "Memorized since the earlier epoch."),
 }
 
 
@@ -68,10 +68,10 @@ def render_report(
         >>> import tempfile
         >>> from bcl import evaluate
         >>> from datamodules import DigitsLT
-        >>> grey = lambda images: images.float().mean((2, 3))
-        >>> report = evaluate(grey, DigitsLT(), protocols="knn@10", record={"name": "grey value"})
+        >>> gray = lambda images: images.float().mean((2, 3))
+        >>> report = evaluate(gray, DigitsLT(), protocols="knn@10", record={"name": "gray value"})
         >>> page = render_report(report, Path(tempfile.mkdtemp()) / "report.html", formats=["csv"])
-        >>> "grey value" in page.read_text(encoding="utf-8"), page.with_suffix(".csv").exists()
+        >>> "gray value" in page.read_text(encoding="utf-8"), page.with_suffix(".csv").exists()
         (True, True)
     """
     runs = [reports] if isinstance(reports, ProbeReport) else list(reports)
@@ -204,7 +204,7 @@ def render_html(runs: Sequence[ProbeReport], *, title: str = "Linear probe repor
         notes=difference_notes(runs),
         overview=_overview(tables, len(together)) if len(tables) > 2 else [],
         solvers=charts.solver_lines(together),
-        picture_rows=PICTURE_ROWS,
+        image_rows=IMAGE_ROWS,
         charts={
             "frequency": charts.accuracy_over_frequency(together, protocol),
             "gain": charts.gain_over_baseline(together, protocol),
@@ -230,21 +230,21 @@ def _overview(tables: list[Values], count: int) -> list[list[Values | None]]:
 
 
 def _view(method: Method, protocol: str) -> Values:
-    """What the template shows of a method; pictures and tracker are those of its first run."""
+    """What the template shows of a method; images and tracker are those of its first run."""
     first = method.plain[0]
-    pictures = []
-    for picture, content in zip(first["pictures"], method.reports[0].pictures, strict=True):
+    images = []
+    for image, content in zip(first["images"], method.reports[0].images, strict=True):
         if content["png"]:
-            picture["uri"] = "data:image/png;base64," + base64.b64encode(content["png"]).decode()
-            pictures.append(picture)
+            image["uri"] = "data:image/png;base64," + base64.b64encode(content["png"]).decode()
+            images.append(image)
     entry = method.entry(protocol)
     return {
         "label": method.label,
         "index": method.index,
-        "colour": charts.colour(method.index),
+        "color": charts.color(method.index),
         "marker": charts.marker(method.index),
         "runs": method.plain,
-        "pictures": pictures,
+        "images": images,
         "tracker": first["tracker"],
         "momentum_loss": charts.momentum_loss(method) if first["tracker"] else "",
         "score_histogram": charts.score_histogram(method) if first["tracker"] else "",

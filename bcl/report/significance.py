@@ -1,4 +1,4 @@
-"""Is a difference more than chance? Paired tests over seeds or over test pictures."""
+"""Is a difference more than chance? Paired tests over seeds or over test images."""
 
 import math
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ def student_t_p(t: float, degrees: int) -> float:
 
 
 def _incomplete_beta(a: float, b: float, x: float) -> float:
-    """Regularised incomplete beta function, by Lentz's continued fraction."""
+    """Regularized incomplete beta function, by Lentz's continued fraction."""
     if x <= 0 or x >= 1:
         return min(max(x, 0.0), 1.0)
     if x > (a + 1) / (a + b + 2):  # the fraction converges fast on this side of the mean only
@@ -76,11 +76,11 @@ def paired_t(first: Sequence[float], second: Sequence[float]) -> float | None:
 
 
 def mcnemar(only_first: int, only_second: int) -> float | None:
-    """Exact two-sided McNemar test on pictures that one of two classifiers got right.
+    """Exact two-sided McNemar test on images that one of two classifiers got right.
 
     Args:
-        only_first: pictures that only the first got right.
-        only_second: pictures that only the second got right.
+        only_first: images that only the first got right.
+        only_second: images that only the second got right.
 
     Returns:
         The p-value; None if they differ nowhere.

@@ -37,13 +37,13 @@ def text_table(reports: Sequence[ProbeReport]) -> str:
     Example:
         >>> from bcl import evaluate
         >>> from datamodules import DigitsLT
-        >>> grey = lambda images: images.float().mean((2, 3))
-        >>> report = evaluate(grey, DigitsLT(), protocols="knn@10", record={"name": "grey"})
+        >>> gray = lambda images: images.float().mean((2, 3))
+        >>> report = evaluate(gray, DigitsLT(), protocols="knn@10", record={"name": "gray"})
         >>> heading, row, rule = text_table([report]).splitlines()
         >>> heading
         'run   protocol  Many  Medium   Few  Std(pop)  Std(n-1)    All'
         >>> row.split()[:2], len(row) == len(heading)
-        (['grey', 'knn@10'], True)
+        (['gray', 'knn@10'], True)
     """
     columns = [column for column in COLUMNS if column != "top5"]
     head = ["run", "protocol", "Many", "Medium", "Few", "Std(pop)", "Std(n-1)", "All"]

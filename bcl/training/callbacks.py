@@ -19,7 +19,7 @@ from bcl.training.saving import Checkpoints, TorchRandomState, is_last_epoch
 class RunRecorder(Callback):
     """Keep the record of a run (configuration, versions, history, wall time) in its checkpoints.
 
-    ``notes`` are the datamodule's: every picture that was left out as unreadable by its name, and
+    ``notes`` are the datamodule's: every image that was left out as unreadable by its name, and
     what else it has to tell. Records of earlier versions have none.
 
     Args:
@@ -124,7 +124,7 @@ class RunRecorder(Callback):
         """Continue the history and the clock of an interrupted run.
 
         Raises:
-            InputError: the run had another seed or other training pictures, whose ids the tracker
+            InputError: the run had another seed or other training images, whose ids the tracker
                 would take for the same.
         """
         saved = checkpoint[KEY]["record"]
@@ -132,7 +132,7 @@ class RunRecorder(Callback):
         for key, what in (
             ("seed", "seed"),
             ("content_hash", "training set (content hash)"),
-            ("pictures_hash", "encoding of the training pictures (hash of their bytes)"),
+            ("images_hash", "encoding of the training images (hash of their bytes)"),
         ):
             old, new = saved.get(key), own.get(key)
             if old is not None and new is not None and old != new:
@@ -155,18 +155,18 @@ class RunRecorder(Callback):
 def _data(trainer: pl.Trainer) -> dict[str, str]:
     """Recipe and content hash of the training set, where the datamodule knows them."""
     data: Any = getattr(trainer, "datamodule", None)
-    found = {key: getattr(data, key, None) for key in ("recipe", "content_hash", "pictures_hash")}
+    found = {key: getattr(data, key, None) for key in ("recipe", "content_hash", "images_hash")}
     return {key: str(value) for key, value in found.items() if value is not None}
 
 
 def _notes(trainer: pl.Trainer) -> list[str]:
-    """What the datamodule has to tell, such as the pictures that were left out."""
+    """What the datamodule has to tell, such as the images that were left out."""
     notes = getattr(getattr(trainer, "datamodule", None), "notes", None)
     return [str(note) for note in notes] if isinstance(notes, list | tuple) else []
 
 
 class DataNotes(Callback):
-    """Print what the datamodule has to tell, such as pictures that were left out, before training.
+    """Print what the datamodule has to tell, such as images that were left out, before training.
 
     Args:
         most: notes that are printed; all of them are in the run's record.

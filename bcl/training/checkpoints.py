@@ -1,4 +1,4 @@
-"""Checkpoints: written whole or not at all, read back into the learner that wrote them."""
+"""Checkpoints: written whole or not at all, read back into the method that wrote them."""
 
 import pickle
 import shutil
@@ -86,9 +86,9 @@ def keep_as(path: Path, other: Path) -> None:
 
 @dataclass
 class Run:
-    """A pretrained learner, its datamodule (not set up) and the record of its run."""
+    """A pretrained method, its datamodule (not set up) and the record of its run."""
 
-    learner: Any
+    method: Any
     data: Any
     record: dict[str, Any]
     path: Path
@@ -183,15 +183,15 @@ def _beside(file: Path) -> str:
     return " No whole checkpoint lies beside it."
 
 
-def open_learner(path: str | Path, trusted: tuple[str, ...] = ()) -> tuple[Any, dict[str, Any]]:
-    """Rebuild a learner with its weights and tracker from a checkpoint.
+def open_method(path: str | Path, trusted: tuple[str, ...] = ()) -> tuple[Any, dict[str, Any]]:
+    """Rebuild a method with its weights and tracker from a checkpoint.
 
     Args:
         path: a checkpoint that `bcl fit` or the quickstart wrote.
         trusted: packages besides this library whose classes the configuration may name.
 
     Returns:
-        The learner, in evaluation mode on the CPU, and the record of its run.
+        The method, in evaluation mode on the CPU, and the record of its run.
 
     Raises:
         InputError: a broken or foreign checkpoint, or one of another model.
@@ -201,38 +201,38 @@ def open_learner(path: str | Path, trusted: tuple[str, ...] = ()) -> tuple[Any, 
     config = record.get("config") or {}
     if not isinstance(config, dict) or not {"model", "data"} <= config.keys():
         raise InputError(
-            f"{path} does not say how its learner was built; it can be resumed by the program "
+            f"{path} does not say how its method was built; it can be resumed by the program "
             "that wrote it, but not opened by itself."
         )
-    learner = instantiate(config["model"], trusted)
-    load_learner(learner, content, path)
-    return learner.eval(), record
+    method = instantiate(config["model"], trusted)
+    load_method(method, content, path)
+    return method.eval(), record
 
 
 def load_run(path: str | Path, trusted: tuple[str, ...] = ()) -> Run:
-    """Rebuild a learner with its weights and tracker, and its datamodule, from a checkpoint.
+    """Rebuild a method with its weights and tracker, and its datamodule, from a checkpoint.
 
     Args:
         path: a checkpoint that `bcl fit` or the quickstart wrote.
         trusted: packages besides this library whose classes the configuration may name.
 
     Returns:
-        The run; the learner is in evaluation mode on the CPU.
+        The run; the method is in evaluation mode on the CPU.
 
     Raises:
         InputError: a broken or foreign checkpoint, or one of another model.
     """
-    learner, record = open_learner(path, trusted)
-    return Run(learner, instantiate(record["config"]["data"], trusted), record, Path(path))
+    method, record = open_method(path, trusted)
+    return Run(method, instantiate(record["config"]["data"], trusted), record, Path(path))
 
 
-def load_learner(learner: Any, content: dict[str, Any], path: str | Path) -> None:
-    """Load a checkpoint into a learner whose encoder is built like the one that was trained.
+def load_method(method: Any, content: dict[str, Any], path: str | Path) -> None:
+    """Load a checkpoint into a method whose encoder is built like the one that was trained.
 
     Tensors of equal shapes do not make encoders equal: strides and poolings have none.
 
     Args:
-        learner: takes the weights.
+        method: takes the weights.
         content: from `read_checkpoint`.
         path: the checkpoint, for the error.
 
@@ -240,7 +240,7 @@ def load_learner(learner: Any, content: dict[str, Any], path: str | Path) -> Non
         InputError: another encoder, or tensors that do not fit.
     """
     saved = content[KEY]["record"].get("encoder")
-    own = plain(encoder_spec(getattr(learner, "encoder", learner)))
+    own = plain(encoder_spec(getattr(method, "encoder", method)))
     if saved is not None and own is not None:
         for key in sorted({*saved, *own} - {"image_size"}):
             if saved.get(key) != own.get(key) and not key.startswith("drop"):
@@ -249,12 +249,12 @@ def load_learner(learner: Any, content: dict[str, Any], path: str | Path) -> Non
                     f"'{saved.get('name')}' was built with {key}={saved.get(key)!r}, this one with "
                     f"{key}={own.get(key)!r}. Use the configuration that it was trained with."
                 )
-    load_weights(learner, content["state_dict"], path)
+    load_weights(method, content["state_dict"], path)
 
 
-def load_weights(learner: Any, state: dict[str, Any], path: str | Path) -> None:
+def load_weights(method: Any, state: dict[str, Any], path: str | Path) -> None:
     """Load a state dict strictly; the error of another model names what differs, briefly."""
-    own = learner.state_dict()
+    own = method.state_dict()
     missing = [name for name in own if name not in state]
     extra = [name for name in state if name not in own and not name.startswith("tracker.")]
     shapes = [name for name in own if name in state and own[name].shape != state[name].shape]
@@ -266,4 +266,4 @@ def load_weights(learner: Any, state: dict[str, Any], path: str | Path) -> None:
             f"{len(extra)} unknown, {len(shapes)} of another shape (first: '{shown}' {what}). "
             "Use the configuration that it was trained with."
         )
-    learner.load_state_dict(state)
+    method.load_state_dict(state)

@@ -11,25 +11,25 @@ from bcl.models.encoders import encoder_spec
 
 
 def new_record(
-    name: str, learner: pl.LightningModule, seed: int, config: dict[str, Any]
+    name: str, method: pl.LightningModule, seed: int, config: dict[str, Any]
 ) -> dict[str, Any]:
     """Start the record of a run: all that is known before its first step.
 
     Args:
         name: the run's name in reports.
-        learner: its class names the method.
+        method: its class names the method.
         seed: the run's seed.
-        config: plain values that rebuild learner and data (``model``, ``data``, ``trainer``).
+        config: plain values that rebuild method and data (``model``, ``data``, ``trainer``).
 
     Returns:
         The record, for `bcl.training.callbacks.RunRecorder`.
     """
     return {
         "name": name,
-        "method": type(learner).__name__,
+        "method": type(method).__name__,
         "seed": seed,
         "config": config,
-        "encoder": provenance.plain(encoder_spec(getattr(learner, "encoder", learner))),
+        "encoder": provenance.plain(encoder_spec(getattr(method, "encoder", method))),
         "commit": provenance.commit(),
         "versions": provenance.versions(),
         "hardware": provenance.hardware(),
@@ -38,7 +38,7 @@ def new_record(
 
 def fit(
     trainer: pl.Trainer,
-    learner: pl.LightningModule,
+    method: pl.LightningModule,
     data: pl.LightningDataModule,
     checkpoint: str | Path | None = None,
 ) -> None:
@@ -46,7 +46,7 @@ def fit(
 
     Args:
         trainer: Lightning's trainer.
-        learner: what is trained.
+        method: what is trained.
         data: its datamodule.
         checkpoint: where to resume from.
 
@@ -55,7 +55,7 @@ def fit(
         InputError: bad input, also where Lightning wrapped it.
     """
     try:
-        trainer.fit(learner, datamodule=data, ckpt_path=checkpoint)
+        trainer.fit(method, datamodule=data, ckpt_path=checkpoint)
     except SystemExit:  # Lightning's answer to an interrupt
         if trainer.interrupted:
             raise KeyboardInterrupt from None

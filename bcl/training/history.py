@@ -14,9 +14,9 @@ from bcl.training.saving import is_last_epoch
 class HistoryWriter(Callback):
     """Write momentum losses and scores of all samples to disk every n epochs.
 
-    One file an epoch (see `bcl.memorization.history.write_epoch`), 8 bytes a sample, written by rank 0 before
-    the epoch's checkpoint: a resumed run has every file that one without an interrupt has, and the
-    same. Read them with `bcl.TrackerHistory`.
+    One file an epoch (see `bcl.memorization.history.write_epoch`), 8 bytes a sample, written by
+    rank 0 before the epoch's checkpoint: a resumed run has the files of one without an interrupt.
+    Read them with `bcl.TrackerHistory`.
 
     Args:
         folder: where the files go.
@@ -32,8 +32,8 @@ class HistoryWriter(Callback):
         >>> from datamodules import DigitsLT
         >>> writer = HistoryWriter(tempfile.mkdtemp(), every_n_epochs=2)
         >>> settings = {"accelerator": "cpu", "barebones": True, "callbacks": [writer]}
-        >>> learner = SimCLR("resnet8", 16, {"width": 4})
-        >>> pl.Trainer(**settings, max_epochs=3).fit(learner, DigitsLT())
+        >>> method = SimCLR("resnet8", 16, {"width": 4})
+        >>> pl.Trainer(**settings, max_epochs=3).fit(method, DigitsLT())
         >>> TrackerHistory(writer.folder).epochs  # the last is always written
         [1, 2]
     """

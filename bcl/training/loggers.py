@@ -38,7 +38,7 @@ def run_loggers(
         names: of `LOGGERS`, in one string with commas or in a list.
         folder: the run's folder: ``metrics.csv``, ``tensorboard/``, ``wandb/``.
         record: the run's record, for wandb's name and configuration.
-        resumed_at: optimiser steps of the checkpoint that a run goes on from; then the CSV file and
+        resumed_at: optimizer steps of the checkpoint that a run goes on from; then the CSV file and
             the wandb run go on too, and what was logged after the checkpoint is dropped where
             that is possible (CSV, TensorBoard).
 
@@ -175,7 +175,7 @@ class LogHistory(Callback):
     """Hand every epoch's row of the record to the trainer's loggers, before it is checkpointed.
 
     TensorBoard and wandb get a histogram of the memorization scores besides, and wandb a table of
-    the tail: the samples with the largest momentum losses, with their class and its pictures in
+    the tail: the samples with the largest momentum losses, with their class and its images in
     the training set where there are labels. Put it behind all callbacks that add to the record.
 
     Args:
@@ -253,15 +253,15 @@ def _histogram(counts: list[int]) -> Any:
 
 
 def tail_table(tracker: Any, data: Any = None, rows: int = 32) -> Any:
-    """Build a ``wandb.Table`` of the samples that the model has memorised least.
+    """Build a ``wandb.Table`` of the samples that the model has memorized least.
 
     Args:
         tracker: the run's tracker.
-        data: its datamodule, for classes and pictures; labels are shown and used for nothing else.
+        data: its datamodule, for classes and images; labels are shown and used for nothing else.
         rows: samples in the table.
 
     Returns:
-        The table: ``id``, ``class``, ``class pictures``, ``momentum loss``, ``score``, ``picture``.
+        The table: ``id``, ``class``, ``class images``, ``momentum loss``, ``score``, ``image``.
     """
     import wandb
 
@@ -272,9 +272,7 @@ def tail_table(tracker: Any, data: Any = None, rows: int = 32) -> Any:
     labels, counts = getattr(dataset, "labels", None), getattr(data, "class_counts", None)
     names = getattr(data, "class_names", None)
     thumbnails = [None] * len(found) if dataset is None else _thumbnails(dataset, found)
-    table = wandb.Table(
-        columns=["id", "class", "class pictures", "momentum loss", "score", "picture"]
-    )
+    table = wandb.Table(columns=["id", "class", "class images", "momentum loss", "score", "image"])
     for sample, thumbnail in zip(found.tolist(), thumbnails, strict=True):
         label = None if labels is None else int(labels[sample])
         table.add_data(
@@ -290,7 +288,7 @@ def tail_table(tracker: Any, data: Any = None, rows: int = 32) -> Any:
 
 def _thumbnails(dataset: Any, ids: Tensor) -> list[Any]:
     with torch.random.fork_rng([]):  # a loader's workers may draw from the run's numbers
-        images = dataset.pictures(ids).cpu()  # uint8 (n, 3, S, S)
+        images = dataset.images(ids).cpu()  # uint8 (n, 3, S, S)
     if max(images.shape[2:]) > _THUMBNAIL:
         small = torch.nn.functional.interpolate(
             images.float(), size=(_THUMBNAIL, _THUMBNAIL), mode="area"

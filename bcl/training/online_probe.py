@@ -1,4 +1,4 @@
-"""Linear probe and nearest neighbours beside a running pretraining."""
+"""Linear probe and nearest neighbors beside a running pretraining."""
 
 from typing import Any
 
@@ -23,10 +23,10 @@ class OnlineProbe(Callback):
 
     A linear head learns from the encoder's features of each training batch (first view, detached)
     and the batch's own labels, which are long-tailed. Every n epochs, and after the last, it is
-    measured on the test pictures, beside nearest neighbours among the probe pictures. The run ends
-    with the same weights, to the bit, as without it: the head has an optimiser of its own, is no
-    part of the learner, and draws no random number. With a process group the head sees the batch of
-    all ranks, each test picture counts once, and all ranks hold the same numbers.
+    measured on the test images, beside nearest neighbors among the probe images. The run ends
+    with the same weights, to the bit, as without it: the head has an optimizer of its own, is no
+    part of the method, and draws no random number. With a process group the head sees the batch of
+    all ranks, each test image counts once, and all ranks hold the same numbers.
 
     Values are logged as ``online_linear/all``, ``/many``, ``/medium``, ``/few`` and
     ``online_knn/…``, shares in [0, 1]; those of a group are means over its classes. They also enter
@@ -34,35 +34,35 @@ class OnlineProbe(Callback):
 
     Args:
         every_n_epochs: epochs between measurements.
-        neighbours: k of the cosine neighbours, with equal votes; 0 leaves them out, and then the
-            probe pictures are not encoded.
+        neighbors: k of the cosine neighbors, with equal votes; 0 leaves them out, and then the
+            probe images are not encoded.
         learning_rate: of the head's Adam.
-        batch_size: pictures encoded at a time.
+        batch_size: images encoded at a time.
 
     Raises:
-        InputError: an argument out of its range; a learner or datamodule that it does not fit.
+        InputError: an argument out of its range; a method or datamodule that it does not fit.
 
     Example:
-        >>> OnlineProbe(every_n_epochs=10).neighbours
+        >>> OnlineProbe(every_n_epochs=10).neighbors
         10
     """
 
     def __init__(
         self,
         every_n_epochs: int = 1,
-        neighbours: int = 10,
+        neighbors: int = 10,
         learning_rate: float = 1e-3,
         batch_size: int = 512,
     ) -> None:
         for name, value in (("every_n_epochs", every_n_epochs), ("batch_size", batch_size)):
             if value < 1:
                 raise InputError(f"{name} of the online probe must be at least 1, got {value!r}.")
-        if neighbours < 0:
-            raise InputError(f"neighbours must be at least 1, or 0 for none, got {neighbours!r}.")
+        if neighbors < 0:
+            raise InputError(f"neighbors must be at least 1, or 0 for none, got {neighbors!r}.")
         if not learning_rate > 0:
             raise InputError(f"learning_rate must be positive, got {learning_rate!r}.")
         self.every_n_epochs = every_n_epochs
-        self.neighbours = neighbours
+        self.neighbors = neighbors
         self.learning_rate = learning_rate
         self.batch_size = batch_size
         self.head: nn.Module | None = None
@@ -74,7 +74,7 @@ class OnlineProbe(Callback):
     # --- head -----------------------------------------------------------------------------
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Check learner and data; build the head on the training device."""
+        """Check method and data; build the head on the training device."""
         if stage != "fit":
             return
         data: Any = getattr(trainer, "datamodule", None)
@@ -88,8 +88,8 @@ class OnlineProbe(Callback):
         width = getattr(getattr(pl_module, "encoder", None), "num_features", None)
         if not isinstance(width, int) or not hasattr(pl_module, "encode"):
             raise InputError(
-                f"the online probe needs a learner with encode and an encoder with num_features; "
-                f"{type(pl_module).__name__} has none. Take a learner of this library."
+                f"the online probe needs a method with encode and an encoder with num_features; "
+                f"{type(pl_module).__name__} has none. Take a method of this library."
             )
         self._groups, rule = {}, "no groups"
         if len(counts) > 2:
@@ -97,14 +97,14 @@ class OnlineProbe(Callback):
             self._groups = {name: ids for name, ids in groups.as_dict().items() if ids.numel()}
             rule = groups.description
         what = [f"linear head on the labels of the training batches, Adam {self.learning_rate:g}"]
-        if self.neighbours:
-            what.append(f"{self.neighbours} cosine neighbours in the probe set")
+        if self.neighbors:
+            what.append(f"{self.neighbors} cosine neighbors in the probe set")
         RunRecorder.describe(trainer, "online_probe", "; ".join([*what, rule]))
         self.head = _head(width, len(counts), trainer.strategy.root_device)
         self.optimizer = torch.optim.Adam(self.head.parameters(), lr=self.learning_rate)
 
     def state_dict(self) -> dict[str, Any]:
-        """Head and optimiser: tensors and plain values."""
+        """Head and optimizer: tensors and plain values."""
         if self.head is None or self.optimizer is None:
             return {}
         return {"head": dict(self.head.state_dict()), "optimizer": self.optimizer.state_dict()}
@@ -155,7 +155,7 @@ class OnlineProbe(Callback):
         labels = batch.get("label") if isinstance(batch, dict) else None
         if labels is None or features is None:
             raise InputError(
-                "the online probe needs batches with a 'label' and a learner that calls its "
+                "the online probe needs batches with a 'label' and a method that calls its "
                 "encoder in each step; train without it."
             )
         if self.head is None or self.optimizer is None:
@@ -198,8 +198,8 @@ class OnlineProbe(Callback):
         """Accuracies as they are now; all ranks must call it.
 
         Args:
-            trainer: whose datamodule has the pictures.
-            pl_module: the learner.
+            trainer: whose datamodule has the images.
+            pl_module: the method.
 
         Returns:
             Name to share of right answers, the same on every rank.
@@ -207,11 +207,11 @@ class OnlineProbe(Callback):
         assert self.head is not None  # made in setup
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         device = trainer.strategy.root_device
-        learner: Any = pl_module
+        method: Any = pl_module
 
         def encode(images: Tensor) -> Tensor:
             with trainer.precision_plugin.val_step_context():
-                features: Tensor = learner.encode(images)
+                features: Tensor = method.encode(images)
             return features
 
         def extract(dataset: Any, name: str) -> Tensor:
@@ -222,31 +222,31 @@ class OnlineProbe(Callback):
         # Loaders draw random numbers to start their workers; the run's are put back.
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             test = data.test_set()
-            mine = torch.arange(rank(), len(test), world_size())  # each picture on one rank
-            features, labels = extract(test, "test pictures")[mine.to(device)], test.labels[mine]
+            mine = torch.arange(rank(), len(test), world_size())  # each image on one rank
+            features, labels = extract(test, "test images")[mine.to(device)], test.labels[mine]
             self.head.eval()
             values = self._shares("online_linear", self.head(features).argmax(1), labels)
-            if self.neighbours:
+            if self.neighbors:
                 probe = data.probe_set()
                 nearest = knn_predict(
-                    extract(probe, "probe pictures"),
+                    extract(probe, "probe images"),
                     probe.labels.to(device),
                     features,
-                    (self.neighbours,),
+                    (self.neighbors,),
                     num_classes=len(data.class_counts),
                 )
-                values |= self._shares("online_knn", nearest[self.neighbours], labels)
+                values |= self._shares("online_knn", nearest[self.neighbors], labels)
         return values
 
     def _shares(self, name: str, predicted: Tensor, labels: Tensor) -> dict[str, float]:
-        """Share of right answers in all and by group, over the pictures of all ranks."""
+        """Share of right answers in all and by group, over the images of all ranks."""
         classes = self.head[1].out_features  # type: ignore[index]
         metric = MulticlassStatScores(int(classes), average=None).to(predicted.device)
         if len(labels):
             metric.update(predicted, labels.to(predicted.device))
         table = metric.compute().double().cpu()  # (C, 5), summed over the ranks
         right, counts = table[:, 0], table[:, 4]
-        per_class = right / counts  # NaN without test pictures
+        per_class = right / counts  # NaN without test images
         values = {f"{name}/all": float(right.sum() / counts.sum())}
         for group, ids in self._groups.items():
             share = float(per_class[ids].nanmean())
@@ -256,7 +256,7 @@ class OnlineProbe(Callback):
 
 
 def _head(width: int, classes: int, device: torch.device) -> nn.Sequential:
-    """Standardise, then a linear map that starts at zero: nothing random in it."""
+    """Standardize, then a linear map that starts at zero: nothing random in it."""
     linear: nn.Linear = nn.utils.skip_init(  # type: ignore[no-untyped-call]
         nn.Linear, width, classes, device=device
     )

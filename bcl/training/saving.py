@@ -54,7 +54,7 @@ class Checkpoints(Checkpoint):
     Args:
         folder: where checkpoints go.
         every_n_epochs: epochs between checkpoints; the last epoch is always saved.
-        every_n_steps: optimiser steps between checkpoints, if any.
+        every_n_steps: optimizer steps between checkpoints, if any.
         every_minutes: minutes between checkpoints, if any.
 
     Raises:
@@ -153,7 +153,7 @@ class Checkpoints(Checkpoint):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any
     ) -> None:
-        """Save within an epoch, between two optimiser steps."""
+        """Save within an epoch, between two optimizer steps."""
         # After the last batch the epoch has yet to be ended (scores, history): see below.
         if trainer.is_last_batch or trainer.fit_loop._should_accumulate():
             return

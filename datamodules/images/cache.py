@@ -1,4 +1,4 @@
-"""Decoded pictures on disk: made once, whole or absent, shared by all processes."""
+"""Decoded images on disk: made once, whole or absent, shared by all processes."""
 
 import contextlib
 import json
@@ -27,9 +27,9 @@ class Decoded:
     """A set decoded to one tensor.
 
     Attributes:
-        images: uint8 (N, 3, S, S) of the good pictures, mapped from the file.
+        images: uint8 (N, 3, S, S) of the good images, mapped from the file.
         digests: (N,) int64, `datamodules.images.decode.digest_of` their files.
-        bad: row and reason of the pictures that could not be read.
+        bad: row and reason of the images that could not be read.
     """
 
     images: Tensor
@@ -54,22 +54,22 @@ def decoded(
     workers: int | None = None,
     progress: bool = False,
 ) -> Decoded:
-    """Decode pictures, or map what an earlier run decoded.
+    """Decode images, or map what an earlier run decoded.
 
-    The file is named by a hash of names, sizes, times of change, picture size and decoder, so
+    The file is named by a hash of names, sizes, times of change, image size and decoder, so
     nothing stale is ever read. The first process decodes, others wait for it; a killed one leaves
     nothing that is mistaken for a cache.
 
     Args:
         source: where the files lie.
         names: their names; they exist.
-        size: height and width in pixels; 0 only checks that the pictures can be read.
+        size: height and width in pixels; 0 only checks that the images can be read.
         cache: folder of the cache (`default_cache` if not given).
         workers: decoding processes; the usable cores if not given: other ranks wait meanwhile.
         progress: show a bar.
 
     Returns:
-        The pictures and what could not be read.
+        The images and what could not be read.
 
     Raises:
         InputError: the folder cannot be written, the disk is full, or a process was killed.
@@ -91,7 +91,7 @@ def decoded(
             atomic_write(path, lambda file: _fill(file, source, names, size, workers, progress))
     except OSError as error:
         raise InputError(
-            f"cannot cache decoded pictures in {folder}: {error.strerror or error}; name a "
+            f"cannot cache decoded images in {folder}: {error.strerror or error}; name a "
             "writable folder with room with cache_dir or $BCL_CACHE."
         ) from None
     if (found := _load(path, size)) is None:
@@ -102,7 +102,7 @@ def decoded(
 def _stamp(source: Source, name: str) -> str:
     try:
         return source.stamp(name)
-    except OSError:  # a link that leads nowhere: decoding says so, beside the other bad pictures
+    except OSError:  # a link that leads nowhere: decoding says so, beside the other bad images
         return "unreadable"
 
 
@@ -142,7 +142,7 @@ class Progress:
 
     Args:
         text: what is being done.
-        total: how many pictures.
+        total: how many images.
         shown: whether to show anything.
     """
 
@@ -155,13 +155,13 @@ class Progress:
         self._live = sys.stderr.isatty()
 
     def add(self, count: int) -> None:
-        """Count pictures, and tell when it is time."""
+        """Count images, and tell when it is time."""
         self._done += count
         share = self._done / max(self.total, 1)
         if not self.shown or (share < 1 and share - self._told < (0.005 if self._live else 0.1)):
             return
         self._told = share
-        line = f"{self.text}: {self._done:,} of {self.total:,} pictures"
+        line = f"{self.text}: {self._done:,} of {self.total:,} images"
         end = "\n" if share >= 1 or not self._live else ""
         print(f"\r{line}" if self._live else line, end=end, file=sys.stderr, flush=True)
 

@@ -1,4 +1,4 @@
-"""Where pictures lie, and how a set of them is read."""
+"""Where images lie, and how a set of them is read."""
 
 import hashlib
 from collections.abc import Iterable, Iterator
@@ -13,10 +13,10 @@ Batch = dict[str, Tensor]
 
 
 class Store(Protocol):
-    """Pictures that can be read by their row."""
+    """Images that can be read by their row."""
 
     image_size: int
-    fingerprint: str  # of the pool of pictures: their names or bytes, and their labels
+    fingerprint: str  # of the pool of images: their names or bytes, and their labels
 
     def __len__(self) -> int: ...
 
@@ -28,18 +28,18 @@ class Store(Protocol):
         """Read one batch of rows after the other, ahead of use where that helps."""
         ...
 
-    def pictures_hash(self, rows: Tensor | None) -> str:
-        """Hash of some pictures' bytes in order, of all if None."""
+    def images_hash(self, rows: Tensor | None) -> str:
+        """Hash of some images' bytes in order, of all if None."""
         ...
 
 
 class MemoryStore:
-    """Decoded pictures in one uint8 tensor, on the host or on the device.
+    """Decoded images in one uint8 tensor, on the host or on the device.
 
     Args:
         images: uint8 (N, 3, S, S).
         fingerprint: hash of the pool; of the bytes if not given.
-        digests: (N,) int64, hashes of the files that the pictures were decoded from, if any.
+        digests: (N,) int64, hashes of the files that the images were decoded from, if any.
 
     Raises:
         InputError: another shape or type.
@@ -51,7 +51,7 @@ class MemoryStore:
         square = images.ndim == 4 and images.shape[1] == 3 and images.shape[2] == images.shape[3]
         if images.dtype != torch.uint8 or not square:
             raise InputError(
-                "pictures must be uint8 of shape (N, 3, S, S), got "
+                "images must be uint8 of shape (N, 3, S, S), got "
                 f"{images.dtype} of shape {tuple(images.shape)}."
             )
         self.images = images
@@ -70,8 +70,8 @@ class MemoryStore:
         """Read one batch of rows after the other."""
         return map(self.read, batches)
 
-    def pictures_hash(self, rows: Tensor | None) -> str:
-        """Hash of some pictures, in order: of their files' bytes, or of pixels without files."""
+    def images_hash(self, rows: Tensor | None) -> str:
+        """Hash of some images, in order: of their files' bytes, or of pixels without files."""
         rows = torch.arange(len(self)) if rows is None else rows
         if self.digests is not None:
             return fingerprint_of(self.digests[rows])
@@ -95,14 +95,14 @@ def fingerprint_of(*parts: bytes | str | Tensor) -> str:
     return digest.hexdigest()[:16]
 
 
-class PictureSet:
-    """Some pictures of a store in a fixed order; a picture's id is its position here.
+class ImageDataset:
+    """Some images of a store in a fixed order; an image's id is its position here.
 
     Args:
-        store: where the pictures lie.
+        store: where the images lie.
         rows: (N,) int64 rows of the store; None for all of them in order, which takes no memory.
         labels: (N,) int64 classes.
-        content_hash: hash of the pictures and labels, where it is known already.
+        content_hash: hash of the images and labels, where it is known already.
 
     Raises:
         InputError: rows outside the store, or labels of another length.
@@ -110,8 +110,8 @@ class PictureSet:
     Example:
         >>> levels = torch.arange(4, dtype=torch.uint8)[:, None, None, None]
         >>> store = MemoryStore(levels.expand(4, 3, 8, 8))
-        >>> data = PictureSet(store, rows=torch.tensor([3, 1]), labels=torch.tensor([0, 1]))
-        >>> data.pictures(torch.tensor([0, 1]))[:, 0, 0, 0].tolist()
+        >>> data = ImageDataset(store, rows=torch.tensor([3, 1]), labels=torch.tensor([0, 1]))
+        >>> data.images(torch.tensor([0, 1]))[:, 0, 0, 0].tolist()
         [3, 1]
         >>> [batch["label"].tolist() for batch in data.batches(batch_size=1)]
         [[0], [1]]
@@ -125,7 +125,7 @@ class PictureSet:
         self._rows = None if rows is None else rows.to(torch.int64)
         if self._rows is None:
             if self.labels.shape != (len(store),):
-                raise InputError(f"{len(store)} pictures and {len(self.labels)} labels.")
+                raise InputError(f"{len(store)} images and {len(self.labels)} labels.")
         else:
             self._check(self._rows)
         self._hash = content_hash
@@ -134,12 +134,12 @@ class PictureSet:
         if rows.shape != self.labels.shape or rows.ndim != 1:
             raise InputError(
                 f"{tuple(rows.shape)} rows and {tuple(self.labels.shape)} labels; "
-                "every picture needs one label."
+                "every image needs one label."
             )
         if len(rows) and (int(rows.min()) < 0 or int(rows.max()) >= len(self.store)):
             bad = rows[(rows < 0) | (rows >= len(self.store))]
             raise InputError(
-                f"index {int(bad[0])} lies outside the set of {len(self.store)} pictures; "
+                f"index {int(bad[0])} lies outside the set of {len(self.store)} images; "
                 "was the split made for another data set?"
             )
 
@@ -150,19 +150,19 @@ class PictureSet:
 
     @property
     def content_hash(self) -> str:
-        """Hash of the pool, of which of its pictures are here, and of their labels.
+        """Hash of the pool, of which of its images are here, and of their labels.
 
-        Picture files count by their names: another copy of the set, encoded or sized otherwise,
-        has the same (`pictures_hash` tells them apart).
+        Image files count by their names: another copy of the set, encoded or sized otherwise,
+        has the same (`images_hash` tells them apart).
         """
         if self._hash is None:
             self._hash = fingerprint_of(self.store.fingerprint, self.rows, self.labels)
         return self._hash
 
     @property
-    def pictures_hash(self) -> str:
-        """Hash of the pictures' bytes, in order."""
-        return self.store.pictures_hash(self._rows)
+    def images_hash(self) -> str:
+        """Hash of the images' bytes, in order."""
+        return self.store.images_hash(self._rows)
 
     def locate(self, ids: Tensor) -> Tensor:
         """(n,) ids to (n,) rows of the store."""
@@ -176,8 +176,8 @@ class PictureSet:
         """Height and width in pixels."""
         return self.store.image_size
 
-    def pictures(self, indices: Tensor) -> Tensor:
-        """Read pictures by their position in this set.
+    def images(self, indices: Tensor) -> Tensor:
+        """Read images by their position in this set.
 
         Args:
             indices: (n,) int64 in [0, N).
@@ -189,14 +189,14 @@ class PictureSet:
             InputError: a position outside the set.
         """
         if indices.numel() and not 0 <= int(indices.min()) <= int(indices.max()) < len(self):
-            raise InputError(f"picture positions must lie in [0, {len(self)}).")
+            raise InputError(f"image positions must lie in [0, {len(self)}).")
         return self.store.read(self.locate(indices.cpu()))
 
     def batches(self, batch_size: int = 512, device: torch.device | str = "cpu") -> Iterator[Batch]:
-        """Read the whole set in id order, each picture once; the last batch may be short.
+        """Read the whole set in id order, each image once; the last batch may be short.
 
         Args:
-            batch_size: pictures per batch.
+            batch_size: images per batch.
             device: where the batches are put.
 
         Yields:

@@ -1,4 +1,4 @@
-"""From picture files to uint8 pixels, in several processes."""
+"""From image files to uint8 pixels, in several processes."""
 
 import hashlib
 import itertools
@@ -32,7 +32,7 @@ _AHEAD = 4  # chunks a process that wait to be taken, so that a slow disk does n
 
 @dataclass
 class Chunk:
-    """Decoded pictures of neighbouring rows.
+    """Decoded images of neighboring rows.
 
     Attributes:
         pixels: uint8 (n, 3, S, S), of the good ones alone.
@@ -48,7 +48,7 @@ class Chunk:
 
 
 def decode(data: bytes, size: int) -> "NDArray[np.uint8]":
-    """Decode one picture: the centre square, resized with the bicubic filter, antialiased.
+    """Decode one image: the center square, resized with the bicubic filter, antialiased.
 
     The result is within one level of Pillow's. A JPEG that is at least twice as large is decoded
     at 1/2, 1/4 or 1/8 of its size first (never below ``size``), which costs a fraction of a full
@@ -56,7 +56,7 @@ def decode(data: bytes, size: int) -> "NDArray[np.uint8]":
 
     Pixels are taken as they are stored: a rotation that a camera noted (EXIF) is not carried out,
     as torchvision does not either; transparency is dropped; of an animation the first frame
-    counts; 16-bit greys keep their upper eight bits.
+    counts; 16-bit grays keep their upper eight bits.
 
     Args:
         data: bytes of the file.
@@ -66,7 +66,7 @@ def decode(data: bytes, size: int) -> "NDArray[np.uint8]":
         uint8 (3, S, S).
 
     Raises:
-        OSError: truncated, not a picture, one too large to be meant (`PIL.Image.MAX_IMAGE_PIXELS`
+        OSError: truncated, not an image, one too large to be meant (`PIL.Image.MAX_IMAGE_PIXELS`
             twice), or of floating-point pixels, whose white nobody knows.
     """
     from PIL import Image
@@ -84,7 +84,7 @@ def decode(data: bytes, size: int) -> "NDArray[np.uint8]":
         raise
     except Exception as error:
         # Pillow's plugins raise errors of many kinds for damaged files.
-        raise OSError(f"damaged picture: {error}") from None
+        raise OSError(f"damaged image: {error}") from None
 
 
 def digest_of(data: bytes) -> int:
@@ -98,7 +98,7 @@ def digest_of(data: bytes) -> int:
 
 
 def _check_mode(image: "Image") -> None:
-    # Pillow before 10.3 opens 16-bit greys of a PNG as "I", 32 bits.
+    # Pillow before 10.3 opens 16-bit grays of a PNG as "I", 32 bits.
     if image.mode == "F" or (image.mode == "I" and image.format != "PNG"):
         raise OSError(
             f"{'floating-point' if image.mode == 'F' else '32-bit'} pixels, whose range is not "
@@ -120,7 +120,7 @@ def _decode_jpeg(data: bytes) -> "Tensor | None":
 
 
 def as_rgb(image: "Image") -> "Image":
-    """Three channels of eight bits; of 16-bit greys the upper eight.
+    """Three channels of eight bits; of 16-bit grays the upper eight.
 
     Pillow's own conversion would make all of these above 255 white.
     """
@@ -128,8 +128,8 @@ def as_rgb(image: "Image") -> "Image":
     from PIL import Image
 
     if image.mode == "I" or image.mode.startswith("I;16"):
-        grey = (np.array(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)
-        image = Image.fromarray(grey)
+        gray = (np.array(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)
+        image = Image.fromarray(gray)
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
@@ -155,7 +155,7 @@ def _resize(pixels: "Tensor", size: int) -> "NDArray[np.uint8]":
 
 
 def check(data: bytes) -> None:
-    """Decode a picture at the lowest cost that still reads all of it.
+    """Decode an image at the lowest cost that still reads all of it.
 
     Args:
         data: bytes of the file.
@@ -173,11 +173,11 @@ def check(data: bytes) -> None:
     except (OSError, MemoryError):
         raise
     except Exception as error:
-        raise OSError(f"damaged picture: {error}") from None
+        raise OSError(f"damaged image: {error}") from None
 
 
 def reason(error: OSError) -> str:
-    """Why a picture could not be read, in a few words."""
+    """Why an image could not be read, in a few words."""
     text = (error.strerror or str(error)).split(" <")[0]
     return text.strip() or type(error).__name__
 
@@ -250,12 +250,12 @@ def default_workers(ranks: int | None = None) -> int:
 def decode_all(
     source: "Source", names: Sequence[str], size: int, workers: int | None = None
 ) -> Iterator[Chunk]:
-    """Decode pictures in order, with several processes.
+    """Decode images in order, with several processes.
 
     Args:
         source: where the files lie.
         names: their names.
-        size: height and width in pixels; 0 only checks that the pictures can be read.
+        size: height and width in pixels; 0 only checks that the images can be read.
         workers: processes; the usable cores if not given, 0 for none.
 
     Yields:

@@ -1,4 +1,4 @@
-"""Pictures that stay in their files: decoded by workers, batch by batch."""
+"""Images that stay in their files: decoded by workers, batch by batch."""
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,7 +13,7 @@ from datamodules.images.dataset import fingerprint_of
 from datamodules.images.decode import decode, default_workers, reason
 from datamodules.images.readers import Source, shown
 
-# Pictures that a worker decodes at a time: small, so that a first batch is soon there and all
+# Images that a worker decodes at a time: small, so that a first batch is soon there and all
 # workers share in every batch.
 _CHUNK = 16
 
@@ -49,7 +49,7 @@ class PackedNames(Sequence[str]):
 
 
 class FileStore:
-    """Pictures decoded when they are read (see `decode.decode`).
+    """Images decoded when they are read (see `decode.decode`).
 
     Args:
         source: where the files lie.
@@ -78,7 +78,7 @@ class FileStore:
         self.digests = digests
         # Names that are not a plain list are lean already.
         self.names = PackedNames(names) if isinstance(names, list) else names
-        self._pictures = _Pictures(source, self.names, image_size)
+        self._images = _Images(source, self.names, image_size)
         self._stream: _Stream | None = None
 
     def __len__(self) -> int:
@@ -91,10 +91,10 @@ class FileStore:
 
     def read(self, rows: Tensor) -> Tensor:
         """(n,) rows to uint8 (n, 3, S, S), decoded in this process."""
-        return self._pictures.read(rows.tolist())
+        return self._images.read(rows.tolist())
 
-    def pictures_hash(self, rows: Tensor | None) -> str:
-        """Hash of some pictures' files, in order; of all if None."""
+    def images_hash(self, rows: Tensor | None) -> str:
+        """Hash of some images' files, in order; of all if None."""
         if self.digests is None:  # shards: their fingerprint is of the bytes, and they are whole
             return self.fingerprint
         return fingerprint_of(self.digests if rows is None else self.digests[rows])
@@ -104,7 +104,7 @@ class FileStore:
         if self.workers == 0:
             return map(self.read, batches)
         if self._stream is None or self._stream.busy:
-            self._stream = _Stream(self._pictures, self.workers)
+            self._stream = _Stream(self._images, self.workers)
         return self._stream.run(batches)
 
 
@@ -125,12 +125,12 @@ class _Chunks:
 class _Stream:
     """Worker processes that live on from one epoch to the next."""
 
-    def __init__(self, pictures: "_Pictures", workers: int) -> None:
+    def __init__(self, images: "_Images", workers: int) -> None:
         self.busy = False
-        self._size = pictures.size
+        self._size = images.size
         self._chunks = _Chunks()
         self._loader: DataLoader[Any] = DataLoader(
-            pictures,
+            images,
             batch_sampler=cast("Any", self._chunks),
             collate_fn=_as_it_is,
             num_workers=workers,
@@ -167,7 +167,7 @@ def _as_it_is(chunk: Any) -> Any:
     return chunk
 
 
-class _Pictures(Dataset[Any]):
+class _Images(Dataset[Any]):
     """Decodes lists of rows; what a worker process holds."""
 
     def __init__(self, source: Source, names: Sequence[str], size: int) -> None:

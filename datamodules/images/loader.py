@@ -9,7 +9,7 @@ from torch import Tensor
 
 from bcl.core.errors import InputError
 from bcl.core.random import permutation
-from datamodules.images.dataset import Batch, MemoryStore, PictureSet
+from datamodules.images.dataset import Batch, ImageDataset, MemoryStore
 
 # Keeps the order's random numbers apart from those of splits and augmentation.
 _ORDER_STREAM = 0x0DE7
@@ -18,7 +18,7 @@ _ORDER_STREAM = 0x0DE7
 class BatchLoader:
     r"""Batches of a training set, in a new order each epoch.
 
-    Epoch e reads the pictures in the order ``permutation(N, seed, e)``; step s takes the
+    Epoch e reads the images in the order ``permutation(N, seed, e)``; step s takes the
     positions ``[s B, (s + 1) B)`` of it, of which rank r takes the r-th of equal slices. So the
     global batches do not depend on the number of ranks, and a run continues exactly from
     (epoch, position). The last, incomplete batch is dropped.
@@ -42,7 +42,7 @@ class BatchLoader:
 
     Example:
         >>> store = MemoryStore(torch.zeros(10, 3, 8, 8, dtype=torch.uint8))
-        >>> data = PictureSet(store, torch.arange(10), torch.zeros(10))
+        >>> data = ImageDataset(store, torch.arange(10), torch.zeros(10))
         >>> loader = MemoryLoader(data, batch_size=4)
         >>> [batch["id"].shape[0] for batch in loader]
         [4, 4]
@@ -53,7 +53,7 @@ class BatchLoader:
 
     def __init__(
         self,
-        data: PictureSet,
+        data: ImageDataset,
         batch_size: int,
         *,
         seed: int = 0,
@@ -72,7 +72,7 @@ class BatchLoader:
         if batch_size > len(data):
             raise InputError(
                 f"batch_size {batch_size} is larger than the training set of {len(data)} "
-                "pictures; an epoch would have no step. Take a smaller batch."
+                "images; an epoch would have no step. Take a smaller batch."
             )
         self.dataset = data
         self.batch_size = batch_size
@@ -189,7 +189,7 @@ class StreamLoader(BatchLoader):
 
     def _fetch(self, ids: Iterable[Tensor]) -> Iterator[Batch]:
         data = self.dataset
-        ahead: deque[Tensor] = deque()  # ids whose pictures are being read
+        ahead: deque[Tensor] = deque()  # ids whose images are being read
 
         def rows() -> Iterator[Tensor]:
             for chosen in ids:
@@ -202,18 +202,18 @@ class StreamLoader(BatchLoader):
 
 
 class MemoryLoader(BatchLoader):
-    """Batches gathered from decoded pictures in memory, best the device's own (see `BatchLoader`).
+    """Batches gathered from decoded images in memory, best the device's own (see `BatchLoader`).
 
     Args:
         data: a training set in a `MemoryStore`.
         batch_size: B, over all ranks together.
-        device: where the pictures are kept and the batches made.
+        device: where the images are kept and the batches made.
         options: those of `BatchLoader`.
     """
 
     def __init__(
         self,
-        data: PictureSet,
+        data: ImageDataset,
         batch_size: int,
         *,
         device: torch.device | str = "cpu",
@@ -221,17 +221,17 @@ class MemoryLoader(BatchLoader):
     ) -> None:
         super().__init__(data, batch_size, **options)
         if not isinstance(data.store, MemoryStore):
-            raise InputError("MemoryLoader needs decoded pictures; use StreamLoader for files.")
+            raise InputError("MemoryLoader needs decoded images; use StreamLoader for files.")
         self.device = torch.device(device)
         self._images, self._rows = data.store.images, data.rows
         if self.device.type != "cpu":
-            # The device holds the training pictures alone; the host maps the file of all.
+            # The device holds the training images alone; the host maps the file of all.
             try:
                 self._images = data.store.read(data.rows).to(self.device)  # (N, 3, S, S)
             except torch.cuda.OutOfMemoryError:
                 size = len(data) * 3 * data.image_size**2 / 2**30
                 raise InputError(
-                    f"the training set ({size:.1f} GiB of pictures) does not fit on "
+                    f"the training set ({size:.1f} GiB of images) does not fit on "
                     f"{self.device}; keep it in the host's memory with storage='host', or let "
                     "workers read it with storage='files'."
                 ) from None

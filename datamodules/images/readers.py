@@ -84,7 +84,7 @@ class FolderSource:
 def _is_folder(entry: "os.DirEntry[str]") -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a link to itself: no folder, and no picture either, as decoding will say
+    except OSError:  # a link to itself: no folder, and no image either, as decoding will say
         return False
 
 
@@ -191,7 +191,7 @@ def check_inside(name: str, where: str) -> None:
         >>> check_inside("a/b.jpg", "list.txt")
         >>> check_inside("../b.jpg", "list.txt")
         Traceback (most recent call last):
-        bcl.core.errors.InputError: list.txt: '../b.jpg' leaves its folder; names must be relative ...
+        bcl.core.errors.InputError: list.txt: '../b.jpg' leaves its folder; ...
     """
     if leaves_folder(name):
         raise InputError(
@@ -222,7 +222,7 @@ def shown(name: str) -> str:
 
 
 def open_source(root: str | Path) -> Source:
-    """Open a folder or a zip archive of pictures.
+    """Open a folder or a zip archive of images.
 
     Args:
         root: its path; ``~`` is the home folder.
@@ -254,10 +254,10 @@ def check_root(root: str | Path, how: str = "--data.root DIR") -> Path:
     if path.is_dir() or path.is_file():
         return path
     raise InputError(
-        f"folder {path} does not exist; give a folder (or a zip archive) of pictures: {how}."
+        f"folder {path} does not exist; give a folder (or a zip archive) of images: {how}."
     )
 
 
-def is_picture(name: str) -> bool:
-    """Whether a file name ends as a picture's does."""
+def is_image(name: str) -> bool:
+    """Whether a file name ends as an image's does."""
     return f".{name.rpartition('.')[2].lower()}" in EXTENSIONS

@@ -36,12 +36,12 @@ def refuse_beside(recipe: str | None, split_file: str | None, options: dict[str,
         if value is not None and value != DEFAULTS[name]
     }
     if recipe is not None:
-        given.pop("split_seed", None)  # a recipe fixes the counts, the seed the pictures
+        given.pop("split_seed", None)  # a recipe fixes the counts, the seed the images
     if given:
         what = f"recipe '{recipe}'" if recipe is not None else f"split_file {split_file}"
         listed = ", ".join(f"{name} {value}" for name, value in given.items())
         raise InputError(
-            f"{what} says which pictures are chosen, so {listed} would have no effect; leave "
+            f"{what} says which images are chosen, so {listed} would have no effect; leave "
             f"{'them' if len(given) > 1 else 'it'} out, or leave the "
             f"{'recipe' if recipe is not None else 'split_file'} out (null)."
         )

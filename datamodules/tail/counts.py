@@ -25,7 +25,7 @@ _PLACES_LT = """
 """
 
 IMAGENET100_LT: tuple[int, ...] = tuple(map(int, _IMAGENET100_LT.split()))
-"""ImageNet-100-LT of SDCLR (arXiv 2106.02990): 12,205 pictures in 100 classes."""
+"""ImageNet-100-LT of SDCLR (arXiv 2106.02990): 12,205 images in 100 classes."""
 
 PLACES_LT: tuple[int, ...] = tuple(map(int, _PLACES_LT.split()))
-"""Places-LT of OLTR (arXiv 1904.05160): 62,500 pictures in 365 classes."""
+"""Places-LT of OLTR (arXiv 1904.05160): 62,500 images in 365 classes."""

@@ -1,4 +1,4 @@
-"""How many pictures each class keeps: the long-tailed profiles of the literature."""
+"""How many images each class keeps: the long-tailed profiles of the literature."""
 
 import math
 
@@ -19,7 +19,7 @@ def exponential_counts(n_max: int, imbalance_factor: float, num_classes: int) ->
     .. math:: n_i = \lfloor n_{max} \, (1 / IF)^{i / (C - 1)} \rfloor
 
     Args:
-        n_max: pictures of the largest class.
+        n_max: images of the largest class.
         imbalance_factor: IF >= 1, largest over smallest class.
         num_classes: C.
 
@@ -46,7 +46,7 @@ def step_counts(n_max: int, imbalance_factor: float, num_classes: int) -> list[i
     r"""Full classes and rare ones: the first half keeps n_max, the rest n_max / IF.
 
     Args:
-        n_max: pictures of each class of the first half (rounded down).
+        n_max: images of each class of the first half (rounded down).
         imbalance_factor: IF >= 1.
         num_classes: C.
 
@@ -74,7 +74,7 @@ def cacr_linear_counts(n_max: int, num_classes: int) -> list[int]:
     .. math:: n_i = \lfloor \frac{\lfloor 10 i / C \rfloor + 1}{10} \, n_{max} \rfloor
 
     Args:
-        n_max: pictures of the largest classes.
+        n_max: images of the largest classes.
         num_classes: C, a multiple of ten.
 
     Returns:
@@ -101,9 +101,9 @@ def cacr_exponential_counts(n_max: int, num_classes: int, *, repaired: bool = Fa
     are empty (`empty_classes`).
 
     Args:
-        n_max: pictures of the largest classes.
+        n_max: images of the largest classes.
         num_classes: C, a multiple of ten.
-        repaired: leave one picture at least in every class.
+        repaired: leave one image at least in every class.
 
     Returns:
         C counts by class id, smallest first.
@@ -131,12 +131,12 @@ def pareto_counts(n_max: int, n_min: int, num_classes: int, alpha: float = 6.0) 
         n_i = \Bigl\lfloor n_{min} + (n_{max} - n_{min}) \frac{q_i - q_{C-1}}{q_0 - q_{C-1}}
         \Bigr\rfloor
 
-    ImageNet-LT was drawn at random with alpha 6; this deterministic form gives 115,897 pictures for
+    ImageNet-LT was drawn at random with alpha 6; this deterministic form gives 115,897 images for
     its 115,846.
 
     Args:
-        n_max: pictures of the largest class.
-        n_min: pictures of the smallest class.
+        n_max: images of the largest class.
+        n_min: images of the smallest class.
         num_classes: C.
         alpha: the distribution's exponent.
 
@@ -163,7 +163,7 @@ def pareto_counts(n_max: int, n_min: int, num_classes: int, alpha: float = 6.0) 
 
 
 def empty_classes(counts: list[int] | Tensor) -> list[int]:
-    """Ids of the classes that a profile leaves without a picture.
+    """Ids of the classes that a profile leaves without an image.
 
     Example:
         >>> empty_classes(cacr_exponential_counts(5000, 10))
@@ -173,11 +173,11 @@ def empty_classes(counts: list[int] | Tensor) -> list[int]:
 
 
 def refuse_empty(counts: list[int], n_max: int, imbalance_factor: float) -> None:
-    """Refuse counts of a profile that leave classes without a picture.
+    """Refuse counts of a profile that leave classes without an image.
 
     Args:
         counts: C counts.
-        n_max: pictures of the largest class.
+        n_max: images of the largest class.
         imbalance_factor: that made them.
 
     Raises:
@@ -186,7 +186,7 @@ def refuse_empty(counts: list[int], n_max: int, imbalance_factor: float) -> None
     if min(counts) < 1:
         raise InputError(
             f"imbalance_factor {imbalance_factor:g} leaves {len(empty_classes(counts))} of "
-            f"{len(counts)} classes without pictures: the largest has {n_max}; take at most "
+            f"{len(counts)} classes without images: the largest has {n_max}; take at most "
             f"{n_max}."
         )
 
@@ -234,5 +234,5 @@ def _check(n_max: int, num_classes: int, imbalance_factor: float = 1.0) -> None:
     if num_classes < 1:
         raise InputError(f"num_classes must be positive, got {num_classes!r}.")
     if n_max < 1:
-        raise InputError(f"the largest class must have at least one picture, got {n_max!r}.")
+        raise InputError(f"the largest class must have at least one image, got {n_max!r}.")
     check_factor(imbalance_factor)

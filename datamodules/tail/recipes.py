@@ -22,7 +22,7 @@ class Recipe:
 
     Attributes:
         name: ``<data set>/<variant>``.
-        counts: pictures by class id (before a shuffle of the classes).
+        counts: images by class id (before a shuffle of the classes).
         published: the total that the source states or whose released files hold; None for ours.
         shuffled: the counts are dealt to the classes at random, one way a split seed.
         selection: ``"hash"``: chosen by our hash of the split seed; ``"ldam"``: exactly as the
@@ -43,7 +43,7 @@ class Recipe:
 
     @property
     def total(self) -> int:
-        """Pictures of all classes."""
+        """Images of all classes."""
         return sum(self.counts)
 
     @property
@@ -111,7 +111,7 @@ def _recipes() -> dict[str, Recipe]:
                 tuple(profiles.cacr_exponential_counts(largest, classes, repaired=True)),
                 None,
                 "ours, after CACR",
-                note="one picture at least in every class",
+                note="one image at least in every class",
             ),
             Recipe(
                 f"{data}/step-100",
@@ -137,7 +137,7 @@ def _recipes() -> dict[str, Recipe]:
             12205,
             "SDCLR, arXiv 2106.02990",
             group_rule="thresholds",
-            note="published counts; the pictures themselves are a list file",
+            note="published counts; the images themselves are a list file",
         ),
         Recipe(
             "places365/oltr",
@@ -145,7 +145,7 @@ def _recipes() -> dict[str, Recipe]:
             62500,
             "OLTR, arXiv 1904.05160",
             group_rule="thresholds",
-            note="published counts; the pictures themselves are a list file",
+            note="published counts; the images themselves are a list file",
         ),
     ]
     return {recipe.name: recipe for recipe in found}
@@ -154,7 +154,7 @@ def _recipes() -> dict[str, Recipe]:
 RECIPES: dict[str, Recipe] = _recipes()
 """The named subsets."""
 
-# Published subsets whose pictures are given by list files and whose class counts follow no formula:
+# Published subsets whose images are given by list files and whose class counts follow no formula:
 # totals of train, validation and test lists, against which a user's lists are checked.
 LISTS: dict[str, dict[str, int]] = {
     "ImageNet-LT": {"train": 115_846, "val": 20_000, "test": 50_000, "classes": 1000},
@@ -186,7 +186,7 @@ def recipe(name: str) -> Recipe:
 
 
 def apply(chosen: Recipe, labels: Tensor, split_seed: int = 0) -> Tensor:
-    """Choose a recipe's pictures from a data set.
+    """Choose a recipe's images from a data set.
 
     Args:
         chosen: the recipe.
@@ -198,7 +198,7 @@ def apply(chosen: Recipe, labels: Tensor, split_seed: int = 0) -> Tensor:
         (n,) int64 positions.
 
     Raises:
-        InputError: the data set has other classes, or a class has too few pictures.
+        InputError: the data set has other classes, or a class has too few images.
     """
     classes = int(labels.max()) + 1 if len(labels) else 0
     if classes != chosen.num_classes:
@@ -217,7 +217,7 @@ def apply(chosen: Recipe, labels: Tensor, split_seed: int = 0) -> Tensor:
 
 
 def select(labels: Tensor, counts: Tensor, split_seed: int) -> Tensor:
-    """Choose so many pictures of each class by a hash of the seed.
+    """Choose so many images of each class by a hash of the seed.
 
     Args:
         labels: (N,) int64 classes.
@@ -228,14 +228,14 @@ def select(labels: Tensor, counts: Tensor, split_seed: int) -> Tensor:
         (n,) int64 positions, ascending.
 
     Raises:
-        InputError: a class has too few pictures.
+        InputError: a class has too few images.
     """
     check_available(labels, counts)
     return choose(labels, counts, _TRAIN_STREAM, split_seed)
 
 
 def select_ldam(labels: Tensor, counts: list[int], seed: int = 0) -> Tensor:
-    """Choose as LDAM's released generator does, picture for picture and in its order.
+    """Choose as LDAM's released generator does, image for image and in its order.
 
     It seeds NumPy's legacy generator, and for one class after the other shuffles the class's
     positions and keeps the first n.
@@ -249,7 +249,7 @@ def select_ldam(labels: Tensor, counts: list[int], seed: int = 0) -> Tensor:
         (n,) int64 positions, class by class.
 
     Raises:
-        InputError: a class has too few pictures.
+        InputError: a class has too few images.
     """
     import numpy as np
 
@@ -277,18 +277,18 @@ def check_available(labels: Tensor, counts: Tensor) -> None:
     if bool((counts > sizes).any()):
         short = int((sizes - counts).argmin())
         raise InputError(
-            f"class {short} has {int(sizes[short])} pictures, the profile wants "
+            f"class {short} has {int(sizes[short])} images, the profile wants "
             f"{int(counts[short])}; lower max_per_class or take another recipe."
         )
 
 
 def choose(labels: Tensor, counts: Tensor, *keys: int) -> Tensor:
-    """Choose so many pictures of each class at random, as a function of the keys.
+    """Choose so many images of each class at random, as a function of the keys.
 
     Args:
         labels: (N,) int64 classes.
         counts: (C,) how many of each; at most as many as there are.
-        keys: integers; the same keys choose the same pictures, and a larger count of a class
+        keys: integers; the same keys choose the same images, and a larger count of a class
             contains the smaller.
 
     Returns:

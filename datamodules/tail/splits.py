@@ -1,4 +1,4 @@
-"""Splits as files: which pictures of a data set a long-tailed subset holds."""
+"""Splits as files: which images of a data set a long-tailed subset holds."""
 
 import html
 import json
@@ -31,7 +31,7 @@ class Split:
         num_classes: C; 0 where unknown.
         recipe: how it was chosen.
         pool: fingerprint of the data set; empty where unknown.
-        pool_size: pictures of the data set; 0 where unknown.
+        pool_size: images of the data set; 0 where unknown.
     """
 
     indices: Tensor
@@ -43,7 +43,7 @@ class Split:
 
     @property
     def content_hash(self) -> str:
-        """Hash of the data set, the pictures and their classes: the one that reports carry."""
+        """Hash of the data set, the images and their classes: the one that reports carry."""
         labels = torch.empty(0, dtype=torch.int64) if self.labels is None else self.labels
         return fingerprint_of(self.pool, self.indices, labels)
 
@@ -54,7 +54,7 @@ class Split:
 
     @property
     def counts(self) -> list[int] | None:
-        """Pictures of each class; None where only the indices are known."""
+        """Images of each class; None where only the indices are known."""
         if self.labels is None:
             return None
         return torch.bincount(self.labels, minlength=self.num_classes).tolist()
@@ -64,7 +64,7 @@ class Split:
 
 
 def pool_fingerprint(names: Sequence[str], labels: Tensor) -> str:
-    """Fingerprint of a data set: the names of its pictures and their classes, in order."""
+    """Fingerprint of a data set: the names of its images and their classes, in order."""
     return fingerprint_of("\n".join(names), labels)
 
 
@@ -86,19 +86,19 @@ def with_labels(split: Split, labels: Tensor, num_classes: int, pool: str) -> Sp
     if split.pool and split.pool != pool:
         raise InputError(
             f"the split '{split.recipe}' was made for the data set {split.pool} of "
-            f"{split.pool_size} pictures, this one is {pool} of {len(labels)}; give the data that "
+            f"{split.pool_size} images, this one is {pool} of {len(labels)}; give the data that "
             "it was made for, or make the split anew."
         )
     check_indices(split.indices, len(labels), f"the split '{split.recipe}'")
     chosen = labels[split.indices]
     if not split.pool and len(split) in _SDCLR_TOTALS:
-        # An index file does not say whose indices it holds; that of another order of the pictures
+        # An index file does not say whose indices it holds; that of another order of the images
         # would pass as a random subset.
         counts = torch.bincount(chosen, minlength=num_classes)
         if int(counts.max()) < 2 * int(counts.min()):
             raise InputError(
-                f"the split '{split.recipe}' of {len(split)} pictures should be long-tailed, but "
-                f"gives {int(counts.min())} to {int(counts.max())} pictures a class here; its "
+                f"the split '{split.recipe}' of {len(split)} images should be long-tailed, but "
+                f"gives {int(counts.min())} to {int(counts.max())} images a class here; its "
                 "indices are those of CIFAR's own order, as CIFAR10LT and CIFAR100LT load it."
             )
     return Split(split.indices, chosen, num_classes, split.recipe, pool, len(labels))
@@ -113,7 +113,7 @@ def check_indices(indices: Tensor, size: int, where: str) -> None:
     outside = (indices < 0) | ((indices >= size) if size else torch.zeros_like(indices).bool())
     if bool(outside.any()):
         position = int(outside.nonzero()[0, 0])
-        limit = f"the set of {size} pictures" if size else "any set"
+        limit = f"the set of {size} images" if size else "any set"
         raise InputError(
             f"{where}: index {int(indices[position])} at position {position} lies outside "
             f"{limit}; was the split made for another data set?"
@@ -297,7 +297,7 @@ def compare(one: Split, other: Split) -> dict[str, Any]:
         other: another, of the same data set.
 
     Returns:
-        ``same``, ``same_order``, sizes, the number of common pictures, and the classes whose
+        ``same``, ``same_order``, sizes, the number of common images, and the classes whose
         counts differ (None where labels are unknown).
 
     Raises:
@@ -305,7 +305,7 @@ def compare(one: Split, other: Split) -> dict[str, Any]:
     """
     if one.pool and other.pool and one.pool != other.pool:
         raise InputError(
-            f"the splits are of different data sets: {one.pool} of {one.pool_size} pictures and "
+            f"the splits are of different data sets: {one.pool} of {one.pool_size} images and "
             f"{other.pool} of {other.pool_size}."
         )
     common = int(torch.isin(one.indices, other.indices).sum())
@@ -360,7 +360,7 @@ def _short(name: str, most: int = 24) -> str:
 
 
 def histogram_svg(counts: Sequence[int], title: str, names: Sequence[str] | None = None) -> str:
-    """Draw class counts, largest first, as an SVG picture with a tip on each bar.
+    """Draw class counts, largest first, as an SVG image with a tip on each bar.
 
     Args:
         counts: C counts by class id.
@@ -381,7 +381,7 @@ def histogram_svg(counts: Sequence[int], title: str, names: Sequence[str] | None
     ]
     for share in (0, 0.25, 0.5, 0.75, 1):
         if largest * share % 1 and largest < 100:
-            continue  # half a picture is none
+            continue  # half an image is none
         y = top + height * (1 - share)
         parts.append(
             f'<line x1="{left}" x2="{left + width}" y1="{y:.1f}" y2="{y:.1f}" stroke="#ddd"/>'
@@ -398,6 +398,6 @@ def histogram_svg(counts: Sequence[int], title: str, names: Sequence[str] | None
         )
     parts.append(
         f'<text x="{left + width / 2}" y="{top + height + 22}" text-anchor="middle" fill="#555">'
-        f"pictures of each of {len(order)} classes, largest first</text></svg>"
+        f"images of each of {len(order)} classes, largest first</text></svg>"
     )
     return "\n".join(parts) + "\n"

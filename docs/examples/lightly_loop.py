@@ -8,7 +8,7 @@ from torch import nn
 from bcl import BoostedRandAugment, ContrastiveViews, MemorizationTracker, NTXentLoss
 
 torch.manual_seed(0)
-images = torch.randint(0, 256, (128, 3, 32, 32), dtype=torch.uint8)  # your pictures
+images = torch.randint(0, 256, (128, 3, 32, 32), dtype=torch.uint8)  # your images
 backbone = nn.Sequential(nn.Conv2d(3, 32, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
 head = SimCLRProjectionHead(input_dim=32, hidden_dim=32, output_dim=64)
 optimizer = torch.optim.SGD([*backbone.parameters(), *head.parameters()], lr=0.06)
@@ -20,7 +20,7 @@ views = ContrastiveViews(32, boost=BoostedRandAugment())
 tracker = MemorizationTracker(num_samples=len(images))
 
 for epoch in range(2):
-    for ids in torch.randperm(len(images)).split(64):  # a loader that gives ids with its pictures
+    for ids in torch.randperm(len(images)).split(64):  # a loader that gives ids with its images
         x0, x1 = views(images[ids], scores=tracker.scores[ids], ids=ids, epoch=epoch)
         z0, z1 = head(backbone(x0)), head(backbone(x1))
         losses = criterion(torch.stack([z0, z1]))  # was: loss = criterion(z0, z1)

@@ -3,13 +3,13 @@
 # --8<-- [start:data]
 import torch
 
-from datamodules import LongTailedDataModule, PictureSet
+from datamodules import ImageDataset, LongTailedDataModule
 from datamodules.base import Sets
 from datamodules.images.dataset import MemoryStore
 
 
 class Stripes(LongTailedDataModule):
-    """Three classes of stripes, 200, 40 and 8 pictures."""
+    """Three classes of stripes, 200, 40 and 8 images."""
 
     def __init__(self, image_size: int = 16, batch_size: int = 32, seed: int = 0) -> None:
         super().__init__(image_size=image_size, batch_size=batch_size, seed=seed)
@@ -17,15 +17,15 @@ class Stripes(LongTailedDataModule):
     def build(self) -> Sets:
         """Make the sets: called once, on every rank, and must give the same on each."""
         return Sets(
-            train=self.pictures("stripes/train", (200, 40, 8), 0),
-            probe=self.pictures("stripes/probe", (30, 30, 30), 1),
-            test=self.pictures("stripes/test", (20, 20, 20), 2),
+            train=self.images("stripes/train", (200, 40, 8), 0),
+            probe=self.images("stripes/probe", (30, 30, 30), 1),
+            test=self.images("stripes/test", (20, 20, 20), 2),
             class_names=["flat", "upright", "slanted"],
-            recipe="stripes, 248 pictures",
+            recipe="stripes, 248 images",
         )
 
-    def pictures(self, name: str, counts: tuple[int, ...], draw: int) -> PictureSet:
-        """So many pictures of each class; the name stands for them in hashes."""
+    def images(self, name: str, counts: tuple[int, ...], draw: int) -> ImageDataset:
+        """So many images of each class; the name stands for them in hashes."""
         side = self.image_size
         y, x = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
         generator = torch.Generator().manual_seed(draw)
@@ -35,7 +35,7 @@ class Stripes(LongTailedDataModule):
             images.append((((phase + shift) % 8) * 30).expand(-1, 3, -1, -1))
             labels += [label] * count
         pixels = torch.cat(images).to(torch.uint8)  # (N, 3, S, S)
-        return PictureSet(MemoryStore(pixels, name), None, torch.tensor(labels))
+        return ImageDataset(MemoryStore(pixels, name), None, torch.tensor(labels))
 
 
 # --8<-- [end:data]
@@ -46,7 +46,7 @@ import pytorch_lightning as pl
 import bcl
 
 data = Stripes()
-learner = bcl.BCL("resnet8", image_size=16, warmup_epochs=0)
+method = bcl.BCL("resnet8", image_size=16, warmup_epochs=0)
 trainer = pl.Trainer(
     max_epochs=1,
     accelerator="cpu",
@@ -54,11 +54,11 @@ trainer = pl.Trainer(
     enable_checkpointing=False,
     use_distributed_sampler=False,  # the loader shares batches between ranks itself
 )
-trainer.fit(learner, datamodule=data)
+trainer.fit(method, datamodule=data)
 
-report = bcl.evaluate(learner.encode, data, protocols="full,knn", tracker=learner.tracker)
+report = bcl.evaluate(method.encode, data, protocols="full,knn", tracker=method.tracker)
 # --8<-- [end:use]
 
 assert data.class_counts.tolist() == [200, 40, 8]
-assert learner.tracker.seen.sum() == 7 * 32  # the last, incomplete batch is left out
+assert method.tracker.seen.sum() == 7 * 32  # the last, incomplete batch is left out
 assert report.protocols

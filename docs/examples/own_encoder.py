@@ -16,7 +16,7 @@ class PatchMixer(nn.Module):
         self.mix = nn.Conv2d(width, width, 3, 1, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, 3, H, W) normalised pictures to (B, num_features)."""
+        """(B, 3, H, W) normalized images to (B, num_features)."""
         x = torch.relu(self.norm(self.patches(x)))
         return torch.relu(self.mix(x)).mean((2, 3))
 
@@ -26,8 +26,8 @@ class PatchMixer(nn.Module):
 # --8<-- [start:use]
 from bcl import BCL, SDCLR
 
-learner = BCL(PatchMixer(), image_size=16, num_samples=64)
-features = learner.encode(torch.randint(0, 256, (8, 3, 16, 16), dtype=torch.uint8))  # (8, 64)
+method = BCL(PatchMixer(), image_size=16, num_samples=64)
+features = method.encode(torch.randint(0, 256, (8, 3, 16, 16), dtype=torch.uint8))  # (8, 64)
 
 pruned = SDCLR(PatchMixer(), image_size=16, num_samples=64)  # needs convolutions, batch norm
 z = pruned.project(torch.rand(2, 8, 3, 16, 16))  # (2, 8, 128)

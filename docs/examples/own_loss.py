@@ -13,7 +13,7 @@ class AlignUniformLoss(nn.Module):
         self.weight, self.t = weight, t
 
     def forward(self, views: Tensor) -> Tensor:
-        """Two views (2, B, D), not normalised, to (B,) losses."""
+        """Two views (2, B, D), not normalized, to (B,) losses."""
         z = nn.functional.normalize(views.float(), dim=-1)
         align = (z[0] - z[1]).square().sum(-1)  # (B,)
         squared = (2 - 2 * z @ z.transpose(1, 2)).clamp_min(0)  # (2, B, B)
@@ -28,8 +28,8 @@ class AlignUniformLoss(nn.Module):
 # --8<-- [start:use]
 from bcl import BCL
 
-learner = BCL("resnet8", image_size=16, loss=AlignUniformLoss(), num_samples=64)
-losses = learner.sample_losses(torch.rand(2, 8, 3, 16, 16))  # (8,)
+method = BCL("resnet8", image_size=16, loss=AlignUniformLoss(), num_samples=64)
+losses = method.sample_losses(torch.rand(2, 8, 3, 16, 16))  # (8,)
 # --8<-- [end:use]
 
 # --8<-- [start:test]

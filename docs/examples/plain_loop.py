@@ -1,4 +1,4 @@
-"""Boosted contrastive learning in a plain PyTorch loop, on pictures made here."""
+"""Boosted contrastive learning in a plain PyTorch loop, on images made here."""
 
 # --8<-- [start:loop]
 import torch
@@ -7,7 +7,7 @@ from torch import nn
 from bcl import BoostedRandAugment, ContrastiveViews, MemorizationTracker, NTXentLoss
 
 torch.manual_seed(0)
-images = torch.randint(0, 256, (256, 3, 32, 32), dtype=torch.uint8)  # your pictures, on the device
+images = torch.randint(0, 256, (256, 3, 32, 32), dtype=torch.uint8)  # your images, on the device
 encoder = nn.Sequential(nn.Conv2d(3, 16, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten())
 projector = nn.Linear(16 * 4 * 4, 64)
 network = nn.Sequential(encoder, projector)

@@ -80,7 +80,7 @@ def test_golden_queue_terms_and_gradient(chunk_size):
     torch.testing.assert_close(terms.repulsion, data["repulsion"], rtol=1e-12, atol=0)
     loss(queries, data["queue"], data["keys"]).backward()
     # The released code takes rows as of length one (2 - 2 q.k), so its gradient has another
-    # radial part, which the normalisation that precedes it removes.
+    # radial part, which the normalization that precedes it removes.
     released = data["grad_queries"]
     radial = (released * queries.detach()).sum(-1, keepdim=True) * queries.detach()
     torch.testing.assert_close(queries.grad, released - radial, rtol=0, atol=1e-15)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from bcl import InputError, shot_groups
 from datamodules import DigitsLT
 from datamodules.base import few_shot
-from datamodules.images.dataset import MemoryStore, PictureSet
+from datamodules.images.dataset import ImageDataset, MemoryStore
 from datamodules.images.loader import MemoryLoader
 
 
@@ -20,9 +20,9 @@ def digits() -> DigitsLT:
     return data
 
 
-def picture_set(n: int = 20) -> PictureSet:
+def image_set(n: int = 20) -> ImageDataset:
     images = torch.arange(n, dtype=torch.uint8)[:, None, None, None].expand(n, 3, 4, 4)
-    return PictureSet(MemoryStore(images.contiguous()), torch.arange(n), torch.arange(n) % 3)
+    return ImageDataset(MemoryStore(images.contiguous()), torch.arange(n), torch.arange(n) % 3)
 
 
 def test_digits_sets(digits: DigitsLT) -> None:
@@ -60,13 +60,13 @@ def test_batch_contract(digits: DigitsLT) -> None:
         assert batch["image"].dtype == torch.uint8
         assert batch["id"].dtype == batch["label"].dtype == torch.int64
         assert batch["label"].equal(digits.train_set().labels[batch["id"]])
-        assert batch["image"].equal(digits.train_set().pictures(batch["id"]))
+        assert batch["image"].equal(digits.train_set().images(batch["id"]))
     ids = torch.cat([batch["id"] for batch in batches])
     assert len(ids.unique()) == len(ids)
 
 
 def test_in_id_order() -> None:
-    batches = list(picture_set().batches(6))
+    batches = list(image_set().batches(6))
     assert torch.cat([batch["id"] for batch in batches]).tolist() == list(range(20))
     assert [len(batch["id"]) for batch in batches] == [6, 6, 6, 2]
 
@@ -76,26 +76,26 @@ def ids_of(loader: MemoryLoader) -> list[list[int]]:
 
 
 def test_order_is_a_function_of_seed_and_epoch() -> None:
-    first = MemoryLoader(picture_set(), 4, seed=3)
-    second = MemoryLoader(picture_set(), 4, seed=3)
+    first = MemoryLoader(image_set(), 4, seed=3)
+    second = MemoryLoader(image_set(), 4, seed=3)
     epochs = [ids_of(first) for _ in range(3)]  # read to the end: goes on by itself
     assert epochs[0] != epochs[1] != epochs[2]
     second.set_epoch(2)
     assert ids_of(second) == epochs[2]
     second.set_epoch(0)
     assert ids_of(second) == epochs[0]
-    assert ids_of(MemoryLoader(picture_set(), 4, seed=4)) != epochs[0]
+    assert ids_of(MemoryLoader(image_set(), 4, seed=4)) != epochs[0]
 
 
 def test_ranks_share_the_global_batch() -> None:
-    whole = ids_of(MemoryLoader(picture_set(), 6, seed=1))
-    parts = [ids_of(MemoryLoader(picture_set(), 6, seed=1, rank=r, world_size=3)) for r in range(3)]
+    whole = ids_of(MemoryLoader(image_set(), 6, seed=1))
+    parts = [ids_of(MemoryLoader(image_set(), 6, seed=1, rank=r, world_size=3)) for r in range(3)]
     assert [[i for share in slices for i in share] for slices in zip(*parts, strict=True)] == whole
 
 
 @pytest.mark.parametrize("stop", range(5))
 def test_resume_goes_on_after_the_last_batch(stop: int) -> None:
-    loader = MemoryLoader(picture_set(), 4, seed=2)
+    loader = MemoryLoader(image_set(), 4, seed=2)
     loader.set_epoch(1)
     whole = ids_of(loader)
     loader.set_epoch(0)
@@ -103,7 +103,7 @@ def test_resume_goes_on_after_the_last_batch(stop: int) -> None:
     iterator = iter(loader)
     seen = [next(iterator)["id"].tolist() for _ in range(stop)]
     state = loader.state_dict()
-    again = MemoryLoader(picture_set(), 4, seed=2, rank=0)
+    again = MemoryLoader(image_set(), 4, seed=2, rank=0)
     again.load_state_dict(state)
     iterator = iter(again)  # Lightning makes the iterator first, then sets the epoch
     again.set_epoch(1)
@@ -113,27 +113,27 @@ def test_resume_goes_on_after_the_last_batch(stop: int) -> None:
 
 
 def test_resume_after_a_whole_epoch_and_on_other_ranks() -> None:
-    loader = MemoryLoader(picture_set(), 4, seed=2)
+    loader = MemoryLoader(image_set(), 4, seed=2)
     ids_of(loader)
     state = loader.state_dict()
     next_epoch = ids_of(loader)
-    again = MemoryLoader(picture_set(), 4, seed=2, rank=1, world_size=2)
+    again = MemoryLoader(image_set(), 4, seed=2, rank=1, world_size=2)
     again.load_state_dict(state)
     assert ids_of(again) == [batch[2:] for batch in next_epoch]
     # A whole epoch binds the next one to nothing.
-    other = MemoryLoader(picture_set(), 5, seed=9)
+    other = MemoryLoader(image_set(), 5, seed=9)
     other.load_state_dict(state)
     assert len(ids_of(other)) == 4
 
 
 def test_resume_amid_another_order_is_refused() -> None:
-    loader = MemoryLoader(picture_set(), 4, seed=2)
+    loader = MemoryLoader(image_set(), 4, seed=2)
     next(iter(loader))
     state = loader.state_dict()
     for other in (
-        MemoryLoader(picture_set(), 5, seed=2),
-        MemoryLoader(picture_set(), 4, seed=3),
-        MemoryLoader(picture_set(19), 4, seed=2),
+        MemoryLoader(image_set(), 5, seed=2),
+        MemoryLoader(image_set(), 4, seed=3),
+        MemoryLoader(image_set(19), 4, seed=2),
     ):
         with pytest.raises(InputError, match="in the middle of epoch 0"):
             other.load_state_dict(state)
@@ -141,11 +141,11 @@ def test_resume_amid_another_order_is_refused() -> None:
 
 def test_bad_batches() -> None:
     with pytest.raises(InputError, match="4 does not among 3; take 3"):
-        MemoryLoader(picture_set(), 4, world_size=3)
+        MemoryLoader(image_set(), 4, world_size=3)
     with pytest.raises(InputError, match="larger than the training set of 20"):
-        MemoryLoader(picture_set(), 21)
+        MemoryLoader(image_set(), 21)
     with pytest.raises(InputError, match="positive"):
-        MemoryLoader(picture_set(), 0)
+        MemoryLoader(image_set(), 0)
     with pytest.raises(InputError, match="batch_size"):
         DigitsLT(batch_size=0)
 
@@ -153,13 +153,13 @@ def test_bad_batches() -> None:
 def test_bad_sets() -> None:
     store = MemoryStore(torch.zeros(3, 3, 2, 2, dtype=torch.uint8))
     with pytest.raises(InputError, match="index 3 lies outside the set of 3"):
-        PictureSet(store, torch.tensor([3]), torch.tensor([0]))
+        ImageDataset(store, torch.tensor([3]), torch.tensor([0]))
     with pytest.raises(InputError, match="needs one label"):
-        PictureSet(store, torch.tensor([0, 1]), torch.tensor([0]))
+        ImageDataset(store, torch.tensor([0, 1]), torch.tensor([0]))
     with pytest.raises(InputError, match="uint8"):
         MemoryStore(torch.zeros(3, 3, 2, 2))
     with pytest.raises(InputError, match="positions"):
-        picture_set().pictures(torch.tensor([20]))
+        image_set().images(torch.tensor([20]))
 
 
 def test_few_shot(digits: DigitsLT) -> None:
@@ -182,7 +182,9 @@ def test_groups_by_the_published_rule(digits: DigitsLT) -> None:
     groups = shot_groups(digits.class_counts, digits.group_rule)
     assert (len(groups.many), len(groups.medium), len(groups.few)) == (4, 3, 3)
     assert groups.rule == "thirds"
-    assert len(shot_groups(digits.class_counts, "thresholds").many) == int((digits.class_counts > 100).sum())
+    assert len(shot_groups(digits.class_counts, "thresholds").many) == int(
+        (digits.class_counts > 100).sum()
+    )
 
 
 class Recorder(pl.LightningModule):
@@ -289,6 +291,6 @@ def test_a_device_that_is_too_small() -> None:
             raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
     store = Full(torch.zeros(4, 3, 8, 8, dtype=torch.uint8))
-    data = PictureSet(store, None, torch.zeros(4))
+    data = ImageDataset(store, None, torch.zeros(4))
     with pytest.raises(InputError, match=r"0\.0 GiB.*does not fit on meta.*storage='host'"):
         MemoryLoader(data, 2, device="meta")

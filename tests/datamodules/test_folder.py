@@ -26,7 +26,7 @@ def test_flat_folder(folder: Path) -> None:
     assert torch.bincount(data.test_set().labels).tolist() == [4, 4, 4]
     assert torch.bincount(data.probe_set().labels).tolist() == [16, 16, 21]
     assert data.class_counts.tolist() == [16, 8, 4]
-    assert "28 pictures" in data.recipe
+    assert "28 images" in data.recipe
     batch = next(iter(data.train_dataloader()))
     assert batch["image"].shape == (8, 3, 12, 12)
     # Pixels are those of the files.
@@ -34,7 +34,7 @@ def test_flat_folder(folder: Path) -> None:
     train = data.train_set()
     with Image.open(names[int(train.rows[3])]) as image:
         expected = torch.from_numpy(np.array(image)).permute(2, 0, 1)
-    assert train.pictures(torch.tensor([3]))[0].equal(expected)
+    assert train.images(torch.tensor([3]))[0].equal(expected)
 
 
 def test_train_and_test_folders(tmp_path: Path) -> None:
@@ -43,7 +43,7 @@ def test_train_and_test_folders(tmp_path: Path) -> None:
     data = module(tmp_path / "set")
     assert torch.bincount(data.test_set().labels).tolist() == [3, 5]
     assert data.class_counts.tolist() == [20, 5]
-    assert data.notes == ["the test set is not balanced: 3 to 5 pictures a class"]
+    assert data.notes == ["the test set is not balanced: 3 to 5 images a class"]
     make_folder(tmp_path / "set" / "test", {"ant": 2, "bee": 2})
     natural = module(tmp_path / "set", imbalance_factor=None)
     assert natural.num_samples == 40
@@ -59,7 +59,7 @@ def test_archive_gives_the_same(folder: Path) -> None:
     one, other = module(folder), module(archive, workers=2)
     assert one.content_hash == other.content_hash
     index = torch.arange(28)
-    assert one.train_set().pictures(index).equal(other.train_set().pictures(index))
+    assert one.train_set().images(index).equal(other.train_set().images(index))
 
 
 def test_second_run_reads_the_cache(folder: Path, monkeypatch) -> None:
@@ -87,15 +87,15 @@ def test_no_class_folders(tmp_path: Path) -> None:
 
 def test_empty_class_folder(folder: Path) -> None:
     (folder / "dog").mkdir()
-    with pytest.raises(InputError, match="class folder without a picture: dog"):
+    with pytest.raises(InputError, match="class folder without an image: dog"):
         module(folder).setup()
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_unreadable_pictures_are_all_listed(folder: Path, workers: int) -> None:
+def test_unreadable_images_are_all_listed(folder: Path, workers: int) -> None:
     whole = (folder / "ant" / "001.png").read_bytes()
     (folder / "ant" / "001.png").write_bytes(whole[: len(whole) // 2])
-    (folder / "bee" / "002.png").write_text("no picture")
+    (folder / "bee" / "002.png").write_text("no image")
     (folder / "cat" / "003.png").write_bytes(b"")
     with pytest.raises(InputError, match="3 unreadable") as caught:
         module(folder, workers=workers).setup()
@@ -110,12 +110,12 @@ def test_sets_that_are_not_balanced_are_told(tmp_path: Path) -> None:
     root = tmp_path / "set"
     make_folder(root / "train", {"ant": 8, "bee": 12})
     make_folder(root / "test", {"ant": 2, "bee": 2})
-    assert module(root).notes == ["the probe set is not balanced: 8 to 12 pictures a class"]
+    assert module(root).notes == ["the probe set is not balanced: 8 to 12 images a class"]
     for path in (root / "test" / "bee").iterdir():
-        path.write_text("no picture")
+        path.write_text("no image")
     data = module(root, on_bad_image="skip")
     assert len(left_out(data)) == 2
-    assert "1 class(es) without a picture in the test set: bee" in data.notes
+    assert "1 class(es) without an image in the test set: bee" in data.notes
 
 
 def test_other_classes_in_the_test_folder(tmp_path: Path) -> None:
@@ -131,7 +131,7 @@ def test_impossible_profiles(folder: Path) -> None:
     for factor in (0.5, float("nan"), float("inf")):
         with pytest.raises(InputError, match="finite number of at least 1"):
             module(folder, imbalance_factor=factor, profile="pareto")
-    with pytest.raises(InputError, match="'ant' has 16 pictures, the profile wants 18"):
+    with pytest.raises(InputError, match="'ant' has 16 images, the profile wants 18"):
         module(folder, max_per_class=18).setup()
     with pytest.raises(InputError, match="test_share"):
         module(folder, test_share=1.0)
@@ -185,13 +185,13 @@ def test_options_beside_a_recipe_or_a_file(folder: Path) -> None:
     module(folder, split_file="s.npy", imbalance_factor=None, max_per_class=None)
 
 
-def test_pictures_left_out_are_in_the_runs_record(tmp_path: Path, monkeypatch, capsys) -> None:
+def test_images_left_out_are_in_the_runs_record(tmp_path: Path, monkeypatch, capsys) -> None:
     from bcl.cli import main
     from bcl.training.checkpoints import KEY
 
     root = make_folder(tmp_path / "set", {"ant": 10, "bee": 12})
     for number in range(2):
-        (root / "bee" / f"{number:03}.png").write_text("no picture")
+        (root / "bee" / f"{number:03}.png").write_text("no image")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("BCL_CACHE", str(tmp_path / "cache"))
     (tmp_path / "small.yaml").write_text(
@@ -206,7 +206,7 @@ def test_pictures_left_out_are_in_the_runs_record(tmp_path: Path, monkeypatch, c
     out = capsys.readouterr().out
     run = tmp_path / "outputs" / "small"
     notes = json.loads((run / "run.json").read_text())["notes"]
-    assert sum("left out unreadable picture bee/00" in note for note in notes) == 2
+    assert sum("left out unreadable image bee/00" in note for note in notes) == 2
     for note in notes:
         assert f"note: {note}\n" in out
     last = run / "checkpoints" / "last.ckpt"

@@ -45,14 +45,12 @@ def test_sets(root: Path) -> None:
     assert data.class_names == ["n01", "n02"]
     assert (len(data.train_set()), len(data.probe_set()), len(data.test_set())) == (8, 6, 4)
     assert torch.bincount(data.probe_set().labels).tolist() == [3, 3]
-    # n01/005.png is in the training and the probe list: one picture, decoded once.
+    # n01/005.png is in the training and the probe list: one image, decoded once.
     assert (
-        data.train_set()
-        .pictures(torch.tensor([5]))
-        .equal(data.probe_set().pictures(torch.tensor([0])))
+        data.train_set().images(torch.tensor([5])).equal(data.probe_set().images(torch.tensor([0])))
     )
     assert len(data.train_set().store) == 17
-    assert "train.txt: 8 pictures" in data.recipe
+    assert "train.txt: 8 images" in data.recipe
     assert len(list(data.train_dataloader())) == 2
 
 
@@ -91,18 +89,18 @@ def test_path_with_spaces(tmp_path: Path) -> None:
     assert found.lines == [1, 2, 3]
 
 
-def test_missing_pictures_are_listed_with_their_line(root: Path) -> None:
+def test_missing_images_are_listed_with_their_line(root: Path) -> None:
     (root / "train" / "n02" / "001.png").unlink()
     (root / "val" / "n01" / "000.png").unlink()
-    with pytest.raises(InputError, match="2 picture") as caught:
+    with pytest.raises(InputError, match="2 image") as caught:
         listed(root).setup()
     assert f"{root}/train.txt:8: train/n02/001.png" in str(caught.value)
     assert f"{root}/test.txt:1: val/n01/000.png" in str(caught.value)
 
 
-def test_class_without_pictures(root: Path) -> None:
+def test_class_without_images(root: Path) -> None:
     write(root / "train.txt", [("n01", range(6)), ("n02", ()), ("n02", range(2))])
-    with pytest.raises(InputError, match=r"1 of 3 classes without a picture: 1"):
+    with pytest.raises(InputError, match=r"1 of 3 classes without an image: 1"):
         listed(root, probe_list=None, test_list=None).setup()
     with pytest.raises(InputError, match=r"2 of 4 classes"):
         listed(root, num_classes=4).setup()
@@ -125,27 +123,27 @@ def test_other_bad_lists(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="does not exist"):
         read_list(tmp_path / "none.txt")
     (tmp_path / "empty.txt").write_text("\n")
-    with pytest.raises(InputError, match="names no picture"):
+    with pytest.raises(InputError, match="names no image"):
         read_list(tmp_path / "empty.txt")
     (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(InputError, match="not a list file"):
         read_list(tmp_path / "binary.txt")
 
 
-def test_bad_pictures_are_left_out_of_every_list(root: Path) -> None:
-    (root / "train" / "n01" / "005.png").write_text("no picture")
-    with pytest.raises(InputError, match=r"(?s)1 unreadable picture.*train/n01/005\.png"):
+def test_bad_images_are_left_out_of_every_list(root: Path) -> None:
+    (root / "train" / "n01" / "005.png").write_text("no image")
+    with pytest.raises(InputError, match=r"(?s)1 unreadable image.*train/n01/005\.png"):
         listed(root).setup()
     data = listed(root, on_bad_image="skip")
     assert data.class_counts.tolist() == [5, 2]
     assert len(data.probe_set()) == 5
     assert "train/n01/005.png" in data.notes[0]
-    assert "the probe list is not balanced: 2 to 3 pictures a class" in data.notes
+    assert "the probe list is not balanced: 2 to 3 images a class" in data.notes
     assert not any("class(es)" in note for note in data.notes)
     for number in range(2):
-        (root / "train" / "n02" / f"{number:03}.png").write_text("no picture")
+        (root / "train" / "n02" / f"{number:03}.png").write_text("no image")
     assert (
-        "1 class(es) without a picture in the train list: 1"
+        "1 class(es) without an image in the train list: 1"
         in listed(root, on_bad_image="skip").notes
     )
 
@@ -167,7 +165,7 @@ def test_published_totals_are_compared(root: Path, kind) -> None:
     assert any("classes has 2" in note for note in data.notes)
 
 
-def test_files_path_reads_the_same_pictures(root: Path) -> None:
+def test_files_path_reads_the_same_images(root: Path) -> None:
     memory, files = listed(root), listed(root, storage="files")
     for one, other in zip(memory.train_dataloader(), files.train_dataloader(), strict=True):
         assert one.keys() == other.keys()
@@ -209,7 +207,7 @@ def test_a_colon_is_a_letter_but_for_a_drive(tmp_path: Path) -> None:
             read_list(tmp_path / "a.txt")
 
 
-def test_one_picture_in_two_spellings(tmp_path: Path) -> None:
+def test_one_image_in_two_spellings(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("./a/x.jpg 0\na//x.jpg 1\n")
     with pytest.raises(InputError, match=r"a\.txt:2: 'a/x\.jpg' stands on line 1 already"):
         read_list(tmp_path / "a.txt")
@@ -225,7 +223,7 @@ def test_labels_that_are_none(tmp_path: Path, label: str) -> None:
 def test_names_that_the_system_refuses(root: Path) -> None:
     (root / "loop").symlink_to(root / "loop")
     (root / "train.txt").write_text(f"train/n01/000.png 0\n{'x' * 300}.png 1\nloop/a.png 1\n")
-    with pytest.raises(InputError, match=r"2 picture\(s\)") as caught:
+    with pytest.raises(InputError, match=r"2 image\(s\)") as caught:
         listed(root).setup()
     assert "train.txt:2: " in str(caught.value)
     assert "train.txt:3: loop/a.png (Too many levels" in str(caught.value)
@@ -247,4 +245,4 @@ def test_the_guides_file_trains_and_is_probed(root: Path, monkeypatch) -> None:
     checkpoint = "outputs/lists/checkpoints/last.ckpt"
     assert main(["probe", checkpoint, "--protocol", "full", "--out", "probe/lists"]) == 0
     record = json.loads((root / "outputs" / "lists" / "run.json").read_text())
-    assert record["recipe"] == "set, list train.txt: 8 pictures"
+    assert record["recipe"] == "set, list train.txt: 8 images"

@@ -73,7 +73,7 @@ def test_packed_set_is_the_same(packed: Path) -> None:
         one, other = getattr(data, name)(), getattr(source, name)()
         index = torch.arange(len(one))
         assert one.labels.equal(other.labels)
-        assert one.pictures(index).equal(other.pictures(index))
+        assert one.images(index).equal(other.images(index))
     batches = list(data.probe_set().batches(100))
     assert torch.cat([b["id"] for b in batches]).equal(torch.arange(1240))
     shot = data.few_shot(5, 0)
@@ -87,7 +87,7 @@ def test_batches_by_rank_and_resume(packed: Path) -> None:
     whole = [batch["id"] for batch in loader]
     assert len(torch.cat(whole).unique()) <= 400
     for batch in data.train_dataloader():
-        assert batch["image"].equal(data.train_set().pictures(batch["id"]))
+        assert batch["image"].equal(data.train_set().images(batch["id"]))
     options = {"sizes": loader.sizes, "window": 2, "world_size": 2}
     parts = [
         [b["id"] for b in ShardLoader(data.train_set(), 40, rank=rank, **options)]
@@ -237,7 +237,7 @@ def test_command(tmp_path: Path, capsys) -> None:
     folder = make_folder(tmp_path / "set", {"ant": 20, "bee": 20}, side=20)
     words = (folder, "--out", tmp_path / "out", "--cache-dir", tmp_path / "cache")
     assert run(*words, "--imbalance-factor", 4, "--max-side", 10) == 0
-    assert "train   20 pictures in 1 shard" in capsys.readouterr().out
+    assert "train   20 images in 1 shard" in capsys.readouterr().out
     data = shards(tmp_path / "out", batch_size=4)
     assert data.class_counts.tolist() == [16, 4]
     with pytest.raises(InputError, match="exists already"):
@@ -246,7 +246,7 @@ def test_command(tmp_path: Path, capsys) -> None:
     assert "as it is" in shards(tmp_path / "out").recipe
     with pytest.raises(InputError, match="go with --train-list"):
         run(*words, "--overwrite", "--test-list", "x.txt")
-    with pytest.raises(InputError, match="names its pictures itself"):
+    with pytest.raises(InputError, match="names its images itself"):
         run(*words, "--overwrite", "--train-list", "x.txt", "--recipe", "cifar10/sdclr")
     with pytest.raises(InputError, match=r"--recipe says .* --imbalance-factor would have no"):
         run(*words, "--overwrite", "--recipe", "cifar10/sdclr", "--imbalance-factor", 7)

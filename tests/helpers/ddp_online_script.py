@@ -18,15 +18,15 @@ from datamodules import DigitsLT
 class Poison(pl.Callback):
     """One weight of one rank becomes NaN before the fourth step: only its losses are affected."""
 
-    def on_train_batch_start(self, trainer, learner, *_):
+    def on_train_batch_start(self, trainer, method, *_):
         if trainer.global_step == 3 and trainer.global_rank == trainer.world_size - 1:
             with torch.no_grad():
-                learner.encoder[0].weight[0].fill_(torch.nan)
+                method.encoder[0].weight[0].fill_(torch.nan)
 
 
 def fit(ranks, folder, *more, loggers="csv"):
     torch.manual_seed(0)
-    learner = SimCLR(
+    method = SimCLR(
         Encoder(), 16, projector_batch_norm=False, learning_rate=0.2, warmup_epochs=0, seed=0
     )
     callbacks = run_callbacks({"name": "run", "seed": 0}, folder, progress=False, every_n_steps=1)
@@ -42,28 +42,28 @@ def fit(ranks, folder, *more, loggers="csv"):
         plugins=[AtomicCheckpointIO()],
         callbacks=[*callbacks, *more, LogHistory()],
     )
-    # 500 test pictures in batches of 200: the ranks have unequal shares.
+    # 500 test images in batches of 200: the ranks have unequal shares.
     data = DigitsLT(batch_size=96)
     try:
-        trainer.fit(learner, datamodule=data)
+        trainer.fit(method, datamodule=data)
     except (InputError, RuntimeError) as error:
-        return trainer, learner, str(error)
-    return trainer, learner, ""
+        return trainer, method, str(error)
+    return trainer, method, ""
 
 
 def main(ranks, out):
     torch.set_num_threads(1)
     probe = OnlineProbe(batch_size=200)
-    trainer, learner, error = fit(ranks, out / "good", HistoryWriter(out / "good/tracker"), probe)
+    trainer, method, error = fit(ranks, out / "good", HistoryWriter(out / "good/tracker"), probe)
     assert not error, error
     state = {
         "history": trainer.callbacks[0].record["history"],
         "head": dict(probe.head.state_dict()),
-        "tracker": dict(learner.tracker.state_dict()),
+        "tracker": dict(method.tracker.state_dict()),
     }
-    trainer, learner, state["error"] = fit(ranks, out / "bad", Poison())
-    state["updated"] = learner.tracker.updated_in
-    state["finite"] = bool(learner.tracker.momentum_loss.isfinite().all())
+    trainer, method, state["error"] = fit(ranks, out / "bad", Poison())
+    state["updated"] = method.tracker.updated_in
+    state["finite"] = bool(method.tracker.momentum_loss.isfinite().all())
     state["steps"] = trainer.global_step
     torch.save(state, out / f"{trainer.global_rank}.pt")
 

@@ -35,11 +35,11 @@ class Losses(pl.Callback):
     def __init__(self):
         self.losses = []
 
-    def on_train_batch_end(self, trainer, learner, outputs, *_):
+    def on_train_batch_end(self, trainer, method, outputs, *_):
         self.losses.append(float(trainer.strategy.reduce(outputs["loss"].detach())))
 
 
-def learners(precision):
+def methods(precision):
     views = {"flip": 0.0, "boost": BoostedRandAugment()}
     plain = {"projector_batch_norm": False, "warmup_epochs": 0, "seed": 0}
     # Anew for each: DDP reseeds where Lightning's PL_GLOBAL_SEED is set, one process does not.
@@ -73,12 +73,12 @@ def main(ranks, out):
     torch.set_num_threads(1)
     states = {}
     for precision in ("64-true", "32-true"):
-        for name, learner in learners(precision):
-            states[f"{name} {precision}"] = train(ranks, learner, precision)
+        for name, method in methods(precision):
+            states[f"{name} {precision}"] = train(ranks, method, precision)
     torch.save(states, f"{out}.{os.environ.get('RANK', 0)}")
 
 
-def train(ranks, learner, precision):
+def train(ranks, method, precision):
     watch = Losses()
     trainer = pl.Trainer(
         accelerator="cpu",
@@ -93,13 +93,13 @@ def train(ranks, learner, precision):
         precision=precision,
         callbacks=[watch],
     )
-    trainer.fit(learner, datamodule=DigitsLT(batch_size=96))
+    trainer.fit(method, datamodule=DigitsLT(batch_size=96))
     # What follows from the weights alone, and the queue.
-    state = {k: v for k, v in learner.state_dict().items() if not k.startswith("tracker.")}
+    state = {k: v for k, v in method.state_dict().items() if not k.startswith("tracker.")}
     return {
         "losses": watch.losses,
         "weights": state,
-        "tracker": learner.tracker.state_dict(),
+        "tracker": method.tracker.state_dict(),
     }
 
 

@@ -1,4 +1,4 @@
-"""A made-up data set and learner, with the interface of real ones; for test processes too."""
+"""A made-up data set and method, with the interface of real ones; for test processes too."""
 
 import torch
 
@@ -15,7 +15,7 @@ class FakeSet:
     def __len__(self):
         return self.pixels.shape[0]
 
-    def pictures(self, indices):
+    def images(self, indices):
         return self.pixels[indices]
 
     def batches(self, batch_size, device):
@@ -53,8 +53,8 @@ class FakeData:
         return torch.cat([order[order % 6 == c][:shots] for c in range(6)])
 
 
-class FakeLearner(torch.nn.Module):
-    """What the evaluation needs of a learner: an encoder, a projector and ``encode``."""
+class FakeMethod(torch.nn.Module):
+    """What the evaluation needs of a method: an encoder, a projector and ``encode``."""
 
     def __init__(self, encoder, projector=None):
         super().__init__()

@@ -19,7 +19,7 @@ def make_folder(root: Path, sizes: dict[str, int], side: int = 12) -> Path:
 
 
 def left_out(data) -> list[str]:
-    return [note for note in data.notes if note.startswith("left out unreadable picture")]
+    return [note for note in data.notes if note.startswith("left out unreadable image")]
 
 
 def module(root: Path, **options) -> ImageFolderLT:

@@ -61,7 +61,7 @@ def by_pytorch(monkeypatch, make, *arguments, **keywords):
 
 
 def random_images(count, height, width, seed=0):
-    """Smooth pictures with some noise, (B, 3, height, width) uint8."""
+    """Smooth images with some noise, (B, 3, height, width) uint8."""
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.rand(count, 3, 4, 4, generator=generator)
     smooth = torch.nn.functional.interpolate(coarse, (height, width), mode="bicubic")
@@ -125,7 +125,7 @@ def same_fields(one, other):
 
 
 @pytest.mark.parametrize(
-    ("rule", "picture", "settings"),
+    ("rule", "image", "settings"),
     [
         ("bcl-i", (32, 32), {"blur_probability": 0.5, "solarize_probability": 0.3}),
         # Boxes that often, and boxes that never fit; jitter that is cut off at 0.
@@ -137,7 +137,7 @@ def same_fields(one, other):
         ("imagenet", (20, 10), {"scale": (0.9, 1.0), "ratio": (3.0, 4.0)}),
     ],
 )
-def test_draws_are_equal_to_the_bit(monkeypatch, rule, picture, settings):
+def test_draws_are_equal_to_the_bit(monkeypatch, rule, image, settings):
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(-(2**62), 2**62, (150,), generator=generator)
     ids[:5] = torch.arange(5)
@@ -147,8 +147,8 @@ def test_draws_are_equal_to_the_bit(monkeypatch, rule, picture, settings):
             8, num_views=3, boost=BoostedRandAugment(rule=rule), num_local=1, local_size=4,
             seed=seed, **settings,
         )  # fmt: skip
-        found = make.sample(ids.to(DEVICE), picture, scores.to(DEVICE), epoch)
-        wanted = by_pytorch(monkeypatch, make.sample, ids, picture, scores, epoch)
+        found = make.sample(ids.to(DEVICE), image, scores.to(DEVICE), epoch)
+        wanted = by_pytorch(monkeypatch, make.sample, ids, image, scores, epoch)
         assert len(found) == len(wanted) == 2
         for one, other in zip(wanted, found, strict=True):
             same_fields(one, other)
@@ -166,8 +166,8 @@ def test_every_op_is_equal(monkeypatch, policy, whole):
         active=torch.ones(count, 1, dtype=torch.bool),
         magnitude=strengths.repeat_interleave(len(OPS))[:, None],
         sign=torch.where(u[0] < 0.5, 1.0, -1.0)[:, None],
-        centre_x=u[1][:, None],
-        centre_y=u[2][:, None],
+        center_x=u[1][:, None],
+        center_y=u[2][:, None],
     )
     x = random_images(count, 12, 10).float()  # of which Cutout's side is whole pixels too
     if not whole:
@@ -183,7 +183,7 @@ def test_every_op_is_equal(monkeypatch, policy, whole):
 
 
 @pytest.mark.parametrize(
-    ("count", "picture", "size", "changes"),
+    ("count", "image", "size", "changes"),
     [
         (5, (12, 12), (12, 12), {"blur_probability": 1.0}),
         (4, (21, 9), (8, 12), {"solarize_probability": 1.0}),
@@ -198,10 +198,10 @@ def test_every_op_is_equal(monkeypatch, policy, whole):
     ],
 )
 @pytest.mark.parametrize("kind", ["uint8", "float", "channels last"])
-def test_views_are_the_same(monkeypatch, count, picture, size, changes, kind):
+def test_views_are_the_same(monkeypatch, count, image, size, changes, kind):
     if kind != "uint8" and size == (72, 70):
         pytest.skip("slow to interpret; the smaller ones show the same")
-    images = random_images(count * MANY, *picture)
+    images = random_images(count * MANY, *image)
     images = images / 255 if kind == "float" else images
     if kind == "channels last":
         images = images.contiguous(memory_format=torch.channels_last)
@@ -212,7 +212,7 @@ def test_views_are_the_same(monkeypatch, count, picture, size, changes, kind):
     ids, scores = torch.arange(len(images)), torch.linspace(0.3, 1, len(images))
     found = make(images.to(DEVICE), scores.to(DEVICE), ids.to(DEVICE), epoch=1).cpu()
     wanted = by_pytorch(monkeypatch, make, images, scores, ids, epoch=1)
-    step = 1 / 255 / 0.2  # what a level is at most after the normalisation
+    step = 1 / 255 / 0.2  # what a level is at most after the normalization
     differ = (found - wanted).abs()
     # A sum in another order now and then rounds the other way, which later steps may amplify.
     assert (differ > 1e-4).float().mean() < 5e-3
@@ -230,12 +230,12 @@ def test_what_nobody_looked_at_becomes_nan():
     out = make(images.to(DEVICE), scores.to(DEVICE), ids).isnan().flatten(2)
     assert out.all(2).tolist() == out.any(2).tolist() == 2 * [[False, True, True]]
     [params] = make.sample(ids, (8, 8), torch.ones(3, device=DEVICE))
-    params.boost.magnitude[3, 1] = float("nan")  # of the second view of the first picture
+    params.boost.magnitude[3, 1] = float("nan")  # of the second view of the first image
     out = make.transform(random_images(3, 8, 8).to(DEVICE), [params]).isnan().flatten(2).all(2)
     assert out.tolist() == [[False, False, False], [True, False, False]]
 
 
-def test_a_stored_box_that_leaves_the_picture_reads_nothing_beyond_it():
+def test_a_stored_box_that_leaves_the_image_reads_nothing_beyond_it():
     make = ContrastiveViews(8, num_views=1, check_values="never")
     images = torch.full((2, 3, 8, 8), 7, dtype=torch.uint8, device=DEVICE)
     [params] = make.sample(torch.arange(2, device=DEVICE), (8, 8))
@@ -260,11 +260,9 @@ def test_blur_wider_than_the_view_mirrors_once_at_each_edge(monkeypatch):
     assert torch.allclose(found, by_pytorch(monkeypatch, make, images, ids=ids), atol=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("picture", "size"), [((8, 3), (8, 1)), ((3, 8), (1, 8)), ((1, 1), (1, 1))]
-)
-def test_pictures_and_views_one_pixel_wide(monkeypatch, picture, size):
-    images, ids, scores = random_images(4, *picture), torch.arange(4), torch.linspace(0.3, 1, 4)
+@pytest.mark.parametrize(("image", "size"), [((8, 3), (8, 1)), ((3, 8), (1, 8)), ((1, 1), (1, 1))])
+def test_images_and_views_one_pixel_wide(monkeypatch, image, size):
+    images, ids, scores = random_images(4, *image), torch.arange(4), torch.linspace(0.3, 1, 4)
     make = ContrastiveViews(
         size, num_views=1, boost=BoostedRandAugment(), blur_probability=0.5, mean=(0.4, 0.5, 0.6),
         std=(0.2, 0.3, 0.25),
@@ -275,7 +273,7 @@ def test_pictures_and_views_one_pixel_wide(monkeypatch, picture, size):
     assert torch.allclose(found, wanted, atol=1.01 / 255 / 0.2)
 
 
-def test_draws_of_huge_pictures_and_of_numpy_keys_are_equal(monkeypatch):
+def test_draws_of_huge_images_and_of_numpy_keys_are_equal(monkeypatch):
     ids = torch.arange(20)
     make = ContrastiveViews(8, num_views=1, seed=np.int64(5))
     for size, epoch in (((70000, 50000), 0), ((32, 32), np.int32(3)), ((32, 32), torch.tensor(3))):

@@ -1,4 +1,4 @@
-"""Learners, data and a trainer small enough for a test."""
+"""Methods, data and a trainer small enough for a test."""
 
 import pytorch_lightning as pl
 import torch
@@ -26,8 +26,8 @@ class Dropping(nn.Module):
         return self.layers(x).mean((2, 3))
 
 
-class Pictures(pl.LightningDataModule):
-    """24 random pictures in batches of 8, in a fixed order, without labels."""
+class Images(pl.LightningDataModule):
+    """24 random images in batches of 8, in a fixed order, without labels."""
 
     num_samples = 24
 
@@ -39,7 +39,7 @@ class Pictures(pl.LightningDataModule):
 
 
 class Pixels(nn.Module):
-    """8 x 8 grey pixels and one parameter, for a probe that can be judged."""
+    """8 x 8 gray pixels and one parameter, for a probe that can be judged."""
 
     num_features = 64
 
@@ -51,7 +51,7 @@ class Pixels(nn.Module):
         return nn.functional.avg_pool2d(x.mean(1), 2).flatten(1) * self.weight
 
 
-def learner(cls=SimCLR, encoder=Dropping, **arguments):
+def method(cls=SimCLR, encoder=Dropping, **arguments):
     torch.manual_seed(0)
     arguments = {"learning_rate": 0.1, "warmup_epochs": 0, "seed": 0, **arguments}
     return cls(encoder(), 16, **arguments)
@@ -71,7 +71,7 @@ def fit(model, *callbacks, data=None, resume=None, **settings):
     return trainer
 
 
-def train(learner, epochs=2, **settings):
+def train(method, epochs=2, **settings):
     trainer = pl.Trainer(
         max_epochs=epochs,
         accelerator="cpu",
@@ -80,5 +80,5 @@ def train(learner, epochs=2, **settings):
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    trainer.fit(learner, datamodule=Pictures())
+    trainer.fit(method, datamodule=Images())
     return trainer

@@ -43,12 +43,12 @@ pytestmark = [
 ]
 
 GPU = torch.device("cuda")
-# Ops that blend two pictures: a device may fuse the product with the sum and round once.
+# Ops that blend two images: a device may fuse the product with the sum and round once.
 BLENDS = ("Contrast", "Color", "Brightness", "Sharpness")
 
 
 def random_images(count, rows=32, cols=32):
-    """Smooth pictures with noise, uint8."""
+    """Smooth images with noise, uint8."""
     generator = torch.Generator().manual_seed(0)
     small = torch.rand(count, 3, 5, 5, generator=generator)
     smooth = torch.nn.functional.interpolate(small, (rows, cols), mode="bicubic")
@@ -114,12 +114,12 @@ def shares(there, here):
 @pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("rule", [None, "bcl-i", "bcl-d"])
 @pytest.mark.parametrize(
-    ("picture", "size"), [((32, 32), 32), ((40, 40), 32), ((40, 29), 32), ((96, 96), 64)]
+    ("image", "size"), [((32, 32), 32), ((40, 40), 32), ((40, 29), 32), ((96, 96), 64)]
 )
-def test_views_are_those_of_a_cpu_but_for_rounding(monkeypatch, rule, picture, size):
+def test_views_are_those_of_a_cpu_but_for_rounding(monkeypatch, rule, image, size):
     count = 128 if size == 32 else 48
     images, ids, scores = (
-        random_images(count, *picture),
+        random_images(count, *image),
         torch.arange(count),
         torch.linspace(0, 1, count),
     )
@@ -128,7 +128,7 @@ def test_views_are_those_of_a_cpu_but_for_rounding(monkeypatch, rule, picture, s
     there = views(images.to(GPU), scores.to(GPU), ids.to(GPU), epoch=1)
     # A sum in another order rounds the other way now and then; later steps make more of it.
     any_level, more = shares(there, views(images, scores, ids, epoch=1))
-    # A CPU resizes large pictures by another kernel, with weights of 8 bits.
+    # A CPU resizes large images by another kernel, with weights of 8 bits.
     assert any_level <= (3e-4 if size == 32 else 8e-3)
     assert more <= (3e-4 if size == 32 else 2.5e-3)
     for module in (resize, rows, views_module):
@@ -157,8 +157,8 @@ def test_every_op_does_the_same_as_on_a_cpu(name, policy):
         active=torch.ones(62, dtype=torch.bool),
         magnitude=torch.linspace(0, 30, 31).repeat(2),
         sign=torch.ones(62).index_fill(0, torch.arange(31), -1),
-        centre_x=places[:, 0],
-        centre_y=places[:, 1],
+        center_x=places[:, 0],
+        center_y=places[:, 1],
     ).map(lambda tensor: tensor[:, None])
     boost = BoostedRandAugment(policy=policy)
     here = boost.apply_levels(images.clone(), params, whole=True)
@@ -297,7 +297,7 @@ def test_the_tracker_is_that_of_a_cpu(normalization):
     torch.testing.assert_close(there.momentum_loss.cpu(), here.momentum_loss, rtol=1e-6, atol=0)
     if normalization == "max":
         torch.testing.assert_close(there.scores.cpu(), here.scores, rtol=0, atol=1e-6)
-    else:  # rounding may part or join neighbours, which moves a rank by one
+    else:  # rounding may part or join neighbors, which moves a rank by one
         assert (there.scores.cpu() - here.scores).abs().max() <= 1.01 / 279
 
     before = there.momentum_loss.clone()
@@ -327,7 +327,7 @@ def test_pruning_waits_for_nothing():
         magnitude_masks(weights, 0.9)
 
 
-LEARNERS = {
+METHODS = {
     "simclr": (SimCLR, {}),
     "bcl-i": (BCL, {}),
     "sdclr": (SDCLR, {}),
@@ -338,8 +338,8 @@ LEARNERS = {
 }
 
 
-def learner(name):
-    cls, arguments = LEARNERS[name]
+def method(name):
+    cls, arguments = METHODS[name]
     arguments = {**arguments}
     if arguments.pop("boosted", False):
         arguments["views"] = ContrastiveViews(16, boost=BoostedRandAugment(rule="bcl-d"))
@@ -377,10 +377,10 @@ class Batches(pl.Callback):
 
 @pytest.mark.parametrize(
     ("name", "precision"),
-    [*((name, "bf16-mixed") for name in LEARNERS), ("bcl-i", "16-mixed"), ("bcl-d", "32-true")],
+    [*((name, "bf16-mixed") for name in METHODS), ("bcl-i", "16-mixed"), ("bcl-d", "32-true")],
 )
 def test_every_method_trains(name, precision):
-    model, batches = learner(name), Batches()
+    model, batches = method(name), Batches()
     before = {key: value.clone() for key, value in model.encoder.named_parameters()}
     trainer = fit(model, batches, precision=precision)
     assert batches.devices == {GPU.type}
@@ -397,8 +397,8 @@ def test_every_method_trains(name, precision):
     assert int(tracker.epoch) == 2
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_before_the_optimiser(monkeypatch):
-    model, steps = learner("bcl-i"), []
+def test_a_loss_that_is_not_finite_stops_the_run_before_the_optimizer(monkeypatch):
+    model, steps = method("bcl-i"), []
     losses = type(model).sample_losses
 
     def broken(self, views):
@@ -431,14 +431,14 @@ def test_a_resumed_run_ends_bit_for_bit_as_one_left_alone(name, precision, tmp_p
     settings = {"precision": precision, "deterministic": True, "epochs": 4}
     saving = {"enable_checkpointing": True, **settings}
     try:
-        whole = learner(name)
+        whole = method(name)
         fit(whole, **settings)
-        again = learner(name)
+        again = method(name)
         fit(again, **settings)
         record = RunRecorder({"name": name}, tmp_path)
-        fit(learner(name), record, Checkpoints(tmp_path), Stop(), **saving)
+        fit(method(name), record, Checkpoints(tmp_path), Stop(), **saving)
         saved = torch.load(tmp_path / "last.ckpt", weights_only=True, map_location="cpu")
-        resumed = learner(name)
+        resumed = method(name)
         record = RunRecorder({"name": name}, tmp_path)
         callbacks = record, Checkpoints(tmp_path)
         fit(resumed, *callbacks, resume=tmp_path / "last.ckpt", **saving)
@@ -453,10 +453,10 @@ def test_a_resumed_run_ends_bit_for_bit_as_one_left_alone(name, precision, tmp_p
 @pytest.mark.parametrize("solver", ["lbfgs", "ridge"])
 def test_probes_are_those_of_a_cpu(solver):
     def blobs(count, seed):
-        centres = torch.randn(7, 12, generator=torch.Generator().manual_seed(0))
+        centers = torch.randn(7, 12, generator=torch.Generator().manual_seed(0))
         generator = torch.Generator().manual_seed(seed)
         labels = torch.arange(count) % 7
-        return centres[labels] + 1.2 * torch.randn(count, 12, generator=generator), labels
+        return centers[labels] + 1.2 * torch.randn(count, 12, generator=generator), labels
 
     data = (*blobs(2100, 1), *blobs(3500, 2))
     here = fit_linear_probe(*data, solver=solver)
@@ -468,12 +468,12 @@ def test_probes_are_those_of_a_cpu(solver):
 @pytest.mark.parametrize(
     ("metric", "temperature"), [("cosine", None), ("cosine", 0.1), ("euclidean", None)]
 )
-def test_neighbours_are_those_of_a_cpu(metric, temperature):
+def test_neighbors_are_those_of_a_cpu(metric, temperature):
     generator = torch.Generator().manual_seed(0)
     y, test_y = torch.arange(900) % 6, torch.arange(300) % 6
-    centres = torch.randn(6, 16, generator=generator)
-    x = centres[y] + torch.randn(900, 16, generator=generator)
-    test = centres[test_y] + torch.randn(300, 16, generator=generator)
+    centers = torch.randn(6, 16, generator=generator)
+    x = centers[y] + torch.randn(900, 16, generator=generator)
+    test = centers[test_y] + torch.randn(300, 16, generator=generator)
     options = {"ks": (1, 10, 200), "metric": metric, "temperature": temperature}
     here = knn_predict(x, y, test, **options)
     there = knn_predict(x.to(GPU), y.to(GPU), test.to(GPU), **options)

@@ -123,7 +123,7 @@ def test_a_replaced_run_is_not_gone_on_with_before_the_first_checkpoint(tmp_path
         saver = Checkpoints(folder / "checkpoints")
         recorder = RunRecorder({"name": "x"}, folder)
         small_runs.fit(
-            small_runs.learner(),
+            small_runs.method(),
             recorder,
             *callbacks,
             saver,
@@ -153,7 +153,7 @@ def test_a_replaced_run_is_not_gone_on_with_before_the_first_checkpoint(tmp_path
 
 def test_a_run_that_ends_by_its_steps_ends_as_by_its_epochs(place):
     more = ("--save.every_n_epochs", "50", "--history.every_n_epochs", "50")
-    more += ("--online.every_n_epochs", "50", "--online.neighbours", "0")
+    more += ("--online.every_n_epochs", "50", "--online.neighbors", "0")
     assert fit(9, "--trainer.max_steps", "5", *more) == 0
     content = torch.load(place / "last.ckpt", weights_only=True)
     assert content["global_step"] == 5

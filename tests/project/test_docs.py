@@ -190,8 +190,8 @@ save_encoder(create_encoder("resnet8", 16), "encoder", [0.5] * 3, [0.2] * 3)
     "evaluation.md": """
 import torch, bcl
 from datamodules import DigitsLT
-learner = bcl.BCL("resnet8", image_size=16, encoder_args={"width": 4}, num_samples=417)
-learner.eval()
+method = bcl.BCL("resnet8", image_size=16, encoder_args={"width": 4}, num_samples=417)
+method.eval()
 data = DigitsLT(image_size=16)
 train_features, train_labels = torch.randn(60, 8), torch.arange(60) % 3
 test_features, test_labels = torch.randn(30, 8), torch.arange(30) % 3
@@ -211,8 +211,8 @@ AFTER = {
     "augmentation.md": "assert again.equal(out) and decode(image).shape == (3, 256, 256)",
     "encoders.md": """
 import torch
-pictures = torch.rand(2, 3, 16, 16)
-assert encoder.eval()(pictures).equal(bcl.load_encoder("encoder").eval()(pictures))
+images = torch.rand(2, 3, 16, 16)
+assert encoder.eval()(images).equal(bcl.load_encoder("encoder").eval()(images))
 """,
     "evaluation.md": "from pathlib import Path; assert Path('outputs/probe/report.json').is_file()",
     "logging.md": "assert history.epochs == [99, 199] and history.scores(ids).shape == (2, 2)",
@@ -321,7 +321,7 @@ def test_figures_say_what_they_show():
         assert re.search(r"<title id=\"t\">.{5,}</title>\n<desc id=\"d\">.{20,}</desc>", text), path
         assert not re.search(r"(?:href|src)=\"?http", text), path
     for name, text in PAGES.items():
-        assert not re.search(r"!\[\s*\]\(", text), f"{name} has a picture without a description"
+        assert not re.search(r"!\[\s*\]\(", text), f"{name} has an image without a description"
 
 
 def test_benchmarks_page_is_that_of_the_committed_results(monkeypatch):

@@ -25,7 +25,7 @@ HELD = {
     "evaluation.md": "Speed",
     "losses.md": "Measured",
 }
-PILLOW = "Pillow, one picture at a time"
+PILLOW = "Pillow, one image at a time"
 V2 = "torchvision v2, one draw a batch"
 COMPILED = "ours, exact, compiled"
 SIMPLE = "decoding JPEG files to 256 px"
@@ -43,14 +43,14 @@ def number(value):
 
 def chain(case, threads, job):
     """How many times as fast as Pillow's chain, by the wall's clock."""
-    row = RESULTS[job][f"two views of {case} pictures, {threads} thread(s)", PILLOW]
+    row = RESULTS[job][f"two views of {case} images, {threads} thread(s)", PILLOW]
     return f"{row['ratio']:.1f}"
 
 
 def compiled(k):
     """How many times as fast as without compiled parts; the rows divide the other way round."""
     row = RESULTS["views-compiled"][
-        f"two views of 32 px, k = {k}, 512 pictures, 1 thread(s)", COMPILED
+        f"two views of 32 px, k = {k}, 512 images, 1 thread(s)", COMPILED
     ]
     return f"{1 / row['ratio']:.2f}"
 
@@ -92,17 +92,17 @@ def augmentation():
         f"and {compiled(2)} times with k = 2"
     )
     for rest, job in (
-        ("32 px, k = 1, 512 pictures", "gpu-views"),
-        ("32 px, k = 2, 512 pictures", "gpu-views"),
-        ("32 px, k = 1, 4096 pictures", "gpu-views-large"),
-        ("32 px, k = 2, 4096 pictures", "gpu-views-large"),
-        ("224 px, k = 1, 64 pictures", "gpu-views"),
-        ("224 px, k = 2, 64 pictures", "gpu-views"),
+        ("32 px, k = 1, 512 images", "gpu-views"),
+        ("32 px, k = 2, 512 images", "gpu-views"),
+        ("32 px, k = 1, 4096 images", "gpu-views-large"),
+        ("32 px, k = 2, 4096 images", "gpu-views-large"),
+        ("224 px, k = 1, 64 images", "gpu-views"),
+        ("224 px, k = 2, 64 images", "gpu-views"),
     ):
         case = f"two views of {rest}, GPU"
         rates = [shown(job, case, name) for name in ("ours, exact", V2)]
         yield f"| {rest} | {' | '.join(rates)} |"
-    case = "training step, resnet18, 512 pictures of 32 px, bf16, channels last, GPU"
+    case = "training step, resnet18, 512 images of 32 px, bf16, channels last, GPU"
     ratio = 1 / RESULTS["gpu-step"][case, "encoder alone"]["ratio"]
     yield f"takes {ratio:.2f} times the encoder's own"
 
@@ -114,7 +114,7 @@ def data():
         f"{workers(files, VIEWS, 'ImageFolder')} |"
     )
     yield (
-        "| ours, workers decode to 256 px (each picture makes two views) | "
+        "| ours, workers decode to 256 px (each image makes two views) | "
         f"{workers(files, SIMPLE, 'ours')} |"
     )
     yield (
@@ -145,7 +145,7 @@ def data():
         f"ImageFolder {plain[0]} ms, ours {plain[1]} ms, {plain[2]} times as fast; with blur "
         f"{blurred[0]} ms, {blurred[1]} ms and {blurred[2]} times"
     )
-    case = "a batch of {} pictures of 32 px in memory"
+    case = "a batch of {} images of 32 px in memory"
     small, large = (
         [
             shown("loading-memory", case.format(size), contender)
@@ -255,13 +255,13 @@ def test_no_other_figure_stands_among_them(name):
         text = text.replace(phrase, "")
     text = re.sub(r"`[^`\n]*`", "", text)
     text = re.sub(r"^\|.*\n(?=\|[-:|]+$)", "", text, flags=re.M)  # heads of tables
-    units = r"(?:ms|s|seconds|minutes|[KMG]i?B|times|(?:views|pictures)/s)\b"
+    units = r"(?:ms|s|seconds|minutes|[KMG]i?B|times|(?:views|images)/s)\b"
     found = re.findall(rf"\d[\d.,]* ?(?:{units}|%)|B\^\d[\d.]*", text)
     found += re.findall(r"^\|.*\d.*$", text, re.M)
     assert not found, f"docs/{name} has figures that no result gives: {found}"
 
 
-def test_distances_of_the_ops_are_those_of_the_pictures():
+def test_distances_of_the_ops_are_those_of_the_images():
     images = np.load(ROOT / "tests" / "golden" / "randaugment.npz")["images"]
     tensors = torch.from_numpy(images).permute(0, 3, 1, 2)
     text = (ROOT / "docs" / "augmentation.md").read_text(encoding="utf-8")

@@ -100,9 +100,9 @@ def find_class(path):
 def test_every_run_of_the_cpu_preset_can_be_built(tmp_path):
     preset = reproduce.read_preset("cpu")
     for cell in reproduce.table(preset, tmp_path, str(tmp_path), list(preset["runs"]), [0], {}):
-        learner = instantiate(yaml.safe_load(cell.config)["model"])
+        method = instantiate(yaml.safe_load(cell.config)["model"])
         width = int(cell.key[-2:]) if cell.key.endswith(("_w16", "_w64")) else 32
-        assert learner.encoder.num_features == 4 * width, cell.key
+        assert method.encoder.num_features == 4 * width, cell.key
 
 
 def run(*words, folder):
@@ -378,7 +378,7 @@ def fake(tmp_path, name, seed, values):
         {
             "recipe": "r",
             "test_hash": "t",
-            "test_pictures": 3,
+            "test_images": 3,
             "num_classes": 3,
             "class_names": ["a", "b", "c"],
             "class_counts": [3, 2, 1],
@@ -398,7 +398,7 @@ def test_differences_are_paired_by_seed(tmp_path):
         new = [values[0], values[1], values[2] + gains[seed]]
         paths["b", seed] = fake(tmp_path, "b", seed, new)
     paths["b", 7] = fake(tmp_path, "b", 7, [0.9, 0.9, 0.9])  # has no partner
-    result = summary.summarise(paths, {"a": "A", "b": "B"}, [("b", "a")], {"about": "x"})
+    result = summary.summarize(paths, {"a": "A", "b": "B"}, [("b", "a")], {"about": "x"})
     (row,) = result["differences"]["full"]
     assert row["few"]["by_seed"] == pytest.approx([2.0, 3.0, 1.0])
     # Mean 2, standard deviation 1, t(0.975, 2) = 4.3027.
@@ -415,7 +415,7 @@ def test_rounding_is_no_spread(tmp_path):
     paths = {("a", s): fake(tmp_path, "a", s, [0.5, 0.5, 0.5]) for s in range(3)}
     for seed, few in enumerate((0.533333, 0.533334, 0.533333)):
         paths["b", seed] = fake(tmp_path, "b", seed, [0.5, 0.5, few])
-    result = summary.summarise(paths, {"a": "A", "b": "B"}, [("b", "a")], {"about": "x"})
+    result = summary.summarize(paths, {"a": "A", "b": "B"}, [("b", "a")], {"about": "x"})
     assert result["differences"]["full"][0]["few"]["p"] is None
 
 
@@ -427,7 +427,7 @@ def test_holm_counts_the_pairs_of_the_table(tmp_path):
             paths[run_, seed] = fake(tmp_path, run_, seed, [0.5, 0.5, 0.5 + gain])
     labels = {key: key.upper() for key in "abcd"}
     pairs = [(key, "a") for key in "bcd"]
-    rows = summary.summarise(paths, labels, pairs, {"about": "x"})["differences"]["full"]
+    rows = summary.summarize(paths, labels, pairs, {"about": "x"})["differences"]["full"]
     p, corrected = ([row["few"][key] for row in rows] for key in ("p", "p_holm"))
     assert p[0] == p[1] < p[2]
     assert corrected == pytest.approx([3 * p[0], 3 * p[0], p[2]])
@@ -436,7 +436,7 @@ def test_holm_counts_the_pairs_of_the_table(tmp_path):
 def test_runs_without_a_common_seed_are_plain_json(tmp_path):
     paths = {("a", 0): fake(tmp_path, "a", 0, [0.5, 0.5, 0.5])}
     paths["b", 1] = fake(tmp_path, "b", 1, [0.5, 0.5, 0.5])
-    result = summary.summarise(paths, {"a": "A", "b": "B"}, [("b", "a")], {"about": "x"})
+    result = summary.summarize(paths, {"a": "A", "b": "B"}, [("b", "a")], {"about": "x"})
     text = json.dumps(result, allow_nan=False)
     assert json.loads(text)["differences"]["full"][0]["all"]["mean"] is None
 
@@ -460,16 +460,16 @@ def test_results_of_one_preset_are_one_table(tmp_path):
     }
     labels, pairs = {key: key.upper() for key in "abc"}, [("b", "a"), ("c", "a"), ("c", "b")]
     about = {"preset": "x", "about": "x", "command": "one"}
-    whole = summary.summarise({**paths["a"], **paths["b"], **paths["c"]}, labels, pairs, about)
-    first = summary.summarise({**paths["a"], **paths["b"]}, labels, pairs, about)
-    second = summary.summarise(paths["c"], labels, pairs, {**about, "command": "two"})
+    whole = summary.summarize({**paths["a"], **paths["b"], **paths["c"]}, labels, pairs, about)
+    first = summary.summarize({**paths["a"], **paths["b"]}, labels, pairs, about)
+    second = summary.summarize(paths["c"], labels, pairs, {**about, "command": "two"})
     assert summary.merge([first, second], pairs) == {
         **whole,
         "command": "one  # commit c\ntwo  # commit c",
     }
     with pytest.raises(InputError, match="run 'c' with seed 0 stands in two"):
         summary.merge([first, second, second], pairs)
-    second["runs"][0]["recipe"] = "other pictures"
+    second["runs"][0]["recipe"] = "other images"
     with pytest.raises(InputError, match="seed 0 of preset 'x' has two training sets"):
         summary.merge([first, second], pairs)
     with pytest.raises(InputError, match="differ in groups"):

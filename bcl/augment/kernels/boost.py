@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from bcl.augment.kernels.chain import blended, cut_levels, grey_of, inverted, store_rgb
+from bcl.augment.kernels.chain import blended, cut_levels, gray_of, inverted, store_rgb
 
 # Rows of the op table (bcl.augment.policy); kernels read constants only in this form.
 SHEAR_X, SHEAR_Y = tl.constexpr(0), tl.constexpr(1)
@@ -123,7 +123,7 @@ def _sharpen(to, x, factor, rows, cols, plane, whole: tl.constexpr, block: tl.co
 
 @triton.jit
 def boost_kernel(
-    to, views, counts, ops, active, magnitudes, signs, centres_x, centres_y, ranges,
+    to, views, counts, ops, active, magnitudes, signs, centers_x, centers_y, ranges,
     stride_op, stride_active, stride_magnitude, stride_sign, stride_x, stride_y,
     rows, cols,
     monotone: tl.constexpr, whole: tl.constexpr, block: tl.constexpr,
@@ -172,7 +172,7 @@ def boost_kernel(
             place = start + tl.arange(0, block)
             mask = place < plane
             red, green, blue = _levels_of(x, place, plane, mask, whole)
-            base = tl.where(op == COLOR, grey_of(red, green, blue, True), mean)
+            base = tl.where(op == COLOR, gray_of(red, green, blue, True), mean)
             red, green = (
                 blended(base, red, factor, True),
                 blended(base, green, factor, True),
@@ -187,13 +187,13 @@ def boost_kernel(
         else:
             step = tl.exp2((8.0 - tl.floor(value)).to(tl.float32))
         side = value * cols
-        left = tl.floor(tl.maximum(tl.load(centres_x + view * stride_x) * cols - side / 2, 0.0))
-        top = tl.floor(tl.maximum(tl.load(centres_y + view * stride_y) * rows - side / 2, 0.0))
+        left = tl.floor(tl.maximum(tl.load(centers_x + view * stride_x) * cols - side / 2, 0.0))
+        top = tl.floor(tl.maximum(tl.load(centers_y + view * stride_y) * rows - side / 2, 0.0))
         # A square of no size is not painted at all.
         right = tl.where(value > 0.0, tl.minimum(left + side, cols * 1.0), -1.0)
         bottom = tl.minimum(top + side, rows * 1.0)
         for channel in range(3):
-            colour = tl.where(channel == 0, 125.0, tl.where(channel == 1, 123.0, 114.0))
+            color = tl.where(channel == 0, 125.0, tl.where(channel == 1, 123.0, 114.0))
             for start in range(0, plane, block):
                 place = start + tl.arange(0, block)
                 mask = place < plane
@@ -203,7 +203,7 @@ def boost_kernel(
                 elif op == CUTOUT:
                     row, col = place // cols, place % cols
                     across = (col >= left) & (col <= right)
-                    level = tl.where(across & (row >= top) & (row <= bottom), colour, level)
+                    level = tl.where(across & (row >= top) & (row <= bottom), color, level)
                 else:
                     level = inverted(level, threshold)
                 tl.store(to + channel * plane + place, level, mask=mask)
@@ -222,6 +222,6 @@ def _level_mean(x, plane, whole: tl.constexpr, block: tl.constexpr):
     for start in range(0, plane, block):
         place = start + tl.arange(0, block)
         red, green, blue = _levels_of(x, place, plane, place < plane, whole)
-        total += grey_of(red, green, blue, True).to(tl.int32)
+        total += gray_of(red, green, blue, True).to(tl.int32)
     mean = tl.sum(total, axis=0).to(tl.float64) / plane
     return tl.floor(mean + 0.5).to(tl.float32)

@@ -1,4 +1,4 @@
-"""Triton kernels that crop, colour and finish views on a GPU, one program a view.
+"""Triton kernels that crop, color and finish views on a GPU, one program a view.
 
 They follow `bcl.augment.ops.crop`, `jitter` and `chain` operation by operation, without contracting
 products and sums, so that both give the same views; a program does only what its view needs (of a
@@ -48,11 +48,11 @@ def inverted(x, threshold):
 
 
 @triton.jit
-def _tap(tap, first, centre, stretch, length):
-    """Weight of a tap before it is normalised, and its pixel in the crop."""
+def _tap(tap, first, center, stretch, length):
+    """Weight of a tap before it is normalized, and its pixel in the crop."""
     where = first + tap
     # Keys' cubic kernel with a = -0.5.
-    t = tl.maximum(2.0 - tl.abs(tl.div_rn(where + 0.5 - centre, stretch)), 0.0)
+    t = tl.maximum(2.0 - tl.abs(tl.div_rn(where + 0.5 - center, stretch)), 0.0)
     s = tl.maximum(t - 1.0, 0.0)
     weight = (t - 1.0) * t * t * 0.5 + (1.0 - 2.0 * s) * s * s
     inside = (where >= 0.0) & (where < length)
@@ -61,17 +61,17 @@ def _tap(tap, first, centre, stretch, length):
 
 
 @triton.jit
-def _weight_sum(taps, first, centre, stretch, length):
+def _weight_sum(taps, first, center, stretch, length):
     total = tl.zeros_like(first)
     for tap in range(taps):
-        weight, _ = _tap(tap, first, centre, stretch, length)
+        weight, _ = _tap(tap, first, center, stretch, length)
         total += weight
     return total
 
 
 @triton.jit
 def _source(image, offset, mask, is_float: tl.constexpr):
-    """Levels of one channel of the picture; what is no number is 0."""
+    """Levels of one channel of the image; what is no number is 0."""
     x = tl.load(image + offset, mask=mask, other=0).to(tl.float32)
     if is_float:
         x = x * 255.0
@@ -86,7 +86,7 @@ def crop_kernel(
     row_taps, col_taps,
     exact: tl.constexpr, is_float: tl.constexpr, rows_first: tl.constexpr, block: tl.constexpr,
 ):  # fmt: skip
-    """Cut a box out of a picture, resize it and mirror some: a tile of one view."""
+    """Cut a box out of an image, resize it and mirror some: a tile of one view."""
     view = tl.program_id(0)
     plane = out_rows * out_cols
     place = tl.program_id(1) * block + tl.arange(0, block)
@@ -100,36 +100,36 @@ def crop_kernel(
     # An argument that is 1 is a constant to Triton, which has no .to().
     scale_y = tl.div_rn(box_h.to(tl.float32), 1.0 * out_rows)
     scale_x = tl.div_rn(box_w.to(tl.float32), 1.0 * out_cols)
-    centre_y, centre_x = (y.to(tl.float32) + 0.5) * scale_y, (x.to(tl.float32) + 0.5) * scale_x
+    center_y, center_x = (y.to(tl.float32) + 0.5) * scale_y, (x.to(tl.float32) + 0.5) * scale_x
     # The direction that is summed last is the outer loop.
     swap = False
     if rows_first:
         swap = (box_h > out_rows) & (box_h - out_rows > 2 * (box_w - out_cols))
     outer_taps = tl.where(swap, col_taps, row_taps)
     inner_taps = tl.where(swap, row_taps, col_taps)
-    outer_centre = tl.where(swap, centre_x, centre_y)
-    inner_centre = tl.where(swap, centre_y, centre_x)
+    outer_center = tl.where(swap, center_x, center_y)
+    inner_center = tl.where(swap, center_y, center_x)
     outer_scale, inner_scale = tl.where(swap, scale_x, scale_y), tl.where(swap, scale_y, scale_x)
     outer_length = tl.where(swap, box_w, box_h).to(tl.float32)
     inner_length = tl.where(swap, box_h, box_w).to(tl.float32)
     outer_stretch, inner_stretch = tl.maximum(outer_scale, 1.0), tl.maximum(inner_scale, 1.0)
-    outer_first = tl.floor(outer_centre - 2.0 * outer_stretch + 0.5)
-    inner_first = tl.floor(inner_centre - 2.0 * inner_stretch + 0.5)
-    outer_sum = _weight_sum(outer_taps, outer_first, outer_centre, outer_stretch, outer_length)
-    inner_sum = _weight_sum(inner_taps, inner_first, inner_centre, inner_stretch, inner_length)
+    outer_first = tl.floor(outer_center - 2.0 * outer_stretch + 0.5)
+    inner_first = tl.floor(inner_center - 2.0 * inner_stretch + 0.5)
+    outer_sum = _weight_sum(outer_taps, outer_first, outer_center, outer_stretch, outer_length)
+    inner_sum = _weight_sum(inner_taps, inner_first, inner_center, inner_stretch, inner_length)
 
     image = images + (view % count).to(tl.int64) * stride_b
     red, green = tl.zeros((block,), tl.float32), tl.zeros((block,), tl.float32)
     blue = tl.zeros((block,), tl.float32)
     for outer in range(outer_taps):
-        weight, far = _tap(outer, outer_first, outer_centre, outer_stretch, outer_length)
+        weight, far = _tap(outer, outer_first, outer_center, outer_stretch, outer_length)
         weight = tl.div_rn(weight, outer_sum)
         line_r, line_g = tl.zeros((block,), tl.float32), tl.zeros((block,), tl.float32)
         line_b = tl.zeros((block,), tl.float32)
         for inner in range(inner_taps):
-            share, near = _tap(inner, inner_first, inner_centre, inner_stretch, inner_length)
+            share, near = _tap(inner, inner_first, inner_center, inner_stretch, inner_length)
             share = tl.div_rn(share, inner_sum)
-            # A stored box that leaves the picture must not read beyond it.
+            # A stored box that leaves the image must not read beyond it.
             row = tl.minimum(tl.maximum(box_y + tl.where(swap, near, far), 0), rows - 1)
             col = tl.minimum(tl.maximum(box_x + tl.where(swap, far, near), 0), cols - 1)
             offset = row * stride_h + col * stride_w
@@ -148,26 +148,26 @@ def crop_kernel(
     store_rgb(out + view.to(tl.int64) * 3 * plane, place, plane, mask, red, green, blue)
 
 
-# --- colour ---------------------------------------------------------------------------------------
+# --- color ---------------------------------------------------------------------------------------
 
 
 @triton.jit
-def grey_of(red, green, blue, exact: tl.constexpr):
-    """Grey level, as `bcl.augment.ops.color.luminance`."""
-    grey = red * (19595 / 65536) + green * (38470 / 65536) + blue * (7471 / 65536)
+def gray_of(red, green, blue, exact: tl.constexpr):
+    """Gray level, as `bcl.augment.ops.color.luminance`."""
+    gray = red * (19595 / 65536) + green * (38470 / 65536) + blue * (7471 / 65536)
     if exact:
-        grey = tl.floor(grey + 0.5)
-    return grey
+        gray = tl.floor(gray + 0.5)
+    return gray
 
 
 @triton.jit
-def _grey_mean(x, plane, exact: tl.constexpr, block: tl.constexpr):
-    """Mean grey level of a view; of whole levels the sum is exact."""
+def _gray_mean(x, plane, exact: tl.constexpr, block: tl.constexpr):
+    """Mean gray level of a view; of whole levels the sum is exact."""
     total = tl.zeros((block,), tl.int32 if exact else tl.float32)
     for start in range(0, plane, block):
         place = start + tl.arange(0, block)
         red, green, blue = _load(x, place, plane, place < plane)
-        total += grey_of(red, green, blue, exact).to(total.dtype)
+        total += gray_of(red, green, blue, exact).to(total.dtype)
     mean = tl.sum(total, axis=0).to(tl.float64) / plane
     if exact:
         mean = tl.floor(mean + 0.5)
@@ -265,12 +265,12 @@ def _blur_line(
 
 
 @triton.jit
-def colour_kernel(
-    views, spare, brightness, contrast, saturation, hue, order, grey, blur, solarize,
+def color_kernel(
+    views, spare, brightness, contrast, saturation, hue, order, gray, blur, solarize,
     rows, cols,
     exact: tl.constexpr, block: tl.constexpr,
 ):  # fmt: skip
-    """Jitter, grey, blur and solarize one view in place; ``spare`` is as large as ``views``."""
+    """Jitter, gray, blur and solarize one view in place; ``spare`` is as large as ``views``."""
     view = tl.program_id(0)
     plane = rows * cols
     x = views + view.to(tl.int64) * 3 * plane
@@ -293,24 +293,24 @@ def colour_kernel(
             if factor != 1.0:
                 mean = 0.0
                 if kind == 1:
-                    mean = _grey_mean(x, plane, exact, block)
+                    mean = _gray_mean(x, plane, exact, block)
                 for start in range(0, plane, block):
                     place = start + tl.arange(0, block)
                     mask = place < plane
                     red, green, blue = _load(x, place, plane, mask)
-                    base = tl.where(kind == 2, grey_of(red, green, blue, exact), mean)
+                    base = tl.where(kind == 2, gray_of(red, green, blue, exact), mean)
                     red, green = (
                         blended(base, red, factor, exact),
                         blended(base, green, factor, exact),
                     )
                     store_rgb(x, place, plane, mask, red, green, blended(base, blue, factor, exact))
         tl.debug_barrier()
-    if tl.load(grey + view) != 0:
+    if tl.load(gray + view) != 0:
         for start in range(0, plane, block):
             place = start + tl.arange(0, block)
             mask = place < plane
             red, green, blue = _load(x, place, plane, mask)
-            red = grey_of(red, green, blue, exact)
+            red = gray_of(red, green, blue, exact)
             store_rgb(x, place, plane, mask, red, red, red)
         tl.debug_barrier()
     sigma = tl.load(blur + view)
@@ -338,8 +338,8 @@ def colour_kernel(
 
 @triton.jit
 def finish_kernel(
-    views, bad_pictures, magnitudes, stride_row, stride_op, numbers, count, k, plane,
-    pictures_checked: tl.constexpr, scores_checked: tl.constexpr, normalised: tl.constexpr,
+    views, bad_images, magnitudes, stride_row, stride_op, numbers, count, k, plane,
+    images_checked: tl.constexpr, scores_checked: tl.constexpr, normalized: tl.constexpr,
     block: tl.constexpr,
 ):  # fmt: skip
     """Levels to [0, 1], then mean and standard deviation; views of bad values to NaN, in place."""
@@ -347,8 +347,8 @@ def finish_kernel(
     place = tl.program_id(1) * block + tl.arange(0, block)
     mask = place < 3 * plane
     bad = 0.0
-    if pictures_checked:
-        bad += tl.load(bad_pictures + view % count).to(tl.float32)
+    if images_checked:
+        bad += tl.load(bad_images + view % count).to(tl.float32)
     if scores_checked:
         for j in range(k):
             magnitude = tl.load(magnitudes + view * stride_row + j * stride_op)
@@ -356,7 +356,7 @@ def finish_kernel(
     x = views + view.to(tl.int64) * 3 * plane + place
     y = tl.load(x, mask=mask, other=0.0)
     y = tl.div_rn(y, 255.0 + tl.zeros_like(y))
-    if normalised:
+    if normalized:
         channel = place // plane
         mean = tl.load(numbers + channel, mask=mask, other=0.0).to(tl.float32)
         std = tl.load(numbers + 3 + channel, mask=mask, other=1.0).to(tl.float32)

@@ -82,7 +82,7 @@ def draw_kernel(
     stream = 2 * tries + 2
     flip = _uniform(state, stream) < tl.load(numbers + 6).to(tl.float32)
     jittered = _uniform(state, stream + 1) < tl.load(numbers + 7).to(tl.float32)
-    grey = _uniform(state, stream + 10) < tl.load(numbers + 8).to(tl.float32)
+    gray = _uniform(state, stream + 10) < tl.load(numbers + 8).to(tl.float32)
     blurred = _uniform(state, stream + 11) < tl.load(numbers + 9).to(tl.float32)
     solarized = _uniform(state, stream + 13) < tl.load(numbers + 10).to(tl.float32)
     for j in range(4):
@@ -103,7 +103,7 @@ def draw_kernel(
     )
     tl.store(factors + 4 * total + row, tl.where(blurred, sigma, 0.0), mask=mask)
     tl.store(coins + row, flip, mask=mask)
-    tl.store(coins + total + row, grey, mask=mask)
+    tl.store(coins + total + row, gray, mask=mask)
     tl.store(coins + 2 * total + row, solarized, mask=mask)
 
 

@@ -19,9 +19,9 @@ _DRAWS = 128
 _MOST_TAPS = 144
 
 
-def row_and_column_taps(picture_size: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
+def row_and_column_taps(image_size: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
     """Source rows and columns that one pixel of a view is made of, at most."""
-    rows, cols = (math.ceil(4 * max(a / b, 1)) for a, b in zip(picture_size, size, strict=True))
+    rows, cols = (math.ceil(4 * max(a / b, 1)) for a, b in zip(image_size, size, strict=True))
     return rows, cols
 
 
@@ -45,7 +45,7 @@ def _on_device(values: tuple[float, ...], device: torch.device) -> Tensor:
 
 @functools.lru_cache(maxsize=64)
 def _chain_numbers(
-    settings: ChainSettings, picture_size: tuple[int, int], device: torch.device
+    settings: ChainSettings, image_size: tuple[int, int], device: torch.device
 ) -> Tensor:
     """What `draw_kernel` is told; differences are formed in the precision of `sample_chain`."""
     (low, high), (log_low, log_high) = settings.scale, map(math.log, settings.ratio)
@@ -55,10 +55,10 @@ def _chain_numbers(
     factors = torch.tensor(least + most, dtype=torch.float32, device="cpu")
     least_sigma, most_sigma = settings.blur_sigma
     values = (
-        low, high - low, log_low, log_high - log_low, *largest_box(*picture_size, settings.ratio),
-        settings.flip, settings.jitter_probability, settings.grey_probability,
+        low, high - low, log_low, log_high - log_low, *largest_box(*image_size, settings.ratio),
+        settings.flip, settings.jitter_probability, settings.grayscale_probability,
         settings.blur_probability, settings.solarize_probability,
-        least_sigma, most_sigma - least_sigma, *factors.tolist(), picture_size[0] * picture_size[1],
+        least_sigma, most_sigma - least_sigma, *factors.tolist(), image_size[0] * image_size[1],
     )  # fmt: skip
     return _on_device(values, device)
 
@@ -66,7 +66,7 @@ def _chain_numbers(
 def fused_draw(
     settings: ChainSettings,
     ids: Tensor,
-    picture_size: tuple[int, int],
+    image_size: tuple[int, int],
     seed: int,
     epoch: int,
     views: range,
@@ -76,7 +76,7 @@ def fused_draw(
     Args:
         settings: ranges and probabilities.
         ids: (B,) integer sample ids.
-        picture_size: rows and columns of the pictures.
+        image_size: rows and columns of the images.
         seed: of the run.
         epoch: number of the epoch.
         views: numbers of the views.
@@ -94,15 +94,15 @@ def fused_draw(
     with torch.cuda.device(ids.device):
         draws.draw_kernel[(-(-total // _DRAWS),)](
             boxes, factors, order, coins, ids.contiguous(),
-            _chain_numbers(settings, picture_size, device),
-            hash64_of(seed, epoch), ids.shape[0], views.start, total, *picture_size,
+            _chain_numbers(settings, image_size, device),
+            hash64_of(seed, epoch), ids.shape[0], views.start, total, *image_size,
             tries=TRIES, block=_DRAWS, enable_fp_fusion=False,
         )  # fmt: skip
     top, left, height, width, view = boxes
-    flip, grey, solarize = coins
+    flip, gray, solarize = coins
     brightness, contrast, saturation, hue, blur = factors
     return ViewParams(
-        top, left, height, width, flip, brightness, contrast, saturation, hue, order, grey, blur,
+        top, left, height, width, flip, brightness, contrast, saturation, hue, order, gray, blur,
         solarize, view=view,
     )  # fmt: skip
 
@@ -150,8 +150,8 @@ def fused_draw_ops(
             zeta_stream or 0, first_stream, len(OPS),
             zeta=zeta_stream is not None, block=_DRAWS, enable_fp_fusion=False,
         )  # fmt: skip
-    magnitude, sign, centre_x, centre_y = numbers.transpose(0, 2).unbind(1)  # each (R, k)
-    return BoostParams(ops.T, active.T, magnitude, sign, centre_x, centre_y)
+    magnitude, sign, center_x, center_y = numbers.transpose(0, 2).unbind(1)  # each (R, k)
+    return BoostParams(ops.T, active.T, magnitude, sign, center_x, center_y)
 
 
 # --- making ---------------------------------------------------------------------------------------
@@ -160,7 +160,7 @@ def fused_draw_ops(
 def fused_chain(
     images: Tensor, params: ViewParams, size: tuple[int, int], exact: bool, rows_first: bool
 ) -> Tensor:
-    """Crop, resize, flip, jitter, grey, blur, solarize.
+    """Crop, resize, flip, jitter, gray, blur, solarize.
 
     Args:
         images: (B, 3, H, W) uint8, or float in [0, 1].
@@ -183,10 +183,10 @@ def fused_chain(
     brightness, contrast, saturation, hue, blur = (
         field.to(torch.float32) for field in (p.brightness, p.contrast, p.saturation, p.hue, p.blur)
     )
-    colour = (brightness, contrast, saturation, hue, p.order, p.grey, blur, p.solarize)
+    color = (brightness, contrast, saturation, hue, p.order, p.gray, blur, p.solarize)
     lengths, strides = images.shape[1:], images.stride()[1:]
     if sum((n - 1) * stride for n, stride in zip(lengths, strides, strict=True)) >= 2**31:
-        images = images.contiguous()  # offsets within a picture are 32 bits
+        images = images.contiguous()  # offsets within an image are 32 bits
     with torch.cuda.device(images.device):
         chain.crop_kernel[(count, -(-size[0] * size[1] // block))](
             views, images, *(field.contiguous() for field in box),
@@ -195,8 +195,8 @@ def fused_chain(
             exact=exact, is_float=images.is_floating_point(), rows_first=rows_first and exact,
             block=block, num_warps=warps, enable_fp_fusion=False,
         )  # fmt: skip
-        chain.colour_kernel[(count,)](
-            views, torch.empty_like(views), *(field.contiguous() for field in colour), *size,
+        chain.color_kernel[(count,)](
+            views, torch.empty_like(views), *(field.contiguous() for field in color), *size,
             exact=exact, block=block, num_warps=warps, enable_fp_fusion=False,
         )  # fmt: skip
     return views
@@ -225,7 +225,7 @@ def fused_boost(views: Tensor, params: BoostParams, policy: str, whole: bool) ->
     p = params
     for j in range(p.op.shape[1]):
         fields = [
-            field[:, j] for field in (p.op, p.active, p.magnitude, p.sign, p.centre_x, p.centre_y)
+            field[:, j] for field in (p.op, p.active, p.magnitude, p.sign, p.center_x, p.center_y)
         ]
         with torch.cuda.device(views.device):
             boost_kernel[(len(views),)](
@@ -240,7 +240,7 @@ def fused_boost(views: Tensor, params: BoostParams, policy: str, whole: bool) ->
 
 def fused_finish(
     views: Tensor,
-    bad_pictures: Tensor | None,
+    bad_images: Tensor | None,
     magnitudes: Tensor | None,
     mean: tuple[float, ...] | None,
     std: tuple[float, ...] | None,
@@ -249,7 +249,7 @@ def fused_finish(
 
     Args:
         views: (R, 3, rows, columns) float32 levels.
-        bad_pictures: (B,) bool, pictures whose views become NaN, or None.
+        bad_images: (B,) bool, images whose views become NaN, or None.
         magnitudes: (R, k), of which those that are NaN make the view NaN, or None.
         mean: of the channels, or None.
         std: likewise.
@@ -260,16 +260,16 @@ def fused_finish(
     from bcl.augment.kernels import chain
 
     plane = views.shape[2] * views.shape[3]
-    normalised = mean is not None and std is not None
+    normalized = mean is not None and std is not None
     numbers = _on_device((*mean, *std), views.device) if mean and std else views
     strides = (0, 0) if magnitudes is None else magnitudes.stride()
     with torch.cuda.device(views.device):
         chain.finish_kernel[(len(views), -(-3 * plane // _SMALL[0]))](
-            views, views if bad_pictures is None else bad_pictures,
+            views, views if bad_images is None else bad_images,
             views if magnitudes is None else magnitudes, *strides, numbers,
-            1 if bad_pictures is None else len(bad_pictures),
+            1 if bad_images is None else len(bad_images),
             0 if magnitudes is None else magnitudes.shape[1], plane,
-            pictures_checked=bad_pictures is not None, scores_checked=magnitudes is not None,
-            normalised=normalised, block=_SMALL[0], enable_fp_fusion=False,
+            images_checked=bad_images is not None, scores_checked=magnitudes is not None,
+            normalized=normalized, block=_SMALL[0], enable_fp_fusion=False,
         )  # fmt: skip
     return views

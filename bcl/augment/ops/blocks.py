@@ -14,7 +14,7 @@ from torch import Tensor
 _BLOCK_LEVELS = 128 * 3 * 32 * 32
 # Just under the size (32 MiB) up to which glibc learns from what is freed.
 _LARGEST_KEPT = 31 << 20
-# Blocks of so few rows hold large pictures, for which other things cost most.
+# Blocks of so few rows hold large images, for which other things cost most.
 FEW_ROWS = 4
 # Beyond so many levels (64 MB of float32) a device works on a quarter of the batch at a time.
 _SMALL_BATCH_LEVELS = 1 << 24
@@ -36,7 +36,7 @@ def keep_freed_memory() -> None:
 
 
 def empty_rows(rows: int, size: tuple[int, int]) -> Tensor:
-    """(R, 3, *size) float32 on the CPU, not initialised.
+    """(R, 3, *size) float32 on the CPU, not initialized.
 
     A large tensor is new memory at every step, whose first touch costs the kernel a fault a page
     - more than the arithmetic of a view at 224 px; huge pages make it one fault in 512.
@@ -70,8 +70,8 @@ def block_rows(levels: int) -> int:
 def least_parts(levels: int, source_levels: int) -> int:
     """Least number of blocks with which all stays under four times the output.
 
-    A block's temporary copies take up to six times its own size. Where the pictures are larger
-    than the views, resizing takes more: the picture in float, its halfway form and the weights.
+    A block's temporary copies take up to six times its own size. Where the images are larger
+    than the views, resizing takes more: the image in float, its halfway form and the weights.
     """
     share = source_levels / levels
     return max(2, math.ceil((2 * share + math.sqrt(share) + 3) / 3))
@@ -83,7 +83,7 @@ def device_blocks(rows: int, levels: int, source_levels: int) -> list[slice]:
     Args:
         rows: of all views.
         levels: of a view.
-        source_levels: of a picture.
+        source_levels: of an image.
 
     Returns:
         Slices of the rows.
@@ -116,7 +116,7 @@ def change_rows(x: Tensor, mask: Tensor, change: Callable[..., Tensor], *params:
     block = 1 if block <= FEW_ROWS else block
     for part in torch.split(rows, block) if rows.numel() else ():
         taken = (param.index_select(0, part) for param in params)
-        if block == 1:  # a large picture is not copied first
+        if block == 1:  # a large image is not copied first
             row = x[int(part) : int(part) + 1]
             row.copy_(change(row, *taken))
         else:

@@ -1,4 +1,4 @@
-"""Colour operations with one factor a picture, on float32 levels 0 .. 255.
+"""Color operations with one factor an image, on float32 levels 0 .. 255.
 
 Selections are written as products with 0 or 1 rather than as ``torch.where``, whose CPU kernel
 takes tens of times as long; the products are exact.
@@ -11,13 +11,13 @@ BRIGHTNESS, CONTRAST, SATURATION, HUE = 0, 1, 2, 3
 _EXACT_SUM = 1 << 24  # whole numbers up to it are exact in float32
 
 
-def per_picture(x: Tensor) -> Tensor:
+def per_image(x: Tensor) -> Tensor:
     """(R,) to (R, 1, 1, 1)."""
     return x[:, None, None, None]
 
 
 def luminance(x: Tensor, exact: bool) -> Tensor:
-    r"""Grey level of each pixel, ITU-R 601: :math:`0.299 R + 0.587 G + 0.114 B`.
+    r"""Gray level of each pixel, ITU-R 601: :math:`0.299 R + 0.587 G + 0.114 B`.
 
     Args:
         x: (R, 3, H, W) levels.
@@ -32,16 +32,16 @@ def luminance(x: Tensor, exact: bool) -> Tensor:
         76.0
     """
     red, green, blue = x[:, 0:1], x[:, 1:2], x[:, 2:3]
-    grey = (red * (19595 / 65536)).add_(green, alpha=38470 / 65536).add_(blue, alpha=7471 / 65536)
-    return grey.add_(0.5).floor_() if exact else grey
+    gray = (red * (19595 / 65536)).add_(green, alpha=38470 / 65536).add_(blue, alpha=7471 / 65536)
+    return gray.add_(0.5).floor_() if exact else gray
 
 
-def grey_mean(grey: Tensor, exact: bool) -> Tensor:
-    """(R, 1, H, W) grey levels to their (R, 1, 1, 1) mean; a whole level when ``exact``."""
-    large = exact and 255 * grey.shape[2] * grey.shape[3] > _EXACT_SUM and grey.device.type != "mps"
-    # A sum that float32 rounds would depend on how many pictures are worked on together.
-    mean = grey.mean(dim=(1, 2, 3), keepdim=True, dtype=torch.float64 if large else None)
-    return mean.add_(0.5).floor_().to(grey.dtype) if exact else mean
+def gray_mean(gray: Tensor, exact: bool) -> Tensor:
+    """(R, 1, H, W) gray levels to their (R, 1, 1, 1) mean; a whole level when ``exact``."""
+    large = exact and 255 * gray.shape[2] * gray.shape[3] > _EXACT_SUM and gray.device.type != "mps"
+    # A sum that float32 rounds would depend on how many images are worked on together.
+    mean = gray.mean(dim=(1, 2, 3), keepdim=True, dtype=torch.float64 if large else None)
+    return mean.add_(0.5).floor_().to(gray.dtype) if exact else mean
 
 
 def blend(base: Tensor, x: Tensor, factor: Tensor, exact: bool) -> Tensor:
@@ -57,7 +57,7 @@ def blend(base: Tensor, x: Tensor, factor: Tensor, exact: bool) -> Tensor:
         (R, C, H, W) levels.
     """
     # Not torch.addcmul, which rounds once and so is not Pillow's.
-    y = (x - base).mul_(per_picture(factor)).add_(base).clamp_(0, 255)
+    y = (x - base).mul_(per_image(factor)).add_(base).clamp_(0, 255)
     return y.floor_() if exact else y
 
 
@@ -65,19 +65,19 @@ def enhance(
     x: Tensor,
     factor: Tensor,
     to_mean: Tensor,
-    to_grey: Tensor,
+    to_grayscale: Tensor,
     exact: bool,
     kind: int | None = None,
 ) -> Tensor:
-    """Brightness, contrast or saturation, whichever each picture's two flags say.
+    """Brightness, contrast or saturation, whichever each image's two flags say.
 
-    All three are a `blend`: with black, with the mean grey level, or with the grey picture.
+    All three are a `blend`: with black, with the mean gray level, or with the gray image.
 
     Args:
         x: (R, 3, H, W) levels.
-        factor: (R,) float32; 1 leaves a picture of whole levels as it is.
+        factor: (R,) float32; 1 leaves an image of whole levels as it is.
         to_mean: (R,) float32, 1 for contrast, else 0.
-        to_grey: (R,) float32, 1 for saturation, else 0.
+        to_grayscale: (R,) float32, 1 for saturation, else 0.
         exact: whole levels.
         kind: `BRIGHTNESS`, `CONTRAST` or `SATURATION` if that is what all flags say.
 
@@ -85,15 +85,15 @@ def enhance(
         (R, 3, H, W) levels.
     """
     if kind == BRIGHTNESS:
-        y = (x * per_picture(factor)).clamp_(0, 255)
+        y = (x * per_image(factor)).clamp_(0, 255)
         return y.floor_() if exact else y
-    grey = luminance(x, exact)  # (R, 1, H, W)
+    gray = luminance(x, exact)  # (R, 1, H, W)
     if kind == SATURATION:
-        return blend(grey, x, factor, exact)
-    mean = grey_mean(grey, exact)  # (R, 1, 1, 1)
+        return blend(gray, x, factor, exact)
+    mean = gray_mean(gray, exact)  # (R, 1, 1, 1)
     if kind == CONTRAST:
         return blend(mean, x, factor, exact)
-    base = grey.mul_(per_picture(to_grey)).add_(mean.mul_(per_picture(to_mean)))
+    base = gray.mul_(per_image(to_grayscale)).add_(mean.mul_(per_image(to_mean)))
     return blend(base, x, factor, exact)
 
 

@@ -11,8 +11,8 @@ from torch.nn import functional
 from bcl.augment.ops.blocks import waits_for_nothing
 from bcl.augment.params import Params, ViewParams
 
-# Pictures up to this side are resized on a CPU by one matrix product and one sparse sum over the
-# whole block; larger ones by torch's 8-bit kernel, picture by picture, whose calls then cost less
+# Images up to this side are resized on a CPU by one matrix product and one sparse sum over the
+# whole block; larger ones by torch's 8-bit kernel, image by image, whose calls then cost less
 # than what they save.
 _SMALL_SIDE = 48
 # Whose order of resizing rows and columns is followed.
@@ -52,7 +52,7 @@ def resize_taps(
         \qquad s = \mathrm{length} / \mathrm{out\_size}
 
     with i counted from the start of the crop; the weights of an output pixel o sum to one, and
-    pixels outside the crop have none, as when Pillow resizes a picture that was cropped before.
+    pixels outside the crop have none, as when Pillow resizes an image that was cropped before.
 
     Args:
         start: (R,) int64 first pixel.
@@ -78,11 +78,11 @@ def resize_taps(
     if flip is not None:
         mirrored = flip[:, None].to(torch.float32)
         place = place + mirrored * (out_size - 1 - 2 * place)  # (R, S)
-    centre = (place + 0.5) * scale  # (R, S) in the crop
-    first = (centre - 2 * stretch + 0.5).floor_()  # (R, S)
+    center = (place + 0.5) * scale  # (R, S) in the crop
+    first = (center - 2 * stretch + 0.5).floor_()  # (R, S)
     offset = torch.arange(taps, device=device, dtype=torch.float32)
     where = first[:, :, None] + offset  # (R, S, T)
-    weight = bicubic((where + 0.5 - centre[:, :, None]).div_(stretch[:, :, None]))
+    weight = bicubic((where + 0.5 - center[:, :, None]).div_(stretch[:, :, None]))
     last = (length[:, None, None] - 1).to(torch.float32)
     kept = where.clamp(min=0).minimum(last)
     # 1 where the tap lies in the crop, 0 where it had to be moved into it.
@@ -112,7 +112,7 @@ def to_levels(images: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class CropPlan(Params):
-    """Boxes of R views and, for pictures resized by sums, the pixels that make up each view.
+    """Boxes of R views and, for images resized by sums, the pixels that make up each view.
 
     Attributes:
         box: (R, 6) int64 top, left, height, width, flip, and whether rows are resized first.
@@ -132,30 +132,30 @@ class CropPlan(Params):
     def of(
         cls,
         params: ViewParams,
-        picture_size: tuple[int, int],
+        image_size: tuple[int, int],
         size: tuple[int, int],
         order: str = "pillow-13",
     ) -> "CropPlan":
-        """Plan the crops that ``params`` describe, of pictures of this size to views of that."""
+        """Plan the crops that ``params`` describe, of images of this size to views of that."""
         p = params
         first = rows_come_first(p.height, p.width, size, order)
         box = torch.stack([p.top, p.left, p.height, p.width, p.flip.to(p.top), first.to(p.top)], 1)
-        if singly(p.top, picture_size, size):
+        if singly(p.top, image_size, size):
             none = box.new_empty(box.shape[0], 0, 0)
             return cls(box, none, none, none, none)
         if waits_for_nothing(p.top):
-            across = resize_taps(p.left, p.width, picture_size[1], size[1], p.flip)
-            down = resize_taps(p.top, p.height, picture_size[0], size[0])
+            across = resize_taps(p.left, p.width, image_size[1], size[1], p.flip)
+            down = resize_taps(p.top, p.height, image_size[0], size[0])
         else:
-            across = _looked_up(p.left, p.width, picture_size[1], size[1], p.flip)
-            down = _looked_up(p.top, p.height, picture_size[0], size[0], torch.zeros_like(p.flip))
+            across = _looked_up(p.left, p.width, image_size[1], size[1], p.flip)
+            down = _looked_up(p.top, p.height, image_size[0], size[0], torch.zeros_like(p.flip))
         return cls(box, *across, *down)
 
 
 def _looked_up(
     start: Tensor, length: Tensor, in_size: int, out_size: int, flip: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """`resize_taps` out of a table, which for small pictures is a twentieth of a view's time."""
+    """`resize_taps` out of a table, which for small images is a twentieth of a view's time."""
     position, weight = _tap_table(in_size, out_size)
     row = (flip.to(torch.int64) * in_size + start) * in_size + length - 1
     return position.index_select(0, row), weight.index_select(0, row)
@@ -170,7 +170,7 @@ def _tap_table(in_size: int, out_size: int) -> tuple[Tensor, Tensor]:
         torch.arange(1, in_size + 1, device="cpu"),
         indexing="ij",
     )
-    length = length.minimum(in_size - start)  # longer ones leave the picture and are never asked
+    length = length.minimum(in_size - start)  # longer ones leave the image and are never asked
     flags = flip.flatten().to(torch.bool)
     return resize_taps(start.flatten(), length.flatten(), in_size, out_size, flags)
 
@@ -206,13 +206,13 @@ def rows_come_first(
     return (fewer_rows > 0) & (fewer_rows > 2 * fewer_cols)
 
 
-def singly(x: Tensor, picture_size: tuple[int, int], size: tuple[int, int]) -> bool:
-    """Whether pictures are resized one by one: on a CPU, where they are large."""
-    return not waits_for_nothing(x) and max(*picture_size, *size) > _SMALL_SIDE
+def singly(x: Tensor, image_size: tuple[int, int], size: tuple[int, int]) -> bool:
+    """Whether images are resized one by one: on a CPU, where they are large."""
+    return not waits_for_nothing(x) and max(*image_size, *size) > _SMALL_SIDE
 
 
 def crop_resize_flip(images: Tensor, plan: CropPlan, size: tuple[int, int], exact: bool) -> Tensor:
-    """Cut one box out of each picture, resize it, and mirror some.
+    """Cut one box out of each image, resize it, and mirror some.
 
     Args:
         images: (R, 3, H, W) uint8, or float in [0, 1].
@@ -225,7 +225,7 @@ def crop_resize_flip(images: Tensor, plan: CropPlan, size: tuple[int, int], exac
     """
     rows, cols = images.shape[2:]
     if singly(images, (rows, cols), size):
-        return _picture_by_picture(images, plan.box, size, exact)
+        return _image_by_image(images, plan.box, size, exact)
     if not exact or rows <= size[0]:  # nothing is rounded in between, or no rows shrink
         return _columns_first(images, plan, size, exact)
     first = plan.box[:, 5].to(torch.bool)
@@ -283,9 +283,7 @@ def _sum_rows(x: Tensor, taps: Tensor, weights: Tensor) -> Tensor:
     return bags.view(count, channels, -1, width)
 
 
-def _picture_by_picture(
-    images: Tensor, boxes: Tensor, size: tuple[int, int], exact: bool
-) -> Tensor:
+def _image_by_image(images: Tensor, boxes: Tensor, size: tuple[int, int], exact: bool) -> Tensor:
     """Torch's own antialiased bicubic, which has Pillow's kernel and an 8-bit form."""
     out = torch.empty(images.shape[0], 3, *size, device=images.device, dtype=torch.float32)
     if images.is_floating_point():

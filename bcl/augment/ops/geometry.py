@@ -1,6 +1,6 @@
-"""The families that the fifteen ops fall into; each takes its parameters per picture.
+"""The families that the fifteen ops fall into; each takes its parameters per image.
 
-Pictures are float32 tensors of whole levels 0 .. 255; every function returns such a tensor.
+Images are float32 tensors of whole levels 0 .. 255; every function returns such a tensor.
 """
 
 import math
@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor
 
-from bcl.augment.ops.color import blend, per_picture
+from bcl.augment.ops.color import blend, per_image
 from bcl.augment.ops.constants import constant
 from bcl.augment.policy import ROTATE, SHEAR_X, SHEAR_Y, TRANSLATE_X, TRANSLATE_Y
 
@@ -16,7 +16,7 @@ from bcl.augment.policy import ROTATE, SHEAR_X, SHEAR_Y, TRANSLATE_X, TRANSLATE_
 _ONE = 65536
 # Up to this side the fixed-point positions of sheared and rotated pixels fit 32 bits.
 _INT32_SIDE = 4096
-_CUTOUT_COLOUR = (125.0, 123.0, 114.0)
+_CUTOUT_COLOR = (125.0, 123.0, 114.0)
 
 
 def affine_matrix(op: Tensor, value: Tensor, height: int, width: int) -> Tensor:
@@ -25,7 +25,7 @@ def affine_matrix(op: Tensor, value: Tensor, height: int, width: int) -> Tensor:
     Args:
         op: (R,) int64; ops that are not geometric give the identity.
         value: (R,) float64, signed: tangent, share of the side, or degrees.
-        height: rows of the picture.
+        height: rows of the image.
         width: columns.
 
     Returns:
@@ -45,7 +45,7 @@ def affine_matrix(op: Tensor, value: Tensor, height: int, width: int) -> Tensor:
 
 
 def warp(x: Tensor, op: Tensor, value: Tensor) -> Tensor:
-    """Shear, translate or rotate with the nearest pixel, black outside the picture.
+    """Shear, translate or rotate with the nearest pixel, black outside the image.
 
     Args:
         x: (R, C, H, W) levels.
@@ -94,7 +94,7 @@ def channel_histogram(x: Tensor) -> Tensor:
 
 
 def _equalized(counts: Tensor) -> Tensor:
-    """Pillow's equalisation table from (R, C, 256) counts."""
+    """Pillow's equalization table from (R, C, 256) counts."""
     level = torch.arange(256, device=counts.device, dtype=counts.dtype)
     filled = counts > 0
     last = (filled * level).amax(dim=2, keepdim=True).to(torch.int64)
@@ -127,7 +127,7 @@ def stretch(x: Tensor, equalize: Tensor, share: Tensor) -> Tensor:
     Args:
         x: (R, 3, H, W) whole levels.
         equalize: (R,) bool, Equalize; else AutoContrast.
-        share: (R,) float32 in [0, 1], how much of the way from the picture to the op's result.
+        share: (R,) float32 in [0, 1], how much of the way from the image to the op's result.
 
     Returns:
         (R, 3, H, W) whole levels.
@@ -142,19 +142,19 @@ def stretch(x: Tensor, equalize: Tensor, share: Tensor) -> Tensor:
 
 def invert_from(x: Tensor, threshold: Tensor) -> Tensor:
     """Invert and Solarize: levels from the threshold (R,) up become 255 less the level."""
-    high = (x - per_picture(threshold)).ge_(0)
+    high = (x - per_image(threshold)).ge_(0)
     return high.mul_(255 - 2 * x).add_(x)
 
 
 def posterize(x: Tensor, step: Tensor) -> Tensor:
     """Keep only levels that are ``step`` (R,) apart: the next lower one, made whole."""
     # Upwards: cut off, steps that are not whole would darken more than the next larger whole one.
-    step = per_picture(step)
+    step = per_image(step)
     return (x / step).floor_().mul_(step).ceil_()
 
 
 def sharpen(x: Tensor, factor: Tensor) -> Tensor:
-    """Pillow's Sharpness: blend with the 3 x 3 smoothed picture, whose border is the original's."""
+    """Pillow's Sharpness: blend with the 3 x 3 smoothed image, whose border is the original's."""
     smooth = x.clone()
     height, width = x.shape[2:]
     if height > 2 and width > 2:
@@ -168,26 +168,26 @@ def sharpen(x: Tensor, factor: Tensor) -> Tensor:
     return blend(smooth, x, factor, exact=True)
 
 
-def cutout(x: Tensor, share: Tensor, centre_x: Tensor, centre_y: Tensor) -> Tensor:
-    """Paint a grey square, as the released code does: it spans one pixel more than its side.
+def cutout(x: Tensor, share: Tensor, center_x: Tensor, center_y: Tensor) -> Tensor:
+    """Paint a gray square, as the released code does: it spans one pixel more than its side.
 
     Args:
         x: (R, 3, H, W) levels.
         share: (R,) float64, side of the square as a share of the width.
-        centre_x: (R,) float64 in pixels.
-        centre_y: (R,) float64 in pixels.
+        center_x: (R,) float64 in pixels.
+        center_y: (R,) float64 in pixels.
 
     Returns:
         (R, 3, H, W) levels.
     """
     height, width = x.shape[2:]
     side = share * width
-    left = (centre_x - side / 2).clamp(min=0).floor()
-    top = (centre_y - side / 2).clamp(min=0).floor()
+    left = (center_x - side / 2).clamp(min=0).floor()
+    top = (center_y - side / 2).clamp(min=0).floor()
     right, bottom = (left + side).clamp(max=width), (top + side).clamp(max=height)
     col, row = torch.arange(width, device=x.device), torch.arange(height, device=x.device)
     across = (col >= left[:, None]) & (col <= right[:, None]) & (share > 0)[:, None]  # (R, W)
     down = (row >= top[:, None]) & (row <= bottom[:, None])  # (R, H)
     hole = down.to(x.dtype)[:, None, :, None] * across.to(x.dtype)[:, None, None]  # (R, 1, H, W)
-    colour = constant(_CUTOUT_COLOUR, x)[:, None, None]
-    return (colour - x).mul_(hole).add_(x)
+    color = constant(_CUTOUT_COLOR, x)[:, None, None]
+    return (color - x).mul_(hole).add_(x)

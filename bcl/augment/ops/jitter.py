@@ -1,4 +1,4 @@
-"""Colour jitter: brightness, contrast, saturation and hue in each picture's own order."""
+"""Color jitter: brightness, contrast, saturation and hue in each image's own order."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ class JitterPlan(Params):
         blend: (R, 3) int64, the three blends in their order.
         factor: (R, 3) float32.
         to_mean: (R, 3) float32, 1 where the blend is contrast.
-        to_grey: (R, 3) float32, 1 where it is saturation.
+        to_grayscale: (R, 3) float32, 1 where it is saturation.
         hue: (R,) float32 turns.
         place: (R,) int64, 0 .. 3 blends stand before the hue, or `NO_HUE`, or `NO_JITTER`.
     """
@@ -31,7 +31,7 @@ class JitterPlan(Params):
     blend: Tensor
     factor: Tensor
     to_mean: Tensor
-    to_grey: Tensor
+    to_grayscale: Tensor
     hue: Tensor
     place: Tensor
 
@@ -48,13 +48,13 @@ class JitterPlan(Params):
             blend=blends,
             factor=factors.gather(1, blends),
             to_mean=(blends == CONTRAST).to(torch.float32),
-            to_grey=(blends == SATURATION).to(torch.float32),
+            to_grayscale=(blends == SATURATION).to(torch.float32),
             hue=params.hue,
             place=place,
         )
 
 
-class ColourOps(NamedTuple):
+class ColorOps(NamedTuple):
     """The two functions that most of the time goes into, as they are or compiled."""
 
     enhance: Callable[[Tensor, Tensor, Tensor, Tensor, bool, int | None], Tensor] = enhance
@@ -67,9 +67,9 @@ def apply_jitter(
     exact: bool,
     place: int | None = None,
     blends: tuple[int, ...] | None = None,
-    ops: ColourOps = ColourOps(),  # noqa: B008 - immutable
+    ops: ColorOps = ColorOps(),  # noqa: B008 - immutable
 ) -> Tensor:
-    """Jitter the colours.
+    """Jitter the colors.
 
     Args:
         x: (R, 3, H, W) float32 levels.
@@ -92,7 +92,7 @@ def apply_jitter(
         elif place == step:
             x = ops.shift_hue(x, plan.hue, exact)
         if step < 3:
-            flags = plan.to_mean[:, step], plan.to_grey[:, step]
+            flags = plan.to_mean[:, step], plan.to_grayscale[:, step]
             kind = None if blends is None else blends[step]
             x = ops.enhance(x, plan.factor[:, step], *flags, exact, kind)
     return x

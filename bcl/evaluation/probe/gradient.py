@@ -22,7 +22,7 @@ def train_heads(
         x: (P, n, D) features of the draws, or anything that broadcasts from P = 1.
         y: (P, n) labels.
         num_classes: C.
-        rule: optimiser, schedule, epochs.
+        rule: optimizer, schedule, epochs.
         seed: of the initial weights and the order.
         test: features (M, D) and labels (M,) for ``selection="best_test"`` only.
 

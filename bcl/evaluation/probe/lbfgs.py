@@ -10,9 +10,9 @@ of the classes, and the second moment :math:`\Sigma = X^\top X / n`, it is
 
 .. math:: (A \otimes \Sigma + \lambda I)^{-1}
 
-on features that are centred for every class c on the rows where the class is in doubt, at
+on features that are centered for every class c on the rows where the class is in doubt, at
 :math:`m_c = \sum_i p_{ic} (1 - p_{ic})\, x_i / \sum_i p_{ic} (1 - p_{ic})`: otherwise weights and
-bias of a class are entangled. Both factors are diagonalised, :math:`\Sigma` once for all
+bias of a class are entangled. Both factors are diagonalized, :math:`\Sigma` once for all
 :math:`\lambda`. Pairs of step and change of gradient stay valid from one :math:`\lambda` to the
 next, for :math:`\lambda I` is all that changes in the Hessian.
 """
@@ -43,17 +43,17 @@ OFF = 0.2  # a slope at the end of a step above this share of the first one: ano
 
 @dataclass
 class SoftmaxProblem:
-    """P standardised training sets of equal shape, ready for any number of fits.
+    """P standardized training sets of equal shape, ready for any number of fits.
 
     Parameters are (P, D + 1, C) tensors, the biases in the last row.
 
     Attributes:
-        x: (P, n, D) standardised features.
+        x: (P, n, D) standardized features.
         y: (P, n) int64 labels.
         num_classes: C.
-        log_share: (P, C) log of the class shares; -inf for a class without pictures.
+        log_share: (P, C) log of the class shares; -inf for a class without images.
         eigenvalues: (D,) of the second moment of ``x``, all P sets together: they only
-            precondition, and draws of one set of pictures have nearly the same.
+            precondition, and draws of one set of images have nearly the same.
         eigenvectors: (D, D), in columns.
     """
 
@@ -69,7 +69,7 @@ class SoftmaxProblem:
         """Count the classes and decompose the second moment.
 
         Args:
-            x: (P, n, D) standardised features.
+            x: (P, n, D) standardized features.
             y: (P, n) labels.
             num_classes: C.
 
@@ -96,7 +96,7 @@ class SoftmaxProblem:
         return parameters
 
     def logits(self, parameters: Tensor, x: Tensor | None = None) -> Tensor:
-        """(P, m, C) of some rows, or of all; a class without pictures has -inf."""
+        """(P, m, C) of some rows, or of all; a class without images has -inf."""
         x = self.x if x is None else x
         bias = parameters[:, -1:].masked_fill(self.log_share.isinf()[:, None], -torch.inf)
         return torch.baddbmm(bias, x, parameters[:, :-1])
@@ -177,15 +177,15 @@ class Preconditioner:
     """An inverse Hessian of `SoftmaxProblem` in the coordinates where it is nearly diagonal.
 
     Attributes:
-        centre: (P, D, C), where each class is in doubt.
+        center: (P, D, C), where each class is in doubt.
         class_values: (P, C) eigenvalues of the classes' curvature.
         class_vectors: (P, C, C).
-        present: (P, 1, C), 1 for classes with pictures.
+        present: (P, 1, C), 1 for classes with images.
         eigenvalues: (D,) of the features' second moment.
         eigenvectors: (D, D).
     """
 
-    centre: Tensor
+    center: Tensor
     class_values: Tensor
     class_vectors: Tensor
     present: Tensor
@@ -205,10 +205,10 @@ class Preconditioner:
         """
         P, _, D = problem.x.shape
         if parameters is None:
-            # Every row has the same probabilities there, and the features are centred.
+            # Every row has the same probabilities there, and the features are centered.
             share = problem.log_share.exp()
             curvature = torch.diag_embed(share) - share[:, :, None] * share[:, None, :]
-            centre = problem.x.new_zeros(P, D, problem.num_classes)
+            center = problem.x.new_zeros(P, D, problem.num_classes)
         else:
             x = _sample(problem.x, SAMPLE)
             p = problem.logits(parameters, x).softmax(-1)  # (P, m, C)
@@ -216,14 +216,14 @@ class Preconditioner:
             curvature = torch.diag_embed(p.mean(1)) - torch.bmm(p.transpose(1, 2), p) / m
             doubt = p.sub_(p.square())
             total = doubt.sum(1, keepdim=True).clamp_(min=1e-12)
-            centre = torch.bmm(x.transpose(1, 2), doubt).div_(total)
+            center = torch.bmm(x.transpose(1, 2), doubt).div_(total)
         values, vectors = torch.linalg.eigh(curvature)
         # A floor, for no direction may be left out; that of a shift of all classes is dropped in
-        # `solve`, the others are the fewer pictures a class has the flatter.
+        # `solve`, the others are the fewer images a class has the flatter.
         values = values.clamp(min=0)
         values = values.clamp(min=1e-6 * float(values.amax()) or 1e-6)
         return cls(
-            centre,
+            center,
             values,
             vectors,
             (~problem.log_share.isinf()).to(problem.x.dtype)[:, None],
@@ -242,7 +242,7 @@ class Preconditioner:
             (P, D + 1, C).
         """
         bias = gradient[:, -1:]  # (P, 1, C)
-        shifted = gradient[:, :-1] - self.centre * bias
+        shifted = gradient[:, :-1] - self.center * bias
         turned = torch.matmul(self.eigenvectors.T, shifted) @ self.class_vectors
         curvature = self.eigenvalues[None, :, None] * self.class_values[:, None]
         turned /= curvature + l2[:, None, None]
@@ -255,13 +255,13 @@ class Preconditioner:
         bias = (bias @ self.class_vectors / self.class_values[:, None]) @ (
             self.class_vectors.transpose(1, 2)
         )
-        bias = (bias - (self.centre * weight).sum(1, keepdim=True)) * self.present
+        bias = (bias - (self.center * weight).sum(1, keepdim=True)) * self.present
         return torch.cat([weight, bias], 1)
 
 
 @dataclass
 class Fit:
-    """Where a minimisation stands; another one may start from it.
+    """Where a minimization stands; another one may start from it.
 
     Attributes:
         parameters: (P, D + 1, C).
@@ -295,7 +295,7 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
     return (a * b).sum((1, 2))  # (P,)
 
 
-def minimise(
+def minimize(
     problem: SoftmaxProblem,
     l2: Tensor,
     start: Fit | None = None,

@@ -14,7 +14,7 @@ from bcl.core.errors import InputError, unknown_name
 from bcl.core.random import permutation
 from bcl.evaluation.metrics import class_accuracy, nan_mean, top_k_accuracy
 from bcl.evaluation.probe.gradient import train_heads
-from bcl.evaluation.probe.lbfgs import EXACT, Fit, SoftmaxProblem, minimise
+from bcl.evaluation.probe.lbfgs import EXACT, Fit, SoftmaxProblem, minimize
 from bcl.evaluation.probe.presets import GRADIENT_SOLVERS, SOLVERS, Selection, gradient_rule
 
 CHOICE_TOLERANCE = 2e-2  # gap at which the validation accuracy hardly changes any more
@@ -26,7 +26,7 @@ L2_BOUNDS = (1e-30, 1e30)  # beyond them a penalty is 0 or infinite in float32
 ALIKE = 1e-6  # a feature that varies by less of its own size is constant up to rounding
 FAINTEST = 1e-30  # a feature that varies by less has no inverse in float32
 STACK_BYTES = 2 << 30  # draws are stacked up to this size
-FIXED = "fixed: too few pictures for a validation part"
+FIXED = "fixed: too few images for a validation part"
 
 
 Tried = dict[str, float]
@@ -38,13 +38,13 @@ class ProbeResult:
 
     Attributes:
         accuracy: share of right test predictions, in [0, 1].
-        top5: share of test pictures whose label is among the five best classes.
-        per_class_accuracy: (C,) float64; NaN for a class without test pictures.
+        top5: share of test images whose label is among the five best classes.
+        per_class_accuracy: (C,) float64; NaN for a class without test images.
         predictions: (N,) predicted test labels.
-        chosen: solver, regularisation or learning rate, how it was chosen, its accuracy on the
+        chosen: solver, regularization or learning rate, how it was chosen, its accuracy on the
             validation part, all that were ``tried``, and for lbfgs the ``gap`` to the minimum that
             was left, as a share of the objective.
-        weight: (D, C), for the features as they were given (``svc``: normalised ones).
+        weight: (D, C), for the features as they were given (``svc``: normalized ones).
         bias: (C,); -inf for a class that the training set lacks.
         notes: what a reader should know, such as absent classes.
 
@@ -105,7 +105,7 @@ def fit_linear_probe(
     .. math:: \min_{W,b} \frac1n \sum_i \mathrm{CE}(W^\top \hat x_i + b, y_i)
               + \frac{\lambda}{2} \lVert W \rVert^2
 
-    The default, ``"lbfgs"``, finds this minimum on features standardised with the training set's
+    The default, ``"lbfgs"``, finds this minimum on features standardized with the training set's
     mean and deviation. :math:`\lambda` (scikit's :math:`1 / (nC)`) is
     chosen on a stratified validation part of the training set by mean class accuracy, never on the
     test set; then the probe is fitted to the whole training set. Solvers:
@@ -116,7 +116,7 @@ def fit_linear_probe(
     - ``"sgd"``: SDCLR's, learning rate 30, 30 epochs (``few_shot``: 100), batch 128;
     - ``"cacr"``: CACR's, Adam 1e-3, 100 epochs, batch 128; the last epoch, where the paper reports
       the best epoch on the test set (``selection="best_test"``, which is noted in the result);
-    - ``"svc"``: scikit-learn's LinearSVC on L2-normalised features, as temperature schedules use.
+    - ``"svc"``: scikit-learn's LinearSVC on L2-normalized features, as temperature schedules use.
 
     The last four take the features as they are. With the same seed the result is the same.
 
@@ -130,8 +130,8 @@ def fit_linear_probe(
         learning_rate: the rate, or several to choose from on the validation part (adam, sgd, cacr).
         epochs: other than the protocol's (adam, sgd, cacr).
         selection: ``"last"`` or ``"best_test"`` (adam, sgd, cacr).
-        few_shot: SDCLR's schedule for few pictures (sgd).
-        validation_share: part of each class's training pictures that a choice is made on.
+        few_shot: SDCLR's schedule for few images (sgd).
+        validation_share: part of each class's training images that a choice is made on.
         tolerance: share of the objective that may be left to gain where lbfgs stops.
         num_classes: C; the largest label + 1 if not given.
         seed: decides the validation part, and the order and start of adam, sgd and cacr.
@@ -264,7 +264,7 @@ def check_features(
         if int(y.min()) < 0:
             raise InputError(
                 f"{name} labels hold {int(y.min())}: labels run from 0, and a probe needs a label "
-                "for every picture. Leave unlabelled pictures out."
+                "for every image. Leave unlabeled images out."
             )
         finite = x.isfinite().all(1)
         if not bool(finite.all()):
@@ -286,10 +286,10 @@ def check_features(
     if num_classes is not None and largest >= num_classes:
         raise InputError(f"label {largest}, but num_classes is {num_classes}.")
     classes = num_classes if num_classes is not None else largest + 1
-    pictures = train_labels.numel() + test_labels.numel()
-    if num_classes is None and classes > max(1000, pictures):
+    images = train_labels.numel() + test_labels.numel()
+    if num_classes is None and classes > max(1000, images):
         raise InputError(
-            f"label {largest} would make {classes:,} classes of {pictures:,} pictures; number the "
+            f"label {largest} would make {classes:,} classes of {images:,} images; number the "
             "classes from 0 without gaps, or pass num_classes if so many are meant."
         )
     if int(train_labels.min()) == int(train_labels.max()):
@@ -300,7 +300,7 @@ def check_features(
 def split_validation(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
     """Split positions into a fitting and a validation part, stratified by class.
 
-    A class with n pictures gives ``round(n * share)`` of them, at most n - 1 so that none is lost.
+    A class with n images gives ``round(n * share)`` of them, at most n - 1 so that none is lost.
 
     Args:
         labels: (N,).
@@ -342,12 +342,12 @@ def fit_heads(
 ) -> list[ProbeResult]:
     """Fit one probe a subset (the draws of a protocol) over shared features, together.
 
-    The draws share one regularisation or learning rate, chosen by their mean validation accuracy.
+    The draws share one regularization or learning rate, chosen by their mean validation accuracy.
 
     Args:
-        features: (N, D) of all training pictures.
+        features: (N, D) of all training images.
         labels: (N,).
-        subsets: positions of each draw's training pictures.
+        subsets: positions of each draw's training images.
         test_features: (M, D).
         test_labels: (M,).
         num_classes: C.
@@ -380,7 +380,7 @@ def fit_heads(
     x = features[rows].float()  # (P, n, D)
     y = labels[rows].to(torch.int64)
     if options.solver in ("lbfgs", "ridge"):
-        fitted = _fit_standardised(x, y, num_fit, num_held, num_classes, options)
+        fitted = _fit_standardized(x, y, num_fit, num_held, num_classes, options)
     elif options.solver == "svc":
         fitted = _fit_svc(x, y, num_classes)
         test_features = torch.nn.functional.normalize(test_features.float(), dim=1)
@@ -395,7 +395,7 @@ def fit_heads(
             torch.addmm(bias[head], test_features.float(), fitted.weight[head]),
             test_labels,
             num_classes,
-            {"solver": options.solver, "train_pictures": subset.numel(), **fitted.chosen[head]},
+            {"solver": options.solver, "train_images": subset.numel(), **fitted.chosen[head]},
             fitted.weight[head],
             bias[head],
         )
@@ -436,7 +436,7 @@ def judge(
     if chosen.get("selection") == "best_test":
         notes.append(
             "the epoch was chosen on the test set (as the CACR paper does): this accuracy is "
-            "optimistic and not comparable with the others"
+            "optimiztic and not comparable with the others"
         )
     return ProbeResult(
         accuracy=float((predictions == labels).double().mean()),
@@ -452,11 +452,11 @@ def judge(
 
 
 def absence_notes(trained: Tensor, per_class: Tensor) -> list[str]:
-    """What a reader should know of classes without training or test pictures.
+    """What a reader should know of classes without training or test images.
 
     Args:
         trained: (C,) bool.
-        per_class: (C,) accuracies, NaN for classes without test pictures.
+        per_class: (C,) accuracies, NaN for classes without test images.
 
     Returns:
         Up to two sentences.
@@ -464,10 +464,10 @@ def absence_notes(trained: Tensor, per_class: Tensor) -> list[str]:
     notes = []
     untrained = [int(c) for c in (~trained).nonzero()]
     if untrained:
-        notes.append(f"no training picture of classes {_listed(untrained)}: never predicted")
+        notes.append(f"no training image of classes {_listed(untrained)}: never predicted")
     untested = [int(c) for c in per_class.isnan().nonzero()]
     if untested:
-        notes.append(f"no test picture of classes {_listed(untested)}: left out of the means")
+        notes.append(f"no test image of classes {_listed(untested)}: left out of the means")
     return notes
 
 
@@ -488,7 +488,7 @@ def _mean_accuracies(logits: Tensor, labels: Tensor, num_classes: int) -> list[f
 # --- convex solvers -------------------------------------------------------------------------
 
 
-def _standardise(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _standardize(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Features to mean 0 and deviation 1 in place, constant ones to 0.
 
     Args:
@@ -510,10 +510,10 @@ def _standardise(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return mean, deviation.mul_(spread), constant
 
 
-def _fit_standardised(
+def _fit_standardized(
     x: Tensor, y: Tensor, num_fit: int, num_held: int, num_classes: int, options: ProbeOptions
 ) -> Fitted:
-    mean, deviation, constant = _standardise(x)
+    mean, deviation, constant = _standardize(x)
     given = options.l2
     listed = given if isinstance(given, tuple) else () if given is None else (given,)
     if given == () or not all(0 < value < math.inf for value in listed):
@@ -523,7 +523,7 @@ def _fit_standardised(
         raise InputError(f"l2 must lie between {least:g} and {most:g}, got {given}.")
     solve = _ridge if options.solver == "ridge" else partial(_lbfgs, tolerance=options.tolerance)
     w, b, chosen = solve(x, y, num_fit, num_held, num_classes, given)
-    weight = w / deviation.transpose(1, 2)  # undo the standardisation
+    weight = w / deviation.transpose(1, 2)  # undo the standardization
     weight.masked_fill_(constant.transpose(1, 2), 0.0)  # such a feature has taught nothing
     bias = b - torch.bmm(mean, weight)[:, 0]
     per_head = chosen.pop("validation_accuracies")
@@ -546,7 +546,7 @@ def _lbfgs(
 ) -> tuple[Tensor, Tensor, dict[str, Any]]:
     problem = SoftmaxProblem.of(x, y, num_classes)
     value, rule, accuracies, start, tried = _choose(problem, num_fit, num_held, l2)
-    fit = minimise(problem, x.new_full((x.shape[0],), value), start, tolerance=tolerance)
+    fit = minimize(problem, x.new_full((x.shape[0],), value), start, tolerance=tolerance)
     chosen = {
         "l2": value,
         "rule": rule,
@@ -579,7 +579,7 @@ def _choose(
             near = min(tried, key=lambda e: abs(e - exponent), default=None)
             start = tried[near][1] if near is not None else None
             strength = held_x.new_full((held_x.shape[0],), 10.0**exponent)
-            fit = minimise(part, strength, start, tolerance=CHOICE_TOLERANCE, max_steps=50)
+            fit = minimize(part, strength, start, tolerance=CHOICE_TOLERANCE, max_steps=50)
             bias = fit.bias[:, None].masked_fill(absent, -torch.inf)
             logits = torch.baddbmm(bias, held_x, fit.weight)  # (P, v, C)
             tried[exponent] = (_mean_accuracies(logits, held_y, problem.num_classes), fit)
@@ -595,7 +595,7 @@ def _choose(
         return outcome(best, listed[exponents.index(best)])
     # Accuracy over log l2 rises to one summit and is flat around it: walk there by half decades,
     # twice as far after two steps that paid. Weaker comes first: if it pays, stronger need not be
-    # tried at all. Warm starts make neighbours cheap.
+    # tried at all. Warm starts make neighbors cheap.
     best = math.log10(START_L2)
     accuracy(best)
     for direction in (-1, 1):
@@ -631,20 +631,20 @@ def _ridge(
 
     def system(rows: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         n = rows.shape[1]
-        centre = rows.mean(1, keepdim=True)
+        center = rows.mean(1, keepdim=True)
         moment = torch.bmm(rows.transpose(1, 2), rows).div_(n)
-        moment -= centre.transpose(1, 2) * centre
+        moment -= center.transpose(1, 2) * center
         one_hot = torch.zeros(rows.shape[0], n, num_classes, device=rows.device)
         one_hot.scatter_(-1, labels[..., None], 1.0)
         share = one_hot.mean(1, keepdim=True)  # (P, 1, C)
-        cross = torch.bmm(rows.transpose(1, 2), one_hot).div_(n) - centre.transpose(1, 2) * share
+        cross = torch.bmm(rows.transpose(1, 2), one_hot).div_(n) - center.transpose(1, 2) * share
         values, vectors = torch.linalg.eigh(moment)
-        return values.clamp_(min=0), vectors, vectors.transpose(1, 2) @ cross, centre, share
+        return values.clamp_(min=0), vectors, vectors.transpose(1, 2) @ cross, center, share
 
     def solve(parts: tuple[Tensor, ...], strength: float) -> tuple[Tensor, Tensor]:
-        values, vectors, rotated, centre, share = parts
+        values, vectors, rotated, center, share = parts
         w = vectors @ (rotated / (values[:, :, None] + strength))
-        return w, (share - centre @ w)[:, 0]
+        return w, (share - center @ w)[:, 0]
 
     accuracies: list[float] = []
     tried: list[Tried] = []
@@ -696,7 +696,7 @@ def _fit_by_steps(
         learning_rate=options.learning_rate,
         epochs=options.epochs,
         selection=options.selection,
-        pictures=x.shape[1],
+        images=x.shape[1],
     )
     accuracies: list[float] = []
     found: list[list[float]] = []
@@ -705,7 +705,7 @@ def _fit_by_steps(
     if len(rates) > 1:
         if num_held == 0:
             raise InputError(
-                f"{len(rates)} learning rates to choose from, but too few pictures for a "
+                f"{len(rates)} learning rates to choose from, but too few images for a "
                 "validation part; give one."
             )
         trial = replace(rule, selection="last")
@@ -754,6 +754,6 @@ def _fit_svc(x: Tensor, y: Tensor, num_classes: int) -> Fitted:
             w, b = torch.cat([-w, w], 1), torch.cat([-b, b])
         weight[head][:, classes] = w
         bias[head][classes] = b
-    settings = "scikit-learn LinearSVC, C = 1, L2-normalised features"
+    settings = "scikit-learn LinearSVC, C = 1, L2-normalized features"
     chosen = {"rule": "given", "validation_accuracy": None, "settings": settings}
     return Fitted(weight.to(x), bias.to(x), [dict(chosen) for _ in range(P)])

@@ -19,8 +19,8 @@ class GradientRule:
         name: of the solver.
         optimizer: ``"adam"`` or ``"sgd"``.
         learning_rates: tried together; several are chosen from on a validation part.
-        epochs: passes over the training pictures.
-        batch_size: pictures a step.
+        epochs: passes over the training images.
+        batch_size: images a step.
         weight_decay: L2, added to the gradient.
         momentum: of SGD.
         betas: of Adam.
@@ -99,17 +99,17 @@ def gradient_rule(
     learning_rate: float | tuple[float, ...] | None = None,
     epochs: int | None = None,
     selection: Selection = "last",
-    pictures: int = 0,
+    images: int = 0,
 ) -> GradientRule:
     """The rule of a solver that takes gradient steps, with what the caller wants otherwise.
 
     Args:
         solver: ``"adam"``, ``"sgd"`` or ``"cacr"``.
-        few_shot: SDCLR trains longer on few pictures.
+        few_shot: SDCLR trains longer on few images.
         learning_rate: one, or several to choose from.
         epochs: more or fewer; milestones move along.
         selection: ``"last"``, or ``"best_test"`` as the CACR paper reports.
-        pictures: size of the training set; above 50,000 SDCLR's batches are 512.
+        images: size of the training set; above 50,000 SDCLR's batches are 512.
 
     Returns:
         The rule.
@@ -122,7 +122,7 @@ def gradient_rule(
     if selection not in ("last", "best_test"):
         raise unknown_name("selection", selection, ("last", "best_test"))
     rule = {"adam": _ADAM, "sgd": _SGD_FEW if few_shot else _SGD, "cacr": _CACR}[solver]
-    if solver == "sgd" and pictures > 50_000:
+    if solver == "sgd" and images > 50_000:
         rule = replace(rule, batch_size=512)
     if learning_rate is not None:
         rates = learning_rate if isinstance(learning_rate, tuple) else (float(learning_rate),)

@@ -27,18 +27,18 @@ def levels(array):
     return torch.from_numpy(array).permute(0, 3, 1, 2).float().contiguous()
 
 
-def run_op(images, key, centres):
+def run_op(images, key, centers):
     """``ShearX_m17_n`` is ShearX at magnitude 17 of 30 with sign -1."""
     op, magnitude, sign = key.split("_")
     rows, side = images.shape[0], images.shape[3]
-    centres = torch.zeros(rows, 2) if centres is None else torch.from_numpy(centres)
+    centers = torch.zeros(rows, 2) if centers is None else torch.from_numpy(centers)
     params = BoostParams(
         op=torch.full((rows,), op_index(op)),
         active=torch.ones(rows, dtype=torch.bool),
         magnitude=torch.full((rows,), float(magnitude[1:])),
         sign=torch.full((rows,), -1.0 if sign == "n" else 1.0),
-        centre_x=centres[:, 0] / side,
-        centre_y=centres[:, 1] / side,
+        center_x=centers[:, 0] / side,
+        center_y=centers[:, 1] / side,
     )
     return apply_op(images.clone(), params, "reference")
 
@@ -48,8 +48,8 @@ def check_ops(data, name):
     keys = [key for key in data if key.startswith(f"{name}_") and not key.endswith("centres")]
     assert keys
     for key in keys:
-        centres = data.get(f"{key}_centres")
-        assert run_op(images, key, centres).equal(levels(data[key])), key
+        centers = data.get(f"{key}_centres")
+        assert run_op(images, key, centers).equal(levels(data[key])), key
 
 
 @pytest.mark.parametrize("name", OPS)
@@ -86,16 +86,16 @@ def check_views(data):
     assert luminance(images, exact=True).expand_as(images).equal(levels(data["gray"]))
 
 
-def test_crop_jitter_and_grey_equal_pillow():
+def test_crop_jitter_and_gray_equal_pillow():
     check_views(np.load(HERE / "views.npz"))
 
 
-def test_crop_jitter_and_grey_equal_pillow_on_all_recorded_cases(golden):
+def test_crop_jitter_and_gray_equal_pillow_on_all_recorded_cases(golden):
     check_views(np.load(golden / "views_pil.npz"))
 
 
 def noise(rows, cols, seed=0):
-    """The hardest picture for a resize: neighbouring levels have nothing in common."""
+    """The hardest image for a resize: neighboring levels have nothing in common."""
     return np.random.default_rng(seed).integers(0, 256, (rows, cols, 3), dtype=np.uint8)
 
 
@@ -108,27 +108,27 @@ def resized(array, size, order):
     return np.asarray(image)
 
 
-def whole_picture(array, size, order):
-    """Our resize of a whole picture, in levels."""
+def whole_image(array, size, order):
+    """Our resize of a whole image, in levels."""
     rows, cols = array.shape[:2]
     settings = {"scale": (1.0, 1.0), "ratio": (cols / rows, cols / rows)}
-    off = dict.fromkeys(("flip", "jitter_probability", "grey_probability"), 0.0)
+    off = dict.fromkeys(("flip", "jitter_probability", "grayscale_probability"), 0.0)
     make = ContrastiveViews(size, num_views=1, resize_order=order, **settings, **off)
     images = torch.from_numpy(array).permute(2, 0, 1)[None]
     view = make(images, ids=torch.zeros(1, dtype=torch.int64))[0, 0]
     return (view * 255).permute(1, 2, 0).numpy()
 
 
-# Rows and columns of the picture, size of the view: small ones by sums, large by torch's kernel.
+# Rows and columns of the image, size of the view: small ones by sums, large by torch's kernel.
 TALL = [((48, 33), (32, 32)), ((40, 20), (30, 36)), ((250, 120), (224, 224)), ((61, 52), (48, 48))]
 
 
-@pytest.mark.parametrize(("picture", "size"), TALL)
-def test_tall_crops_are_resized_in_the_order_of_the_named_pillow(picture, size):
-    array = noise(*picture)
+@pytest.mark.parametrize(("image", "size"), TALL)
+def test_tall_crops_are_resized_in_the_order_of_the_named_pillow(image, size):
+    array = noise(*image)
     found = {}
     for order, steps in (("pillow-13", "rows first"), ("pillow-12", "columns first")):
-        found[order] = whole_picture(array, size, order)
+        found[order] = whole_image(array, size, order)
         difference = np.abs(found[order] - resized(array, size, steps))
         assert (difference > 1.01).mean() < 1e-3
         assert (difference > 0.01).mean() < 0.03
@@ -136,13 +136,13 @@ def test_tall_crops_are_resized_in_the_order_of_the_named_pillow(picture, size):
     assert shows.mean() > 0.05
 
 
-@pytest.mark.parametrize(("picture", "size"), [*TALL, ((40, 38), (32, 32)), ((30, 47), (32, 24))])
-def test_the_installed_pillow_resizes_in_its_own_order(picture, size):
+@pytest.mark.parametrize(("image", "size"), [*TALL, ((40, 38), (32, 32)), ((30, 47), (32, 24))])
+def test_the_installed_pillow_resizes_in_its_own_order(image, size):
     """The rule by which Pillow 13 chooses an order, and Pillow 12 does not."""
-    array, (height, width) = noise(*picture), size
+    array, (height, width) = noise(*image), size
     whole = Image.fromarray(array).resize((width, height), Image.Resampling.BICUBIC)
     order = "pillow-13" if int(PIL.__version__.split(".")[0]) >= 13 else "pillow-12"
-    first = rows_come_first(*(torch.tensor([side]) for side in picture), size, order)
+    first = rows_come_first(*(torch.tensor([side]) for side in image), size, order)
     steps = "rows first" if bool(first) else "columns first"
     assert np.array_equal(np.asarray(whole), resized(array, size, steps))
 
@@ -151,17 +151,15 @@ def test_tall_crops_get_the_same_order_where_all_rows_are_masked(monkeypatch):
     array, size = noise(48, 33), (32, 32)
     for module in (resize, rows, views):
         monkeypatch.setattr(module, "waits_for_nothing", lambda x: True)
-    difference = np.abs(
-        whole_picture(array, size, "pillow-13") - resized(array, size, "rows first")
-    )
+    difference = np.abs(whole_image(array, size, "pillow-13") - resized(array, size, "rows first"))
     assert (difference > 0.01).mean() < 0.01
 
 
 @pytest.mark.parametrize("turn", [0.0, 0.04, -0.1, 0.37, -0.5, 0.5])
-def test_hue_equals_pillow_on_every_kind_of_colour(turn):
-    """Saturated noise, and greys with a little colour, whose hues often are whole levels."""
-    grey = np.random.default_rng(1).integers(0, 230, (128, 256, 1), dtype=np.uint8)
-    array = np.concatenate([noise(128, 256), grey + noise(128, 256) // 10])
+def test_hue_equals_pillow_on_every_kind_of_color(turn):
+    """Saturated noise, and grays with a little color, whose hues often are whole levels."""
+    gray = np.random.default_rng(1).integers(0, 230, (128, 256, 1), dtype=np.uint8)
+    array = np.concatenate([noise(128, 256), gray + noise(128, 256) // 10])
     hue, saturation, value = Image.fromarray(array).convert("HSV").split()
     turned = (np.asarray(hue).astype(int) + int(turn * 255)).astype(np.uint8)
     bands = (Image.fromarray(turned), saturation, value)

@@ -1,4 +1,4 @@
-"""The op table, the rules that turn scores into strengths, and how strength shows in pictures."""
+"""The op table, the rules that turn scores into strengths, and how strength shows in images."""
 
 import numpy as np
 import pytest
@@ -15,14 +15,14 @@ STEPS = [0, 5, 10, 15, 20, 25, 30]
 
 
 def distances(images, policy):
-    """(15, 7) mean distance in levels from the picture, at growing magnitudes."""
+    """(15, 7) mean distance in levels from the image, at growing magnitudes."""
     total = torch.zeros(len(OPS), len(STEPS))
     for image in images:
         total += (op_grid(image, STEPS, policy) * 255 - image).abs().mean(dim=(2, 3, 4))
     return total / len(images)
 
 
-def test_every_monotone_op_moves_real_pictures_farther_with_magnitude():
+def test_every_monotone_op_moves_real_images_farther_with_magnitude():
     images = torch.from_numpy(np.load(HERE / "randaugment.npz")["images"]).permute(0, 3, 1, 2)
     moved = distances(images, "monotone")
     assert moved[:, 0].max() == 0
@@ -30,7 +30,7 @@ def test_every_monotone_op_moves_real_pictures_farther_with_magnitude():
         assert (row.diff() > 0).all(), (name, row)
 
 
-def test_no_monotone_op_steps_back_between_neighbouring_magnitudes():
+def test_no_monotone_op_steps_back_between_neighboring_magnitudes():
     images = torch.from_numpy(np.load(HERE / "randaugment.npz")["images"]).permute(0, 3, 1, 2)
     ops = list(OPS)
     for image in images:
@@ -51,7 +51,7 @@ def test_no_monotone_op_steps_back_between_neighbouring_magnitudes():
             assert growth[ops.index(name)].min() >= 0, name
 
 
-def test_every_monotone_op_does_so_on_all_recorded_pictures(golden):
+def test_every_monotone_op_does_so_on_all_recorded_images(golden):
     data = np.load(golden / "randaugment_pil.npz")["images"]
     moved = distances(torch.from_numpy(data).permute(0, 3, 1, 2), "monotone")
     assert (moved.diff(dim=1) > 0).all()

@@ -19,7 +19,7 @@ from bcl.augment.chain import gaussian_blur
 from bcl.augment.checks import ValueChecks
 from bcl.augment.ops import blocks as rows
 from bcl.augment.ops import crop as resize
-from bcl.augment.ops.color import grey_mean
+from bcl.augment.ops.color import gray_mean
 from bcl.augment.sampling import sample_chain
 from bcl.core.errors import InputError
 
@@ -37,7 +37,7 @@ def random_images(count=6, rows=32, cols=32, seed=0):
     ("rows", "cols", "size"), [(8, 8, 8), (8, 8, 32), (64, 64, 32), (3, 5, (6, 4))]
 )
 @pytest.mark.parametrize("arithmetic", ["exact", "fast"])
-def test_any_picture_size_gives_views_in_range(rows, cols, size, arithmetic):
+def test_any_image_size_gives_views_in_range(rows, cols, size, arithmetic):
     views = ContrastiveViews(size, boost=BoostedRandAugment(), arithmetic=arithmetic)
     out = views(random_images(6, rows, cols), scores=torch.linspace(0, 1, 6), ids=torch.arange(6))
     height, width = (size, size) if isinstance(size, int) else size
@@ -137,7 +137,7 @@ def test_score_zero_is_bit_for_bit_on_the_masked_path_too(monkeypatch):
 def test_values_that_nobody_looks_at_are_not_mended_in_silence(
     monkeypatch, masked, arithmetic, size
 ):
-    """As on a device after the first batch: a bad picture or score gives NaN, and only there."""
+    """As on a device after the first batch: a bad image or score gives NaN, and only there."""
     if masked:
         at_once(monkeypatch)
     good, scores, ids = random_images(6, 24, 20) / 255, torch.linspace(0, 1, 6), torch.arange(6)
@@ -230,13 +230,13 @@ def test_another_default_device_does_not_matter(size):
     assert made.equal(views(images, scores, ids))
 
 
-def test_the_mean_of_a_large_picture_is_exact():
-    grey = torch.full((1, 1, 480, 640), 127.0)
-    grey[:, :, :240] = 128
-    assert grey_mean(grey, exact=True).item() == 128  # of 127.5
-    grey[0, 0, 0, 0] = 127
-    assert grey_mean(grey, exact=True).item() == 127  # a little less, which float32 cannot tell
-    assert grey_mean(grey, exact=True).dtype == torch.float32
+def test_the_mean_of_a_large_image_is_exact():
+    gray = torch.full((1, 1, 480, 640), 127.0)
+    gray[:, :, :240] = 128
+    assert gray_mean(gray, exact=True).item() == 128  # of 127.5
+    gray[0, 0, 0, 0] = 127
+    assert gray_mean(gray, exact=True).item() == 127  # a little less, which float32 cannot tell
+    assert gray_mean(gray, exact=True).dtype == torch.float32
 
 
 class Peak(TorchDispatchMode):
@@ -324,7 +324,7 @@ def test_compiled_parts_give_the_same_views():
     assert (difference > 1e-6).float().mean() < 0.01
 
 
-def test_float_pictures_give_nearly_the_views_of_their_bytes():
+def test_float_images_give_nearly_the_views_of_their_bytes():
     images, ids = random_images(16, 40, 30), torch.arange(16)
     for size in (24, 64):
         views = ContrastiveViews(size, jitter_probability=0)
@@ -333,9 +333,9 @@ def test_float_pictures_give_nearly_the_views_of_their_bytes():
     assert views(images.half() / 255, ids=ids).dtype == torch.float32
 
 
-def test_large_pictures_equal_the_matrix_form_within_a_level():
+def test_large_images_equal_the_matrix_form_within_a_level():
     images, ids = random_images(8, 70, 52), torch.arange(8)
-    views = ContrastiveViews((40, 64), jitter_probability=0, grey_probability=0)
+    views = ContrastiveViews((40, 64), jitter_probability=0, grayscale_probability=0)
     one_by_one = views(images, ids=ids)
     params = views.sample(ids, (70, 52))[0]
     with pytest.MonkeyPatch.context() as patch:
@@ -368,13 +368,13 @@ def test_layout_and_number_types_do_not_matter(size):
     assert not views(images, scores, ids + 2**62, epoch=2**70).isnan().any()
 
 
-@pytest.mark.parametrize("picture", [(1, 1), (1, 9), (9, 1), (2, 3)])
+@pytest.mark.parametrize("image", [(1, 1), (1, 9), (9, 1), (2, 3)])
 @pytest.mark.parametrize("size", [1, (1, 6), (60, 1), 8])
-def test_pictures_and_views_of_a_pixel_or_a_line(picture, size):
+def test_images_and_views_of_a_pixel_or_a_line(image, size):
     views = ContrastiveViews(
         size, boost=BoostedRandAugment(rule="bcl-d"), blur_probability=0.5, solarize_probability=0.5
     )
-    for images in (random_images(4, *picture), random_images(4, *picture) / 255):
+    for images in (random_images(4, *image), random_images(4, *image) / 255):
         out = views(images, torch.ones(4), torch.arange(4))
         assert out.min() >= 0
         assert out.max() <= 1
@@ -394,7 +394,7 @@ def test_a_mixed_precision_step_gets_the_same_views(monkeypatch, masked, arithme
         assert boost(images, scores, ids).equal(alone)
 
 
-def test_pictures_that_want_gradients_are_taken_without():
+def test_images_that_want_gradients_are_taken_without():
     images, scores, ids = random_images(8) / 255, torch.linspace(0, 1, 8), torch.arange(8)
     views = ContrastiveViews(32, boost=BoostedRandAugment(), blur_probability=0.5)
     want = views(images, scores, ids)
@@ -443,7 +443,7 @@ def test_a_crop_that_cannot_fit_takes_the_largest_in_the_middle():
     assert p.left.tolist() == [10] * 3
 
 
-def test_blur_keeps_flat_pictures_and_spreads_a_point():
+def test_blur_keeps_flat_images_and_spreads_a_point():
     flat = torch.full((2, 3, 9, 7), 77.0)
     assert torch.allclose(gaussian_blur(flat, torch.tensor([0.1, 2.0]), exact=True), flat)
     point = torch.zeros(1, 1, 11, 11)
@@ -456,8 +456,8 @@ def test_blur_keeps_flat_pictures_and_spreads_a_point():
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        ({"images": torch.zeros(4, 1, 8, 8)}, "three colour channels"),
-        ({"images": torch.zeros(3, 8, 8)}, "three colour channels"),
+        ({"images": torch.zeros(4, 1, 8, 8)}, "three color channels"),
+        ({"images": torch.zeros(3, 8, 8)}, "three color channels"),
         ({"images": torch.zeros(0, 3, 8, 8)}, "empty"),
         ({"images": torch.zeros(4, 3, 0, 8)}, "no pixels"),
         ({"images": torch.zeros(4, 3, 8, 8, dtype=torch.int32)}, "uint8"),
@@ -504,7 +504,7 @@ def test_drawing_alone_refuses_what_a_step_refuses(change, text):
     with pytest.raises(InputError, match=text):
         boost.sample(**{**good, **change})
     with pytest.raises(InputError, match=text):
-        ContrastiveViews(8, boost=boost).sample(picture_size=(8, 8), **{**good, **change})
+        ContrastiveViews(8, boost=boost).sample(image_size=(8, 8), **{**good, **change})
 
 
 @pytest.mark.parametrize(
@@ -552,12 +552,12 @@ def test_bad_settings_are_refused(arguments, text):
 def test_stored_parameters_that_do_not_fit_are_refused():
     views = ContrastiveViews(16)
     large = views.sample(torch.arange(4), (32, 32))
-    with pytest.raises(InputError, match="picture of 8 x 8"):
+    with pytest.raises(InputError, match="image of 8 x 8"):
         views.transform(random_images(4, 8, 8), large)
     for count in (1, 2, 3, 8):
-        with pytest.raises(InputError, match=rf"of {count} pictures need {2 * count} rows"):
+        with pytest.raises(InputError, match=rf"of {count} images need {2 * count} rows"):
             views.transform(random_images(count), large)
-    with pytest.raises(InputError, match="not of views 0 to 0 of 8 pictures"):
+    with pytest.raises(InputError, match="not of views 0 to 0 of 8 images"):
         ContrastiveViews(16, num_views=1).transform(random_images(8), large)
     with pytest.raises(InputError, match="got ViewParams"):
         views.transform(random_images(4), large[0])
@@ -569,7 +569,7 @@ def test_stored_parameters_that_do_not_fit_are_refused():
     drawn = ContrastiveViews(16, boost=boost).sample(torch.arange(4), (32, 32), torch.ones(4))
     with pytest.raises(InputError, match="no boost"):
         views.transform(random_images(4), drawn)
-    with pytest.raises(InputError, match="4 pictures need 4 rows"):
+    with pytest.raises(InputError, match="4 images need 4 rows"):
         boost.transform(random_images(4), drawn[0].boost)
     empty = dataclasses.replace(large[0], height=torch.zeros_like(large[0].height))
     with pytest.raises(InputError, match="must hold a pixel"):

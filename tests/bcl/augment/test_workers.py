@@ -13,7 +13,7 @@ from bcl.augment import (
     BoostedRandAugment,
     ContrastiveViews,
     DecodeCrop,
-    PictureViews,
+    ImageViews,
     score_grid,
 )
 from bcl.augment.workers import as_tensor
@@ -34,7 +34,7 @@ def jpeg(image):
     return buffer.getvalue()
 
 
-def test_a_picture_is_read_from_whatever_holds_it(tmp_path):
+def test_a_image_is_read_from_whatever_holds_it(tmp_path):
     image = photo()
     image.save(tmp_path / "a.png")
     wanted = torch.from_numpy(np.array(image)).permute(2, 0, 1)
@@ -46,8 +46,8 @@ def test_a_picture_is_read_from_whatever_holds_it(tmp_path):
 
 def test_decode_crop_gives_one_size(tmp_path):
     decode = DecodeCrop(32)
-    for picture in (photo(), photo(200, 90), photo(10, 12), jpeg(photo(300, 400))):
-        out = decode(picture)
+    for image in (photo(), photo(200, 90), photo(10, 12), jpeg(photo(300, 400))):
+        out = decode(image)
         assert out.shape == (3, 32, 32)
         assert out.dtype == torch.uint8
         assert out.is_contiguous()
@@ -63,9 +63,9 @@ def test_decode_crop_of_a_large_jpeg_is_near_the_full_decode():
 
 
 @pytest.mark.parametrize(
-    ("picture", "text"),
+    ("image", "text"),
     [
-        (b"no picture", "cannot be read"),
+        (b"no image", "cannot be read"),
         (torch.zeros(1, 4, 4), r"\(3, H, W\)"),
         (torch.zeros(3, 0, 4), "no pixels"),
         (torch.zeros(3, 4, 4, dtype=torch.int32), "uint8"),
@@ -73,14 +73,14 @@ def test_decode_crop_of_a_large_jpeg_is_near_the_full_decode():
         (None, "got NoneType"),
     ],
 )
-def test_bad_pictures_are_named(picture, text):
+def test_bad_images_are_named(image, text):
     with pytest.raises(InputError, match=text):
-        DecodeCrop(8)(picture)
+        DecodeCrop(8)(image)
     with pytest.raises(InputError, match="positive"):
         DecodeCrop(0)
 
 
-def test_a_file_that_is_no_picture_is_named(tmp_path):
+def test_a_file_that_is_no_image_is_named(tmp_path):
     (tmp_path / "broken.jpg").write_text("text")
     with pytest.raises(InputError, match=r"broken\.jpg"):
         DecodeCrop(8)(tmp_path / "broken.jpg")
@@ -92,7 +92,7 @@ def test_a_file_that_is_no_picture_is_named(tmp_path):
         as_tensor(whole[: len(whole) // 2])
 
 
-def test_float_pictures_stay_in_their_range():
+def test_float_images_stay_in_their_range():
     image = (as_tensor(photo(20, 20)) > 127).float()
     for typed in (image, image.half(), image.bfloat16(), image.double()):
         out = DecodeCrop(32)(typed)
@@ -101,12 +101,12 @@ def test_float_pictures_stay_in_their_range():
         assert out.max() == 1
 
 
-def test_one_picture_gets_the_views_that_the_batch_gives_it():
+def test_one_image_gets_the_views_that_the_batch_gives_it():
     images = torch.stack([as_tensor(photo(20, 24, seed)) for seed in range(6)])
     views = ContrastiveViews(16, boost=BoostedRandAugment(), num_local=1, local_size=8)
     scores = torch.linspace(0, 1, 6)
     batch = views(images, scores, torch.arange(6), epoch=2)
-    single = PictureViews(views)
+    single = ImageViews(views)
     for i in range(6):
         one = single(images[i], score=float(scores[i]), sample_id=i, epoch=2)
         for whole, view in zip(batch, one, strict=True):
@@ -114,13 +114,13 @@ def test_one_picture_gets_the_views_that_the_batch_gives_it():
 
 
 def test_it_travels_to_worker_processes():
-    single = PictureViews(ContrastiveViews(16, boost=BoostedRandAugment()))
+    single = ImageViews(ContrastiveViews(16, boost=BoostedRandAugment()))
     other = pickle.loads(pickle.dumps(single))
     given = {"score": 0.5, "sample_id": 3}
     assert other(photo(), **given).equal(single(photo(), **given))
 
 
-class Pictures(torch.utils.data.Dataset):
+class Images(torch.utils.data.Dataset):
     """Dicts with the views that a worker makes."""
 
     def __init__(self, transform):
@@ -136,7 +136,7 @@ class Pictures(torch.utils.data.Dataset):
 def test_persistent_workers_make_the_batchs_views():
     views = ContrastiveViews(16, boost=BoostedRandAugment())
     loader = torch.utils.data.DataLoader(
-        Pictures(PictureViews(views)), 3, num_workers=1, persistent_workers=True
+        Images(ImageViews(views)), 3, num_workers=1, persistent_workers=True
     )
     images = torch.stack([as_tensor(photo(seed=index)) for index in range(6)])
     wanted = views(images, torch.linspace(0, 1, 6), torch.arange(6))
@@ -147,7 +147,7 @@ def test_persistent_workers_make_the_batchs_views():
 
 def test_numbers_of_a_data_set_are_taken_as_they_are():
     views = ContrastiveViews(16, boost=BoostedRandAugment())
-    single, image = PictureViews(views), photo()
+    single, image = ImageViews(views), photo()
     wanted = single(image, score=0.75, sample_id=3, epoch=2)
     for kind in (np.float32, np.float64, torch.tensor):
         assert single(image, score=kind(0.75), sample_id=np.int64(3), epoch=2).equal(wanted)
@@ -155,7 +155,7 @@ def test_numbers_of_a_data_set_are_taken_as_they_are():
     assert single(image, score=0.75, sample_id=ids, epoch=np.int32(2)).equal(wanted)
 
 
-def test_a_picture_too_large_to_open_is_named(tmp_path, monkeypatch):
+def test_a_image_too_large_to_open_is_named(tmp_path, monkeypatch):
     photo(40, 60).save(tmp_path / "huge.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     with pytest.raises(InputError, match=r"huge\.png'.*MAX_IMAGE_PIXELS"):
@@ -174,16 +174,16 @@ def test_a_picture_too_large_to_open_is_named(tmp_path, monkeypatch):
         ({"score": 0.5, "sample_id": 2**63}, "fit 64 bits"),
     ],
 )
-def test_bad_scores_and_ids_of_one_picture_are_refused(arguments, text):
-    single = PictureViews(ContrastiveViews(16, boost=BoostedRandAugment()))
+def test_bad_scores_and_ids_of_one_image_are_refused(arguments, text):
+    single = ImageViews(ContrastiveViews(16, boost=BoostedRandAugment()))
     with pytest.raises(InputError, match=text):
         single(photo(), **arguments)
     with pytest.raises(InputError, match="must be a ContrastiveViews"):
-        PictureViews(torch.nn.Identity())
+        ImageViews(torch.nn.Identity())
 
 
-def test_one_picture_without_id_draws_anew():
-    single = PictureViews(ContrastiveViews(16))
+def test_one_image_without_id_draws_anew():
+    single = ImageViews(ContrastiveViews(16))
     torch.manual_seed(3)
     first, second = single(photo()), single(photo())
     assert not first.equal(second)
@@ -195,7 +195,7 @@ def test_it_stands_among_torchvision_transforms():
     v2 = pytest.importorskip("torchvision.transforms.v2")
     from torchvision import tv_tensors
 
-    chain = v2.Compose([v2.Resize(20), PictureViews(ContrastiveViews(16))])
+    chain = v2.Compose([v2.Resize(20), ImageViews(ContrastiveViews(16))])
     image = as_tensor(photo())
     assert chain(tv_tensors.Image(image)).shape == (2, 3, 16, 16)
     assert chain(photo()).shape == (2, 3, 16, 16)
@@ -205,13 +205,13 @@ def test_it_stands_among_torchvision_transforms():
 def test_a_compose_passes_scores_ids_and_labels_on():
     v2 = pytest.importorskip("torchvision.transforms.v2")
     views = ContrastiveViews(16, boost=BoostedRandAugment())
-    single = PictureViews(views)
+    single = ImageViews(views)
     chain, image = v2.Compose([v2.Identity(), single]), as_tensor(photo())
     sample = {"image": image, "score": 0.9, "id": 3, "epoch": 2, "label": 5}
     out = chain(sample)
     assert out["image"].equal(single(image, score=0.9, sample_id=3, epoch=2))
     assert {**out, "image": image} == sample
-    plain = v2.Compose([v2.Identity(), PictureViews(ContrastiveViews(16))])
+    plain = v2.Compose([v2.Identity(), ImageViews(ContrastiveViews(16))])
     made, label = plain(image, 1)
     assert made.shape == (2, 3, 16, 16)
     assert label == 1
@@ -256,7 +256,7 @@ def test_the_command_writes_a_grid(tmp_path, capsys):
     ("words", "text"),
     [
         (["--images", "nowhere"], "not a folder"),
-        (["--images", "."], "no pictures"),
+        (["--images", "."], "no images"),
         (["--images", ".", "--columns", 1], "--columns"),
         (["--images", ".", "--rule", "bcl"], "rule"),
         (["--images", ".", "--policy", "monoton"], "monotone"),

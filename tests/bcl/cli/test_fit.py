@@ -22,9 +22,9 @@ def folder(tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def pictures(tmp_path_factory):
+def images(tmp_path_factory):
     """A folder of class folders: 3 classes of 40 small photographs' stand-ins."""
-    root = tmp_path_factory.mktemp("pictures")
+    root = tmp_path_factory.mktemp("images")
     generator = torch.Generator().manual_seed(0)
     for part, count in (("train", 40), ("test", 10)):
         for label, name in enumerate(("cat", "dog", "owl")):
@@ -37,12 +37,12 @@ def pictures(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def checkpoint(pictures, tmp_path_factory):
-    """A checkpoint of one epoch on `pictures`."""
+def checkpoint(images, tmp_path_factory):
+    """A checkpoint of one epoch on `images`."""
     root = tmp_path_factory.mktemp("run")
     options = {
         "--config": "image_folder/bcl_i",
-        "--data.root": pictures,
+        "--data.root": images,
         "--data.imbalance_factor": 4,
         "--data.batch_size": 16,
         "--data.image_size": 16,
@@ -130,10 +130,10 @@ class TestFit:
         told = refused([*self.SIMCLR, "--trainer.default_root_dir", "file/run"], capsys)
         assert "cannot write file/run" in told
 
-    def test_a_second_run_does_not_overwrite_the_first(self, checkpoint, pictures, capsys):
+    def test_a_second_run_does_not_overwrite_the_first(self, checkpoint, images, capsys):
         root = checkpoint.parent.parent
         before = checkpoint.read_bytes()
-        arguments = ["fit", "--config", "image_folder/bcl_i", "--data.root", str(pictures)]
+        arguments = ["fit", "--config", "image_folder/bcl_i", "--data.root", str(images)]
         told = refused([*arguments, "--trainer.default_root_dir", str(root)], capsys)
         assert "--ckpt_path last" in told
         assert checkpoint.read_bytes() == before
@@ -143,7 +143,7 @@ class TestFit:
         assert "another model" in told or "samples" in told
 
     @pytest.mark.parametrize("kind", ["empty", "unreadable", "none"])
-    def test_bad_picture_folder(self, folder, capsys, kind):
+    def test_bad_image_folder(self, folder, capsys, kind):
         for part in ("train", "test"):
             for name in ("cat", "dog") if kind != "none" else ():
                 place = folder / "data" / part / name
@@ -155,9 +155,9 @@ class TestFit:
             for part in ("train", "test"):
                 (folder / "data" / part / "owl").mkdir()
         if kind == "unreadable":
-            (folder / "data" / "train" / "cat" / "3.png").write_bytes(b"no picture")
+            (folder / "data" / "train" / "cat" / "3.png").write_bytes(b"no image")
         arguments = ["fit", "--config", "image_folder/simclr", "--data.root", "data"]
-        lines = 2 if kind == "unreadable" else 1  # every unreadable picture on a line of its own
+        lines = 2 if kind == "unreadable" else 1  # every unreadable image on a line of its own
         told = refused([*arguments, "--data.cache_dir", "cache"], capsys, lines)
         expected = {"empty": "owl", "unreadable": "3.png", "none": "data"}[kind]
         assert expected in told
@@ -244,7 +244,7 @@ class TestProbeAndReport:
         assert told in line
         assert not (folder / "probe" / "report.json").exists()
 
-    def test_truncated_checkpoint_names_its_neighbour(self, folder, checkpoint, capsys):
+    def test_truncated_checkpoint_names_its_neighbor(self, folder, checkpoint, capsys):
         content = checkpoint.read_bytes()
         (folder / "cut.ckpt").write_bytes(content[: len(content) // 2])
         (folder / "older.ckpt").write_bytes(content)

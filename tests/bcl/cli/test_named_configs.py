@@ -1,4 +1,4 @@
-"""Every named configuration builds its learner and takes two real steps at its picture size."""
+"""Every named configuration builds its method and takes two real steps at its image size."""
 
 import pytest
 import torch
@@ -8,29 +8,29 @@ from bcl.cli.configuration import compose, config_names
 from bcl.core.instantiate import instantiate
 from bcl.methods.optimizers import build_optimizer, parameter_groups
 
-# These share encoder and picture size with imagenet_lt, whose steps are taken.
+# These share encoder and image size with imagenet_lt, whose steps are taken.
 SAME_STEPS = ("imagenet100_lt", "places_lt")
 
 
-def two_steps(learner, size, batch):
+def two_steps(method, size, batch):
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (batch, 3, size, size), dtype=torch.uint8, generator=generator)
     ids = torch.arange(batch)
-    groups = parameter_groups([learner], 1e-4, True)
+    groups = parameter_groups([method], 1e-4, True)
     optimizer = build_optimizer("sgd", groups, 1e-3)
-    learner._make_tracker(batch)
+    method._make_tracker(batch)
     for step in range(2):
-        scores = torch.linspace(0, 1, batch) if learner.views.boost is not None else None
-        views = learner.views(images, scores=scores, ids=ids, epoch=step)
-        losses = learner.sample_losses(views)
+        scores = torch.linspace(0, 1, batch) if method.views.boost is not None else None
+        views = method.views(images, scores=scores, ids=ids, epoch=step)
+        losses = method.sample_losses(views)
         assert losses.shape == (batch,)
         assert losses.isfinite().all()
         optimizer.zero_grad()
         losses.mean().backward()
-        learner.on_after_backward()
+        method.on_after_backward()
         optimizer.step()
-        learner.tracker.update(ids, losses)
-        learner.tracker.refresh()
+        method.tracker.update(ids, losses)
+        method.tracker.refresh()
 
 
 SMALL = [name for name in config_names() if not name.startswith(("imagenet", "places"))]
@@ -39,16 +39,16 @@ SMALL = [name for name in config_names() if not name.startswith(("imagenet", "pl
 @pytest.mark.parametrize("name", SMALL)
 def test_two_steps(name):
     config = compose(name)["model"]
-    learner = instantiate(config)
-    two_steps(learner, config["init_args"]["views"]["init_args"]["size"], 4)
+    method = instantiate(config)
+    two_steps(method, config["init_args"]["views"]["init_args"]["size"], 4)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [n for n in config_names() if n.startswith("imagenet_lt/")])
 def test_two_steps_at_224(name):
-    learner = instantiate(compose(name)["model"])
-    assert learner.views.size == (224, 224)
-    two_steps(learner, 256, 2)
+    method = instantiate(compose(name)["model"])
+    assert method.views.size == (224, 224)
+    two_steps(method, 256, 2)
 
 
 @pytest.mark.parametrize("name", [n for n in config_names() if n.startswith(SAME_STEPS)])

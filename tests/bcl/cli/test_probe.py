@@ -13,7 +13,7 @@ from bcl.cli import probe, report
 from bcl.core.errors import InputError
 
 
-class FakeLearner(torch.nn.Module):
+class FakeMethod(torch.nn.Module):
     def __init__(self):
         super().__init__()
         self.encoder = torch.nn.Identity()
@@ -48,9 +48,9 @@ def checkpoint(tmp_path, monkeypatch):
     loaded = []
 
     def load_run(path):
-        learner = FakeLearner() if "linear" not in str(path) else torch.nn.Linear(2, 2)
+        method = FakeMethod() if "linear" not in str(path) else torch.nn.Linear(2, 2)
         run = types.SimpleNamespace(
-            learner=learner, data=SetUpData(), record={"name": path.parent.name, "seed": 0}
+            method=method, data=SetUpData(), record={"name": path.parent.name, "seed": 0}
         )
         loaded.append(run)
         return run

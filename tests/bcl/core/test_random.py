@@ -28,7 +28,7 @@ def test_no_two_of_many_keys_collide():
     assert keys.unique().numel() == 200000
 
 
-def test_uniform_numbers_are_even_and_independent_of_neighbours():
+def test_uniform_numbers_are_even_and_independent_of_neighbors():
     u = uniform(3, torch.arange(200000))
     assert (u.histc(20, 0, 1) - 10000).abs().max() < 500
     assert torch.corrcoef(torch.stack([u[:-1], u[1:]]))[0, 1].abs() < 0.01

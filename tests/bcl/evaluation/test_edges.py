@@ -75,22 +75,22 @@ def test_equal_differences_are_no_proof():
     assert paired_t([0.500001, 0.6], [0.55, 0.649999]) is None
 
 
-def test_neighbours_name_absent_classes():
+def test_neighbors_name_absent_classes():
     data = FakeData()
     data._probe.labels = data._probe.labels.clamp(max=3)
     data._test.labels = data._test.labels.clamp(min=1)
     report = bcl.evaluate(encode, data, protocols="knn", measures=False)
     first, second = report.protocols[0]["notes"]
-    assert first.startswith("no test picture of classes 0")
-    assert second.startswith("no training picture of classes 4, 5")
+    assert first.startswith("no test image of classes 0")
+    assert second.startswith("no training image of classes 4, 5")
 
 
 @pytest.mark.parametrize("features", [torch.full((30, 2), torch.nan), torch.zeros(30, 2).long()])
 def test_cache_of_useless_values_is_made_again(features, tmp_path):
-    pictures, cache = FakeSet(torch.arange(30) % 6, 3), FeatureCache(tmp_path, "key")
-    expected = extract_features(encode, pictures, cache=cache)
-    torch.save({"features": features}, cache.path(data_hash(pictures), None))
-    assert extract_features(encode, pictures, cache=cache).equal(expected)
+    images, cache = FakeSet(torch.arange(30) % 6, 3), FeatureCache(tmp_path, "key")
+    expected = extract_features(encode, images, cache=cache)
+    torch.save({"features": features}, cache.path(data_hash(images), None))
+    assert extract_features(encode, images, cache=cache).equal(expected)
 
 
 def test_a_comparison_never_replaces_results(tmp_path, capsys):
@@ -120,8 +120,8 @@ def test_page_and_table_have_their_own_files(tmp_path):
         {"groups": {}},
         {"protocols": []},
         {"protocols": [1]},
-        {"pictures": [{"id": 1}]},
-        {"pictures": ["text"]},
+        {"images": [{"id": 1}]},
+        {"images": ["text"]},
         {"data": {}},
         {"protocols": [{"name": "full", "kind": "linear"}]},
     ],
@@ -155,7 +155,7 @@ def test_small_numbers_survive_saving(tmp_path):
     assert again.record["config"]["weight_decay"] == 1.5e-8
 
 
-def test_neighbours_asked_for_twice_are_reported_once():
+def test_neighbors_asked_for_twice_are_reported_once():
     report = bcl.evaluate(encode, FakeData(), protocols="knn,knn@10,knn@3", measures=False)
     names = [entry["name"] for entry in report.protocols]
     assert names == ["knn@1", "knn@10", "knn@200", "knn@3"]
@@ -214,7 +214,7 @@ def test_cache_tells_pixels_apart_where_names_are_the_same(tmp_path):
     one, two = (FakeSet(torch.arange(30) % 6, seed) for seed in (3, 4))
     two.content_hash = one.content_hash  # as of two folders with the same file names
     cache = FeatureCache(tmp_path, "key")
-    first, second = (extract_features(encode, pictures, cache=cache) for pictures in (one, two))
+    first, second = (extract_features(encode, images, cache=cache) for images in (one, two))
     assert not first.equal(second)
     assert second.equal(extract_features(encode, two))
 

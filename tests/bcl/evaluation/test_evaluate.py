@@ -62,7 +62,7 @@ def test_saves_and_loads(report, tmp_path):
     again = ProbeReport.load(tmp_path / "a")
     assert again.to_dict() == report.to_dict()
     assert again.predictions["full"].equal(report.predictions["full"])
-    assert [p["png"] for p in again.pictures] == [p["png"] for p in report.pictures]
+    assert [p["png"] for p in again.images] == [p["png"] for p in report.images]
 
 
 def test_renders_one_self_contained_page(report, tmp_path):
@@ -78,7 +78,7 @@ def test_renders_one_self_contained_page(report, tmp_path):
 
 def test_refuses_other_test_sets(report, tmp_path):
     other = ProbeReport(**{**report.__dict__, "data": {**report.data, "test_hash": "other"}})
-    with pytest.raises(InputError, match="different pictures"):
+    with pytest.raises(InputError, match="different images"):
         render_report([report, other], tmp_path / "report.html")
 
 
@@ -87,8 +87,8 @@ def test_unknown_protocol_names_the_nearest():
         bcl.evaluate(encode, FakeData(), protocols="long-tailled")
 
 
-def test_fewer_pictures_than_shots_names_the_class():
-    with pytest.raises(InputError, match="needs 41 pictures of every class, but class 0 has 40"):
+def test_fewer_images_than_shots_names_the_class():
+    with pytest.raises(InputError, match="needs 41 images of every class, but class 0 has 40"):
         bcl.evaluate(encode, FakeData(), protocols="41-shot")
 
 
@@ -99,22 +99,22 @@ def test_missing_labels_are_refused():
         bcl.evaluate(encode, data, protocols="full")
     data = FakeData()
     data.probe_set().labels[7] = -1
-    with pytest.raises(InputError, match="picture 7 of the probe set has label -1"):
+    with pytest.raises(InputError, match="image 7 of the probe set has label -1"):
         bcl.evaluate(encode, data, protocols="full")
 
 
-def test_class_without_training_or_test_pictures_is_said():
+def test_class_without_training_or_test_images_is_said():
     data = FakeData()
     keep = data.probe_set().labels != 2
-    for name in ("labels", "images"):
+    for name in ("labels", "pixels"):
         setattr(data._probe, name, getattr(data._probe, name)[keep])
     keep = data.test_set().labels != 4
-    for name in ("labels", "images"):
+    for name in ("labels", "pixels"):
         setattr(data._test, name, getattr(data._test, name)[keep])
     entry = bcl.evaluate(encode, data, protocols="full").protocol("full")
     assert entry["notes"] == [
-        "no test picture of classes 4: left out of the means",
-        "no training picture of classes 2: never predicted",
+        "no test image of classes 4: left out of the means",
+        "no training image of classes 2: never predicted",
     ]
     assert entry["per_class"][2] == 0
     assert math.isnan(entry["per_class"][4])
@@ -140,16 +140,16 @@ def test_probe_on_one_cropped_pass():
 
 
 def test_crops_do_not_depend_on_batches():
-    pictures = CroppedSet(FakeData().probe_set(), 3)
-    whole = torch.cat([batch["image"] for batch in pictures.batches(7, "cpu")])
-    ids = torch.arange(len(pictures)).flip(0)
-    assert whole.equal(pictures.pictures(ids).flip(0))
-    assert not whole.equal(pictures.base.pictures(ids).flip(0))
-    assert CroppedSet(pictures.base, 4).content_hash != pictures.content_hash
+    images = CroppedSet(FakeData().probe_set(), 3)
+    whole = torch.cat([batch["image"] for batch in images.batches(7, "cpu")])
+    ids = torch.arange(len(images)).flip(0)
+    assert whole.equal(images.images(ids).flip(0))
+    assert not whole.equal(images.base.images(ids).flip(0))
+    assert CroppedSet(images.base, 4).content_hash != images.content_hash
 
 
 @pytest.mark.parametrize("size", [(8, 8), (8, 24), (24, 8)])
-def test_crops_of_any_shape_are_windows_of_the_padded_picture(size):
+def test_crops_of_any_shape_are_windows_of_the_padded_image(size):
     images = torch.rand(20, 3, *size, generator=torch.Generator().manual_seed(0))
     made = crop_and_flip(images, torch.arange(20), 0, 0)
     assert made.shape == images.shape
@@ -165,7 +165,7 @@ def test_samples_that_moved_most(tracker):
     earlier = torch.zeros(128)
     earlier[5] = 1.0
     report = bcl.evaluate(encode, FakeData(), tracker=tracker, earlier_scores=earlier)
-    fallen = [picture for picture in report.pictures if picture["which"] == "fallen"]
+    fallen = [image for image in report.images if image["which"] == "fallen"]
     assert fallen[0]["id"] == 5
     assert fallen[0]["change"] == pytest.approx(float(tracker.scores[5]) - 1)
     with pytest.raises(InputError, match="earlier_scores has 3 samples"):

@@ -1,8 +1,8 @@
-"""Extraction: every picture once, on one rank or two, cached, from any layer."""
+"""Extraction: every image once, on one rank or two, cached, from any layer."""
 
 import pytest
 import torch
-from fakes import FakeData, FakeLearner, FakeSet, encode
+from fakes import FakeData, FakeMethod, FakeSet, encode
 from ranks import pool
 
 import bcl
@@ -11,8 +11,8 @@ from bcl.evaluation.features import FeatureCache, extract_features, file_hash, l
 
 
 def extract_on_rank(rank, total, batch_size):
-    pictures = FakeSet(torch.arange(total) % 6, 7)
-    return extract_features(encode, pictures, batch_size=batch_size)
+    images = FakeSet(torch.arange(total) % 6, 7)
+    return extract_features(encode, images, batch_size=batch_size)
 
 
 @pytest.mark.parametrize(("total", "batch_size"), [(101, 16), (32, 16), (5, 16), (17, 1)])
@@ -28,39 +28,39 @@ def evaluate_on_rank(rank):
     return report.predictions
 
 
-def test_two_ranks_give_the_accuracy_of_one_to_the_last_picture():
+def test_two_ranks_give_the_accuracy_of_one_to_the_last_image():
     alone = evaluate_on_rank(0)
     for found in pool(2).run(evaluate_on_rank):
         assert found.keys() == alone.keys()
         assert all(found[name].equal(alone[name]) for name in alone)
 
 
-def test_cache_is_keyed_by_encoder_and_pictures(tmp_path):
+def test_cache_is_keyed_by_encoder_and_images(tmp_path):
     calls = []
 
     def counted(images):
         calls.append(images.shape[0])
         return encode(images)
 
-    pictures, others = FakeSet(torch.arange(20) % 6, 7), FakeSet(torch.arange(20) % 6, 8)
+    images, others = FakeSet(torch.arange(20) % 6, 7), FakeSet(torch.arange(20) % 6, 8)
     cache = FeatureCache(tmp_path, "weights-1")
-    first = extract_features(counted, pictures, cache=cache)
-    assert extract_features(counted, pictures, cache=cache).equal(first)
+    first = extract_features(counted, images, cache=cache)
+    assert extract_features(counted, images, cache=cache).equal(first)
     assert sum(calls) == 20
     assert not extract_features(counted, others, cache=cache).equal(first)
-    extract_features(counted, pictures, cache=FeatureCache(tmp_path, "weights-2"))
-    extract_features(counted, pictures, cache=cache, autocast=torch.bfloat16)
+    extract_features(counted, images, cache=FeatureCache(tmp_path, "weights-2"))
+    extract_features(counted, images, cache=cache, autocast=torch.bfloat16)
     assert sum(calls) == 80
     assert len(list(tmp_path.iterdir())) == 4
 
 
 def test_damaged_cache_is_made_again(tmp_path):
     cache = FeatureCache(tmp_path, "weights")
-    pictures = FakeSet(torch.arange(20) % 6, 7)
-    first = extract_features(encode, pictures, cache=cache)
+    images = FakeSet(torch.arange(20) % 6, 7)
+    first = extract_features(encode, images, cache=cache)
     file = next(tmp_path.iterdir())
     file.write_bytes(file.read_bytes()[:100])
-    assert extract_features(encode, pictures, cache=cache).equal(first)
+    assert extract_features(encode, images, cache=cache).equal(first)
 
 
 def test_file_hash_tells_contents_apart(tmp_path):
@@ -93,9 +93,9 @@ def map_encode(images):
     ("kind", "function", "message"),
     [
         (Repeating, encode, "4 more than once of 20"),
-        (Missing, encode, "8 pictures were not encoded"),
-        (FakeSet, nan_encode, "not finite, first at picture 0"),
-        (FakeSet, map_encode, r"one row of features a picture"),
+        (Missing, encode, "8 images were not encoded"),
+        (FakeSet, nan_encode, "not finite, first at image 0"),
+        (FakeSet, map_encode, r"one row of features an image"),
     ],
 )
 def test_bad_extraction(kind, function, message):
@@ -104,12 +104,12 @@ def test_bad_extraction(kind, function, message):
 
 
 def test_empty_set():
-    with pytest.raises(InputError, match="no pictures"):
+    with pytest.raises(InputError, match="no images"):
         extract_features(encode, FakeSet(torch.zeros(0, dtype=torch.int64), 7))
 
 
 def test_layers_of_a_convolutional_encoder():
-    module = FakeLearner(bcl.SmallAlexNet(32), bcl.Projector(4096, 6))
+    module = FakeMethod(bcl.SmallAlexNet(32), bcl.Projector(4096, 6))
     images = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8)
     pooled = layer_encoder(module)(images)
     assert layer_encoder(module, "fc7")(images).equal(pooled)
@@ -128,7 +128,7 @@ def test_layers_of_a_vision_transformer():
     vit = timm.create_model(
         "vit_tiny_patch16_224", img_size=32, patch_size=8, depth=2, num_classes=0
     )
-    module = FakeLearner(vit).eval()
+    module = FakeMethod(vit).eval()
     images = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
     tokens = vit.forward_features(images.float() / 255)
     assert torch.allclose(layer_encoder(module, "class_token")(images), tokens[:, 0], atol=1e-5)

@@ -1,16 +1,16 @@
 import pytest
 import torch
-from fakes import FakeData, FakeLearner, encode
+from fakes import FakeData, FakeMethod, encode
 
 import bcl
 from bcl.core.errors import InputError
 from bcl.evaluation.crops import crop_and_flip
 
 
-def tiny_learner():
+def tiny_method():
     """Features that tell the classes apart only after training."""
     torch.manual_seed(0)
-    return FakeLearner(
+    return FakeMethod(
         torch.nn.Sequential(
             torch.nn.Conv2d(3, 8, 3, 2, 1),
             torch.nn.BatchNorm2d(8),
@@ -23,12 +23,12 @@ def tiny_learner():
 
 
 def test_fine_tuning_learns_and_leaves_the_encoder_alone():
-    learner = tiny_learner()
+    method = tiny_method()
     for _ in range(60):  # as after pretraining, the norms know their inputs
-        learner.train()(FakeData().probe_set().images)
-    before = {name: value.clone() for name, value in learner.state_dict().items()}
+        method.train()(FakeData().probe_set().pixels)
+    before = {name: value.clone() for name, value in method.state_dict().items()}
     report = bcl.evaluate(
-        learner.encode, FakeData(), protocols="full,finetune,finetune-20%", finetune_epochs=30
+        method.encode, FakeData(), protocols="full,finetune,finetune-20%", finetune_epochs=30
     )
     probe, full, share = (
         report.protocol(name)["summary"]["accuracy"]["mean"]
@@ -36,8 +36,8 @@ def test_fine_tuning_learns_and_leaves_the_encoder_alone():
     )
     assert full >= probe
     assert share > 0.5
-    assert all(value.equal(before[name]) for name, value in learner.state_dict().items())
-    again = bcl.evaluate(learner.encode, FakeData(), protocols="finetune", finetune_epochs=30)
+    assert all(value.equal(before[name]) for name, value in method.state_dict().items())
+    again = bcl.evaluate(method.encode, FakeData(), protocols="finetune", finetune_epochs=30)
     assert again.predictions["finetune"].equal(report.predictions["finetune"])
 
 
@@ -48,7 +48,7 @@ def test_crops_are_a_function_of_seed_epoch_and_id():
     assert first.shape == images.shape
     assert first[3:].equal(crop_and_flip(images[3:], ids[3:], 0, 1))
     assert not first.equal(crop_and_flip(images, ids, 0, 2))
-    # Every row of a crop is a row of the padded picture, perhaps mirrored.
+    # Every row of a crop is a row of the padded image, perhaps mirrored.
     padded = torch.nn.functional.pad(images[:1], (2, 2, 2, 2))
     both = torch.stack([padded[0], padded[0].flip(-1)])
     windows = both.unfold(2, 16, 1).unfold(3, 16, 1)  # (2, 3, 5, 5, 16, 16)
@@ -56,6 +56,6 @@ def test_crops_are_a_function_of_seed_epoch_and_id():
     assert bool(same.any())
 
 
-def test_needs_the_learner():
-    with pytest.raises(InputError, match="pass learner="):
+def test_needs_the_method():
+    with pytest.raises(InputError, match="pass method="):
         bcl.evaluate(encode, FakeData(), protocols="finetune-1%")

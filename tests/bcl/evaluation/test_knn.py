@@ -8,10 +8,10 @@ from bcl.evaluation.knn import knn_predict
 
 
 def points(n, seed):
-    centres = torch.randn(6, 9, generator=torch.Generator().manual_seed(0))
+    centers = torch.randn(6, 9, generator=torch.Generator().manual_seed(0))
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(n) % 6
-    return centres[labels] + torch.randn(n, 9, generator=generator), labels
+    return centers[labels] + torch.randn(n, 9, generator=generator), labels
 
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
@@ -29,7 +29,7 @@ def test_equals_scikit_learn(metric, block, monkeypatch):
         assert torch.equal(ours, votes.max(1).values)  # one of the classes with most votes
 
 
-def test_nearer_neighbour_breaks_ties():
+def test_nearer_neighbor_breaks_ties():
     x = torch.tensor([[0.0], [1.0], [2.0], [3.0]])
     y = torch.tensor([1, 0, 1, 0])
     found = knn_predict(x, y, torch.tensor([[0.9]]), (2,), metric="euclidean")
@@ -44,7 +44,7 @@ def test_votes_by_similarity():
     assert knn_predict(x, y, test, (3,), temperature=0.07)[3].item() == 0
 
 
-def test_more_neighbours_than_pictures_uses_all():
+def test_more_neighbors_than_images_uses_all():
     x, y = points(12, 1)
     assert knn_predict(x, y, x, (200,))[200].shape == (12,)
 
@@ -69,8 +69,8 @@ def test_narrow_labels_and_gradients():
         ({"ks": (0,)}, "at least 1"),
         ({"temperature": 0.0}, "temperature must be positive"),
         ({"test_features": torch.zeros(5, 3)}, r"\(12, 9\), \(12,\) and \(5, 3\)"),
-        ({"test_features": torch.zeros(0, 9)}, "neighbours need"),
-        ({"train_labels": torch.zeros(11).long()}, "neighbours need"),
+        ({"test_features": torch.zeros(0, 9)}, "neighbors need"),
+        ({"train_labels": torch.zeros(11).long()}, "neighbors need"),
         ({"train_features": torch.full((12, 9), torch.nan)}, "12 rows of the train features"),
         ({"test_features": torch.full((2, 9), torch.inf)}, "2 rows of the test features"),
     ],

@@ -31,20 +31,20 @@ def test_uniformity_and_alignment_by_their_definition():
         torch.pdist(a).square().mul(-2).exp().mean().log().item(), abs=1e-5
     )
     assert alignment(x, y) == pytest.approx((a - b).norm(dim=1).square().mean().item(), abs=1e-5)
-    with pytest.raises(InputError, match="two pictures"):
+    with pytest.raises(InputError, match="two images"):
         uniformity(x[:1])
 
 
 def test_spread_grows_with_the_noise():
     labels = torch.arange(600) % 3
-    centres = torch.eye(3)[labels]
+    centers = torch.eye(3)[labels]
     noise = torch.randn(600, 3, generator=torch.Generator().manual_seed(0))
     spread = class_spread(
-        centres + noise * torch.tensor([0.1, 0.3, 0.9])[labels][:, None], labels, 4
+        centers + noise * torch.tensor([0.1, 0.3, 0.9])[labels][:, None], labels, 4
     )
     assert spread[0] < spread[1] < spread[2]
     assert spread[3].isnan()
-    measures = representation_measures(centres + noise, labels, shot_groups([9, 5, 1]))
+    measures = representation_measures(centers + noise, labels, shot_groups([9, 5, 1]))
     assert measures["alignment"] is None
     assert 0 < measures["spread"]["all"] < 1
 

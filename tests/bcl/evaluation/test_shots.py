@@ -26,7 +26,7 @@ def test_thresholds_at_their_bounds():
 
 
 def test_cifar_counts_of_the_papers():
-    # Facts of both published rules on CIFAR-100-LT with 500 to 5 pictures.
+    # Facts of both published rules on CIFAR-100-LT with 500 to 5 images.
     counts = [int(500 * 0.01 ** (i / 99)) for i in range(100)]
     assert sum(counts) == 10847
     groups = shot_groups(counts, "thresholds")

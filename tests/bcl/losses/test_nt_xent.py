@@ -102,7 +102,7 @@ def test_a_detached_branch_gets_no_gradient_and_the_other_all_of_its_own(chunk_s
 
 
 @pytest.mark.parametrize("chunk_size", [0, 3])
-def test_a_temperature_can_be_learnt(chunk_size):
+def test_a_temperature_can_be_learned(chunk_size):
     z1, z2 = pair()
     for shape in ((), (7,)):
         temperature = torch.full(shape, 0.3, dtype=torch.float64, requires_grad=True)

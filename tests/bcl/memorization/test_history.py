@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from small_runs import fit, learner
+from small_runs import fit, method
 
 from bcl import InputError, MemorizationTracker, TrackerHistory
 from bcl.memorization.history import forget_epochs, write_epoch
@@ -83,7 +83,7 @@ def test_unreadable_histories_are_refused(tmp_path):
 
 def test_a_run_writes_every_n_epochs_and_the_last(tmp_path):
     (tmp_path / "epoch000009.npy").write_bytes(b"of a run that is replaced")
-    model = learner()
+    model = method()
     fit(model, HistoryWriter(tmp_path, every_n_epochs=2), max_epochs=5)
     history = TrackerHistory(tmp_path)
     assert history.epochs == [1, 3, 4]

@@ -3,7 +3,7 @@
 import pytest
 import pytorch_lightning as pl
 import torch
-from small_runs import SIZE, learner, train
+from small_runs import SIZE, method, train
 
 from bcl import InputError, NTXentLoss, SimCLR
 from bcl.training.checkpoints import AtomicCheckpointIO
@@ -88,7 +88,7 @@ class Watch(pl.Callback):
 
 def test_an_amp_overflow_is_skipped_and_its_finite_losses_count(tmp_path):
     """float16 with a scale that overflows the first gradients, on the CPU."""
-    model, watch = learner(), Watch()
+    model, watch = method(), Watch()
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**120, backoff_factor=2.0**-55)
     precision = pl.plugins.MixedPrecision("16-mixed", "cpu", scaler=scaler)
     trainer = pl.Trainer(

@@ -1,4 +1,4 @@
-"""Learners on encoders of other makings: vision transformers, timm's norms, recorded stems."""
+"""Methods on encoders of other makings: vision transformers, timm's norms, recorded stems."""
 
 import copy
 from functools import partial
@@ -11,7 +11,7 @@ from torch import nn
 from bcl import BCL, SDCLR, InputError, SimCLR, create_encoder
 from bcl.models.encoders import encoder_spec
 from bcl.training.callbacks import run_callbacks
-from bcl.training.checkpoints import KEY, AtomicCheckpointIO, load_learner
+from bcl.training.checkpoints import KEY, AtomicCheckpointIO, load_method
 from bcl.training.fit import fit, new_record
 from bcl.training.saving import TorchRandomState
 from datamodules import DigitsLT
@@ -28,9 +28,9 @@ class Stop(pl.Callback):
             raise KeyboardInterrupt
 
 
-def train(learner, folder, seed, stop=None, resume=None, random_state=True):
+def train(method, folder, seed, stop=None, resume=None, random_state=True):
     callbacks = run_callbacks(
-        new_record("test", learner, 0, {}), folder, progress=False, every_n_steps=1
+        new_record("test", method, 0, {}), folder, progress=False, every_n_steps=1
     )
     if not random_state:
         callbacks = [call for call in callbacks if not isinstance(call, TorchRandomState)]
@@ -45,10 +45,10 @@ def train(learner, folder, seed, stop=None, resume=None, random_state=True):
     )
     torch.manual_seed(seed)
     if stop is None:
-        fit(trainer, learner, DigitsLT(batch_size=128, image_size=16), resume)
-        return learner.state_dict()
+        fit(trainer, method, DigitsLT(batch_size=128, image_size=16), resume)
+        return method.state_dict()
     with pytest.raises(KeyboardInterrupt):
-        fit(trainer, learner, DigitsLT(batch_size=128, image_size=16), resume)
+        fit(trainer, method, DigitsLT(batch_size=128, image_size=16), resume)
     return None
 
 
@@ -66,9 +66,9 @@ def vit():
 
 
 def test_a_vision_transformer_with_drop_path_resumes_bit_for_bit(tmp_path):
-    learner = vit()
-    before = copy.deepcopy(learner.encoder.state_dict())
-    whole = train(learner, tmp_path / "whole", seed=7)
+    method = vit()
+    before = copy.deepcopy(method.encoder.state_dict())
+    whole = train(method, tmp_path / "whole", seed=7)
     assert all(not torch.equal(whole[f"encoder.{name}"], value) for name, value in before.items())
     train(vit(), tmp_path / "cut", seed=7, stop=3)
     last = tmp_path / "cut" / "checkpoints" / "last.ckpt"
@@ -89,21 +89,21 @@ def test_sdclr_keeps_statistics_for_both_branches_of_any_batch_norm(name):
             SDCLR(name, 32)
         return
     torch.manual_seed(0)
-    learner = SDCLR(name, 32, prune_fraction=0.5, num_samples=4)
-    norms = [m for m in learner.encoder.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    assert len(dict(learner.encoder_norms.named_buffers())) == 3 * len(norms)
-    dense = copy.deepcopy(learner.encoder)
+    method = SDCLR(name, 32, prune_fraction=0.5, num_samples=4)
+    norms = [m for m in method.encoder.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    assert len(dict(method.encoder_norms.named_buffers())) == 3 * len(norms)
+    dense = copy.deepcopy(method.encoder)
     views = torch.rand(2, 8, 3, 32, 32)
-    learner.project(views).square().sum().backward()
+    method.project(views).square().sum().backward()
     # The dense statistics are those of the dense view alone.
-    dense(learner._normalise(views[0]))
-    state = learner.encoder.state_dict()
+    dense(method._normalize(views[0]))
+    state = method.encoder.state_dict()
     for key, value in dense.state_dict().items():
         torch.testing.assert_close(state[key], value, msg=key)
-    for key, value in learner.encoder_norms.named_buffers():
+    for key, value in method.encoder_norms.named_buffers():
         if key.endswith("running_var"):
             assert not torch.equal(value, state[key.replace("/", ".")])
-    assert [key for key, value in learner.named_parameters() if value.grad is None] == []
+    assert [key for key, value in method.named_parameters() if value.grad is None] == []
 
 
 class TestStem:
@@ -131,12 +131,12 @@ class TestStem:
             "state_dict": trained.state_dict(),
             KEY: {"record": new_record("run", trained, 0, {})},
         }
-        load_learner(make({"stem_stride": 2}), content, "run.ckpt")
+        load_method(make({"stem_stride": 2}), content, "run.ckpt")
         with pytest.raises(InputError, match="'resnet8' was built with small_stem=False, this one"):
-            load_learner(other, content, "run.ckpt")
+            load_method(other, content, "run.ckpt")
 
     def test_arguments_that_are_no_plain_values_are_recorded_by_name(self):
-        learner = SimCLR("resnet10t", 32, {"norm_layer": nn.BatchNorm2d})
-        record = new_record("run", learner, 0, {})
+        method = SimCLR("resnet10t", 32, {"norm_layer": nn.BatchNorm2d})
+        record = new_record("run", method, 0, {})
         assert record["encoder"]["norm_layer"] == repr(nn.BatchNorm2d)
-        load_learner(learner, {"state_dict": learner.state_dict(), KEY: {"record": record}}, "x")
+        load_method(method, {"state_dict": method.state_dict(), KEY: {"record": record}}, "x")

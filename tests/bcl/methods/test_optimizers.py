@@ -39,11 +39,11 @@ def test_sgd_step_by_hand():
 
 
 def test_groups_hold_every_parameter_once():
-    learner = SimCLR("resnet8", 16, num_samples=4)
+    method = SimCLR("resnet8", 16, num_samples=4)
     for both in (True, False):
-        groups = parameter_groups([learner, learner.encoder], 1e-4, both)
+        groups = parameter_groups([method, method.encoder], 1e-4, both)
         ids = [id(p) for group in groups for p in group["params"]]
-        assert len(ids) == len(set(ids)) == len(list(learner.parameters()))
+        assert len(ids) == len(set(ids)) == len(list(method.parameters()))
     decayed, free = (group["params"] for group in groups)
     assert {p.ndim for p in free} == {1}
     assert min(p.ndim for p in decayed) > 1
@@ -97,14 +97,14 @@ def test_adamw_decays_apart_from_the_gradient():
     assert float(bias) == pytest.approx(2.0 - 0.01)
 
 
-def test_a_learner_exempts_norms_and_biases_as_it_is_told():
+def test_a_method_exempts_norms_and_biases_as_it_is_told():
     for both, kinds in ((True, [1e-4]), (False, [1e-4, 0.0])):
-        learner = SimCLR("resnet8", 16, decay_norm_and_bias=both, weight_decay=1e-4)
+        method = SimCLR("resnet8", 16, decay_norm_and_bias=both, weight_decay=1e-4)
         trainer = pl.Trainer(max_epochs=1, accelerator="cpu", logger=False, barebones=True)
-        learner.trainer = trainer
-        groups = learner.configure_optimizers()["optimizer"].param_groups
+        method.trainer = trainer
+        groups = method.configure_optimizers()["optimizer"].param_groups
         assert [group["weight_decay"] for group in groups] == kinds
-        names = {id(p): name for name, p in learner.named_parameters()}
+        names = {id(p): name for name, p in method.named_parameters()}
         decayed = {names[id(p)] for p in groups[0]["params"]}
         assert ("encoder.bn1.weight" in decayed) is both
         assert ("projector.0.bias" in decayed) is both

@@ -1,7 +1,7 @@
 import pytest
 import pytorch_lightning as pl
 import torch
-from small_runs import SIZE, Pictures, train
+from small_runs import SIZE, Images, train
 from torch import nn
 
 from bcl import (
@@ -20,29 +20,29 @@ from bcl.training.saving import Checkpoints
 
 
 @pytest.fixture(params=[SimCLR, BCL, SDCLR])
-def learner(request):
+def method(request):
     torch.manual_seed(0)
     return request.param("resnet8", SIZE, {"width": 4}, learning_rate=0.1, warmup_epochs=1)
 
 
-def test_trains_without_labels_and_fills_the_tracker(learner):
-    before = {name: value.clone() for name, value in learner.encoder.named_parameters()}
-    train(learner)
-    now = dict(learner.encoder.named_parameters())
+def test_trains_without_labels_and_fills_the_tracker(method):
+    before = {name: value.clone() for name, value in method.encoder.named_parameters()}
+    train(method)
+    now = dict(method.encoder.named_parameters())
     assert all(not torch.equal(now[name], value) for name, value in before.items())
-    assert learner.tracker.seen.all()
-    assert int(learner.tracker.epoch) == 2
-    scores = learner.tracker.scores
+    assert method.tracker.seen.all()
+    assert int(method.tracker.epoch) == 2
+    scores = method.tracker.scores
     assert scores.min() == 0 or scores.max() == 1  # the farthest loss is at an end
     assert scores.min() >= 0
     assert scores.max() <= 1
 
 
 @pytest.mark.parametrize("precision", ["64-true", "bf16-true", "bf16-mixed"])
-def test_trains_in_every_precision(learner, precision):
-    train(learner, epochs=1, precision=precision)
-    assert learner.tracker.seen.all()
-    assert learner.tracker.momentum_loss.dtype == torch.float32
+def test_trains_in_every_precision(method, precision):
+    train(method, epochs=1, precision=precision)
+    assert method.tracker.seen.all()
+    assert method.tracker.momentum_loss.dtype == torch.float32
 
 
 class Rates(pl.Callback):
@@ -55,19 +55,19 @@ class Rates(pl.Callback):
         self.seen.append(trainer.optimizers[0].param_groups[0]["lr"])
 
 
-def test_schedule_is_by_the_step(learner):
+def test_schedule_is_by_the_step(method):
     rates = Rates()
-    train(learner, callbacks=[rates])
+    train(method, callbacks=[rates])
     assert rates.seen[:4] == pytest.approx([0, 0.1 / 3, 0.2 / 3, 0.1])
     assert rates.seen[4] < 0.1
 
 
 def test_milestones_take_the_place_of_the_cosine():
     rates = Rates()
-    learner = SimCLR(
+    method = SimCLR(
         "resnet8", SIZE, {"width": 4}, learning_rate=0.1, warmup_epochs=0, milestones=(1, 2)
     )
-    train(learner, epochs=3, callbacks=[rates])
+    train(method, epochs=3, callbacks=[rates])
     assert rates.seen == pytest.approx([0.1] * 3 + [0.01] * 3 + [0.001] * 3)
 
 
@@ -81,8 +81,8 @@ def test_scores_steer_the_views_only_where_there_is_a_boost(cls, fed):
             return super().forward(images, scores=scores, ids=ids, epoch=epoch)
 
     views = Spy(SIZE, boost=BoostedRandAugment() if fed else None)
-    learner = cls("resnet8", SIZE, {"width": 4}, views=views)
-    train(learner)
+    method = cls("resnet8", SIZE, {"width": 4}, views=views)
+    train(method)
     assert [epoch for _, _, epoch in calls] == [0, 0, 0, 1, 1, 1]
     assert torch.cat([ids for _, ids, _ in calls[:3]]).tolist() == list(range(24))
     if not fed:
@@ -92,23 +92,23 @@ def test_scores_steer_the_views_only_where_there_is_a_boost(cls, fed):
         assert torch.cat([scores for scores, _, _ in calls[3:]]).any()
 
 
-def test_loss_of_a_step_is_the_mean_of_the_losses_of_its_views(learner, monkeypatch):
-    learner.trainer = pl.Trainer(max_epochs=1, accelerator="cpu", logger=False, barebones=True)
-    monkeypatch.setattr(learner, "log", lambda *_, **__: None)
-    learner.setup("predict")
-    learner._make_tracker(24)
+def test_loss_of_a_step_is_the_mean_of_the_losses_of_its_views(method, monkeypatch):
+    method.trainer = pl.Trainer(max_epochs=1, accelerator="cpu", logger=False, barebones=True)
+    monkeypatch.setattr(method, "log", lambda *_, **__: None)
+    method.setup("predict")
+    method._make_tracker(24)
     images = torch.randint(0, 256, (8, 3, SIZE, SIZE), dtype=torch.uint8)
     ids = torch.arange(8)
-    views = learner.views(images, scores=torch.zeros(8), ids=ids, epoch=0)
-    losses = NTXentLoss(0.2, reduction="none")(learner.project(views))
-    loss = learner.training_step({"image": images, "id": ids}, 0)
+    views = method.views(images, scores=torch.zeros(8), ids=ids, epoch=0)
+    losses = NTXentLoss(0.2, reduction="none")(method.project(views))
+    loss = method.training_step({"image": images, "id": ids}, 0)
     torch.testing.assert_close(loss, losses.mean())
     assert loss.requires_grad
-    torch.testing.assert_close(learner.tracker.momentum_loss[:8], losses.detach())
-    assert learner.tracker.seen.tolist() == [True] * 8 + [False] * 16
+    torch.testing.assert_close(method.tracker.momentum_loss[:8], losses.detach())
+    assert method.tracker.seen.tolist() == [True] * 8 + [False] * 16
 
 
-def test_accumulated_gradients_count_a_sample_once_an_epoch(learner, monkeypatch):
+def test_accumulated_gradients_count_a_sample_once_an_epoch(method, monkeypatch):
     counted, update = [], MemorizationTracker.update
 
     def spy(tracker, ids, losses, **more):
@@ -116,19 +116,19 @@ def test_accumulated_gradients_count_a_sample_once_an_epoch(learner, monkeypatch
         update(tracker, ids, losses, **more)
 
     monkeypatch.setattr(MemorizationTracker, "update", spy)
-    trainer = train(learner, accumulate_grad_batches=3)
+    trainer = train(method, accumulate_grad_batches=3)
     assert trainer.global_step == 2
     assert [i for ids in counted for i in ids] == [*range(24), *range(24)]
 
 
-def test_the_trackers_verdict_is_asked_for_before_the_optimiser_steps(learner, monkeypatch):
+def test_the_trackers_verdict_is_asked_for_before_the_optimizer_steps(method, monkeypatch):
     said = []
 
     def noted(owner, name, note):
-        method = getattr(owner, name)
+        original = getattr(owner, name)
 
         def call(self, *args, **more):
-            answer = method(self, *args, **more)
+            answer = original(self, *args, **more)
             said.append(note)
             return answer
 
@@ -137,14 +137,14 @@ def test_the_trackers_verdict_is_asked_for_before_the_optimiser_steps(learner, m
     noted(MemorizationTracker, "update", "taken")
     noted(MemorizationTracker, "settle", "settled")
     noted(torch.optim.SGD, "step", "step")
-    train(learner)
+    train(method)
     first = said.index("taken")
     assert said[first : first + 3] == ["taken", "settled", "step"]
 
 
-def test_samples_that_limit_train_batches_leaves_out_stay_unseen(learner):
-    train(learner, epochs=2, limit_train_batches=2)
-    tracker = learner.tracker
+def test_samples_that_limit_train_batches_leaves_out_stay_unseen(method):
+    train(method, epochs=2, limit_train_batches=2)
+    tracker = method.tracker
     assert tracker.seen.tolist() == [True] * 16 + [False] * 8
     assert int(tracker.epoch) == 2
     assert not tracker.scores[16:].any()
@@ -152,15 +152,15 @@ def test_samples_that_limit_train_batches_leaves_out_stay_unseen(learner):
 
 
 def test_encode_is_in_evaluation_mode_and_leaves_no_trace():
-    learner = SimCLR("resnet8", SIZE, {"width": 4}).train()
+    method = SimCLR("resnet8", SIZE, {"width": 4}).train()
     images = torch.randint(0, 256, (5, 3, SIZE, SIZE), dtype=torch.uint8)
-    state = {name: value.clone() for name, value in learner.state_dict().items()}
-    features = learner.encode(images)
-    assert learner.training
+    state = {name: value.clone() for name, value in method.state_dict().items()}
+    features = method.encode(images)
+    assert method.training
     assert not features.requires_grad
-    assert all(torch.equal(value, state[name]) for name, value in learner.state_dict().items())
-    torch.testing.assert_close(features[:2], learner.encode(images[:2]))
-    torch.testing.assert_close(features, learner.encode(images / 255))
+    assert all(torch.equal(value, state[name]) for name, value in method.state_dict().items())
+    torch.testing.assert_close(features[:2], method.encode(images[:2]))
+    torch.testing.assert_close(features, method.encode(images / 255))
 
 
 def test_channels_last_changes_the_layout_alone():
@@ -177,9 +177,9 @@ def test_channels_last_changes_the_layout_alone():
 def test_encoder_may_be_a_module_of_ones_own():
     encoder = nn.Sequential(nn.Flatten(), nn.Linear(3 * SIZE * SIZE, 8))
     encoder.num_features = 8
-    learner = SimCLR(encoder, SIZE)
-    train(learner, epochs=1)
-    assert learner.encode(torch.zeros(2, 3, SIZE, SIZE)).shape == (2, 8)
+    method = SimCLR(encoder, SIZE)
+    train(method, epochs=1)
+    assert method.encode(torch.zeros(2, 3, SIZE, SIZE)).shape == (2, 8)
 
 
 @pytest.mark.parametrize(
@@ -193,7 +193,7 @@ def test_encoder_may_be_a_module_of_ones_own():
             lambda: SimCLR(
                 "resnet8", SIZE, views=ContrastiveViews(SIZE, mean=(0, 0, 0), std=(1, 1, 1))
             ),
-            "normalises",
+            "normalizes",
         ),
         (lambda: SimCLR("resnet8", SIZE, {"widht": 3}), "widht"),
         (lambda: SDCLR("resnet8", SIZE, prune_fraction=1.5), "fraction"),
@@ -207,7 +207,7 @@ def test_bad_arguments(make, told):
 
 
 def test_unknown_size_and_wrong_size_of_the_training_set():
-    loader = Pictures().train_dataloader()
+    loader = Images().train_dataloader()
     trainer = pl.Trainer(max_epochs=1, accelerator="cpu", logger=False, barebones=True)
     with pytest.raises(InputError, match="num_samples=N"):
         trainer.fit(SimCLR("resnet8", SIZE), loader)
@@ -221,38 +221,38 @@ def test_a_run_without_end_is_refused():
 
 
 def test_non_finite_loss_stops_the_run_and_leaves_the_tracker_clean():
-    learner = SimCLR("resnet8", SIZE, {"width": 4})
+    method = SimCLR("resnet8", SIZE, {"width": 4})
     with torch.no_grad():
-        learner.encoder.conv1.weight.fill_(torch.nan)
+        method.encoder.conv1.weight.fill_(torch.nan)
     with pytest.raises(InputError, match="step 0: loss not finite for sample ids") as error:
-        train(learner)
+        train(method)
     assert "no checkpoint yet" in str(error.value)
-    assert not learner.tracker.seen.any()
+    assert not method.tracker.seen.any()
 
 
 def test_what_a_killed_writer_left_is_cleared_away(tmp_path):
     (tmp_path / "..last.ckpt.new.abc.tmp").write_bytes(b"part")
     (tmp_path / "notes.txt").write_text("the user's own")
-    learner = SimCLR("resnet8", SIZE, {"width": 4})
+    method = SimCLR("resnet8", SIZE, {"width": 4})
     plugins = [AtomicCheckpointIO()]
     callbacks = [Checkpoints(tmp_path)]
-    train(learner, callbacks=callbacks, plugins=plugins, enable_checkpointing=True)
+    train(method, callbacks=callbacks, plugins=plugins, enable_checkpointing=True)
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == ["last.ckpt", "notes.txt", "previous.ckpt"]
 
 
 def test_divergence_names_step_and_last_good_checkpoint(tmp_path):
-    learner = SimCLR("resnet8", SIZE, {"width": 4})
+    method = SimCLR("resnet8", SIZE, {"width": 4})
 
     class Poison(pl.Callback):
-        def on_train_batch_start(self, trainer, learner, *_):
+        def on_train_batch_start(self, trainer, method, *_):
             if trainer.global_step == 4:
                 with torch.no_grad():
-                    learner.encoder.conv1.weight.fill_(torch.nan)
+                    method.encoder.conv1.weight.fill_(torch.nan)
 
     with pytest.raises(InputError, match="step 4: ") as error:
         train(
-            learner,
+            method,
             callbacks=[Checkpoints(tmp_path), Poison()],
             plugins=[AtomicCheckpointIO()],
             enable_checkpointing=True,
@@ -264,60 +264,60 @@ def test_divergence_names_step_and_last_good_checkpoint(tmp_path):
 
 
 class TestSDCLR:
-    def learner(self):
+    def method(self):
         torch.manual_seed(1)
         return SDCLR("resnet8", SIZE, {"width": 4}, prune_fraction=0.5, num_samples=8)
 
     def test_one_backward_equals_the_released_two_step_gradient(self):
-        learner = self.learner().double()
+        method = self.method().double()
         views = torch.rand(2, 8, 3, SIZE, SIZE, dtype=torch.float64)
         loss = NTXentLoss(0.2)
-        loss(learner.project(views)).backward()
-        ours = {name: p.grad.clone() for name, p in learner.named_parameters()}
-        learner.zero_grad()
-        dense, damaged = learner.project(views)
+        loss(method.project(views)).backward()
+        ours = {name: p.grad.clone() for name, p in method.named_parameters()}
+        method.zero_grad()
+        dense, damaged = method.project(views)
         loss(torch.stack([dense, damaged.detach()])).backward()
-        dense, damaged = learner.project(views)
+        dense, damaged = method.project(views)
         loss(torch.stack([dense.detach(), damaged])).backward()
-        for name, parameter in learner.named_parameters():
+        for name, parameter in method.named_parameters():
             torch.testing.assert_close(ours[name], parameter.grad, msg=name)
 
     def test_pruned_weights_get_their_gradient_from_the_dense_branch_alone(self):
-        learner = self.learner()
+        method = self.method()
         views = torch.rand(2, 8, 3, SIZE, SIZE)
-        _, damaged = learner.project(views)
+        _, damaged = method.project(views)
         damaged.square().sum().backward()
-        for name, weight in convolution_weights(learner.encoder).items():
-            assert not weight.grad[~learner.masks.get(name)].any()
+        for name, weight in convolution_weights(method.encoder).items():
+            assert not weight.grad[~method.masks.get(name)].any()
 
     def test_branches_have_norms_of_their_own(self):
-        learner = self.learner()
+        method = self.method()
         views = torch.rand(2, 8, 3, SIZE, SIZE)
-        learner.project(views)
-        own = learner.encoder_norms.get("bn1.running_mean")
-        assert not torch.equal(own, learner.encoder.bn1.running_mean)
-        assert int(learner.encoder.bn1.num_batches_tracked) == 1
-        assert int(learner.encoder_norms.get("bn1.num_batches_tracked")) == 1
-        assert learner.encoder_norms.get("bn1.weight").requires_grad
+        method.project(views)
+        own = method.encoder_norms.get("bn1.running_mean")
+        assert not torch.equal(own, method.encoder.bn1.running_mean)
+        assert int(method.encoder.bn1.num_batches_tracked) == 1
+        assert int(method.encoder_norms.get("bn1.num_batches_tracked")) == 1
+        assert method.encoder_norms.get("bn1.weight").requires_grad
 
     def test_fraction_zero_and_equal_views_give_equal_branches(self):
-        learner = SDCLR("resnet8", SIZE, {"width": 4}, prune_fraction=0.0, num_samples=8)
+        method = SDCLR("resnet8", SIZE, {"width": 4}, prune_fraction=0.0, num_samples=8)
         view = torch.rand(8, 3, SIZE, SIZE)
-        dense, damaged = learner.project(torch.stack([view, view]))
+        dense, damaged = method.project(torch.stack([view, view]))
         torch.testing.assert_close(dense, damaged)
 
     def test_the_mask_is_renewed_each_epoch(self):
-        learner = self.learner()
-        first = learner.masks.get("conv1.weight").clone()
+        method = self.method()
+        first = method.masks.get("conv1.weight").clone()
         with torch.no_grad():
-            learner.encoder.conv1.weight.mul_(1e-6)
-        learner.prune()
-        assert not learner.masks.get("conv1.weight").any()
+            method.encoder.conv1.weight.mul_(1e-6)
+        method.prune()
+        assert not method.masks.get("conv1.weight").any()
         assert first.any()
 
     def test_encoder_keeps_the_names_of_its_tensors(self):
         plain = SimCLR("resnet8", SIZE, {"width": 4}).encoder.state_dict()
-        assert list(self.learner().encoder.state_dict()) == list(plain)
+        assert list(self.method().encoder.state_dict()) == list(plain)
 
 
 def watched_scores(**settings):
@@ -327,13 +327,13 @@ def watched_scores(**settings):
     class Spy(ContrastiveViews):
         def forward(self, images, scores=None, ids=None, epoch=0):
             steered.append((epoch, ids.clone(), scores.clone()))
-            held.append(learner.tracker.scores.clone())
+            held.append(method.tracker.scores.clone())
             return super().forward(images, scores=scores, ids=ids, epoch=epoch)
 
     torch.manual_seed(0)
     views = Spy(SIZE, boost=BoostedRandAugment())
-    learner = BCL("resnet8", SIZE, {"width": 4}, views=views, **settings)
-    train(learner, epochs=3)
+    method = BCL("resnet8", SIZE, {"width": 4}, views=views, **settings)
+    train(method, epochs=3)
     rows = [torch.full((24,), torch.nan) for _ in range(3)]
     for epoch, ids, scores in steered:
         rows[epoch][ids] = scores
@@ -362,15 +362,15 @@ def test_tracker_can_watch_another_loss_which_does_not_train():
 
     torch.manual_seed(0)
     other = CACRLoss(reduction="none")
-    learner = SimCLR("resnet8", SIZE, {"width": 4}, num_samples=4, tracker_loss=other)
+    method = SimCLR("resnet8", SIZE, {"width": 4}, num_samples=4, tracker_loss=other)
     plain = SimCLR("resnet8", SIZE, {"width": 4}, num_samples=4)
-    plain.load_state_dict(learner.state_dict())
+    plain.load_state_dict(method.state_dict())
     views = torch.rand(2, 4, 3, SIZE, SIZE)
-    losses, expected = learner.sample_losses(views), plain.sample_losses(views)
+    losses, expected = method.sample_losses(views), plain.sample_losses(views)
     assert torch.equal(losses, expected)
     losses.sum().backward()
     expected.sum().backward()
-    for a, b in zip(learner.parameters(), plain.parameters(), strict=True):
+    for a, b in zip(method.parameters(), plain.parameters(), strict=True):
         assert torch.equal(a.grad, b.grad)
 
     trained = SimCLR("resnet8", SIZE, {"width": 4}, tracker_loss=other)

@@ -16,8 +16,8 @@ from bcl import InputError, Projector, create_encoder
 )
 def test_encoders_give_pooled_features_and_pass_gradients(name, size, arguments, width):
     encoder = create_encoder(name, size, **arguments)
-    pictures = torch.randn(2, 3, size, size)
-    features = encoder(pictures)
+    images = torch.randn(2, 3, size, size)
+    features = encoder(images)
     assert features.shape == (2, width)
     assert encoder.num_features == width
     features.sum().backward()
@@ -25,11 +25,11 @@ def test_encoders_give_pooled_features_and_pass_gradients(name, size, arguments,
     assert missing == []
 
 
-def test_small_pictures_get_the_small_stem_and_large_ones_do_not():
+def test_small_images_get_the_small_stem_and_large_ones_do_not():
     assert create_encoder("resnet18", 32).conv1.stride == (1, 1)
     assert create_encoder("resnet18", 224).conv1.stride == (2, 2)
     assert create_encoder("resnet18", 32, small_stem=False).conv1.stride == (2, 2)
-    # A small stem keeps the resolution: the last stage of a 32 px picture is 4 × 4.
+    # A small stem keeps the resolution: the last stage of a 32 px image is 4 × 4.
     assert create_encoder("resnet18", 32).forward_features(torch.zeros(1, 3, 32, 32)).shape[-1] == 4
 
 
@@ -46,7 +46,7 @@ def test_projector_has_the_layers_of_the_papers():
     [
         (lambda: create_encoder("resnet81"), "unknown encoder 'resnet81'; did you mean 'resnet"),
         (lambda: create_encoder("resnet20", depth=21), "6n"),
-        (lambda: create_encoder("resnet18", 32, colour=1), "cannot be built so"),
+        (lambda: create_encoder("resnet18", 32, color=1), "cannot be built so"),
         (lambda: create_encoder("small_alexnet", 8), "at least 16 px"),
         (lambda: Projector(8, num_layers=0), "at least 1 layer"),
     ],

@@ -18,7 +18,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def worn(encoder):
-    """Weights and statistics that no initialisation gives."""
+    """Weights and statistics that no initialization gives."""
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for value in encoder.state_dict().values():
@@ -44,15 +44,15 @@ def test_features_are_the_same(tmp_path, name, size, arguments, own):
     assert count == len(encoder.state_dict())
     config = json.loads((tmp_path / "config.json").read_text())
     assert config["architecture"] == ("bcl_encoder" if own else name)
-    pictures = torch.rand(3, 3, size, size)
-    expected = encoder(pictures)
+    images = torch.rand(3, 3, size, size)
+    expected = encoder(images)
     again = load_encoder(tmp_path)
     assert again.num_tensors == count
     assert (again.mean, again.std) == (MEAN, STD)
     assert encoder_spec(again) == encoder_spec(encoder)
-    assert torch.equal(again(pictures), expected)
+    assert torch.equal(again(images), expected)
     theirs = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
-    assert torch.equal(theirs(pictures), expected)
+    assert torch.equal(theirs(images), expected)
     data = resolve_data_config({}, model=theirs)
     assert (tuple(data["mean"]), tuple(data["std"])) == (MEAN, STD)
     assert data["input_size"] == (3, size, size)
@@ -64,8 +64,8 @@ def test_a_classifier_of_ones_own_goes_behind_the_same_features(tmp_path, size):
     encoder = worn(create_encoder("resnet10t", size))
     save_encoder(encoder, tmp_path, MEAN, STD)
     model = timm.create_model(f"local-dir:{tmp_path}", pretrained=True, num_classes=7).eval()
-    pictures = torch.rand(2, 3, size, size)
-    assert model(pictures).shape == (2, 7)
+    images = torch.rand(2, 3, size, size)
+    assert model(images).shape == (2, 7)
     body = model.encoder.state_dict() if size == 32 else model.state_dict()
     for key, value in encoder.state_dict().items():
         assert torch.equal(body[key], value)
@@ -177,13 +177,13 @@ class TestCommand:
         out = tmp_path / "encoder"
         assert main(["export", str(run), "--out", str(out)]) == 0
         told = capsys.readouterr().out
-        learner = load_run(run).learner
-        assert isinstance(learner, SDCLR)
+        method = load_run(run).method
+        assert isinstance(method, SDCLR)
         encoder = load_encoder(out)
         assert f"{encoder.num_tensors} tensors written" in told
         images = torch.randint(0, 256, (4, 3, 16, 16), dtype=torch.uint8)
         mean, std = (torch.tensor(v).view(3, 1, 1) for v in (encoder.mean, encoder.std))
-        assert torch.equal(encoder((images / 255 - mean) / std), learner.encode(images))
+        assert torch.equal(encoder((images / 255 - mean) / std), method.encode(images))
         about = read_config(out)["bcl"]["run"]
         assert (about["method"], about["epochs"]) == ("SDCLR", 1)
         assert main(["export", str(run), "--out", str(out), "--overwrite"]) == 0
@@ -204,7 +204,7 @@ class TestCommand:
         assert "no checkpoint" in capsys.readouterr().err
 
 
-def test_learners_take_an_encoder_that_was_loaded(tmp_path):
+def test_methods_take_an_encoder_that_was_loaded(tmp_path):
     save_encoder(create_encoder("resnet8", 16, width=4), tmp_path, MEAN, STD)
-    learner = SimCLR(load_encoder(tmp_path), 16)
-    assert learner.encode(torch.rand(2, 3, 16, 16)).shape == (2, 16)
+    method = SimCLR(load_encoder(tmp_path), 16)
+    assert method.encode(torch.rand(2, 3, 16, 16)).shape == (2, 16)

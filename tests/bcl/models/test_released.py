@@ -30,7 +30,7 @@ def worn(module, seed=0):
 
 
 def resnet(layers=(1, 1, 1, 1), small=True, block=torchvision.models.resnet.BasicBlock, seed=0):
-    """torchvision's network, with the stem that the released code puts in for small pictures."""
+    """torchvision's network, with the stem that the released code puts in for small images."""
     torch.manual_seed(seed)
     model = torchvision.models.ResNet(block, list(layers))
     if small:
@@ -95,8 +95,8 @@ def simclr_state(network, head, backbone="backbone.", top="projector."):
     return {**state, **{top + name: value for name, value in head.state_dict().items()}}
 
 
-PICTURES = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(9))
-READY = (PICTURES - MEAN.view(3, 1, 1)) / STD.view(3, 1, 1)
+IMAGES = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(9))
+READY = (IMAGES - MEAN.view(3, 1, 1)) / STD.view(3, 1, 1)
 
 
 def test_bcl_and_its_count_of_tensors(tmp_path, capsys):
@@ -120,8 +120,8 @@ def test_sdclr_single_norms_imagenet_stem_and_parallel_prefix(tmp_path, capsys):
     encoder, told = imported(path, capsys)
     assert "sdclr-simclr:" in told
     assert encoder.spec["layers"] == [1, 1, 1, 1]
-    pictures = torch.rand(1, 3, 64, 64)
-    torch.testing.assert_close(encoder(pictures), network(pictures))
+    images = torch.rand(1, 3, 64, 64)
+    torch.testing.assert_close(encoder(images), network(images))
 
 
 @pytest.mark.parametrize(("kind", "prefix", "top", "layers"), [("sdclr", "", "fc.", 3)])
@@ -134,16 +134,16 @@ def test_sdclr_dual_norms_take_the_dense_branch(tmp_path, capsys, kind, prefix, 
     assert "pruned branch" in told
 
 
-def test_bcl_d_becomes_a_whole_learner(tmp_path, capsys):
+def test_bcl_d_becomes_a_whole_method(tmp_path, capsys):
     networks, heads = [resnet(seed=s) for s in (0, 1)], [worn(Head(512), s) for s in (0, 1)]
     state = released_dual(networks[0], heads[0], networks[1], heads[1], "backbone.", "backbone.fc.")
     path, out = save(tmp_path / "m.pt", state, optim={}), tmp_path / "run.ckpt"
     more = ["--config", "digits_lt/bcl_d", "--out", str(out)]
     assert main(["import", str(path), *more]) == 0
     assert "left out" not in capsys.readouterr().out
-    learner = load_run(out).learner
-    assert isinstance(learner, SDCLR)
-    torch.testing.assert_close(learner.encode(PICTURES), networks[0](READY))
+    method = load_run(out).method
+    assert isinstance(method, SDCLR)
+    torch.testing.assert_close(method.encode(IMAGES), networks[0](READY))
     # The pruned branch: the shared weights without the smallest 90 %, and norms of its own.
     convolutions = {
         name: value for name, value in networks[0].state_dict().items() if value.ndim == 4
@@ -156,7 +156,7 @@ def test_bcl_d_becomes_a_whole_learner(tmp_path, capsys):
         {k: v for k, v in heads[0].state_dict().items() if k.startswith("fc")}, strict=False
     )
     with torch.no_grad():
-        dense, damaged = learner.project(torch.stack([PICTURES, PICTURES]))
+        dense, damaged = method.project(torch.stack([IMAGES, IMAGES]))
     torch.testing.assert_close(dense, heads[0](networks[0](READY)))
     torch.testing.assert_close(damaged, heads[1](networks[1](READY)))
     # The network has a projector as BCL-I, but a pruned branch that BCL-I has not.
@@ -170,10 +170,10 @@ def test_bcl_becomes_a_checkpoint_that_can_be_probed(tmp_path, capsys, monkeypat
     command = ["import", str(path), "--config", "digits_lt/bcl_i", "--out", str(out)]
     assert main(command) == 0
     run = load_run(out)
-    assert isinstance(run.learner, BCL)
-    torch.testing.assert_close(run.learner.encode(PICTURES), network(READY))
+    assert isinstance(run.method, BCL)
+    torch.testing.assert_close(run.method.encode(IMAGES), network(READY))
     torch.testing.assert_close(
-        run.learner.project(PICTURES[None])[0], head(network(READY)), rtol=1e-4, atol=1e-4
+        run.method.project(IMAGES[None])[0], head(network(READY)), rtol=1e-4, atol=1e-4
     )
     assert main(command) == 2
     assert "exists already" in capsys.readouterr().err
@@ -218,11 +218,11 @@ def test_small_alexnet(tmp_path, capsys, size, side):
     encoder, told = imported(path, capsys, "--normalization", "cifar10")
     assert f"cacr: {len(state)} tensors" in told
     assert encoder.mean == (0.4914, 0.4822, 0.4465)
-    pictures = torch.rand(2, 3, size, size)
-    expected = pictures
+    images = torch.rand(2, 3, size, size)
+    expected = images
     for block in blocks[:7]:
         expected = block(expected)
-    torch.testing.assert_close(encoder(pictures), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(encoder(images), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_moco_takes_the_query_encoder(tmp_path, capsys):
@@ -234,8 +234,8 @@ def test_moco_takes_the_query_encoder(tmp_path, capsys):
     path = save(tmp_path / "m.pt", state, wrapped=True, arch="resnet10", optimizer={})
     encoder, told = imported(path, capsys)
     query.fc = nn.Identity()
-    pictures = torch.rand(1, 3, 64, 64)
-    torch.testing.assert_close(encoder(pictures), query(pictures))
+    images = torch.rand(1, 3, 64, 64)
+    torch.testing.assert_close(encoder(images), query(images))
     assert "76 momentum encoder, 2 queue, 4 projector" in told
 
 
@@ -245,8 +245,8 @@ def test_moco_v3_takes_the_base_encoder(tmp_path, capsys):
     for name, network in (("base_encoder", base), ("momentum_encoder", teacher)):
         state |= {f"{name}.{key}": value for key, value in network.state_dict().items()}
     encoder, told = imported(save(tmp_path / "m.pt", state, wrapped=True, scaler={}), capsys)
-    pictures = torch.rand(1, 3, 64, 64)
-    torch.testing.assert_close(encoder(pictures), base(pictures))
+    images = torch.rand(1, 3, 64, 64)
+    torch.testing.assert_close(encoder(images), base(images))
     assert "left out: 72 momentum encoder, 1 predictor, 1 projector" in told
 
 
@@ -260,7 +260,7 @@ def test_moco_v3_vision_transformer_has_twelve_heads(tmp_path):
     assert published.spec["num_heads"] == 12
     encoder = create_encoder(**published.spec).eval()
     load_strictly(encoder, published.encoder, path)
-    pictures = torch.rand(1, 3, 224, 224)
+    images = torch.rand(1, 3, 224, 224)
     norm = lambda x, name: functional.layer_norm(  # noqa: E731
         x, (384,), state[f"{name}.weight"], state[f"{name}.bias"], 1e-6
     )
@@ -268,7 +268,7 @@ def test_moco_v3_vision_transformer_has_twelve_heads(tmp_path):
         x, state[f"{name}.weight"], state[f"{name}.bias"]
     )
     patches = functional.conv2d(
-        pictures, state["patch_embed.proj.weight"], state["patch_embed.proj.bias"], stride=16
+        images, state["patch_embed.proj.weight"], state["patch_embed.proj.bias"], stride=16
     )
     x = torch.cat([state["cls_token"], patches.flatten(2).transpose(1, 2)], 1) + state["pos_embed"]
     for i in range(12):
@@ -280,7 +280,7 @@ def test_moco_v3_vision_transformer_has_twelve_heads(tmp_path):
         hidden = functional.gelu(linear(norm(x, f"{block}.norm2"), f"{block}.mlp.fc1"))
         x = x + linear(hidden, f"{block}.mlp.fc2")
     with torch.no_grad():
-        found = encoder(pictures)
+        found = encoder(images)
     torch.testing.assert_close(found, norm(x, "norm")[:, 0], rtol=1e-3, atol=1e-3)
 
 

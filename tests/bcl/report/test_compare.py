@@ -86,7 +86,7 @@ def test_seeds_of_one_name_are_averaged(reports):
     assert "p" not in table["rows"][0]["values"]["all"]
 
 
-def test_single_runs_are_tested_over_pictures(reports):
+def test_single_runs_are_tested_over_images(reports):
     table = compare([reports[0], reports[3]])[0]
     assert "McNemar" in table["test"]
     values = table["rows"][1]["values"]
@@ -158,7 +158,7 @@ def test_latex_escapes_its_commands():
     )
 
 
-def test_other_pretraining_pictures_are_said(reports):
+def test_other_pretraining_images_are_said(reports):
     other = ProbeReport(
         **{
             **reports[3].__dict__,
@@ -167,7 +167,7 @@ def test_other_pretraining_pictures_are_said(reports):
     )
     notes = difference_notes([reports[0], other])
     assert notes == [
-        "Other pretraining pictures than weak_one: strong|one.",
+        "Other pretraining images than weak_one: strong|one.",
         "strong|one: one file left out",
     ]
 
@@ -180,19 +180,19 @@ def test_the_same_names_with_other_bytes_are_said(reports):
                 **report.__dict__,
                 "data": {
                     **reports[0].data,
-                    "pictures_hash": f"p{place}",
-                    "test_pictures_hash": f"t{place}",
+                    "images_hash": f"p{place}",
+                    "test_images_hash": f"t{place}",
                 },
             }
         )
         for place, report in enumerate((reports[0], reports[3]))
     )
-    words = "pictures of the same names hold other bytes"
+    words = "images of the same names hold other bytes"
     notes = [note for note in difference_notes([one, other]) if words in note]
-    assert [note.split(" pictures")[0] for note in notes] == ["The pretraining", "The test"]
+    assert [note.split(" images")[0] for note in notes] == ["The pretraining", "The test"]
     assert not [note for note in difference_notes([one, one]) if words in note]
     # Reports from before the hash was kept say nothing either way.
-    del other.data["pictures_hash"], other.data["test_pictures_hash"]
+    del other.data["images_hash"], other.data["test_images_hash"]
     assert not [note for note in difference_notes([one, other]) if words in note]
 
 
@@ -245,7 +245,7 @@ def test_nothing_to_compare():
 
 
 def test_empty_groups_are_dashes():
-    # With the threshold rule, the made-up set has no class above 100 pictures.
+    # With the threshold rule, the made-up set has no class above 100 images.
     report = bcl.evaluate(encode, FakeData(), protocols="full", rule="thresholds", measures=False)
     values = compare([report])[0]["rows"][0]["values"]
     assert values["many"]["mean"] is None

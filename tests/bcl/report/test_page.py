@@ -22,7 +22,7 @@ from bcl.core.errors import InputError
 from bcl.evaluation import ProbeReport
 from bcl.report import render_report
 from bcl.report.charts import _signed, _whole
-from bcl.report.figures import COLOURS, Chart, log_ticks, nice_ticks, smooth
+from bcl.report.figures import COLORS, Chart, log_ticks, nice_ticks, smooth
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
@@ -91,7 +91,7 @@ class Outline(html.parser.HTMLParser):
             if target and not target.startswith(("#", "data:image/png;base64,")):
                 self.problems.append(f"{tag} loads {target}")
         if tag == "img" and not values.get("alt"):
-            self.problems.append("picture without alt text")
+            self.problems.append("image without alt text")
         if tag == "svg" and values.get("aria-hidden") != "true" and not values.get("aria-label"):
             self.problems.append("chart without a label")
         if tag == "th" and "scope" not in values:
@@ -107,7 +107,7 @@ class Outline(html.parser.HTMLParser):
             self.problems.append(f"</{tag}> closes nothing")
 
 
-def test_page_is_well_formed_self_contained_and_labelled(page):
+def test_page_is_well_formed_self_contained_and_labeled(page):
     outline = Outline()
     text = page.read_text()
     outline.feed(text)
@@ -207,18 +207,18 @@ def test_tables_lie_beside_the_page(page):
     assert json.loads(page.with_suffix(".json").read_text())["schema_version"] == 1
 
 
-def test_colours_have_the_contrast_of_wcag_aa():
-    def luminance(colour):
-        channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+def test_colors_have_the_contrast_of_wcag_aa():
+    def luminance(color):
+        channels = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
         linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
         return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
     css = Path(bcl.__file__).with_name("report").joinpath("report.css").read_text()
     light = dict(re.findall(r"--(\w+): (#[0-9a-f]{3,6});", css.split("}")[0]))
     light = {k: "#" + "".join(2 * c for c in v[1:]) if len(v) == 4 else v for k, v in light.items()}
-    for colour in (*COLOURS, light["ink"], light["soft"], light["accent"]):
-        ratio = (luminance(light["paper"]) + 0.05) / (luminance(colour) + 0.05)
-        assert ratio >= 4.5, colour
+    for color in (*COLORS, light["ink"], light["soft"], light["accent"]):
+        ratio = (luminance(light["paper"]) + 0.05) / (luminance(color) + 0.05)
+        assert ratio >= 4.5, color
 
 
 def test_ticks_and_lines():
@@ -411,7 +411,7 @@ def test_clicked_in_a_browser(browser):
     assert browser.evaluate(f"{shown}.join()") == "none,block"
     browser.call("Emulation.setEmulatedMedia", media="screen")
     assert browser.evaluate(f"{shown}.join()") == "block,block"
-    # Nothing was fetched, every picture shows, and the page fits a phone's width.
+    # Nothing was fetched, every image shows, and the page fits a phone's width.
     assert browser.evaluate("performance.getEntriesByType('resource').filter("
                             "e => !e.name.startsWith('data:')).length") == 0  # fmt: skip
     assert browser.evaluate("[...document.images].every(i => i.naturalWidth > 0)")

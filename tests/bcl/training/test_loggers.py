@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
-from small_runs import fit, learner
+from small_runs import fit, method
 
 import bcl.training.loggers as loggers
 from bcl import InputError, OnlineProbe
@@ -20,15 +20,15 @@ from datamodules import DigitsLT
 
 
 def recorded(folder, names, epochs=2, resume=None, resumed_at=None, more=()):
-    """A run of some epochs with a record and loggers; returns learner and record."""
+    """A run of some epochs with a record and loggers; returns method and record."""
     record = {"name": "digits", "seed": 0, "method": "SimCLR"}
     recorder = RunRecorder(record, folder)
-    model = learner()
+    model = method()
     fit(
         model,
         recorder,
         TorchRandomState(),
-        OnlineProbe(neighbours=3),
+        OnlineProbe(neighbors=3),
         Checkpoints(folder / "checkpoints"),
         LogHistory(rows=5),
         *more,
@@ -83,7 +83,7 @@ def test_a_run_that_was_stopped_within_an_epoch_goes_on_as_if_it_had_not_been(tm
 
 def test_lightning_logs_the_loss_by_itself_where_there_is_no_record(tmp_path):
     logger = loggers.CSVHistory(tmp_path / "plain.csv")
-    fit(learner(), logger=logger)
+    fit(method(), logger=logger)
     rows = list(csv.DictReader((tmp_path / "plain.csv").open(newline="")))
     assert [float(row["loss"]) > 0 for row in rows] == [True, True]
 
@@ -137,7 +137,7 @@ def test_wandb_offline_holds_histogram_table_and_probe_curves(tmp_path, monkeypa
     assert "tail/path" not in rows[0]
     table = json.loads((first.parent / "files" / rows[1]["tail/path"]).read_text())
     assert table["columns"] == [
-        "id", "class", "class pictures", "momentum loss", "score", "picture"
+        "id", "class", "class images", "momentum loss", "score", "image"
     ]  # fmt: skip
     data, tracker = DigitsLT(), model.tracker
     largest = tracker.momentum_loss.topk(5)
@@ -157,9 +157,9 @@ def test_wandb_offline_holds_histogram_table_and_probe_curves(tmp_path, monkeypa
     assert (tmp_path / "wandb-id.txt").read_text().strip() == settings.run_id
 
 
-def test_tail_table_without_labels_and_with_large_pictures():
+def test_tail_table_without_labels_and_with_large_images():
     wandb = pytest.importorskip("wandb")
-    tracker = learner(num_samples=4).tracker
+    tracker = method(num_samples=4).tracker
     tracker.update(torch.tensor([0, 2]), torch.tensor([1.0, 3.0]))
     table = loggers.tail_table(tracker)
     assert table.data == [
@@ -167,9 +167,9 @@ def test_tail_table_without_labels_and_with_large_pictures():
         [0, None, None, 1.0, 0.0, None],
     ]
     data = DigitsLT(image_size=200)
-    picture = loggers.tail_table(tracker, data).data[0][5]
-    assert isinstance(picture, wandb.Image)
-    assert (picture.image.width, picture.image.height) == (96, 96)
+    image = loggers.tail_table(tracker, data).data[0][5]
+    assert isinstance(image, wandb.Image)
+    assert (image.image.width, image.image.height) == (96, 96)
 
 
 @pytest.mark.parametrize("name", ["tensorboard", "wandb"])
@@ -192,7 +192,7 @@ def test_a_missing_package_is_one_line_that_names_the_extra(name, monkeypatch, t
     [
         (["--log", "cvs"], "did you mean 'csv'"),
         (["--online.every_n_epochs", "0"], "at least 1"),
-        (["--online.every_n_epochs", "1", "--online.neighbours", "-2"], "neighbours"),
+        (["--online.every_n_epochs", "1", "--online.neighbors", "-2"], "neighbors"),
         (["--history.every_n_epochs", "0"], "at least 1"),
     ],
 )

@@ -10,7 +10,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from places import HELPERS, ROOT
-from small_runs import Pictures, Pixels, fit, learner
+from small_runs import Images, Pixels, fit, method
 
 from bcl import BCL, SDCLR, ContrastiveViews, InputError, OnlineProbe, shot_groups
 from bcl.cli import main
@@ -26,11 +26,11 @@ def test_the_run_is_the_same_to_the_last_bit_with_and_without_it():
     states, numbers = [], []
     for callbacks in ([], [OnlineProbe()]):
         torch.manual_seed(1)
-        model = learner()
+        model = method()
         fit(model, *callbacks)
         states.append(model.state_dict())
         numbers.append(torch.rand(3))
-    assert states[0].keys() == states[1].keys()  # the head is no part of the learner
+    assert states[0].keys() == states[1].keys()  # the head is no part of the method
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
     assert numbers[0].equal(numbers[1])  # nor was torch's generator used
     head = {id(parameter) for parameter in callbacks[0].head.parameters()}
@@ -40,13 +40,13 @@ def test_the_run_is_the_same_to_the_last_bit_with_and_without_it():
 
 
 def test_values_are_those_of_a_count_by_hand():
-    probe, recorder = OnlineProbe(neighbours=5), RunRecorder({"name": "x"}, "unused")
+    probe, recorder = OnlineProbe(neighbors=5), RunRecorder({"name": "x"}, "unused")
     recorder.on_train_end = lambda *_: None  # no file
-    model, data = learner(), DigitsLT()
+    model, data = method(), DigitsLT()
     trainer = fit(model, recorder, probe, data=data)
     test, bank = data.test_set(), data.probe_set()
-    features = model.encode(test.pictures(torch.arange(len(test))))
-    known = model.encode(bank.pictures(torch.arange(len(bank))))
+    features = model.encode(test.images(torch.arange(len(test))))
+    known = model.encode(bank.images(torch.arange(len(bank))))
     found = {
         "online_linear": probe.head.eval()(features).argmax(1),
         "online_knn": knn_predict(known, bank.labels, features, (5,), num_classes=10)[5],
@@ -65,9 +65,9 @@ def test_values_are_those_of_a_count_by_hand():
 
 
 def test_the_linear_head_learns_from_long_tailed_batches():
-    probe = OnlineProbe(neighbours=0, learning_rate=0.02, every_n_epochs=15)
+    probe = OnlineProbe(neighbors=0, learning_rate=0.02, every_n_epochs=15)
     views = ContrastiveViews(16, scale=(0.8, 1.0), flip=0.0)
-    model = learner(encoder=Pixels, views=views, learning_rate=1e-9)  # the encoder stays
+    model = method(encoder=Pixels, views=views, learning_rate=1e-9)  # the encoder stays
     values = fit(model, probe, max_epochs=15).callback_metrics
     assert values["online_linear/all"] > 0.75
     assert values["online_linear/many"] > values["online_linear/few"] > 0.4
@@ -77,8 +77,8 @@ def test_the_linear_head_learns_from_long_tailed_batches():
 def test_it_measures_every_n_epochs_and_after_the_last():
     recorder = RunRecorder({"name": "x"}, "unused")
     recorder.on_train_end = lambda *_: None
-    probe = OnlineProbe(every_n_epochs=2, neighbours=0)
-    fit(learner(), probe, recorder, max_epochs=3)  # before the recorder too
+    probe = OnlineProbe(every_n_epochs=2, neighbors=0)
+    fit(method(), probe, recorder, max_epochs=3)  # before the recorder too
     assert [("online_linear/all" in row) for row in recorder.record["history"]] == [
         False,
         True,
@@ -94,10 +94,10 @@ def test_it_measures_every_n_epochs_and_after_the_last():
         (CACR, {"form": "moco", "queue_size": 64}, {"limit_train_batches": 2}, 5),
     ],
 )
-def test_all_learners_accumulation_and_half_precision(cls, more, settings, views):
+def test_all_methods_accumulation_and_half_precision(cls, more, settings, views):
     probe = OnlineProbe()
     seen = []
-    model = learner(cls, **more)
+    model = method(cls, **more)
 
     class Watch(pl.Callback):
         def on_train_batch_end(self, trainer, module, outputs, batch, *_):
@@ -124,21 +124,21 @@ def test_a_run_that_was_cut_within_an_epoch_goes_on_with_the_same_head(tmp_path)
                 raise StopError
 
     def callbacks(folder):
-        probe = OnlineProbe(neighbours=0)
+        probe = OnlineProbe(neighbors=0)
         saver = Checkpoints(folder, every_n_steps=1)
         return probe, [RunRecorder({"name": "x"}, folder), TorchRandomState(), saver, probe]
 
     whole, used = callbacks(tmp_path / "whole")
-    expected = learner()
+    expected = method()
     fit(expected, *used, enable_checkpointing=True)
     _, used = callbacks(tmp_path / "cut")
     with pytest.raises(StopError):
-        fit(learner(), *used, Cut(), enable_checkpointing=True)
+        fit(method(), *used, Cut(), enable_checkpointing=True)
     path = tmp_path / "cut" / "last.ckpt"
     saved = torch.load(path, weights_only=True)["callbacks"]["OnlineProbe"]
     assert saved["head"]["1.weight"].abs().sum() > 0
     again, used = callbacks(tmp_path / "cut")
-    model = learner()
+    model = method()
     fit(model, *used, resume=path, enable_checkpointing=True)
     for name, value in expected.state_dict().items():
         assert torch.equal(value, model.state_dict()[name]), name
@@ -155,13 +155,13 @@ def test_a_run_that_was_cut_within_an_epoch_goes_on_with_the_same_head(tmp_path)
 def test_a_head_of_other_classes_is_refused(tmp_path):
     saver = Checkpoints(tmp_path)
     recorder = RunRecorder({"name": "x"}, tmp_path)
-    fit(learner(), saver, recorder, OnlineProbe(neighbours=0), enable_checkpointing=True)
+    fit(method(), saver, recorder, OnlineProbe(neighbors=0), enable_checkpointing=True)
     path = tmp_path / "last.ckpt"
     content = torch.load(path, weights_only=True)
     content["callbacks"]["OnlineProbe"]["head"]["1.bias"] = torch.zeros(7)
     torch.save(content, path)
     with pytest.raises(InputError, match="other features or classes"):
-        fit(learner(), Checkpoints(tmp_path), RunRecorder({"name": "x"}, tmp_path),
+        fit(method(), Checkpoints(tmp_path), RunRecorder({"name": "x"}, tmp_path),
             OnlineProbe(), resume=path, enable_checkpointing=True, max_epochs=3)  # fmt: skip
 
 
@@ -173,18 +173,18 @@ class NoTest(DigitsLT):
 
 
 @pytest.mark.parametrize(
-    ("data", "told"), [(Pictures, "needs labels, but Pictures"), (NoTest, "no test set")]
+    ("data", "told"), [(Images, "needs labels, but Images"), (NoTest, "no test set")]
 )
 def test_data_without_labels_is_one_clear_error(data, told):
     with pytest.raises(InputError, match=told):
-        fit(learner(), OnlineProbe(), data=data())
+        fit(method(), OnlineProbe(), data=data())
 
 
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
         ({"every_n_epochs": 0}, "every_n_epochs"),
-        ({"neighbours": -1}, "neighbours"),
+        ({"neighbors": -1}, "neighbors"),
         ({"learning_rate": 0.0}, "learning_rate"),
         ({"batch_size": 0}, "batch_size"),
     ],
@@ -220,8 +220,8 @@ def test_two_ranks_hold_the_numbers_of_one_and_stop_together(tmp_path):
     for row, mine, other in zip(alone["history"], first["history"], second["history"], strict=True):
         for name in names:
             assert mine[name] == other[name]
-            assert mine[name] == pytest.approx(row[name], abs=0.011)  # five of 500 pictures
-            # Each test picture counts once: shares of 500 are whole numbers of pictures.
+            assert mine[name] == pytest.approx(row[name], abs=0.011)  # five of 500 images
+            # Each test image counts once: shares of 500 are whole numbers of images.
             assert mine["online_knn/all"] * 500 == pytest.approx(
                 round(mine["online_knn/all"] * 500), abs=1e-6
             )
@@ -251,14 +251,14 @@ def test_two_ranks_hold_the_numbers_of_one_and_stop_together(tmp_path):
 
 def test_from_the_command_line(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "more.yaml").write_text("online: {every_n_epochs: 1, neighbours: 3}\nlog: [csv]\n")
+    (tmp_path / "more.yaml").write_text("online: {every_n_epochs: 1, neighbors: 3}\nlog: [csv]\n")
     common = ["--trainer.accelerator", "cpu", "--model.encoder_args", '{"width": 4}']
     assert main(["fit", "--config", "digits_lt/simclr", "--config", "more.yaml", "--name", "run",
                  "--trainer.max_epochs", "1",
                  "--history.every_n_epochs", "1", *common]) == 0  # fmt: skip
     record = json.loads((tmp_path / "outputs/run/run.json").read_text())
     assert 0 <= record["history"][0]["online_knn/few"] <= 1
-    assert "3 cosine neighbours in the probe set; thirds: " in record["online_probe"]
+    assert "3 cosine neighbors in the probe set; thirds: " in record["online_probe"]
     assert TrackerHistory("outputs/run").momentum_loss().shape == (1, 417)
     resume = ["fit", "--config", "digits_lt/simclr", "--config", "more.yaml", "--name", "run",
               "--trainer.max_epochs", "2", "--log", "csv", "--history.every_n_epochs", "1",

@@ -1,4 +1,4 @@
-"""The cache of decoded pictures, and pictures decoded by workers."""
+"""The cache of decoded images, and images decoded by workers."""
 
 import multiprocessing
 import os
@@ -141,11 +141,11 @@ def test_number_of_processes_does_not_matter(folder: Path, tmp_path: Path) -> No
     assert one.images.equal(many.images)
 
 
-def test_decoding_crops_the_centre_and_keeps_the_rest(tmp_path: Path) -> None:
-    picture = Image.new("RGB", (300, 100), "red")
-    picture.paste("blue", (100, 0, 200, 100))
+def test_decoding_crops_the_center_and_keeps_the_rest(tmp_path: Path) -> None:
+    image = Image.new("RGB", (300, 100), "red")
+    image.paste("blue", (100, 0, 200, 100))
     for name in ("a.png", "a.jpg", "a.bmp"):
-        picture.save(tmp_path / name)
+        image.save(tmp_path / name)
         pixels = torch.from_numpy(decode((tmp_path / name).read_bytes(), 20))
         assert pixels.shape == (3, 20, 20)
         assert pixels[:, 10, 10].tolist()[2] > 240
@@ -206,18 +206,18 @@ def test_workers_after_a_broken_off_epoch(folder: Path) -> None:
     seen = list(again)
     assert [batch["id"].tolist() for batch in seen] == whole[3:]
     for batch in seen:
-        assert batch["image"].equal(files.train_set().pictures(batch["id"]))
+        assert batch["image"].equal(files.train_set().images(batch["id"]))
 
 
 def test_two_readers_at_once(folder: Path) -> None:
     files = module(folder, storage="files", workers=1, batch_size=2, imbalance_factor=1)
     pairs = zip(files.probe_set().batches(4), files.train_dataloader(), strict=False)
     for probe, train in pairs:
-        assert probe["image"].equal(files.probe_set().pictures(probe["id"]))
-        assert train["image"].equal(files.train_set().pictures(train["id"]))
+        assert probe["image"].equal(files.probe_set().images(probe["id"]))
+        assert train["image"].equal(files.train_set().images(train["id"]))
 
 
-def test_picture_that_vanishes_after_the_scan(folder: Path) -> None:
+def test_image_that_vanishes_after_the_scan(folder: Path) -> None:
     files = module(folder, storage="files", imbalance_factor=1)
     files.setup()
     for path in folder.glob("*/*.png"):
@@ -226,8 +226,8 @@ def test_picture_that_vanishes_after_the_scan(folder: Path) -> None:
         next(iter(files.train_dataloader()))
 
 
-def test_scan_of_files_lists_bad_pictures(folder: Path) -> None:
-    (folder / "ant" / "000.png").write_text("no picture")
+def test_scan_of_files_lists_bad_images(folder: Path) -> None:
+    (folder / "ant" / "000.png").write_text("no image")
     (folder / "bee" / "001.png").write_bytes((folder / "bee" / "002.png").read_bytes()[:60])
     with pytest.raises(InputError, match="2 unreadable"):
         module(folder, storage="files").setup()

@@ -1,4 +1,4 @@
-"""Odd pictures, odd file names, odd folders: what is read, how, and what is refused."""
+"""Odd images, odd file names, odd folders: what is read, how, and what is refused."""
 
 import errno
 import os
@@ -28,17 +28,17 @@ def folder(tmp_path: Path) -> Path:
     return make_folder(tmp_path / "set", {"ant": 20, "bee": 20})
 
 
-def encoded(picture: Image.Image, kind: str, **options) -> bytes:
+def encoded(image: Image.Image, kind: str, **options) -> bytes:
     buffer = BytesIO()
-    picture.save(buffer, kind, **options)
+    image.save(buffer, kind, **options)
     return buffer.getvalue()
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
-def test_sixteen_bit_grey_keeps_its_upper_bits(kind: str) -> None:
-    grey = np.linspace(0, 65535, 256).round().astype(np.uint16).reshape(16, 16)
-    pixels = decode(encoded(Image.fromarray(grey), kind), 16)
-    assert (pixels == (grey >> 8)[None]).all()  # Pillow's own conversion: white above 255
+def test_sixteen_bit_gray_keeps_its_upper_bits(kind: str) -> None:
+    gray = np.linspace(0, 65535, 256).round().astype(np.uint16).reshape(16, 16)
+    pixels = decode(encoded(Image.fromarray(gray), kind), 16)
+    assert (pixels == (gray >> 8)[None]).all()  # Pillow's own conversion: white above 255
 
 
 def test_float_pixels_are_refused_by_the_scan_as_well() -> None:
@@ -61,7 +61,7 @@ def test_pixels_are_taken_as_they_are_stored() -> None:
     assert turned[0, 13].max() < 50
     clear = Image.new("RGBA", (9, 9), (255, 0, 0, 0))  # transparency is dropped
     assert decode(encoded(clear, "PNG"), 4)[:, 0, 0].tolist() == [255, 0, 0]
-    frames = [Image.new("RGB", (9, 9), colour) for colour in ("red", "blue")]
+    frames = [Image.new("RGB", (9, 9), color) for color in ("red", "blue")]
     moving = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
     assert decode(moving, 4)[:, 0, 0].tolist() == [255, 0, 0]  # the first frame
 
@@ -74,7 +74,7 @@ def test_decompression_bomb(monkeypatch) -> None:
             read(raw)
 
 
-def test_any_error_of_a_plugin_is_a_bad_picture(monkeypatch) -> None:
+def test_any_error_of_a_plugin_is_a_bad_image(monkeypatch) -> None:
     """Pillow's TIFF plugin, for one, raises TypeError for some damaged files."""
 
     def fail(*_):
@@ -82,7 +82,7 @@ def test_any_error_of_a_plugin_is_a_bad_picture(monkeypatch) -> None:
 
     monkeypatch.setattr(Image, "open", fail)
     for read in (check, lambda data: decode(data, 8)):
-        with pytest.raises(OSError, match="damaged picture: 'float' object"):
+        with pytest.raises(OSError, match="damaged image: 'float' object"):
             read(b"")
 
 
@@ -125,7 +125,7 @@ def test_names_of_any_letters_and_of_no_encoding(folder: Path, storage: str) -> 
     raw = (folder / "ant" / "000.png").read_bytes()
     (folder / "ant" / "ä ö.png").write_bytes(raw)
     (folder / os.fsdecode(b"ant/\xff.png")).write_bytes(raw)
-    (folder / os.fsdecode(b"ant/\xfe.png")).write_bytes(b"no picture")
+    (folder / os.fsdecode(b"ant/\xfe.png")).write_bytes(b"no image")
     with pytest.raises(InputError, match=r"ant/\\udcfe\.png"):
         module(folder, storage=storage).setup()
     data = module(folder, storage=storage, imbalance_factor=None, on_bad_image="skip")
@@ -140,7 +140,7 @@ def test_other_files_are_told(folder: Path) -> None:
     for name in ("ant/a.avif", "ant/b.AVIF", "bee/README"):
         (folder / name).write_text("")
     assert module(folder).notes == [
-        "files in class folders that are no pictures by their ending: 2 .avif, 1 without ending"
+        "files in class folders that are no images by their ending: 2 .avif, 1 without ending"
     ]
 
 
@@ -161,7 +161,7 @@ def test_disk_full_in_earnest(folder: Path, tmp_path: Path) -> None:
     old = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (5000, hard))
     try:
-        with pytest.raises(InputError, match=r"cannot cache decoded pictures in .*cache_dir"):
+        with pytest.raises(InputError, match=r"cannot cache decoded images in .*cache_dir"):
             decoded(source, source.names(), 12, cache=tmp_path / "cache", workers=2)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -181,7 +181,7 @@ class KilledBy(FolderSource):
 
 def test_decoding_process_that_is_killed(folder: Path, monkeypatch) -> None:
     """It ends with a message; a plain pool would wait for its result for ever."""
-    monkeypatch.setattr("datamodules.images.decode._CHUNK_BYTES", 1)  # a chunk a picture
+    monkeypatch.setattr("datamodules.images.decode._CHUNK_BYTES", 1)  # a chunk an image
     source = KilledBy(folder)
     with pytest.raises(InputError, match=r"was killed.*fewer than 2"):
         list(decode_all(source, source.names(), 12, workers=2))
@@ -208,19 +208,19 @@ def test_decoding_runs_ahead_by_a_few_chunks_alone(folder: Path, tmp_path: Path,
 def test_another_encoding_under_the_same_names(folder: Path, tmp_path: Path) -> None:
     """The names' hash stays, so that splits go with it; the bytes' hash tells them apart."""
     first = {storage: module(folder, storage=storage) for storage in ("memory", "files")}
-    assert first["memory"].pictures_hash == first["files"].pictures_hash
+    assert first["memory"].images_hash == first["files"].images_hash
     again = module(folder, cache_dir=str(tmp_path / "other"))
-    assert again.pictures_hash == first["memory"].pictures_hash
-    names, digest = first["memory"].content_hash, first["memory"].pictures_hash
+    assert again.images_hash == first["memory"].images_hash
+    names, digest = first["memory"].content_hash, first["memory"].images_hash
     row = int(first["memory"].train_set().rows[0])
     path = sorted(folder.glob("*/*.png"))[row]
-    with Image.open(path) as picture:
-        picture.convert("L").save(path)
+    with Image.open(path) as image:
+        image.convert("L").save(path)
     for storage in ("memory", "files"):
         changed = module(folder, storage=storage)
         assert changed.content_hash == names
-        assert changed.pictures_hash != digest
-        assert changed.test_set().pictures_hash == first["memory"].test_set().pictures_hash
+        assert changed.images_hash != digest
+        assert changed.test_set().images_hash == first["memory"].test_set().images_hash
 
 
 def test_same_size_and_time_but_other_content(folder: Path) -> None:
@@ -232,11 +232,11 @@ def test_same_size_and_time_but_other_content(folder: Path) -> None:
     Image.new("RGB", (12, 12), "blue").save(path)
     os.utime(path, (1, 1))
     data = module(folder, imbalance_factor=None, test_share=0.04)
-    pictures = torch.cat(
+    images = torch.cat(
         [one["image"] for part in (data.probe_set(), data.test_set()) for one in part.batches(99)]
     )
     blue = torch.tensor([0, 0, 255], dtype=torch.uint8).view(1, 3, 1, 1)
-    assert int((pictures == blue).flatten(1).all(1).sum()) == 1
+    assert int((images == blue).flatten(1).all(1).sum()) == 1
 
 
 def test_older_caches_are_not_read(folder: Path, tmp_path: Path) -> None:
@@ -267,7 +267,7 @@ def test_archive_whose_members_cannot_be_read(
     if local < 0:
         raw[raw.find(b"IDAT") + 10] ^= 255
     archive.write_bytes(raw)
-    with pytest.raises(InputError, match=rf"(1|40) unreadable picture.*\n.*{told}"):
+    with pytest.raises(InputError, match=rf"(1|40) unreadable image.*\n.*{told}"):
         module(archive).setup()
 
 
@@ -293,7 +293,7 @@ def test_resume_with_other_bytes_is_refused() -> None:
     from bcl.training.callbacks import RunRecorder
     from bcl.training.checkpoints import KEY
 
-    data = SimpleNamespace(recipe="r", content_hash="names", pictures_hash="bytes")
+    data = SimpleNamespace(recipe="r", content_hash="names", images_hash="bytes")
     saved = {"seed": 0, "content_hash": "names", "history": [], "wall_seconds": 1.0, "epochs": 1}
     running = {"sum": 0.0, "count": 0}
 
@@ -303,9 +303,9 @@ def test_resume_with_other_bytes_is_refused() -> None:
         recorder.on_load_checkpoint(SimpleNamespace(datamodule=data), None, checkpoint)
         return recorder
 
-    with pytest.raises(InputError, match="another encoding of the training pictures"):
-        resume(saved | {"pictures_hash": "other"})
-    for known in ({"pictures_hash": "bytes"}, {}):  # older checkpoints do not say
+    with pytest.raises(InputError, match="another encoding of the training images"):
+        resume(saved | {"images_hash": "other"})
+    for known in ({"images_hash": "bytes"}, {}):  # older checkpoints do not say
         assert resume(saved | known).record["epochs"] == 1
 
 
@@ -335,12 +335,12 @@ def test_a_loader_process_tells_an_error_without_its_stack_trace(folder: Path) -
     assert "\n" not in str(caught.value)
 
 
-def test_shrinking_keeps_the_upper_bits_of_a_grey() -> None:
+def test_shrinking_keeps_the_upper_bits_of_a_gray() -> None:
     """As decoding does; Pillow's own conversion makes everything above 255 white."""
     from datamodules.shards import shrink
 
-    grey = np.full((40, 40), 128 << 8, np.uint16)
-    with Image.open(BytesIO(shrink(encoded(Image.fromarray(grey), "PNG"), 20))) as small:
+    gray = np.full((40, 40), 128 << 8, np.uint16)
+    with Image.open(BytesIO(shrink(encoded(Image.fromarray(gray), "PNG"), 20))) as small:
         assert small.size == (20, 20)
         assert abs(int(np.array(small).mean()) - 128) <= 1
 

@@ -15,7 +15,7 @@ from datamodules.tail.recipes import RECIPES
 
 
 def fake_cifar(monkeypatch, kind: str, per_class: int) -> None:
-    """CIFAR's labels in a mixed order, with grey pictures that show their number."""
+    """CIFAR's labels in a mixed order, with gray images that show their number."""
     classes = 10 if kind == "CIFAR10" else 100
 
     def load(self, train: bool):
@@ -41,7 +41,7 @@ def test_cifar_recipes_and_files(monkeypatch, tmp_path: Path) -> None:
     fake_cifar(monkeypatch, "CIFAR10", 5000)
     empty = CIFAR10LT(recipe="cifar10/cacr-exponential")
     assert empty.num_samples == 7904
-    assert empty.notes == ["1 class(es) without a training picture: c0"]
+    assert empty.notes == ["1 class(es) without a training image: c0"]
     assert "step-100" in CIFAR10LT(profile="step").recipe
     assert CIFAR10LT(imbalance_factor=20).num_samples == sum(
         int(5000 * 0.05 ** (i / 9)) for i in range(10)
@@ -103,8 +103,8 @@ def test_cifar_through_torchvision(tmp_path: Path, monkeypatch, capsys) -> None:
     data = CIFAR10LT(str(tmp_path), download=False, imbalance_factor=5, batch_size=8)
     data.prepare_data()
     assert data.class_names == list("abcdefghij")
-    picture = data.probe_set().pictures(torch.tensor([7]))[0]
-    assert picture.flatten().tolist() == pixels[7].tolist()
+    image = data.probe_set().images(torch.tensor([7]))[0]
+    assert image.flatten().tolist() == pixels[7].tolist()
     assert int(data.class_counts.max()) == 10
 
     from bcl.cli import split as command
@@ -167,17 +167,17 @@ def test_arrays(tmp_path: Path) -> None:
     assert one.content_hash == other.content_hash
     assert one.class_counts.tolist() == [16, 8, 4]
     row = int(one.train_set().rows[0])
-    assert one.train_set().pictures(torch.tensor([0]))[0].permute(1, 2, 0).numpy().tolist() == (
+    assert one.train_set().images(torch.tensor([0]))[0].permute(1, 2, 0).numpy().tolist() == (
         images[row].tolist()
     )
-    grey = ArraysLT(images[..., 0], labels, images[:6, :, :, 0], labels[:6], **settings)
-    assert len(grey.test_set()) == 6
-    assert grey.class_counts.tolist() == [20, 10, 5]
+    gray = ArraysLT(images[..., 0], labels, images[:6, :, :, 0], labels[:6], **settings)
+    assert len(gray.test_set()) == 6
+    assert gray.class_counts.tolist() == [20, 10, 5]
     assert ArraysLT(images[::-1].copy(), labels, **settings).content_hash != one.content_hash
 
 
-def test_arrays_hash_covers_all_pictures() -> None:
-    """Whichever are held out: also where the first picture is."""
+def test_arrays_hash_covers_all_images() -> None:
+    """Whichever are held out: also where the first image is."""
     images, labels = np.zeros((60, 4, 4), np.uint8), np.arange(60) % 3
     settings = {"imbalance_factor": None, "test_share": 0.9, "batch_size": 1}
     one = ArraysLT(images, labels, **settings)
@@ -224,7 +224,7 @@ def test_arrays_of_any_layout() -> None:
     for kind in ("uint8", "uint16", "uint32", "uint64", ">i4"):
         other = ArraysLT(images[::-1], labels.astype(kind), **settings, test_labels=labels)
         assert other.content_hash == plain.content_hash
-        assert other.train_set().pictures(torch.tensor([0]))[0, 0].tolist() == images[-1].tolist()
+        assert other.train_set().images(torch.tensor([0]))[0, 0].tolist() == images[-1].tolist()
 
 
 def test_bad_test_arrays() -> None:
@@ -274,7 +274,7 @@ def test_hugging_face(tmp_path: Path) -> None:
     assert data.class_counts.tolist() == [16, 4]
     assert len(data.test_set()) == 8
     row = int(data.train_set().rows[2])
-    assert data.train_set().pictures(torch.tensor([2]))[0].permute(1, 2, 0).tolist() == (
+    assert data.train_set().images(torch.tensor([2]))[0].permute(1, 2, 0).tolist() == (
         pixels[row].tolist()
     )
     again = HuggingFaceLT(str(tmp_path / "pets"), **(settings | {"storage": "files", "workers": 2}))
@@ -294,7 +294,7 @@ def test_hugging_face(tmp_path: Path) -> None:
         with pytest.raises(InputError, match="without parts, so there is no 'validation'"):
             HuggingFaceLT(str(tmp_path / "single"), **odd, **settings).setup()
     for column, value, told in (
-        ("image", None, r"train/0: no picture in this row"),
+        ("image", None, r"train/0: no image in this row"),
         ("label", None, "holds no class numbers, or not in every row"),
     ):
         odd = datasets.Dataset.from_dict(

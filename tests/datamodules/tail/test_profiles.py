@@ -90,7 +90,7 @@ def test_profiles_fall_and_stay_in_range(n_max: int, factor: float, classes: int
 
 @settings(deadline=None)
 @given(st.integers(1, 20_000), st.integers(1, 20), st.integers(2, 200))
-def test_rounding_takes_no_picture(smallest: int, factor: int, classes: int) -> None:
+def test_rounding_takes_no_image(smallest: int, factor: int, classes: int) -> None:
     """Where n_max / IF is a whole number, the smallest class has it, and one for n_max = IF."""
     n_max = smallest * factor
     for profile in (profiles.exponential_counts, profiles.step_counts):
@@ -159,7 +159,7 @@ def test_recipe_of_another_data_set() -> None:
     with pytest.raises(InputError, match="is for 100 classes, the data set has 10"):
         recipes.apply(recipes.recipe("cifar100/sdclr"), fifty_thousand(10))
     counts = torch.tensor(recipes.recipe("cifar10/sdclr").counts)
-    with pytest.raises(InputError, match="class 0 has 40 pictures, the profile wants 4500"):
+    with pytest.raises(InputError, match="class 0 has 40 images, the profile wants 4500"):
         recipes.select(torch.arange(400) % 10, counts, 0)
 
 

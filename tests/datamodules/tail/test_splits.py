@@ -159,7 +159,7 @@ def test_damaged_files(tmp_path: Path) -> None:
 
 def test_split_of_another_data_set() -> None:
     labels = torch.tensor([0, 0, 0, 1, 1, 1])
-    with pytest.raises(InputError, match="made for the data set abc of 6 pictures, this one is x"):
+    with pytest.raises(InputError, match="made for the data set abc of 6 images, this one is x"):
         with_labels(example(), labels, 2, "x")
     assert with_labels(example(), labels, 2, "abc").counts == [2, 1]
     with pytest.raises(InputError, match="index 4 at position 0 lies outside the set of 3"):
@@ -214,7 +214,7 @@ def test_make_inspect_compare(tmp_path: Path, capsys) -> None:
     assert svg.read_text().startswith("<svg")
     run("inspect", save, "--save", tmp_path / "s.npy")
     run("compare", save, tmp_path / "s.npy")
-    assert "the same pictures" in capsys.readouterr().out
+    assert "the same images" in capsys.readouterr().out
     run("inspect", tmp_path / "s.npy", "--root", folder)
     assert "total      20" in capsys.readouterr().out
     # The report of a run on this split carries the same hash.
@@ -271,14 +271,14 @@ def test_options_without_effect_are_named(tmp_path: Path) -> None:
 
 
 def test_split_of_a_flat_folder_fits_its_datamodule(tmp_path: Path, capsys) -> None:
-    """The test pictures that the datamodule holds out are none of the split's."""
+    """The test images that the datamodule holds out are none of the split's."""
     folder = make_folder(tmp_path / "set", {"ant": 20, "bee": 30})
     words = ("make", "--profile", "exponential", "--imbalance-factor", "4", "--root", folder)
     for share, held_out in ((0.2, 8), (0.3, 12)):
         options = () if share == 0.2 else ("--test-share", share)
         for name in ("s.json", "s.npy"):
             run(*words, *options, "--save", tmp_path / name)
-            assert f"held out   {held_out} test pictures" in capsys.readouterr().out
+            assert f"held out   {held_out} test images" in capsys.readouterr().out
         split = load_split(tmp_path / "s.json")
         plain = module(folder, test_share=share)
         for name in ("s.json", "s.npy"):
@@ -287,18 +287,18 @@ def test_split_of_a_flat_folder_fits_its_datamodule(tmp_path: Path, capsys) -> N
             assert data.train_set().rows.equal(plain.train_set().rows)
 
 
-def test_split_file_and_unreadable_pictures(tmp_path: Path) -> None:
-    """Indices count all pictures of the folder, so one left out moves none of the others."""
+def test_split_file_and_unreadable_images(tmp_path: Path) -> None:
+    """Indices count all images of the folder, so one left out moves none of the others."""
     for part in ("train", "test"):
         make_folder(tmp_path / "set" / part, {"ant": 10, "bee": 10})
     names = sorted((tmp_path / "set" / "train").glob("*/*.png"))
     wanted = [19, 3, 4, 12, 2, 7]
     np.save(tmp_path / "s.npy", np.array(wanted))
     whole = module(tmp_path / "set", split_file=str(tmp_path / "s.npy"), batch_size=2)
-    before = whole.train_set().pictures(torch.arange(6))
+    before = whole.train_set().images(torch.arange(6))
     save_split(whole.sets.split, tmp_path / "s.json")
     for row in (3, 5):
-        names[row].write_text("no picture")
+        names[row].write_text("no image")
     left = torch.tensor([0, 2, 3, 4, 5])
     for name in ("s.npy", "s.json"):
         data = module(
@@ -309,37 +309,37 @@ def test_split_file_and_unreadable_pictures(tmp_path: Path) -> None:
             batch_size=2,
         )
         train = data.train_set()
-        assert train.pictures(torch.arange(5)).equal(before[left])
+        assert train.images(torch.arange(5)).equal(before[left])
         assert train.labels.equal(whole.train_set().labels[left])
-        assert data.probe_set().pictures(torch.arange(5)).equal(before[left])
-        assert "1 unreadable left out: 5 pictures" in data.recipe
+        assert data.probe_set().images(torch.arange(5)).equal(before[left])
+        assert "1 unreadable left out: 5 images" in data.recipe
         assert data.content_hash != whole.content_hash
         assert len(data.test_set()) == 20
 
 
-def test_held_out_pictures_stay_out_of_a_few_shot_set(tmp_path: Path) -> None:
-    """Held out of all pictures of the folder, so one left out as unreadable moves none."""
+def test_held_out_images_stay_out_of_a_few_shot_set(tmp_path: Path) -> None:
+    """Held out of all images of the folder, so one left out as unreadable moves none."""
     folder = make_folder(tmp_path / "set", {"ant": 40, "bee": 40})
-    np.save(tmp_path / "shots.npy", np.arange(64))  # every training picture
+    np.save(tmp_path / "shots.npy", np.arange(64))  # every training image
     options = {"few_shot_file": str(tmp_path / "shots.npy"), "on_bad_image": "skip"}
     whole = module(folder, **options)
-    pixels = [set(map(bytes, pictures_of(one).numpy())) for one in parts_of(whole)]
+    pixels = [set(map(bytes, images_of(one).numpy())) for one in parts_of(whole)]
     assert not pixels[0] & pixels[1]
     names = sorted(folder.glob("*/*.png"))
     for row in range(0, 40, 5):
-        names[row].write_text("no picture")
+        names[row].write_text("no image")
     data = module(folder, **options)
     assert len(data.probe_set()) + len(data.test_set()) == 72
     for one, before in zip(parts_of(data), pixels, strict=True):
-        assert set(map(bytes, pictures_of(one).numpy())) < before
+        assert set(map(bytes, images_of(one).numpy())) < before
 
 
 def parts_of(data):
     return data.probe_set(), data.test_set()
 
 
-def pictures_of(pictures) -> torch.Tensor:
-    return pictures.pictures(torch.arange(len(pictures))).flatten(1)
+def images_of(images) -> torch.Tensor:
+    return images.images(torch.arange(len(images))).flatten(1)
 
 
 def test_list_file_has_one_hash(tmp_path: Path, capsys) -> None:
@@ -358,9 +358,9 @@ def test_list_file_has_one_hash(tmp_path: Path, capsys) -> None:
     for other in ({}, {"test_list": str(tmp_path / "b.txt")}):
         data = ImageListLT(str(tmp_path / "set"), str(tmp_path / "a.txt"), **other, **options)
         assert data.content_hash in out
-    assert "4 of the 4 test pictures are in the train list too" in data.notes
+    assert "4 of the 4 test images are in the train list too" in data.notes
     run("compare", tmp_path / "a.txt", tmp_path / "b.txt")
-    assert "the same pictures, in another order" in capsys.readouterr().out
+    assert "the same images, in another order" in capsys.readouterr().out
     with pytest.raises(InputError, match=r"list file \(.txt\) with a list file"):
         run("compare", tmp_path / "a.txt", tmp_path / "b.npy")
 

@@ -14,10 +14,10 @@ from bcl.evaluation.protocols import parse_protocols
 
 
 def blobs(n, classes=5, dims=10, seed=0):
-    centres = torch.randn(classes, dims, generator=torch.Generator().manual_seed(0))
+    centers = torch.randn(classes, dims, generator=torch.Generator().manual_seed(0))
     generator = torch.Generator().manual_seed(seed + 1)
     labels = torch.arange(n) % classes
-    return centres[labels] + 0.7 * torch.randn(n, dims, generator=generator), labels
+    return centers[labels] + 0.7 * torch.randn(n, dims, generator=generator), labels
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +106,7 @@ def test_best_test_epoch_is_flagged(features):
     last = fit_linear_probe(*features, solver="cacr", epochs=5)
     assert result.accuracy >= last.accuracy
     assert "BEST EPOCH ON THE TEST SET" in result.chosen["settings"]
-    assert "optimistic" in result.notes[-1]
+    assert "optimiztic" in result.notes[-1]
     assert last.notes == []
 
 
@@ -156,7 +156,7 @@ def test_suites_of_the_papers():
     assert [p.solver for p in gh] == ["adam", "adam", "euclidean"]
     assert gh[0].source == "probe+crop"
     assert "one random crop and flip" in gh[0].description
-    assert gh[2].neighbours == (5,)
+    assert gh[2].neighbors == (5,)
     assert [p.draws for p in parse_protocols("bcl")] == [1, 5, 5]
 
 

@@ -3,36 +3,36 @@
 import numpy as np
 import pytest
 import torch
-from scipy.optimize import minimize
+from scipy import optimize
 
 from bcl import InputError, fit_linear_probe
-from bcl.evaluation.probe.lbfgs import Preconditioner, SoftmaxProblem, minimise
+from bcl.evaluation.probe.lbfgs import Preconditioner, SoftmaxProblem, minimize
 
 
 def features(kind):
     generator = torch.Generator().manual_seed(0)
     n, dims, classes = 300, 12, 6
     y = torch.arange(n) % classes
-    centres = torch.randn(classes, dims, generator=generator)
-    x = centres[y] + torch.randn(n, dims, generator=generator)
+    centers = torch.randn(classes, dims, generator=generator)
+    x = centers[y] + torch.randn(n, dims, generator=generator)
     if kind == "scales":  # spread over six decades, rectified, far from zero
         x = x.relu() * torch.logspace(-3, 3, dims) + 5
     elif kind == "long tail":
         y = torch.tensor([0] * 200 + [1] * 60 + [2] * 25 + [3] * 10 + [4] * 4 + [5])
-        x = centres[y] + torch.randn(n, dims, generator=generator)
+        x = centers[y] + torch.randn(n, dims, generator=generator)
     elif kind == "degenerate":  # twice the same feature, a constant one, rows that repeat
         x = torch.cat([x, x[:, :3], torch.full((n, 1), 7.0)], 1)
         x, y = x.repeat(2, 1), y.repeat(2)
     elif kind == "wide":
         x, y = torch.randn(40, 90, generator=generator), y[:40]
-        x += centres[y].repeat(1, 8)[:, :90]
+        x += centers[y].repeat(1, 8)[:, :90]
     elif kind == "separable":
-        x = 6 * centres[y] + 0.1 * torch.randn(n, dims, generator=generator)
+        x = 6 * centers[y] + 0.1 * torch.randn(n, dims, generator=generator)
     return x, y
 
 
 def float64_minimum(x, y, l2):
-    """Weights for standardised features by SciPy, from this file's own formula."""
+    """Weights for standardized features by SciPy, from this file's own formula."""
     x = x.double().numpy()
     deviation = x.std(0)
     deviation[np.ptp(x, axis=0) <= 1e-6 * np.abs(x).max(0)] = 1
@@ -50,7 +50,7 @@ def float64_minimum(x, y, l2):
         rest = (np.exp(log_p) - one_hot) / n
         return value, np.concatenate([x.T @ rest + l2 * w[:-1], rest.sum(0)[None]]).ravel()
 
-    found = minimize(
+    found = optimize.minimize(
         objective, np.zeros((dims + 1) * classes), jac=True, method="L-BFGS-B",
         options={"maxiter": 20000, "maxfun": 50000, "ftol": 0, "gtol": 1e-10, "maxcor": 50},
     )  # fmt: skip
@@ -88,9 +88,9 @@ def test_draws_together_reach_the_minima_of_each():
     rows = torch.stack([torch.randperm(300, generator=torch.Generator().manual_seed(s))[:150]
                         for s in range(4)])  # fmt: skip
     l2 = torch.tensor([1e-1, 1e-2, 1e-3, 1e-4])
-    together = minimise(SoftmaxProblem.of(x[rows], y[rows], 6), l2, tolerance=1e-8)
+    together = minimize(SoftmaxProblem.of(x[rows], y[rows], 6), l2, tolerance=1e-8)
     for draw in range(4):
-        alone = minimise(
+        alone = minimize(
             SoftmaxProblem.of(x[rows[draw]][None], y[rows[draw]][None], 6),
             l2[draw, None],
             tolerance=1e-8,
@@ -102,9 +102,9 @@ def test_draws_together_reach_the_minima_of_each():
 def test_pairs_of_another_penalty_help():
     x, y = features("plain")
     problem = SoftmaxProblem.of(((x - x.mean(0)) / x.std(0))[None], y[None], 6)
-    first = minimise(problem, torch.tensor([1e-2]), tolerance=1e-8)
-    warm = minimise(problem, torch.tensor([8e-3]), first, tolerance=1e-8)
-    cold = minimise(problem, torch.tensor([8e-3]), tolerance=1e-8)
+    first = minimize(problem, torch.tensor([1e-2]), tolerance=1e-8)
+    warm = minimize(problem, torch.tensor([8e-3]), first, tolerance=1e-8)
+    cold = minimize(problem, torch.tensor([8e-3]), tolerance=1e-8)
     assert warm.steps < cold.steps
     assert torch.allclose(warm.weight, cold.weight, atol=1e-3)
 
@@ -115,13 +115,13 @@ def test_preconditioner_spares_steps(monkeypatch):
     x = x @ (torch.logspace(0, -2, 12)[:, None] * mixed)  # correlated, as features are
     problem = SoftmaxProblem.of(((x - x.mean(0)) / x.std(0))[None], y[None], 6)
     l2 = torch.tensor([1e-3])
-    here = minimise(problem, l2, tolerance=1e-8)
+    here = minimize(problem, l2, tolerance=1e-8)
     monkeypatch.setattr(Preconditioner, "at", lambda problem, _=None: start)
     start = Preconditioner(
         torch.zeros(1, 12, 6), torch.ones(1, 6), torch.eye(6)[None], torch.ones(1, 1, 6),
         torch.ones(12), torch.eye(12),
     )  # fmt: skip
-    plain = minimise(problem, l2, tolerance=1e-8)
+    plain = minimize(problem, l2, tolerance=1e-8)
     assert torch.allclose(plain.weight, here.weight, atol=5e-3)
     assert here.steps < 0.7 * plain.steps
 
@@ -132,7 +132,7 @@ def test_curvature_of_the_start():
     problem = SoftmaxProblem.of(x[None], y[None], 6)
     known, measured = Preconditioner.at(problem), Preconditioner.at(problem, problem.start())
     assert torch.allclose(known.class_values, measured.class_values, atol=1e-5)
-    assert float(measured.centre.abs().max()) < 1e-4
+    assert float(measured.center.abs().max()) < 1e-4
 
 
 def test_tolerance_must_be_a_share():

@@ -9,10 +9,10 @@ from bcl.evaluation.probe.linear import split_validation
 
 
 def blobs(n, classes=7, dims=12, seed=0):
-    centres = torch.randn(classes, dims, generator=torch.Generator().manual_seed(0))
+    centers = torch.randn(classes, dims, generator=torch.Generator().manual_seed(0))
     generator = torch.Generator().manual_seed(seed + 1)
     labels = torch.arange(n) % classes
-    return centres[labels] + 0.8 * torch.randn(n, dims, generator=generator), labels
+    return centers[labels] + 0.8 * torch.randn(n, dims, generator=generator), labels
 
 
 @pytest.fixture(scope="module")
@@ -52,18 +52,18 @@ def test_absent_classes_are_said(features):
     assert not bool((result.predictions == 2).any())
     assert result.per_class_accuracy[2] == 0
     assert result.per_class_accuracy[4].isnan()
-    assert "no training picture of classes 2" in result.notes[0]
-    assert "no test picture of classes 4" in result.notes[1]
+    assert "no training image of classes 2" in result.notes[0]
+    assert "no test image of classes 4" in result.notes[1]
 
 
-def test_validation_part_is_stratified_and_spares_single_pictures():
+def test_validation_part_is_stratified_and_spares_single_images():
     labels = torch.tensor([0] * 10 + [1] * 5 + [2])
     fit, held = split_validation(labels, 0.2, 0)
     assert torch.bincount(labels[held], minlength=3).tolist() == [2, 1, 0]
     assert torch.cat([fit, held]).sort().values.equal(torch.arange(16))
 
 
-def test_one_picture_a_class_leaves_no_validation_part():
+def test_one_image_a_class_leaves_no_validation_part():
     x, y = blobs(7)
     result = fit_linear_probe(x, y, *blobs(70, seed=1))
     assert result.chosen["rule"].startswith("fixed")
@@ -71,7 +71,7 @@ def test_one_picture_a_class_leaves_no_validation_part():
     assert result.chosen["validation_accuracy"] is None
 
 
-def test_more_dimensions_than_pictures_and_a_constant_feature():
+def test_more_dimensions_than_images_and_a_constant_feature():
     x, y = blobs(70)
     wide = torch.cat([x, x.repeat(1, 20), torch.full((70, 1), 3.0)], 1).half()
     result = fit_linear_probe(wide, y, wide, y)
@@ -96,7 +96,7 @@ def test_scales_of_the_features_do_not_matter(features):
 @pytest.mark.parametrize("solver", ["lbfgs", "ridge"])
 def test_a_constant_feature_gets_no_weight(features, solver):
     # 1234.5678 has no exact mean in float32; what is left must not become a feature, whose value
-    # in a test picture would then decide everything.
+    # in a test image would then decide everything.
     x, y, test_x, test_y = features
     plain = fit_linear_probe(*features, solver=solver, l2=0.03)
     with_constant = fit_linear_probe(
@@ -152,7 +152,7 @@ def test_without_a_validation_part_the_middle_of_a_list_is_taken(solver):
     x, y = blobs(7)
     result = fit_linear_probe(x, y, *blobs(70, seed=1), solver=solver, l2=[0.1, 1e-3, 1e-2])
     assert result.chosen["l2"] == 0.01
-    assert result.chosen["rule"] == "fixed: too few pictures for a validation part"
+    assert result.chosen["rule"] == "fixed: too few images for a validation part"
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,7 @@ def test_without_a_validation_part_the_middle_of_a_list_is_taken(solver):
         ({"train_features": torch.zeros(3)}, r"\(N, D\)"),
         ({"train_features": torch.eye(4)[:, :2] > 0}, "real numbers, got torch.bool"),
         ({"test_features": torch.eye(4)[:, :2] * 1j}, "real numbers, got torch.complex64"),
-        ({"test_labels": torch.tensor([0, 1, 1, 10**9])}, "1,000,000,001 classes of 8 pictures"),
+        ({"test_labels": torch.tensor([0, 1, 1, 10**9])}, "1,000,000,001 classes of 8 images"),
         ({"l2": 1e300}, "must lie between 1e-30 and 1e"),
         ({"l2": [0.1, 1e-40]}, "must lie between 1e-30 and 1e"),
         ({"l2": "0.1"}, "a number or a list of numbers, got '0.1'"),
@@ -170,7 +170,7 @@ def test_without_a_validation_part_the_middle_of_a_list_is_taken(solver):
         ({"l2": 0.1, "solver": "adam"}, "l2 is for the solvers lbfgs, ridge"),
         ({"train_features": torch.full((4, 2), torch.nan)}, "NaN or infinity, first row 0"),
         ({"test_features": torch.zeros(4, 3)}, "same layer"),
-        ({"train_labels": torch.tensor([0, -1, 1, 1])}, "label for every picture"),
+        ({"train_labels": torch.tensor([0, -1, 1, 1])}, "label for every image"),
         ({"train_labels": torch.zeros(4)}, "integers"),
         ({"train_labels": torch.zeros(4, dtype=torch.int64)}, "single class"),
         ({"num_classes": 1}, "num_classes is 1"),
