@@ -124,7 +124,7 @@ def check_scores(
         raise InputError(f"scores must be a (B,) tensor, got {_kind(scores)}.")
     if scores.shape != images.shape[:1]:
         raise InputError(
-            f"scores must be of shape ({images.shape[0]},), one per image, got {tuple(scores.shape)}."
+            f"scores must be ({images.shape[0]},), one per image, got {tuple(scores.shape)}."
         )
     if scores.is_complex() or scores.dtype == torch.bool:
         raise InputError(f"scores must be real numbers in [0, 1], got {scores.dtype}.")
