@@ -1,0 +1,15 @@
+"""The machine that runs."""
+
+import os
+
+
+def usable_cores() -> int:
+    """Count the CPU cores that this process may use.
+
+    Example:
+        >>> usable_cores() >= 1
+        True
+    """
+    if hasattr(os, "sched_getaffinity"):  # Linux
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
