@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from bcl.augment import ContrastiveViews
 from bcl.core.errors import InputError, unknown_name
 from bcl.methods.simclr import SimCLR, by_size
-from bcl.models.encoders import Projector
+from bcl.models import Projector
 from cacr.loss import CACRLoss
 from cacr.queue import MomentumQueue, momentum_update
 

@@ -16,7 +16,7 @@ from bcl.losses.nt_xent import NTXentLoss
 from bcl.memorization.tracker import MemorizationTracker, Normalization
 from bcl.methods.optimizers import OptimizerName, build_optimizer, parameter_groups
 from bcl.methods.schedule import warmup_cosine
-from bcl.models.encoders import Projector, create_encoder
+from bcl.models import Projector, create_encoder
 
 # The released code normalizes with ImageNet's statistics on every data set, CIFAR too.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)

@@ -1,4 +1,4 @@
-"""Encoders as folders that timm and the Hugging Face hub know: weights and ``config.json``."""
+"""Encoders as folders of weights and ``config.json`` that timm and the Hugging Face hub know."""
 
 import json
 from collections.abc import Sequence
@@ -9,22 +9,11 @@ from torch import Tensor, nn
 
 from bcl.core.errors import InputError
 from bcl.core.files import atomic_write, write_text
-from bcl.models.encoders import FIRST_WEIGHTS, create_encoder, encoder_spec
+from bcl.models.encoders import WEIGHT_ARGUMENTS, create_encoder, encoder_spec
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
-# What timm's own name cannot build, it builds by this one, which importing this module registers.
-ARCHITECTURE = "bcl_encoder"
-
-
-def _safetensors() -> Any:
-    try:
-        import safetensors.torch
-    except ImportError:
-        raise InputError(
-            "safetensors is not installed; install it with pip install 'bcl-cacr[hub]'."
-        ) from None
-    return safetensors
+ARCHITECTURE = "bcl_encoder"  # what timm calls encoders that its own names cannot build
 
 
 def save_encoder(
@@ -37,23 +26,24 @@ def save_encoder(
     """Write an encoder as ``model.safetensors`` and a ``config.json`` in timm's format.
 
     ``timm.create_model("local-dir:FOLDER", pretrained=True)`` builds it again with the same
-    features, for images in [0, 1] from which ``mean`` was taken and that were divided by ``std``.
-    timm has no arguments for a ResNet's stem for small images, nor the small networks of this
-    library: for those ``architecture`` is ``bcl_encoder``, which timm knows once
-    ``bcl.models.exported`` was imported. `load_encoder` opens both kinds.
+    features, for images in [0, 1] normalized by ``mean`` and ``std``. timm has no arguments for a
+    ResNet with a small stem, nor this library's small networks: their ``architecture`` is
+    ``bcl_encoder``, which timm knows after ``import bcl.models.exported``. `load_encoder` opens
+    both kinds.
 
     Args:
         encoder: from `bcl.create_encoder`.
-        folder: where the two files are written; made if need be.
+        folder: where the two files are written; created if needed.
         mean: per channel, of images in [0, 1].
-        std: likewise.
+        std: per channel.
         about: plain values kept under ``"bcl"``, such as where the weights came from.
 
     Returns:
         How many tensors were written.
 
     Raises:
-        InputError: an encoder of other making, arguments that JSON cannot hold, or no safetensors.
+        InputError: an encoder that `create_encoder` did not build, arguments that JSON cannot
+            hold, or safetensors is not installed.
     """
     safetensors = _safetensors()
     spec = encoder_spec(encoder)
@@ -65,69 +55,62 @@ def save_encoder(
     try:
         json.dumps(spec)
     except TypeError as error:
-        raise InputError(f"the encoder's arguments cannot be written: {error}.") from None
+        raise InputError(f"the encoder's arguments cannot be written as JSON: {error}.") from None
     tensors = {
-        name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()
+        key: value.detach().cpu().contiguous() for key, value in encoder.state_dict().items()
     }
-    config = encoder_config(encoder, spec, mean, std, about or {})
-    place = Path(folder)
-    place.mkdir(parents=True, exist_ok=True)
     content = safetensors.torch.save(tensors, metadata={"format": "pt"})
-    atomic_write(place / WEIGHTS, lambda file: file.write(content))
-    write_text(place / CONFIG, json.dumps(config, indent=2) + "\n")
+    config = _config(encoder, spec, list(mean), list(std), about or {})
+    atomic_write(Path(folder) / WEIGHTS, lambda file: file.write(content))
+    write_text(Path(folder) / CONFIG, json.dumps(config, indent=2) + "\n")
     return len(tensors)
 
 
-def encoder_config(
+def _config(
     encoder: nn.Module,
     spec: dict[str, Any],
-    mean: Sequence[float],
-    std: Sequence[float],
+    mean: list[float],
+    std: list[float],
     about: dict[str, Any],
 ) -> dict[str, Any]:
-    """Contents of ``config.json``: timm's keys, and under ``"bcl"`` what `load_encoder` reads."""
+    """Fill in timm's keys, and under ``"bcl"`` what `load_encoder` reads."""
     import timm
 
-    arguments = {
-        key: value
-        for key, value in spec.items()
-        if key not in ("name", "image_size", "small_stem", "in_channels")
-    }
+    own = ("name", "image_size", "small_stem", "in_channels")
+    arguments = {key: value for key, value in spec.items() if key not in own}
     by_timm = timm.is_model(spec["name"]) and not spec["small_stem"]
-    model_args = {"in_chans": spec["in_channels"], **arguments} if by_timm else {"spec": spec}
     known: dict[str, Any] = dict(getattr(encoder, "pretrained_cfg", None) or {})
-    size = spec["image_size"]
     return {
         "architecture": spec["name"] if by_timm else ARCHITECTURE,
         "num_classes": 0,
         "num_features": encoder.num_features,
-        "model_args": model_args,
+        "model_args": {"in_chans": spec["in_channels"], **arguments} if by_timm else {"spec": spec},
         "pretrained_cfg": {
             "tag": "bcl",
             "custom_load": False,
-            "input_size": [spec["in_channels"], size, size],
+            "input_size": [spec["in_channels"], spec["image_size"], spec["image_size"]],
             "fixed_input_size": bool(known.get("fixed_input_size", False)),
             "interpolation": "bicubic",
             "crop_pct": 1.0,
             "crop_mode": "center",
-            "mean": list(mean),
-            "std": list(std),
+            "mean": mean,
+            "std": std,
             "num_classes": 0,
             "pool_size": None,
             "first_conv": known.get("first_conv") if by_timm else None,
             "classifier": known.get("classifier") if by_timm else None,
         },
-        "bcl": {"encoder": spec, "mean": list(mean), "std": list(std), **about},
+        "bcl": {"encoder": spec, "mean": mean, "std": std, **about},
     }
 
 
 def load_encoder(folder: str | Path) -> nn.Module:
     """Open a folder that `bcl export` or `bcl import` wrote.
 
-    Every tensor of the folder must have its place in the encoder and every place its tensor.
+    The folder's tensors and the encoder's must match one to one.
 
     Args:
-        folder: with ``model.safetensors`` and ``config.json``.
+        folder: holds ``model.safetensors`` and ``config.json``.
 
     Returns:
         The encoder in evaluation mode: normalized images (B, 3, H, W) to features (B, D). Its
@@ -135,8 +118,8 @@ def load_encoder(folder: str | Path) -> nn.Module:
         ``num_tensors`` says how many tensors were loaded.
 
     Raises:
-        InputError: no such folder, damaged or foreign files, tensors that do not fit, or no
-            safetensors.
+        InputError: no such folder, damaged or foreign files, tensors that do not fit, or
+            safetensors is not installed.
 
     Example:
         >>> import tempfile, torch
@@ -146,32 +129,31 @@ def load_encoder(folder: str | Path) -> nn.Module:
         >>> load_encoder(place)(torch.zeros(2, 3, 16, 16)).shape
         torch.Size([2, 64])
     """
-    config = read_config(folder)
-    spec = config["bcl"]["encoder"]
-    if not isinstance(spec, dict) or set(FIRST_WEIGHTS) & spec.keys():
+    ours = read_config(folder)["bcl"]
+    spec = ours["encoder"]
+    if not isinstance(spec, dict) or set(WEIGHT_ARGUMENTS) & spec.keys():
         raise InputError(
             f"{Path(folder) / CONFIG} was not written by this library: its encoder names other "
-            "weights or none that can be built; export it again."
+            "weights or cannot be built; export it again."
         )
     tensors = _read_tensors(Path(folder) / WEIGHTS)
     try:
-        encoder = create_encoder(**spec)
+        encoder: Any = create_encoder(**spec)
     except TypeError as error:
         raise InputError(f"{Path(folder) / CONFIG}: {error}.") from None
     load_strictly(encoder, tensors, folder)
-    encoder.mean = tuple(config["bcl"]["mean"])  # type: ignore[assignment]
-    encoder.std = tuple(config["bcl"]["std"])  # type: ignore[assignment]
-    encoder.num_tensors = len(tensors)  # type: ignore[assignment]
-    return encoder.eval()
+    encoder.mean, encoder.std = tuple(ours["mean"]), tuple(ours["std"])
+    encoder.num_tensors = len(tensors)
+    return encoder.eval()  # type: ignore[no-any-return]
 
 
-def load_strictly(module: nn.Module, tensors: dict[str, Tensor], source: str | Path) -> None:
-    """Load tensors that must map one to one onto a module's; the error names those that do not.
+def load_strictly(module: nn.Module, tensors: dict[str, Tensor], origin: str | Path) -> None:
+    """Load tensors that must match a module's one to one; an error lists those that do not.
 
     Args:
         module: takes the tensors.
         tensors: by name.
-        source: where they came from, for the error.
+        origin: where they came from, for the error.
 
     Raises:
         InputError: missing, unknown or misshapen tensors.
@@ -193,7 +175,7 @@ def load_strictly(module: nn.Module, tensors: dict[str, Tensor], source: str | P
     ]
     if found:
         raise InputError(
-            f"{source}: the tensors do not map one to one onto {type(module).__name__}: "
+            f"{origin}: the tensors do not match {type(module).__name__} one to one: "
             f"{'; '.join(found)}. Nothing was loaded."
         )
     module.load_state_dict(tensors)
@@ -202,14 +184,8 @@ def load_strictly(module: nn.Module, tensors: dict[str, Tensor], source: str | P
 def read_config(folder: str | Path) -> dict[str, Any]:
     """Read the ``config.json`` of an exported folder.
 
-    Args:
-        folder: the folder.
-
-    Returns:
-        Its content, with the keys of `save_encoder` under ``"bcl"``.
-
     Raises:
-        InputError: it is missing, no JSON, or not of this library.
+        InputError: it is missing, not JSON, or was not written by this library.
     """
     path = Path(folder) / CONFIG
     try:
@@ -229,54 +205,57 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     return config  # type: ignore[no-any-return]
 
 
+def _safetensors() -> Any:
+    try:
+        import safetensors.torch
+    except ImportError:
+        raise InputError(
+            "safetensors is not installed; install it with pip install 'bcl-cacr[hub]'."
+        ) from None
+    return safetensors
+
+
 def _read_tensors(path: Path) -> dict[str, Tensor]:
     safetensors = _safetensors()
     try:
-        tensors: dict[str, Tensor] = safetensors.torch.load_file(path)
+        return safetensors.torch.load_file(path)  # type: ignore[no-any-return]
     except OSError as error:
         raise InputError(f"cannot read {path}: {error}.") from None
     except safetensors.SafetensorError as error:
         raise InputError(f"{path} is damaged: {error}; export it again.") from None
-    return tensors
 
 
 def bcl_encoder(pretrained: bool = False, **arguments: Any) -> nn.Module:
-    """Entry point of timm for the encoders that timm's own names cannot build.
+    """Build, for timm, an encoder that timm's own names cannot build.
 
     Args:
         pretrained: load the weights of the folder that ``pretrained_cfg`` names.
-        arguments: ``spec``, the arguments of `create_encoder`, and timm's own; of these
-            ``num_classes`` puts a new linear classifier behind the features.
+        arguments: ``spec``, the arguments of `create_encoder`, and timm's own; ``num_classes``
+            adds a new linear classifier.
 
     Returns:
-        The encoder, behind it a classifier if there is one.
+        The encoder, followed by the classifier if there is one.
 
     Raises:
-        InputError: built by its name alone.
+        InputError: ``spec`` is missing, as when built by name alone.
     """
-    spec, source = arguments.get("spec"), arguments.get("pretrained_cfg") or {}
+    spec = arguments.get("spec")
     if not isinstance(spec, dict):
         raise InputError(
             f'{ARCHITECTURE} is built from a folder: timm.create_model("local-dir:DIR", '
             "pretrained=True)."
         )
-    values = dict(source if isinstance(source, dict) else vars(source))
+    given = arguments.get("pretrained_cfg") or {}
+    values = dict(given if isinstance(given, dict) else vars(given))
     if values.get("input_size"):
         values["input_size"] = tuple(values["input_size"])
-    if pretrained:
-        encoder = load_encoder(values["file"])
-        encoder.train()
-    else:
-        encoder = create_encoder(**spec)
-    encoder.pretrained_cfg = encoder.default_cfg = values  # type: ignore[assignment]
-    classes = arguments.get("num_classes")
-    if not classes:
-        return encoder
-    model = nn.Sequential()
-    model.add_module("encoder", encoder)
-    model.add_module("classifier", nn.Linear(encoder.num_features, classes))  # type: ignore[arg-type]
-    model.pretrained_cfg = model.default_cfg = values  # type: ignore[assignment]
-    return model
+    model: Any = load_encoder(values["file"]).train() if pretrained else create_encoder(**spec)
+    if classes := arguments.get("num_classes"):
+        encoder, model = model, nn.Sequential()
+        model.add_module("encoder", encoder)
+        model.add_module("classifier", nn.Linear(encoder.num_features, classes))
+    model.pretrained_cfg = model.default_cfg = values
+    return model  # type: ignore[no-any-return]
 
 
 def _register() -> None:

@@ -1,6 +1,6 @@
 """Checkpoints of the papers' released code, mapped tensor by tensor onto our encoders.
 
-Which names stand in them was read in the released code of BCL (MediaBrain-SJTU/BCL), SDCLR
+The tensor names were read in the released code of BCL (MediaBrain-SJTU/BCL), SDCLR
 (VITA-Group/SDCLR) and CACR (JegZheng/CACR-SSL); the mapping is this library's own.
 """
 
@@ -8,320 +8,291 @@ import pickle
 import re
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from bcl.core.errors import InputError, unknown_name
+from bcl.core.checks import check_choice
+from bcl.core.errors import InputError
 
 Tensors = dict[str, Tensor]
-IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-# By the sets that the released code trains on; its small-scale CACR keeps them in the loaders.
+Rename = str | Callable[[re.Match[str]], str]
+# By data set of the released code; its small-scale CACR keeps these numbers in the loaders.
 NORMALIZATIONS = {
-    "imagenet": IMAGENET,
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
     "cifar100": ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)),
     "stl10": ((0.440878, 0.427906, 0.386788), (0.268268, 0.261045, 0.268668)),
 }
-# Blocks of the four stages, and whether they are bottlenecks.
-_RESNETS: dict[tuple[tuple[int, ...], bool], str] = {
+RESNETS = {  # (blocks per stage, whether they are bottlenecks): name
     ((2, 2, 2, 2), False): "resnet18",
     ((3, 4, 6, 3), False): "resnet34",
     ((3, 4, 6, 3), True): "resnet50",
     ((3, 4, 23, 3), True): "resnet101",
     ((3, 8, 36, 3), True): "resnet152",
 }
-_VITS = {(384, 12): "vit_small_patch16_224", (768, 12): "vit_base_patch16_224"}
+VITS = {(384, 12): "vit_small_patch16_224", (768, 12): "vit_base_patch16_224"}  # (width, depth)
+
+
+class Rule(NamedTuple):
+    """Tensors whose whole name matches ``pattern`` go to ``part`` under the name ``rename``."""
+
+    part: str
+    pattern: str
+    rename: Rename = r"\1"
+
+
+class Kind(NamedTuple):
+    """One kind of checkpoint: how it is recognized and where each of its tensors goes."""
+
+    mark: str  # a name that begins so stands in no kind further down the table
+    rules: tuple[Rule, ...]  # the first that matches a name counts
+    spec: Callable[[Tensors], dict[str, Any]]  # arguments of create_encoder
+    normalized: bool = True  # by the file's own mean and std, or else ImageNet's
 
 
 @dataclass
-class Published:
-    """A released checkpoint in our names.
+class Released:
+    """A released checkpoint under our names.
 
     Attributes:
         kind: which released code wrote it.
         spec: arguments of `bcl.create_encoder`.
-        encoder: tensors of the encoder, by our names.
-        projector: tensors of the projector, by those of `bcl.Projector`.
-        encoder_norms: batch norms of SDCLR's pruned branch in the encoder, by the encoder's names.
-        projector_norms: likewise in the projector.
+        parts: tensors by part and name: ``encoder``, ``projector``, ``encoder_norms`` and
+            ``projector_norms`` (batch norms of SDCLR's pruned branch), ``normalization``, and
+            those that an encoder does not have, such as ``queue``.
         mean: per channel, of images in [0, 1]; None if the file does not say.
-        std: likewise.
-        statistics: how many tensors of the file said so.
-        left: parts that an encoder does not have, and how many tensors each holds.
+        std: per channel.
     """
 
     kind: str
     spec: dict[str, Any]
-    encoder: Tensors
-    projector: Tensors = field(default_factory=dict)
-    encoder_norms: Tensors = field(default_factory=dict)
-    projector_norms: Tensors = field(default_factory=dict)
+    parts: dict[str, Tensors]
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
-    statistics: int = 0
-    left: dict[str, int] = field(default_factory=dict)
 
-    @property
-    def count(self) -> int:
-        """How many tensors the file held."""
-        parts = (self.encoder, self.projector, self.encoder_norms, self.projector_norms)
-        return sum(map(len, parts)) + self.statistics + sum(self.left.values())
+    def __getitem__(self, part: str) -> Tensors:
+        """Tensors of a part; empty if the checkpoint has none."""
+        return self.parts.get(part, {})
 
 
-def read_published(path: str | Path, kind: str | None = None) -> Published:
+def read_released(path: str | Path, kind: str | None = None) -> Released:
     """Read a checkpoint of the released code of BCL, SDCLR or CACR.
 
-    Every tensor of the file must be one whose place is known.
+    Every tensor of the file must have a known place.
 
     Args:
-        path: the file; ``torch.load(weights_only=True)`` must read it.
-        kind: one of `KINDS`; recognized by its names if not given.
+        path: the file, which ``torch.load(weights_only=True)`` must be able to read.
+        kind: one of `KINDS`; recognized by the tensors' names if not given.
 
     Returns:
-        Its tensors in our names. They are not checked against an encoder yet.
+        Its tensors under our names, not yet checked against an encoder.
 
     Raises:
         InputError: an unreadable file, an unknown kind, or tensors without a known place.
     """
-    if kind is not None and kind not in KINDS:
-        raise unknown_name("kind of checkpoint", kind, KINDS)
+    if kind is not None:
+        check_choice("kind of checkpoint", kind, list(KINDS))
     state = _read(Path(path))
-    found = kind or next((name for name, (mark, _) in KINDS.items() if mark(state)), None)
+    marked = (k for k, v in KINDS.items() if any(re.match(v.mark, name) for name in state))
+    found = kind or next(marked, None)
     if found is None:
-        shown = ", ".join(list(state)[:4])
         raise InputError(
-            f"{path}: none of the known checkpoints ({', '.join(KINDS)}) has tensors of these "
-            f"names: {shown}, …; checkpoints of `bcl fit` go to `bcl export`."
+            f"{path}: its tensors' names ({', '.join(list(state)[:4])}, …) fit none of the known "
+            f"checkpoints ({', '.join(KINDS)}); use `bcl export` for checkpoints of `bcl fit`."
         )
-    published = KINDS[found][1](_Names(state, found, Path(path)))
-    published.kind = found
-    return published
+    rules, spec, normalized = KINDS[found][1:]
+    try:
+        released = Released(found, {}, _sort(state, rules, found))
+        released.spec = spec(released["encoder"])
+        if normalized:
+            released.mean, released.std = _normalization(released["normalization"])
+    except InputError as error:
+        raise InputError(f"{path}: {error} Nothing was imported.") from None
+    return released
 
 
 def _read(path: Path) -> Tensors:
-    """Tensors of a file, without the prefix that a parallel wrapper put before every name."""
+    """Read a file's tensors, without the prefix that a parallel wrapper gives every name."""
     try:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise InputError(f"no file {path}; name a downloaded checkpoint.") from None
     except pickle.UnpicklingError:
         raise InputError(
-            f"{path} is no file of tensors and plain values; other objects could run code when "
+            f"{path} is not a file of tensors and plain values; other objects could run code when "
             "they are read. Save its state_dict alone."
         ) from None
     except (OSError, RuntimeError, EOFError, ValueError, zipfile.BadZipFile) as error:
-        why = str(error).partition("\n")[0] or type(error).__name__
-        raise InputError(f"{path} cannot be read: {why}.") from None
-    state = content.get("state_dict", content) if isinstance(content, dict) else None
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise InputError(f"{path} cannot be read: {reason}.") from None
     if isinstance(content, dict) and "bcl" in content:
-        raise InputError(f"{path} was written by `bcl fit`; `bcl export` makes a folder of it.")
+        raise InputError(f"{path} was written by `bcl fit`; use `bcl export`.")
+    state = content.get("state_dict", content) if isinstance(content, dict) else None
     if not isinstance(state, dict) or not state:
         raise InputError(f"{path} holds no state_dict.")
-    wrong = [
-        str(name)
-        for name, value in state.items()
-        if not isinstance(value, Tensor) or not isinstance(name, str)
-    ]
-    if wrong:
-        raise InputError(f"{path}: '{wrong[0]}' is no tensor, so this is no state_dict.")
+    for name, value in state.items():
+        if not isinstance(value, Tensor) or not isinstance(name, str):
+            raise InputError(f"{path}: '{name}' is not a tensor, so this is not a state_dict.")
     if all(name.startswith("module.") for name in state):
         state = {name.removeprefix("module."): value for name, value in state.items()}
     return state
 
 
-class _Names:
-    """Tensors that are taken one after another, so that none is forgotten."""
-
-    def __init__(self, state: Tensors, kind: str, path: Path) -> None:
-        self.rest, self.kind, self.path = dict(state), kind, path
-
-    def take(self, pattern: str, name: str | Callable[[re.Match[str]], str] = r"\1") -> Tensors:
-        """Take all tensors whose whole name matches, under the name that the pattern gives."""
-        taken: Tensors = {}
-        for old in list(self.rest):
+def _sort(state: Tensors, rules: tuple[Rule, ...], kind: str) -> dict[str, Tensors]:
+    """Sort tensors into parts by the first rule that matches; none may be left."""
+    parts: dict[str, Tensors] = {}
+    homeless = []
+    for old, value in state.items():
+        for part, pattern, rename in rules:
             if match := re.fullmatch(pattern, old):
-                new = match.expand(name) if isinstance(name, str) else name(match)
-                if new in taken:
-                    raise InputError(f"{self.path}: '{old}' and another tensor are both '{new}'.")
-                taken[new] = self.rest.pop(old)
-        return taken
-
-    def end(self) -> None:
-        """Refuse what was not taken."""
-        if self.rest:
-            names = ", ".join(list(self.rest)[:6]) + (", …" if len(self.rest) > 6 else "")
-            raise InputError(
-                f"{self.path}: {len(self.rest)} tensors have no place in a checkpoint of kind "
-                f"'{self.kind}': {names}. Nothing was imported."
-            )
-
-
-def _resnet_spec(tensors: Tensors, names: _Names) -> dict[str, Any]:
-    """Which ResNet has tensors of these names and shapes."""
-    stages: dict[int, set[int]] = {}
-    for name in tensors:
-        if match := re.match(r"layer(\d)\.(\d+)\.", name):
-            stages.setdefault(int(match[1]), set()).add(int(match[2]))
-    stem = tensors.get("conv1.weight")
-    if sorted(stages) != [1, 2, 3, 4] or stem is None or stem.ndim != 4:
+                new = match.expand(rename) if isinstance(rename, str) else rename(match)
+                if new in parts.setdefault(part, {}):
+                    raise InputError(f"'{old}' and another tensor are both '{new}'.")
+                parts[part][new] = value
+                break
+        else:
+            homeless.append(old)
+    if homeless:
+        names = ", ".join(homeless[:6]) + (", …" if len(homeless) > 6 else "")
         raise InputError(
-            f"{names.path}: these are not the tensors of a ResNet with conv1 and four stages."
+            f"{len(homeless)} tensors have no place in a checkpoint of kind '{kind}': {names}."
         )
-    blocks = tuple(len(stages[stage]) for stage in (1, 2, 3, 4))
+    return parts
+
+
+def _normalization(found: Tensors) -> tuple[tuple[float, ...], ...]:
+    """Mean and std that the released ResNets carry as buffers; else ImageNet's."""
+    if not found:
+        return NORMALIZATIONS["imagenet"]
+    if set(found) != {"mean", "std"}:
+        raise InputError("one of normalize.mean and normalize.std is missing.")
+    return tuple(
+        tuple(round(value, 6) for value in found[key].flatten().tolist()) for key in ("mean", "std")
+    )
+
+
+def _resnet(tensors: Tensors) -> dict[str, Any]:
+    """Which ResNet has tensors of these names and shapes."""
+    found = {match[1] for name in tensors if (match := re.match(r"(layer[1-4]\.\d+)\.", name))}
+    blocks = tuple(
+        sum(block.startswith(f"layer{stage}.") for block in found) for stage in range(1, 5)
+    )
+    stem = tensors.get("conv1.weight")
+    if 0 in blocks or stem is None or stem.ndim != 4:
+        raise InputError("these are not the tensors of a ResNet with conv1 and four stages.")
     bottleneck = "layer1.0.conv3.weight" in tensors
-    model = _RESNETS.get((blocks, bottleneck))
+    name = RESNETS.get((blocks, bottleneck))
     small = stem.shape[-1] == 3
     spec: dict[str, Any] = {
-        "name": model or ("resnet50" if bottleneck else "resnet18"),
+        "name": name or ("resnet50" if bottleneck else "resnet18"),
         "image_size": 32 if small else 224,
         "small_stem": small,
         "in_channels": stem.shape[1],
     }
-    if bottleneck and tensors["layer1.0.conv2.weight"].shape[0] == 128 and model == "resnet50":
+    if name == "resnet50" and tensors["layer1.0.conv2.weight"].shape[0] == 128:
         spec["name"] = "wide_resnet50_2"
-    if model is None:
-        spec["layers"] = list(blocks)
-    return spec
+    return spec if name else {**spec, "layers": list(blocks)}
 
 
-# Names of released heads (fc1, bn1, fc2, …) and the places of these layers in `bcl.Projector`.
+def _small_alexnet(tensors: Tensors) -> dict[str, Any]:
+    width = tensors["fc6.0.weight"].shape[1] if "fc6.0.weight" in tensors else 0
+    sizes = {192 * 3 * 3: 32, 192 * 7 * 7: 64}
+    if width not in sizes:
+        raise InputError(f"no SmallAlexNet for 32 or 64 px has {width} inputs of fc6.")
+    size = sizes[width]
+    return {"name": "small_alexnet", "image_size": size, "small_stem": True, "in_channels": 3}
+
+
+def _resnet_or_vit(tensors: Tensors) -> dict[str, Any]:
+    if "cls_token" not in tensors:
+        return _resnet(tensors)
+    depth = len({name.split(".")[1] for name in tensors if name.startswith("blocks.")})
+    width = tensors["cls_token"].shape[-1]
+    if (width, depth) not in VITS or "patch_embed.proj.weight" not in tensors:
+        raise InputError(
+            f"no known vision transformer has {depth} blocks of width {width} behind one "
+            "convolution of patches; ViT-S/16 and ViT-B/16 can be imported."
+        )
+    # All of the released code's vision transformers have twelve heads, timm's small one six.
+    heads = {"num_heads": 12} if width == 384 else {}
+    name = VITS[(width, depth)]
+    return {"name": name, "image_size": 224, "small_stem": False, "in_channels": 3, **heads}
+
+
 def _head(match: re.Match[str]) -> str:
+    """Place in `bcl.Projector` of a layer fc1, bn1, fc2, … of a released head."""
     place = 3 * (int(match["number"]) - 1) + (match["layer"] == "bn")
     return f"{place}.{match['rest']}"
 
 
-_HEAD = r"(?P<layer>fc|bn)(?P<number>[123])\."
-
-
-def _statistics(names: _Names, prefix: str) -> dict[str, Any]:
-    """The normalization that the released ResNets carry as buffers."""
-    found = names.take(rf"{prefix}normalize\.(mean|std)")
-    if not found:
-        return {"mean": IMAGENET[0], "std": IMAGENET[1]}
-    if set(found) != {"mean", "std"}:
-        raise InputError(f"{names.path}: one of normalize.mean and normalize.std is missing.")
-    values = {key: tuple(round(v, 6) for v in found[key].flatten().tolist()) for key in found}
-    return {**values, "statistics": 2}
-
-
-def _single(names: _Names, backbone: str, head: str) -> Published:
-    """ResNet and head with one set of batch norms."""
-    statistics = _statistics(names, backbone)
-    projector = names.take(head + _HEAD + r"(?P<rest>\w+)", _head)
-    encoder = names.take(backbone + r"((?:conv1|bn1|layer[1-4])\..*)")
-    names.end()
-    return Published("", _resnet_spec(encoder, names), encoder, projector, **statistics)
-
-
-def _dual(names: _Names, backbone: str, head: str) -> Published:
-    """ResNet and head with batch norms of their own for the pruned branch (``bn_list.1``)."""
-    statistics = _statistics(names, backbone)
-    heads = [
-        names.take(rf"{head}{_HEAD}{branch}(?P<rest>\w+)", _head)
-        for branch in (r"bn_list\.1\.", r"(?:bn_list\.0\.)?")
-    ]
-
-    def body(match: re.Match[str]) -> str:
-        plain = re.sub(r"\.bn_list\.[01]\.", ".", match[1])
-        plain = plain.replace(".downsample.conv.", ".downsample.0.")
-        return plain.replace(".downsample.bn.", ".downsample.1.")
-
-    stage = r"(?:conv1|bn1|layer[1-4])\."
-    norms = names.take(rf"{backbone}({stage}(?:.*\.)?bn_list\.1\..*)", body)
-    encoder = names.take(rf"{backbone}({stage}.*)", body)
-    names.end()
-    spec = _resnet_spec(encoder, names)
-    return Published("", spec, encoder, heads[1], norms, heads[0], **statistics)
-
-
-def _bcl_d(names: _Names) -> Published:
-    return _dual(names, r"backbone\.", r"backbone\.fc\.")
-
-
-def _small_alexnet(names: _Names) -> Published:
-    """CACR's small-scale encoder, an AlexNet in eight blocks."""
-    first = {0: 0, 1: 4, 2: 8, 3: 11, 4: 14}
-    encoder = names.take(
-        r"blocks\.([0-4])\.([01])\.(\w+)",
-        lambda m: f"convolutions.{first[int(m[1])] + int(m[2])}.{m[3]}",
+def _dense(match: re.Match[str]) -> str:
+    """Name without SDCLR's list of two norms and its own class for shortcuts."""
+    name = re.sub(r"\.bn_list\.[01]\.", ".", match[1])
+    return name.replace(".downsample.conv.", ".downsample.0.").replace(
+        ".downsample.bn.", ".downsample.1."
     )
-    encoder |= names.take(r"blocks\.5\.([12])\.(\w+)", lambda m: f"fc6.{int(m[1]) - 1}.{m[2]}")
-    encoder |= names.take(r"blocks\.6\.([01])\.(\w+)", r"fc7.\1.\2")
-    projector = names.take(r"blocks\.7\.(0\.\w+)")
-    names.end()
-    width = encoder["fc6.0.weight"].shape[1] if "fc6.0.weight" in encoder else 0
-    sizes = {192 * 3 * 3: 32, 192 * 7 * 7: 64}
-    if width not in sizes:
-        raise InputError(
-            f"{names.path}: no SmallAlexNet for 32 or 64 px has {width} inputs of fc6."
-        )
-    spec = {"name": "small_alexnet", "image_size": sizes[width], "small_stem": True}
-    return Published("", {**spec, "in_channels": 3}, encoder, projector)
 
 
-def _moco(names: _Names) -> Published:
-    """CACR with a queue: the query encoder, as its own evaluation takes it."""
-    projector = names.take(r"encoder_q\.fc\.((?:[02]\.)?(?:weight|bias))", _moco_head)
-    encoder = names.take(r"encoder_q\.((?:conv1|bn1|layer[1-4])\..*)")
-    left = {
-        "momentum encoder": len(names.take(r"(encoder_k\..*)")),
-        "queue": len(names.take(r"(queue|queue_ptr)")),
-    }
-    names.end()
-    mean, std = IMAGENET
-    spec = _resnet_spec(encoder, names)
-    return Published("", spec, encoder, projector, mean=mean, std=std, left=left)
+def _alexnet_layer(match: re.Match[str]) -> str:
+    first = (0, 4, 8, 11, 14)[int(match[1])]
+    return f"convolutions.{first + int(match[2])}.{match[3]}"
 
 
-def _moco_head(match: re.Match[str]) -> str:
-    return match[1] if match[1][0] in "02" else f"0.{match[1]}"
+RESNET = r"(?:conv1|bn1|layer[1-4])\."
+VIT = r"cls_token|pos_embed|(?:patch_embed|blocks|norm)\..*"
+HEAD = r"(?P<layer>fc|bn)(?P<number>[123])\."
 
 
-def _moco_v3(names: _Names) -> Published:
-    """CACR with a teacher: the base encoder; its heads have layers that `Projector` has not."""
-    left = {
-        "momentum encoder": len(names.take(r"(momentum_encoder\..*)")),
-        "predictor": len(names.take(r"(predictor\..*)")),
-        "projector": len(names.take(r"(base_encoder\.(?:fc|head)\..*)")),
-    }
-    vit = any(name.startswith("base_encoder.blocks.") for name in names.rest)
-    parts = r"cls_token|pos_embed|(?:patch_embed|blocks|norm)\..*"
-    encoder = names.take(rf"base_encoder\.({parts if vit else r'(?:conv1|bn1|layer[1-4])[.].*'})")
-    names.end()
-    mean, std = IMAGENET
-    spec = _vit_spec(encoder, names) if vit else _resnet_spec(encoder, names)
-    return Published("", spec, encoder, mean=mean, std=std, left=left)
+def _single(body: str, head: str) -> tuple[Rule, ...]:
+    """Rules for a ResNet and its head with one set of batch norms."""
+    return (
+        Rule("normalization", rf"{body}normalize\.(mean|std)"),
+        Rule("projector", rf"{head}{HEAD}(?P<rest>\w+)", _head),
+        Rule("encoder", rf"{body}({RESNET}.*)"),
+    )
 
 
-def _vit_spec(tensors: Tensors, names: _Names) -> dict[str, Any]:
-    depth = len({name.split(".")[1] for name in tensors if name.startswith("blocks.")})
-    width = tensors["cls_token"].shape[-1] if "cls_token" in tensors else 0
-    if (width, depth) not in _VITS or "patch_embed.proj.weight" not in tensors:
-        raise InputError(
-            f"{names.path}: no known vision transformer has {depth} blocks of width {width} behind "
-            "one convolution of patches; ViT-S/16 and ViT-B/16 can be imported."
-        )
-    name = _VITS[(width, depth)]
-    # All of the released code's vision transformers have twelve heads, timm's small one six.
-    heads = {"num_heads": 12} if width == 384 else {}
-    return {"name": name, "image_size": 224, "small_stem": False, "in_channels": 3, **heads}
+def _dual(body: str, head: str) -> tuple[Rule, ...]:
+    """Rules for a ResNet and its head whose pruned branch has its own batch norms (bn_list.1)."""
+    return (
+        Rule("normalization", rf"{body}normalize\.(mean|std)"),
+        Rule("projector_norms", rf"{head}{HEAD}bn_list\.1\.(?P<rest>\w+)", _head),
+        Rule("projector", rf"{head}{HEAD}(?:bn_list\.0\.)?(?P<rest>\w+)", _head),
+        Rule("encoder_norms", rf"{body}({RESNET}(?:.*\.)?bn_list\.1\..*)", _dense),
+        Rule("encoder", rf"{body}({RESNET}.*)", _dense),
+    )
 
 
-def _has(pattern: str) -> Callable[[Tensors], bool]:
-    return lambda state: any(re.match(pattern, name) for name in state)
-
-
-# Kind: how its names are recognized, and how they are mapped; the first that is recognized counts.
-KINDS: dict[str, tuple[Callable[[Tensors], bool], Callable[[_Names], Published]]] = {
-    "bcl": (_has(r"projector\.fc1\."), lambda n: _single(n, r"backbone\.", r"projector\.")),
-    "bcl-d": (_has(r"backbone\.bn1\.bn_list\."), _bcl_d),
-    "sdclr": (_has(r"bn1\.bn_list\."), lambda n: _dual(n, "", r"fc\.")),
-    "sdclr-simclr": (_has(r"fc\.fc1\."), lambda n: _single(n, "", r"fc\.")),
-    "cacr": (_has(r"blocks\.7\.0\."), _small_alexnet),
-    "cacr-moco": (_has(r"encoder_q\."), _moco),
-    "cacr-mocov3": (_has(r"base_encoder\."), _moco_v3),
+CACR_RULES = (
+    Rule("encoder", r"blocks\.([0-4])\.([01])\.(\w+)", _alexnet_layer),
+    Rule("encoder", r"blocks\.5\.1\.(\w+)", r"fc6.0.\1"),
+    Rule("encoder", r"blocks\.5\.2\.(\w+)", r"fc6.1.\1"),
+    Rule("encoder", r"blocks\.6\.([01])\.(\w+)", r"fc7.\1.\2"),
+    Rule("projector", r"blocks\.7\.(0\.\w+)"),
+)
+MOCO_RULES = (  # the query encoder, as the released evaluation takes it
+    Rule("projector", r"encoder_q\.fc\.([02]\.(?:weight|bias))"),
+    Rule("projector", r"encoder_q\.fc\.(weight|bias)", r"0.\1"),
+    Rule("encoder", rf"encoder_q\.({RESNET}.*)"),
+    Rule("momentum encoder", r"(encoder_k\..*)"),
+    Rule("queue", r"(queue|queue_ptr)"),
+)
+MOCO_V3_RULES = (  # the base encoder; its head has layers that `Projector` does not have
+    Rule("momentum encoder", r"(momentum_encoder\..*)"),
+    Rule("predictor", r"(predictor\..*)"),
+    Rule("head", r"(base_encoder\.(?:fc|head)\..*)"),
+    Rule("encoder", rf"base_encoder\.({RESNET}.*|{VIT})"),
+)
+KINDS = {
+    "bcl": Kind(r"projector\.fc1\.", _single(r"backbone\.", r"projector\."), _resnet),
+    "bcl-d": Kind(r"backbone\.bn1\.bn_list\.", _dual(r"backbone\.", r"backbone\.fc\."), _resnet),
+    "sdclr": Kind(r"bn1\.bn_list\.", _dual("", r"fc\."), _resnet),
+    "sdclr-simclr": Kind(r"fc\.fc1\.", _single("", r"fc\."), _resnet),
+    "cacr": Kind(r"blocks\.7\.0\.", CACR_RULES, _small_alexnet, normalized=False),
+    "cacr-moco": Kind(r"encoder_q\.", MOCO_RULES, _resnet),
+    "cacr-mocov3": Kind(r"base_encoder\.", MOCO_V3_RULES, _resnet_or_vit),
 }

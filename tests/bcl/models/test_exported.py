@@ -90,29 +90,29 @@ def test_timm_alone_opens_what_its_names_can_build(tmp_path):
 
 
 def test_what_cannot_be_built_again_is_refused(tmp_path):
-    with pytest.raises(InputError, match=r"was not built by bcl\.create_encoder"):
+    with pytest.raises(InputError, match="create_encoder"):
         save_encoder(nn.Flatten(), tmp_path, MEAN, STD)
-    with pytest.raises(InputError, match="cannot be written"):
+    with pytest.raises(InputError, match="JSON"):
         save_encoder(create_encoder("resnet10t", norm_layer=nn.BatchNorm2d), tmp_path, MEAN, STD)
     assert list(tmp_path.iterdir()) == []
-    with pytest.raises(InputError, match="is built from a folder"):
+    with pytest.raises(InputError, match="folder"):
         timm.create_model("bcl_encoder")
 
 
 @pytest.mark.parametrize(
-    ("harm", "told"),
+    ("harm", "message"),
     [
-        (lambda place: (place / "model.safetensors").write_bytes(b"cut"), "is damaged"),
+        (lambda place: (place / "model.safetensors").write_bytes(b"cut"), "damaged"),
         (lambda place: (place / "model.safetensors").unlink(), "cannot read"),
         (lambda place: (place / "config.json").unlink(), "cannot read"),
-        (lambda place: (place / "config.json").write_text("{"), "is not JSON"),
-        (lambda place: (place / "config.json").write_text("{}"), "another program wrote it"),
+        (lambda place: (place / "config.json").write_text("{"), "JSON"),
+        (lambda place: (place / "config.json").write_text("{}"), "another program"),
     ],
 )
-def test_damaged_folders(tmp_path, harm, told):
+def test_damaged_folders(tmp_path, harm, message):
     save_encoder(create_encoder("resnet8", 16, width=4), tmp_path, MEAN, STD)
     harm(tmp_path)
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=message):
         load_encoder(tmp_path)
 
 
@@ -121,7 +121,7 @@ def test_a_folder_cannot_name_other_weights(tmp_path):
     config = read_config(tmp_path)
     config["bcl"]["encoder"]["checkpoint_path"] = "elsewhere.pth"
     (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(InputError, match="names other weights"):
+    with pytest.raises(InputError, match="weights"):
         load_encoder(tmp_path)
 
 
@@ -176,11 +176,11 @@ class TestCommand:
 
         out = tmp_path / "encoder"
         assert main(["export", str(run), "--out", str(out)]) == 0
-        told = capsys.readouterr().out
+        message = capsys.readouterr().out
         method = load_run(run).method
         assert isinstance(method, SDCLR)
         encoder = load_encoder(out)
-        assert f"{encoder.num_tensors} tensors written" in told
+        assert f"{encoder.num_tensors} tensors written" in message
         images = torch.randint(0, 256, (4, 3, 16, 16), dtype=torch.uint8)
         mean, std = (torch.tensor(v).view(3, 1, 1) for v in (encoder.mean, encoder.std))
         assert torch.equal(encoder((images / 255 - mean) / std), method.encode(images))
@@ -195,7 +195,7 @@ class TestCommand:
         assert "exists already" in capsys.readouterr().err
         (out / "config.json").write_text('{"architecture": "resnet18"}')
         assert main(["export", str(run), "--out", str(out), "--overwrite"]) == 2
-        assert "another program wrote it" in capsys.readouterr().err
+        assert "another program" in capsys.readouterr().err
         assert (out / "config.json").read_text() == '{"architecture": "resnet18"}'
         assert sorted(path.name for path in tmp_path.iterdir()) == ["encoder"]
 
