@@ -1,1 +1,1 @@
-"""What every room stands on: errors, checks, draws by key, ranks, files."""
+"""What every room builds on: errors, checks, draws by key, ranks, files."""

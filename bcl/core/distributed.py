@@ -1,6 +1,6 @@
-"""Collectives that the losses and the tracker need, with the gradient that one process would have.
+"""Collectives for the losses and the memory, with the gradient that one process would have.
 
-Every function here is the identity when no process group exists, so callers need no branches.
+Without a process group every function is the identity, so callers need no branches.
 """
 
 # ruff: noqa: ARG004 -- autograd hooks have the signatures torch calls
@@ -15,23 +15,23 @@ from bcl.core.errors import InputError
 
 
 def world_size() -> int:
-    """Count the ranks of the default process group; 1 without one."""
+    """Return the number of ranks; 1 without a process group."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """Index of this process in the default process group; 0 without one."""
+    """Return the index of this process; 0 without a process group."""
     return dist.get_rank() if world_size() > 1 else 0
 
 
 def row_counts(rows: Tensor) -> list[int]:
-    """Ask every rank for its number of rows.
+    """Collect every rank's number of rows.
 
     Args:
         rows: (n, ...) this rank's rows.
 
     Returns:
-        The numbers, in rank order, the same on every rank.
+        The numbers in rank order, the same on every rank.
 
     Example:
         >>> row_counts(torch.zeros(3, 2))
@@ -55,7 +55,7 @@ def gather_rows(rows: Tensor, counts: list[int] | None = None) -> Tensor:
 
     Args:
         rows: (n, ...) this rank's rows; the other dimensions and the dtype agree between ranks.
-        counts: what `row_counts` gave, when the caller has it already.
+        counts: the result of `row_counts`, if the caller has it already.
 
     Returns:
         (N, ...) with N the sum of the ranks' n.
@@ -80,7 +80,7 @@ def gather_rows(rows: Tensor, counts: list[int] | None = None) -> Tensor:
 
 
 def sum_over_ranks(value: Tensor) -> Tensor:
-    """Add a tensor over the ranks, with the gradient of the sum (itself summed over the ranks).
+    """Sum a tensor over the ranks; so is the gradient.
 
     Args:
         value: of the same shape on every rank.
@@ -120,7 +120,7 @@ class _GatherRows(torch.autograd.Function):
 
 
 class _ReduceRows(torch.autograd.Function):
-    """Adjoint of the gather: add over the ranks and keep one's own rows."""
+    """Adjoint of the gather: sum over the ranks and keep this rank's rows."""
 
     @staticmethod
     def forward(ctx: Any, gathered: Tensor, counts: list[int]) -> Tensor:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 class InputError(ValueError):
     """Bad input: says what was given, what was allowed and what to do next.
 
-    The command line prints its text alone, without a stack trace, and exits with status 2.
+    The command line prints its text without a stack trace and exits with status 2.
 
     Example:
         >>> from bcl import MemorizationTracker
@@ -20,15 +20,15 @@ class InputError(ValueError):
 
 
 def unknown_name(kind: str, name: str, allowed: Iterable[str]) -> InputError:
-    """Build the error for a name that is not known, with the nearest right one.
+    """Build the error for an unknown name; it suggests the nearest known one.
 
     Args:
         kind: what the name stands for, such as ``"policy"``.
         name: the name that was given.
-        allowed: the names that would have been right.
+        allowed: the known names.
 
     Returns:
-        The error, to be raised by the caller.
+        The error, for the caller to raise.
 
     Example:
         >>> print(unknown_name("policy", "monoton", ["reference", "monotone"]))
@@ -37,21 +37,20 @@ def unknown_name(kind: str, name: str, allowed: Iterable[str]) -> InputError:
     names = sorted(allowed)
     lower = {each.lower(): each for each in names}
     close = difflib.get_close_matches(str(name).lower(), lower, n=1, cutoff=0.5)
-    near = [lower[each] for each in close]
-    hint = f"; did you mean '{near[0]}'?" if near else "."
+    hint = f"; did you mean '{lower[close[0]]}'?" if close else "."
     known = f" Known: {', '.join(names)}" if len(names) <= 40 else f" {len(names)} are known."
     return InputError(f"unknown {kind} '{name}'{hint}{known}")
 
 
 def find_input_error(error: BaseException) -> InputError | None:
-    """Find the input error that another library's exception was made from.
+    """Find the input error behind another library's exception.
 
     Args:
         error: any exception.
 
     Returns:
-        The first `InputError` along its causes and contexts; one for a worker process that
-        torch's DataLoader lost; or None.
+        The first `InputError` among its causes and contexts, one for a worker process that
+        torch's DataLoader lost, or None.
 
     Example:
         >>> try:
@@ -60,15 +59,15 @@ def find_input_error(error: BaseException) -> InputError | None:
         ...     print(find_input_error(error))
         the cause
     """
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, InputError):
-            return seen
-        if isinstance(seen, RuntimeError) and str(seen).startswith("DataLoader worker (pid"):
-            cause = str(seen).split(". ")[0].rstrip(".")
+    each: BaseException | None = error
+    while each is not None:
+        if isinstance(each, InputError):
+            return each
+        if isinstance(each, RuntimeError) and str(each).startswith("DataLoader worker (pid"):
+            cause = str(each).split(". ")[0].rstrip(".")
             return InputError(
-                f"a process that decodes images was lost ({cause}), "
-                "maybe for want of memory or of room in /dev/shm; take fewer with data.workers."
+                f"a process that decodes images was lost ({cause}), perhaps because memory or "
+                "/dev/shm is full; use fewer with data.workers."
             )
-        seen = seen.__cause__ or seen.__context__
+        each = each.__cause__ or each.__context__
     return None

@@ -12,15 +12,15 @@ from bcl.core.errors import InputError
 def atomic_write(path: str | Path, write: Callable[[BinaryIO], object]) -> None:
     """Write a file so that readers see the old content or the new, never a part.
 
-    A temporary file beside the target is written, synced to disk, and renamed over it;
-    an error or an interrupt in between removes the temporary file.
+    A temporary file in the same folder is written, synced to disk, and renamed to the target;
+    an error or an interrupt removes it.
 
     Args:
-        path: the file to write; its folder is made if need be.
+        path: the file to write; its folder is created if needed.
         write: called with the open binary file.
 
     Raises:
-        OSError: the folder is not writable or the disk is full; ``path`` is as it was.
+        OSError: the folder is not writable or the disk is full; ``path`` is unchanged.
 
     Example:
         >>> import tempfile, pathlib
@@ -53,11 +53,11 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def check_writable(folder: str | Path, option: str) -> None:
-    """Make sure that a folder is or can be made and written, without making it.
+    """Check that a folder can be written, or created and written, without creating it.
 
     Args:
         folder: where something will be written.
-        option: the command's option that names another folder.
+        option: the command's option for the folder, named in the error.
 
     Raises:
         InputError: it cannot.
@@ -68,10 +68,7 @@ def check_writable(folder: str | Path, option: str) -> None:
     place = Path(folder).absolute()
     while not place.exists() and place != place.parent:
         place = place.parent
-    if not place.is_dir():
-        why = f"{place} is not a folder"
-    elif not os.access(place, os.W_OK | os.X_OK):
-        why = f"{place} may not be written"
-    else:
+    if place.is_dir() and os.access(place, os.W_OK | os.X_OK):
         return
-    raise InputError(f"cannot write {folder}: {why}; name a writable folder with {option}.")
+    reason = "is not writable" if place.is_dir() else "is not a folder"
+    raise InputError(f"cannot write {folder}: {place} {reason}; choose another {option}.")

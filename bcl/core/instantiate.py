@@ -1,4 +1,4 @@
-"""Objects from ``class_path`` and ``init_args``, for code that must not need the command line."""
+"""Objects from ``class_path`` and ``init_args``, for code that works without the command line."""
 
 import importlib
 from collections.abc import Iterable, Mapping
@@ -6,7 +6,7 @@ from typing import Any
 
 from bcl.core.errors import InputError
 
-# A configuration may come out of a stranger's checkpoint, so it names no arbitrary callable.
+# A configuration may come from a stranger's checkpoint, so it cannot name just any class.
 TRUSTED = ("bcl", "cacr", "datamodules", "torch.nn")
 
 
@@ -14,10 +14,9 @@ def instantiate(spec: Any, trusted: Iterable[str] = ()) -> Any:
     """Build the object that a configuration describes, nested ones first.
 
     Args:
-        spec: a mapping with ``class_path`` (and ``init_args``); lists and plain mappings are
-            searched for such; everything else is returned as it is.
-        trusted: packages whose classes may be built besides those of this library and
-            ``torch.nn``.
+        spec: a mapping with ``class_path`` and, if need be, ``init_args``; lists and other
+            mappings are searched for such mappings; anything else is returned unchanged.
+        trusted: packages whose classes may be built besides this library's and ``torch.nn``'s.
 
     Returns:
         The object.
@@ -38,9 +37,7 @@ def instantiate(spec: Any, trusted: Iterable[str] = ()) -> Any:
     if "class_path" not in spec:
         return {key: instantiate(value, trusted) for key, value in spec.items()}
     target = _find_class(spec["class_path"], (*TRUSTED, *trusted))
-    arguments = {
-        key: instantiate(value, trusted) for key, value in (spec.get("init_args") or {}).items()
-    }
+    arguments = instantiate(dict(spec.get("init_args") or {}), trusted)
     try:
         return target(**arguments)
     except TypeError as error:
@@ -48,10 +45,11 @@ def instantiate(spec: Any, trusted: Iterable[str] = ()) -> Any:
 
 
 def _find_class(path: Any, trusted: tuple[str, ...]) -> type:
+    """Import a class of a trusted package."""
     if not isinstance(path, str) or not any(path.startswith(f"{name}.") for name in trusted):
         raise InputError(
-            f"class_path {path!r} lies outside the trusted packages {', '.join(trusted)}; trust "
-            "its package by name if you know where the configuration comes from."
+            f"class_path {path!r} lies outside the trusted packages {', '.join(trusted)}; name its "
+            "package as trusted if you know where the configuration comes from."
         )
     module, _, name = path.rpartition(".")
     try:

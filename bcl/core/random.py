@@ -13,7 +13,7 @@ _MIX_2 = -7723592293110705685  # 0x94D049BB133111EB
 
 def _as_signed(value: int) -> int:
     """Fold a Python integer of any size into the signed 64-bit range."""
-    # Usual integers take no arithmetic, which torch.compile could not do within 64 bits.
+    # No arithmetic where none is needed: torch.compile could not do it within 64 bits.
     if -(2**63) <= value < 2**63:
         return value
     return (value + 2**63) % 2**64 - 2**63
@@ -36,7 +36,7 @@ def hash64(*keys: int | Tensor, device: torch.device | str | None = None) -> Ten
 
     Args:
         keys: integers or int64 tensors, broadcast against one another; their order matters.
-        device: where the result lies when all keys are plain integers.
+        device: of the result, when all keys are plain integers.
 
     Returns:
         int64 tensor of the broadcast shape.
@@ -54,7 +54,7 @@ def hash64(*keys: int | Tensor, device: torch.device | str | None = None) -> Ten
 
 
 def hash64_of(*keys: int) -> int:
-    """`hash64` of plain integers, as one.
+    """Return `hash64` of plain integers as a plain integer.
 
     Args:
         keys: integers; their order matters.
@@ -67,7 +67,7 @@ def hash64_of(*keys: int) -> int:
         True
     """
     state = 0
-    for key in map(int, keys):  # NumPy's would overflow
+    for key in map(int, keys):  # NumPy's integers would overflow
         state = ((state ^ key) + _GOLDEN) % 2**64
         for shift, factor in ((30, _MIX_1), (27, _MIX_2), (31, 1)):
             state = (state ^ (state % 2**64 >> shift)) * factor % 2**64
@@ -75,11 +75,11 @@ def hash64_of(*keys: int) -> int:
 
 
 def uniform(*keys: int | Tensor, device: torch.device | str | None = None) -> Tensor:
-    """Uniform float32 numbers in [0, 1), 24 random bits each, as a function of the keys.
+    """Draw uniform float32 numbers in [0, 1), 24 random bits each, as a function of the keys.
 
     Args:
         keys: as in `hash64`, for example ``seed, epoch, ids, view, stream``.
-        device: where the result lies when all keys are plain integers.
+        device: of the result, when all keys are plain integers.
 
     Returns:
         float32 tensor of the broadcast shape.
@@ -94,12 +94,12 @@ def uniform(*keys: int | Tensor, device: torch.device | str | None = None) -> Te
 
 
 def permutation(n: int, *keys: int, device: torch.device | str | None = None) -> Tensor:
-    """Random order of ``0 .. n-1`` as a function of the keys.
+    """Draw a random order of ``0 .. n-1`` as a function of the keys.
 
     Args:
         n: how many positions.
         keys: integers, for example ``seed, epoch``.
-        device: where the result lies.
+        device: of the result.
 
     Returns:
         (n,) int64 permutation.
@@ -109,5 +109,5 @@ def permutation(n: int, *keys: int, device: torch.device | str | None = None) ->
         [0, 1, 2, 3, 4]
     """
     index = torch.arange(n, dtype=torch.int64, device=device)
-    # Stable sort: equal hashes (one chance in 2**64 a pair) keep one order everywhere.
+    # Stable sort: equal hashes (one chance in 2**64 per pair) keep the same order everywhere.
     return torch.sort(hash64(*keys, index), stable=True).indices

@@ -13,17 +13,17 @@ def _has_triton() -> bool:
 
 
 @functools.cache
-def _is_new_enough(device: torch.device) -> bool:
-    # Older ones are unknown to the Triton versions that come with PyTorch.
+def _is_supported(device: torch.device) -> bool:
+    # Older GPUs are unknown to the Triton versions that come with PyTorch.
     return torch.version.hip is not None or torch.cuda.get_device_capability(device) >= (7, 5)
 
 
 def runs_triton(x: Tensor) -> bool:
-    """Whether kernels can work on ``x``: values that lie on a GPU that Triton knows."""
+    """Whether kernels can work on ``x``: it lies on a GPU that Triton supports."""
     return (
         x.device.type == "cuda"
-        and type(x) is Tensor  # not one without values, as when memory is planned
+        and type(x) is Tensor  # a fake tensor, as when memory is planned, has no values
         and not torch.compiler.is_compiling()
         and _has_triton()
-        and _is_new_enough(x.device)
+        and _is_supported(x.device)
     )
