@@ -1,35 +1,44 @@
-# Two commands: `make quickstart` and `make test`. Each makes .venv if need be; re-runs install nothing.
+# `make fast` while working, `make test` before a change is done. Each creates .venv on first use.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal
 
-.PHONY: quickstart test lint types unit docs bench reproduce format clean
+.PHONY: quickstart fast test lint types unit docs bench reproduce format clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/bcl quickstart $(ARGS)
+
+# Lint, types and the quick tests, in under a minute; mypy runs beside the tests.
+fast: lint
+	$(BIN)/mypy & types=$$!; \
+	$(PYTEST) -m "not slow and not gpu" tests/bcl tests/cacr tests/datamodules $(ARGS); tests=$$?; \
+	wait $$types && exit $$tests
 
 test: lint types docs unit
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
 
 types: $(VENV)/.installed-dev
 	$(BIN)/mypy
 
+# Part of the tests: make unit ARGS="tests/bcl/losses -k golden"
 unit: $(VENV)/.installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 $(ARGS)
+	$(PYTEST) $(ARGS)
 
-# A warning is an error; the site works from disk: site/index.html.
+# Warnings are errors. The site opens from disk: site/index.html
 docs: $(VENV)/.installed-dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
-# All benchmarks, one after the other; ARGS="--only views" runs a part, a re-run goes on.
+# All benchmarks, one after the other; ARGS="--only views" runs a part. A second run continues.
 bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/run.py $(ARGS)
 
-# Trains and probes the table of methods that docs/results.md is written from (benchmarks/presets);
-# some presets need the data set's folder: ROOT=DIR.
+# Train and probe the methods that docs/results.md compares (benchmarks/presets).
+# Some presets need the folder of a data set: ROOT=DIR
 PRESET ?= cpu
 reproduce: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/reproduce.py --preset $(PRESET) $(if $(ROOT),--root "$(ROOT)") $(ARGS)

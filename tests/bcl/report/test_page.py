@@ -352,6 +352,7 @@ class DevTools:
 @pytest.fixture
 def browser(page, tmp_path):
     if CHROMIUM is None:
+        assert "REQUIRE_CHROMIUM" not in os.environ, "no chromium is installed"
         pytest.skip("no chromium is installed")
     command = [
         CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic",
