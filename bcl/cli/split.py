@@ -242,9 +242,11 @@ def _show(counts: list[int], svg: str | None, title: str, names: list[str] | Non
     print()
     print(splits.histogram_text(counts, names))
     if svg:
+        from bcl.report.charts import class_histogram
+
         if Path(svg).suffix != ".svg":
             raise InputError(f"{svg}: the histogram is written as .svg.")
-        write_text(svg, splits.histogram_svg(counts, f"{title}: {sum(counts)} images", names))
+        write_text(svg, class_histogram(counts, f"{title}: {sum(counts)} images", names) + "\n")
         print(f"\nhistogram  {svg}")
 
 

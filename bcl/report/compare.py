@@ -10,6 +10,7 @@ from bcl.evaluation.results import ProbeReport
 from bcl.report.significance import holm, mcnemar, paired_t
 
 Values = dict[str, Any]
+Pairs = dict[str, tuple[list[Any], list[Any]]]
 COLUMNS = {
     "many": "Many",
     "medium": "Medium",
@@ -24,7 +25,7 @@ TESTED = ("many", "medium", "few", "all")
 
 @dataclass
 class Method:
-    """Runs that differ in their seed alone.
+    """Runs that differ only in their seed.
 
     Attributes:
         label: what readers see.
@@ -40,11 +41,11 @@ class Method:
 
     @property
     def seeds(self) -> list[Any]:
-        """Seed of every run."""
+        """Seed of each run."""
         return [report.record.get("seed") for report in self.reports]
 
     def entry(self, protocol: str) -> Values | None:
-        """The first run's entry of a protocol, with the class accuracies of all runs' mean."""
+        """The first run's entry of a protocol, with class accuracies averaged over all runs."""
         entries = self.entries(protocol)
         if not entries:
             return None
@@ -58,26 +59,23 @@ class Method:
 
 
 def methods(reports: Sequence[ProbeReport]) -> list[Method]:
-    """Put runs of one name and different seeds together; others stay apart.
+    """Group runs of one name and different seeds; runs without a seed stay apart.
 
     Args:
         reports: the runs, the baseline first.
 
     Returns:
-        One entry a method, in order of first appearance.
+        One entry per method, in order of first appearance.
 
     Raises:
-        InputError: see `check_comparable`.
+        InputError: no report, or different test sets.
     """
-    check_comparable(reports)
+    _check_comparable(reports)
     found: dict[str, Method] = {}
     for report in reports:
+        seed = report.record.get("seed")
         label, copy = report.name, 2
-        while label in found:
-            seeds = found[label].seeds
-            seed = report.record.get("seed")
-            if seed is not None and None not in seeds and seed not in seeds:
-                break
+        while label in found and (seed is None or {None, seed} & set(found[label].seeds)):
             label, copy = f"{report.name} ({copy})", copy + 1
         method = found.setdefault(label, Method(label, len(found), []))
         method.reports.append(report)
@@ -85,16 +83,7 @@ def methods(reports: Sequence[ProbeReport]) -> list[Method]:
     return list(found.values())
 
 
-def check_comparable(reports: Sequence[ProbeReport]) -> None:
-    """Refuse runs whose numbers do not belong side by side.
-
-    Args:
-        reports: the runs.
-
-    Raises:
-        InputError: none at all, or different test sets. Other class counts are noted instead
-            (`difference_notes`): SDCLR's five splits have five orders of the classes.
-    """
+def _check_comparable(reports: Sequence[ProbeReport]) -> None:
     if not reports:
         raise InputError("no report to render; give at least one.")
     first = reports[0]
@@ -108,7 +97,7 @@ def check_comparable(reports: Sequence[ProbeReport]) -> None:
 
 
 def difference_notes(reports: Sequence[ProbeReport]) -> list[str]:
-    """What else differs between runs of one test set, and what the data sets say of themselves.
+    """What else differs between runs of one test set, and the notes of their data sets.
 
     Args:
         reports: the runs.
@@ -116,119 +105,107 @@ def difference_notes(reports: Sequence[ProbeReport]) -> list[str]:
     Returns:
         Sentences for readers.
     """
-    notes = []
-    first = reports[0]
-    for key, words in (
+    first, notes = reports[0], []
+
+    def others(key: str, *, same: str | None = None) -> str:
+        """Runs with another value than the first, among those that agree on another key."""
+        names = set()
+        for run in reports:
+            if same is None:
+                differs = run.data.get(key) != first.data.get(key)
+            else:  # reports from before the hash was kept say nothing either way
+                known = run.data.get(key) and first.data.get(key)
+                agrees = run.data.get(same) == first.data.get(same)
+                differs = bool(known) and agrees and run.data[key] != first.data[key]
+            names |= {run.name} if differs else set()
+        return ", ".join(sorted(names))
+
+    for key, what in (
         ("content_hash", "pretraining images"),
         ("probe_hash", "probe training images"),
     ):
-        others = sorted({r.name for r in reports if r.data.get(key) != first.data.get(key)})
-        if others:
-            notes.append(f"Other {words} than {first.name}: {', '.join(others)}.")
-    for key, names, words in (
+        if names := others(key):
+            notes.append(f"Other {what} than {first.name}: {names}.")
+    for key, same, what in (
         ("images_hash", "content_hash", "pretraining"),
         ("test_images_hash", "test_hash", "test"),
     ):
-        others = sorted(
-            {
-                r.name
-                for r in reports
-                if r.data.get(names) == first.data.get(names)
-                and r.data.get(key)
-                and first.data.get(key)
-                and r.data[key] != first.data[key]
-            }
-        )
-        if others:
+        if names := others(key, same=same):
             notes.append(
-                f"The {words} images of the same names hold other bytes (another encoding or "
-                f"size) than those of {first.name}: {', '.join(others)}."
+                f"The {what} images of the same names hold other bytes (another encoding or size) "
+                f"than those of {first.name}: {names}."
             )
-    others = sorted(
-        {r.name for r in reports if r.data["class_counts"] != first.data["class_counts"]}
-    )
-    if others:
+    if names := others("class_counts"):
         notes.append(
-            f"Other class counts than {first.name}, so that Many, Medium and Few may be other "
-            f"classes: {', '.join(others)}."
+            f"Other class counts than {first.name}, so Many, Medium and Few may be other classes: "
+            f"{names}."
         )
     for rule in sorted({report.rule for report in reports} - {first.rule}):
-        notes.append(f"Some runs name the rule {rule}; all tables here use {first.rule}.")
-    of_all = [note for note in first.data.get("notes") or [] if _everywhere(note, reports)]
-    notes += [note[:1].upper() + note[1:] for note in of_all]
-    for report in reports:
-        for note in report.data.get("notes") or []:
-            if note not in of_all:
-                notes.append(f"{report.name}: {note}")
+        notes.append(f"Some runs use the grouping {rule}; all tables here use {first.rule}.")
+    own = [report.data.get("notes") or [] for report in reports]
+    common = [note for note in own[0] if all(note in each for each in own)]
+    notes += [note[:1].upper() + note[1:] for note in common]
+    for report, each in zip(reports, own, strict=True):
+        notes += [f"{report.name}: {note}" for note in each if note not in common]
     return list(dict.fromkeys(notes))
 
 
-def _everywhere(note: str, reports: Sequence[ProbeReport]) -> bool:
-    return all(note in (report.data.get("notes") or []) for report in reports)
-
-
 def compare(reports: Sequence[ProbeReport]) -> list[Values]:
-    """One table a protocol.
+    """One table per protocol.
 
     Args:
         reports: the runs, the baseline first.
 
     Returns:
-        Tables with ``protocol``, ``description``, ``kind``, ``rule``, ``test`` (which paired test
-        was made, or None) and ``rows``: ``method``, ``index``, ``seeds``, ``draws``, ``values`` by
-        column (`COLUMNS`) with ``mean``, ``ci95`` and, off the baseline, ``gain`` and ``p`` (after
-        Holm's correction); ``notes`` and ``chosen``. Accuracies are shares.
+        Tables with ``protocol``, ``description``, ``kind``, ``rule``, ``test`` (the paired test
+        in words, or None) and ``rows``: ``method``, ``index``, ``seeds``, ``draws``, ``values`` by
+        column (`COLUMNS`) with ``mean``, ``ci95`` and, except for the baseline, ``gain`` and ``p``
+        (after Holm's correction); ``notes`` and ``chosen``. Accuracies are shares.
 
     Raises:
-        InputError: see `check_comparable`.
+        InputError: no report, or different test sets.
     """
     together = methods(reports)
-    rule = reports[0].rule
     names: dict[str, Values] = {}
     for method in together:
         for plain in method.plain:
             for entry in plain["protocols"]:
                 names.setdefault(entry["name"], entry)
-    return [_table(name, first, together, rule) for name, first in names.items()]
+    return [_table(entry, together, reports[0].rule) for entry in names.values()]
 
 
-def _table(name: str, first: Values, together: list[Method], rule: str) -> Values:
-    rows = []
-    for method in together:
-        entries = method.entries(name)
-        if not entries:
-            continue
-        values = {column: _over_runs(entries, column, rule) for column in COLUMNS}
-        rows.append(
-            {
-                "method": method.label,
-                "index": method.index,
-                "seeds": method.seeds,
-                "draws": len(entries[0]["draws"]),
-                "values": values,
-                "notes": sorted({note for entry in entries for note in entry["notes"]}),
-                "chosen": entries[0]["draws"][0]["chosen"],
-            }
-        )
-    table = {
+def _table(first: Values, together: list[Method], rule: str) -> Values:
+    name = first["name"]
+    rows = [
+        {
+            "method": method.label,
+            "index": method.index,
+            "seeds": method.seeds,
+            "draws": len(entries[0]["draws"]),
+            "values": {column: _over_runs(entries, column, rule) for column in COLUMNS},
+            "notes": sorted({note for entry in entries for note in entry["notes"]}),
+            "chosen": entries[0]["draws"][0]["chosen"],
+        }
+        for method in together
+        if (entries := method.entries(name))
+    ]
+    test = _test_rows(rows, name, together, rule) if rows[0]["index"] == 0 else None
+    return {
         "protocol": name,
         "description": first["description"],
         "kind": first["kind"],
         "rule": rule,
-        "test": None,
+        "test": test,
         "rows": rows,
     }
-    baseline = together[0]
-    if len(rows) > 1 and rows[0]["index"] == baseline.index:
-        _test_rows(table, name, together, rule)
-    return table
 
 
 def _single(entry: Values, column: str, rule: str) -> Values:
     summary = entry["summary"]
-    found = summary.get(rule, {}).get(column)
     if column in ("all", "top5"):
         found = summary.get("accuracy" if column == "all" else "top5")
+    else:
+        found = summary.get(rule, {}).get(column)
     return dict(found) if found is not None else {"mean": None, "ci95": None}
 
 
@@ -242,76 +219,63 @@ def _over_runs(entries: list[Values], column: str, rule: str) -> Values:
     return {"mean": mean, "ci95": half if half == half else None, "runs": means}
 
 
-def _test_rows(table: Values, name: str, together: list[Method], rule: str) -> None:
-    """Gain over the baseline and its p-value, for every other row."""
-    baseline, base_row = together[0], table["rows"][0]
-    others = table["rows"][1:]
+def _test_rows(rows: list[Values], name: str, together: list[Method], rule: str) -> str | None:
+    """Give each row but the first its gain and p-values; returns the tests in words."""
+    base, others = rows[0], rows[1:]
     p_values: dict[str, list[float | None]] = {column: [] for column in TESTED}
     kinds = set()
     for row in others:
-        method = together[row["index"]]
         for column in COLUMNS:
-            a, b = base_row["values"][column]["mean"], row["values"][column]["mean"]
+            a, b = base["values"][column]["mean"], row["values"][column]["mean"]
             row["values"][column]["gain"] = None if a is None or b is None else b - a
-        samples, kind = _pairs(baseline, method, name, rule)
+        method = together[row["index"]]
+        pairs, kind = _pairs(together[0], method, name, rule)
         for column in TESTED:
-            first, second = samples.get(column, ([], []))
+            first, second = pairs.get(column, ([], []))
             known = None not in first and None not in second
             p_values[column].append(paired_t(first, second) if known else None)
         if kind is None:
-            p, kind = _over_images(baseline, method, name)
-            p_values["all"][-1] = p
-        if kind is not None:
-            kinds.add(kind)
+            p_values["all"][-1], kind = _over_images(together[0], method, name)
+        kinds |= {kind} - {None}
     for column, found in p_values.items():
         for row, p in zip(others, holm(found), strict=True):
             row["values"][column]["p"] = p
-    table["test"] = "; ".join(sorted(kinds)) or None
+    return "; ".join(sorted(map(str, kinds))) or None
 
 
-def _pairs(
-    a: Method, b: Method, name: str, rule: str
-) -> tuple[dict[str, tuple[list[Any], list[Any]]], str | None]:
-    """Paired values by column, and the test's name: over common seeds, else over draws."""
+def _pairs(a: Method, b: Method, name: str, rule: str) -> tuple[Pairs, str | None]:
+    """Paired values by column and the test in words: over common seeds, or else over draws."""
 
     def by_seed(method: Method) -> dict[Any, Values]:
-        return {
-            plain["record"].get("seed"): entry
-            for plain in method.plain
-            for entry in plain["protocols"]
-            if entry["name"] == name
-        }
+        found = zip(method.seeds, method.plain, strict=True)
+        return {s: e for s, plain in found for e in plain["protocols"] if e["name"] == name}
 
     first, second = by_seed(a), by_seed(b)
     seeds = [seed for seed in first if seed is not None and seed in second]
     if len(seeds) > 1:
         values = {
-            column: (
-                [_single(first[seed], column, rule)["mean"] for seed in seeds],
-                [_single(second[seed], column, rule)["mean"] for seed in seeds],
+            column: tuple(
+                [_single(runs[s], column, rule)["mean"] for s in seeds] for runs in (first, second)
             )
             for column in TESTED
         }
-        return values, f"paired t-test over {len(seeds)} seeds"
-    draws = [len(method.entries(name)[0]["draws"]) for method in (a, b)]
-    drawn_from = (
-        "content_hash" if "long-tailed" in a.entries(name)[0]["description"] else "probe_hash"
-    )
-    same = a.plain[0]["data"][drawn_from] == b.plain[0]["data"][drawn_from]
-    if draws[0] != draws[1] or draws[0] < 2 or not same:
+        return values, f"paired t-test over {len(seeds)} seeds"  # type: ignore[return-value]
+    entry, other = a.entries(name)[0], b.entries(name)[0]
+    draws = len(entry["draws"])
+    pool = "content_hash" if "long-tailed" in entry["description"] else "probe_hash"
+    same_pool = a.plain[0]["data"][pool] == b.plain[0]["data"][pool]
+    if draws < 2 or len(other["draws"]) != draws or not same_pool:
         return {}, None
-    values = {
-        column: (_draws(a, name, column, rule), _draws(b, name, column, rule)) for column in TESTED
-    }
-    return values, f"paired t-test over {draws[0]} draws, which says nothing about seeds"
+    drawn = {c: (_draws(a, name, c, rule), _draws(b, name, c, rule)) for c in TESTED}
+    return drawn, f"paired t-test over {draws} draws, which says nothing about seeds"
 
 
 def _draws(method: Method, name: str, column: str, rule: str) -> list[Any]:
-    """One value a draw of a method's first run."""
+    """One value per draw of a method's first run."""
     draws = method.entries(name)[0]["draws"]
     if column == "all":
         return [draw["accuracy"] for draw in draws]
-    ids = method.plain[0]["groups"][rule][column] if rule in method.plain[0]["groups"] else []
+    ids = method.plain[0]["groups"].get(rule, {}).get(column, [])
     rows = [
         [draw["per_class"][c] for c in ids if draw["per_class"][c] is not None] for draw in draws
     ]
@@ -320,11 +284,10 @@ def _draws(method: Method, name: str, column: str, rule: str) -> list[Any]:
 
 def _over_images(a: Method, b: Method, name: str) -> tuple[float | None, str | None]:
     first, second = a.reports[0].predictions, b.reports[0].predictions
-    if name not in first or name not in second or "labels" not in first:
+    if not {name, "labels"} <= first.keys() or name not in second:
         return None, None
-    if first[name].shape[0] != 1 or second[name].shape[0] != 1:
+    if len(first[name]) != 1 or len(second[name]) != 1:
         return None, None
-    right_a = first[name][0] == first["labels"]
-    right_b = second[name][0] == second["labels"]
+    right_a, right_b = (found[name][0] == first["labels"] for found in (first, second))
     p = mcnemar(int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum()))
     return p, "McNemar test over test images, which says nothing about seeds"

@@ -11,26 +11,23 @@ from typing import Any
 from bcl.core.errors import InputError, unknown_name
 from bcl.core.files import write_text
 from bcl.evaluation.results import SCHEMA, ProbeReport
-from bcl.report import charts
+from bcl.report import charts, tables
 from bcl.report.compare import COLUMNS, Method, compare, difference_notes, methods
 from bcl.report.confusion import tail_confusion
-from bcl.report.tables import (
-    comparison_json,
-    csv_table,
-    latex_table,
-    markdown_table,
-    percent,
-    stars,
-)
 
 Values = dict[str, Any]
-FORMATS = {"md": markdown_table, "tex": latex_table, "csv": csv_table, "json": comparison_json}
+FORMATS = {
+    "md": tables.markdown_table,
+    "tex": tables.latex_table,
+    "csv": tables.csv_table,
+    "json": tables.comparison_json,
+}
 IMAGE_ROWS = {
     "highest": (
         "highest memorization scores",
-        "Not yet memorized: where views are boosted, these most.",
+        "Not memorized yet: boosted views augment these most.",
     ),
-    "lowest": ("lowest memorization scores", "Memorized: where views are boosted, these hardly."),
+    "lowest": ("lowest memorization scores", "Memorized: boosted views augment these least."),
     "risen": (
         "scores that rose most",
         "Forgotten, relative to the others, since the earlier epoch.",
@@ -50,19 +47,19 @@ def render_report(
     """Write reports side by side into one self-contained HTML file.
 
     Args:
-        reports: one report or several of the same test set; the first is the baseline, and runs
+        reports: one report, or several of the same test set; the first is the baseline, and runs
             of one name with different seeds are averaged.
         out: the HTML file.
         title: heading of the page.
-        formats: also write the tables beside the page: ``"md"``, ``"tex"``, ``"csv"``, ``"json"``.
+        formats: also write the tables next to the page: ``"md"``, ``"tex"``, ``"csv"``, ``"json"``.
         overwrite: whether existing files may be replaced.
 
     Returns:
         The file's path.
 
     Raises:
-        InputError: no report, reports of different test sets, a file that exists, a folder that
-            cannot be written, an unknown format, or jinja2 missing.
+        InputError: no report, reports of different test sets, a file that exists or cannot be
+            written, an unknown format, or the extra ``report`` not installed.
 
     Example:
         >>> import tempfile
@@ -75,9 +72,8 @@ def render_report(
         (True, True)
     """
     runs = [reports] if isinstance(reports, ProbeReport) else list(reports)
-    path = Path(out)
     formats = list(dict.fromkeys(formats))
-    targets = check_out(path, overwrite, formats)
+    targets = check_out(Path(out), overwrite, formats)
     texts = [render_html(runs, title=title), *(FORMATS[name](runs) for name in formats)]
     for target, text in zip(targets, texts, strict=True):
         try:
@@ -86,7 +82,7 @@ def render_report(
             raise InputError(
                 f"cannot write {target}: {error.strerror}; choose another place."
             ) from error
-    return path
+    return targets[0]
 
 
 def check_out(path: Path, overwrite: bool, formats: Sequence[str] = ()) -> list[Path]:
@@ -95,10 +91,10 @@ def check_out(path: Path, overwrite: bool, formats: Sequence[str] = ()) -> list[
     Args:
         path: the file to be written.
         overwrite: whether it may exist.
-        formats: further files beside it.
+        formats: further files next to it.
 
     Returns:
-        All files that will be written.
+        All files that will be written, the page first.
 
     Raises:
         InputError: see above.
@@ -109,100 +105,62 @@ def check_out(path: Path, overwrite: bool, formats: Sequence[str] = ()) -> list[
     if path.is_dir():
         raise InputError(f"{path} is a folder; name a file, such as {path / 'report.html'}.")
     targets = [path, *(path.with_suffix(f".{name}") for name in dict.fromkeys(formats))]
-    twice = sorted({target.name for target in targets if targets.count(target) > 1})
-    if twice:
-        raise InputError(f"{twice[0]} would be both the page and a table; name the page otherwise.")
+    if path in targets[1:]:
+        raise InputError(f"{path.name} would be both the page and a table; rename the page.")
     for target in targets:
-        if _is_probe_report(target):  # also with overwrite: the results would be lost
+        if json_schema(target) == SCHEMA:  # also with overwrite: the results would be lost
             raise InputError(
-                f"{target} holds a run's results, which are never replaced by a comparison; name "
-                f"another page, such as {path.with_name('comparison.html')}."
+                f"{target} holds a run's results, which a comparison never replaces; name another "
+                f"page, such as {path.with_name('comparison.html')}."
             )
         if target.exists() and not overwrite:
             raise InputError(f"{target} exists; name another file, or pass --overwrite.")
-    folder = path.absolute().parent
-    while not folder.exists():
-        folder = folder.parent
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         raise InputError(f"cannot write {path}: {folder} is not writable; choose another place.")
     return targets
 
 
-def _is_probe_report(path: Path) -> bool:
-    """Whether a file is what `ProbeReport.save` wrote, of whatever version."""
-    if not path.is_file():
-        return False
+def json_schema(path: Path) -> str | None:
+    """The schema that a JSON file names, "" if it names none; None if it is no JSON file."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return False
-    return isinstance(values, dict) and values.get("schema") == SCHEMA
+        return None
+    return str(values.get("schema", "")) if isinstance(values, dict) else ""
 
 
 def render_html(runs: Sequence[ProbeReport], *, title: str = "Linear probe report") -> str:
-    """The page as text; see `render_report`.
-
-    Args:
-        runs: reports, the baseline first.
-        title: heading of the page.
-
-    Returns:
-        HTML.
-
-    Raises:
-        InputError: see `render_report`.
-    """
-    together = methods(runs)
-    for run in runs:
-        if not run.protocols:
-            raise InputError(f"report '{run.name}' has no protocol; there is nothing to show.")
+    """The page as text; see `render_report`."""
     try:
         import jinja2
     except ImportError as error:
         raise InputError("reports need jinja2: pip install 'bcl-cacr[report]'.") from error
-    here = resources.files("bcl.report")
-    read = {
-        name: here.joinpath(name).read_text(encoding="utf-8")
-        for name in ("report.html.j2", "report.css", "report.js")
-    }
+    together = methods(runs)
+    for run in runs:
+        if not run.protocols:
+            raise InputError(f"report '{run.name}' has no protocol; there is nothing to show.")
+    files = resources.files("bcl.report")
     environment = jinja2.Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+        loader=jinja2.FunctionLoader(lambda name: files.joinpath(name).read_text(encoding="utf-8")),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
     )
-    environment.filters["percent"] = percent
-    environment.filters["stars"] = stars
-    environment.filters["points"] = lambda value: f"{100 * value:+.2f}"
-    environment.filters["decimal"] = lambda value, digits=3: (
-        "–" if value is None else f"{value:.{digits}f}"
-    )
+    environment.filters |= {"percent": tables.percent, "stars": tables.stars, "decimal": _decimal}
     protocol = charts.main_protocol(together)
-    tables = compare(runs)
-    for table in tables:
-        table["columns"] = [c for c in COLUMNS if c != "top5" or table["kind"] != "knn"]
-        table["marked"] = any(
-            stars(value.get("p")) for row in table["rows"] for value in row["values"].values()
-        )
-        table["tested"] = any(
-            value.get("p") is not None for row in table["rows"] for value in row["values"].values()
-        )
-        table["best"] = {
-            column: max(
-                (m for row in table["rows"] if (m := row["values"][column]["mean"]) is not None),
-                default=None,
-            )
-            for column in ("many", "medium", "few", "all")
-        }
-    views = [_view(method, protocol) for method in together]
-    return environment.from_string(read["report.html.j2"]).render(
+    views = [_method_view(method, protocol) for method in together]
+    found = [_table_view(table) for table in compare(runs)]
+    return environment.get_template("report.html.j2").render(
         title=title,
-        css=read["report.css"],
-        js=read["report.js"],
         columns=COLUMNS,
         methods=views,
         first=views[0]["runs"][0],
         protocol=protocol,
-        tables=tables,
+        tables=found,
         notes=difference_notes(runs),
-        overview=_overview(tables, len(together)) if len(tables) > 2 else [],
+        overview=_overview(found, len(together)) if len(found) > 2 else [],
         solvers=charts.solver_lines(together),
         image_rows=IMAGE_ROWS,
         charts={
@@ -215,34 +173,49 @@ def render_html(runs: Sequence[ProbeReport], *, title: str = "Linear probe repor
                 together, "score_mean", "Mean memorization score", "mean score"
             ),
         },
-        markdown=markdown_table(runs),
-        latex=latex_table(runs),
+        markdown=tables.markdown_table(runs),
+        latex=tables.latex_table(runs),
     )
 
 
-def _overview(tables: list[Values], count: int) -> list[list[Values | None]]:
-    """All accuracy by method and protocol, None where a method lacks the protocol."""
-    rows: list[list[Values | None]] = [[None] * len(tables) for _ in range(count)]
-    for column, table in enumerate(tables):
+def _decimal(value: float | None, digits: int = 3) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def _table_view(table: Values) -> Values:
+    """A comparison with what the template asks of it."""
+    p_values = [value.get("p") for row in table["rows"] for value in row["values"].values()]
+    return table | {
+        "columns": [c for c in COLUMNS if c != "top5" or table["kind"] != "knn"],
+        "marked": any(map(tables.stars, p_values)),
+        "tested": any(p is not None for p in p_values),
+        "best": tables.best(table),
+    }
+
+
+def _overview(found: list[Values], count: int) -> list[list[Values | None]]:
+    """All accuracy by method and protocol; None if a method lacks the protocol."""
+    rows: list[list[Values | None]] = [[None] * len(found) for _ in range(count)]
+    for column, table in enumerate(found):
         for row in table["rows"]:
             rows[row["index"]][column] = {**row["values"]["all"], "ci95": None}
     return rows
 
 
-def _view(method: Method, protocol: str) -> Values:
+def _method_view(method: Method, protocol: str) -> Values:
     """What the template shows of a method; images and tracker are those of its first run."""
-    first = method.plain[0]
+    first, entry = method.plain[0], method.entry(protocol)
     images = []
     for image, content in zip(first["images"], method.reports[0].images, strict=True):
         if content["png"]:
-            image["uri"] = "data:image/png;base64," + base64.b64encode(content["png"]).decode()
-            images.append(image)
-    entry = method.entry(protocol)
+            uri = "data:image/png;base64," + base64.b64encode(content["png"]).decode()
+            images.append({**image, "uri": uri})
+    records = [plain["record"].get("config") or {} for plain in method.plain]
     return {
         "label": method.label,
         "index": method.index,
         "color": charts.color(method.index),
-        "marker": charts.marker(method.index),
+        "shape": charts.shape(method.index),
         "runs": method.plain,
         "images": images,
         "tracker": first["tracker"],
@@ -251,16 +224,13 @@ def _view(method: Method, protocol: str) -> Values:
         "per_class": entry["per_class"] if entry else None,
         "measures": first["measures"],
         "confusion": _confusion(method, protocol),
-        "configs": [
-            json.dumps(plain["record"].get("config") or {}, indent=2, ensure_ascii=False)
-            for plain in method.plain
-        ],
+        "configs": [json.dumps(config, indent=2, ensure_ascii=False) for config in records],
     }
 
 
 def _confusion(method: Method, protocol: str) -> Values | None:
     report, plain = method.reports[0], method.plain[0]
-    if protocol not in report.predictions or "labels" not in report.predictions:
+    if not {protocol, "labels"} <= report.predictions.keys():
         return None
     return tail_confusion(
         report.predictions[protocol],

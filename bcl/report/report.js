@@ -31,3 +31,22 @@ for (const table of document.querySelectorAll("table.sortable")) {
     });
   });
 }
+// A run's entry in a legend hides its marks in all charts, and shows them again.
+for (const entry of document.querySelectorAll(".legend li")) {
+  const button = document.createElement("button");
+  const run = entry.dataset.run;
+  button.type = "button";
+  button.setAttribute("aria-pressed", "true");
+  button.title = "Show or hide this run in the charts";
+  button.append(...entry.childNodes);
+  entry.append(button);
+  button.addEventListener("click", () => {
+    const hidden = button.getAttribute("aria-pressed") === "true";
+    for (const marks of document.querySelectorAll(`svg [class*="run${run}x"]`)) {
+      marks.style.display = hidden ? "none" : "";
+    }
+    for (const other of document.querySelectorAll(`.legend li[data-run="${run}"] button`)) {
+      other.setAttribute("aria-pressed", String(!hidden));
+    }
+  });
+}

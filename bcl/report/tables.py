@@ -1,10 +1,11 @@
-"""Tables as text: for the terminal, Markdown, LaTeX, CSV and JSON."""
+"""One table writer, for the terminal, Markdown, LaTeX and CSV; and the comparison in each."""
 
 import csv
 import io
 import json
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 from bcl.evaluation.results import ProbeReport, rounded
 from bcl.report.compare import COLUMNS, compare, difference_notes
@@ -13,6 +14,106 @@ SCHEMA = "bcl-cacr/comparison"
 SCHEMA_VERSION = 1
 CSV_FIELDS = ("protocol", "method", "seeds", "draws", "rule", "column", "mean", "ci95", "gain", "p")
 Values = dict[str, Any]
+TEX = {
+    "\\": "\\textbackslash{}", "&": "\\&", "%": "\\%", "$": "\\$", "#": "\\#", "_": "\\_",
+    "{": "\\{", "}": "\\}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}",
+    "±": "$\\pm$", "<": "$<$", ">": "$>$", "–": "--", "×": "$\\times$",
+}  # fmt: skip
+
+
+class Cell(NamedTuple):
+    """A number with half its interval and its stars, which every format writes its own way."""
+
+    value: str
+    half: str = ""
+    stars: str = ""
+    bold: bool = False
+
+    def __str__(self) -> str:
+        return self.value + (f" ± {self.half}" if self.half else "") + self.stars
+
+    def markdown(self) -> str:
+        """As Markdown, bold included."""
+        text = str(self).replace("*", "\\*")
+        return f"**{text}**" if self.bold else text
+
+    def latex(self) -> str:
+        """As LaTeX, with stars raised and only the value bold."""
+        value = f"\\textbf{{{tex(self.value)}}}" if self.bold else tex(self.value)
+        half = f" $\\pm$ {self.half}" if self.half else ""
+        return value + half + (f"$^{{{self.stars}}}$" if self.stars else "")
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows under a heading, written in any format.
+
+    Attributes:
+        head: names of the columns.
+        rows: cells; plain text may hold Markdown where only Markdown is written.
+        left: how many leading columns are text, aligned to the left.
+    """
+
+    head: Sequence[str]
+    rows: Sequence[Sequence[str | Cell]]
+    left: int = 1
+
+    def text(self) -> str:
+        """Aligned columns for a terminal.
+
+        Example:
+            >>> print(Table(["run", "All"], [["a", "9.5"], ["long", "10.5"]]).text())
+            run    All
+            a      9.5
+            long  10.5
+        """
+        lines = [[str(cell) for cell in row] for row in (self.head, *self.rows)]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        sides = ["<" if i < self.left else ">" for i in range(len(widths))]
+        layout = list(zip(sides, widths, strict=True))
+        return "\n".join(
+            "  ".join(
+                f"{cell:{side}{width}}" for cell, (side, width) in zip(line, layout, strict=True)
+            )
+            for line in lines
+        )
+
+    def markdown(self) -> str:
+        r"""A pipe table.
+
+        Example:
+            >>> print(Table(["run", "All"], [["a|b", Cell("9.5", "0.2", "*")]]).markdown())
+            | run | All |
+            |---|---:|
+            | a\|b | 9.5 ± 0.2\* |
+        """
+        rule = "|" + "---|" * self.left + "---:|" * (len(self.head) - self.left)
+        rows = [
+            [c.markdown() if isinstance(c, Cell) else c.replace("|", "\\|") for c in row]
+            for row in self.rows
+        ]
+        head, *body = (f"| {' | '.join(row)} |" for row in (self.head, *rows))
+        return "\n".join([head, rule, *body])
+
+    def latex(self, caption: str) -> str:
+        r"""A LaTeX ``table`` with booktabs rules; needs ``\usepackage{booktabs}``."""
+        sides = "l" * self.left + "r" * (len(self.head) - self.left)
+        rows = [[c.latex() if isinstance(c, Cell) else tex(c) for c in row] for row in self.rows]
+        head, *body = (" & ".join(row) + " \\\\" for row in ([tex(c) for c in self.head], *rows))
+        lines = ["\\begin{table}", "\\centering", f"\\caption{{{tex(caption)}}}"]
+        lines += [f"\\begin{{tabular}}{{{sides}}}", "\\toprule", head, "\\midrule", *body]
+        return "\n".join([*lines, "\\bottomrule", "\\end{tabular}", "\\end{table}"])
+
+    def csv(self) -> str:
+        """Comma-separated values."""
+        buffer = io.StringIO()
+        csv.writer(buffer, lineterminator="\n").writerows([self.head, *self.rows])
+        return buffer.getvalue()
+
+
+def tex(text: str) -> str:
+    """Escape what LaTeX would read as commands."""
+    return "".join(TEX.get(sign, sign) for sign in text)
 
 
 def stars(p: float | None) -> str:
@@ -21,181 +122,109 @@ def stars(p: float | None) -> str:
 
 
 def percent(value: float | None, digits: int = 2) -> str:
-    """A share as percent; a dash where there is none."""
+    """A share as per cent; a dash where there is none."""
     return "–" if value is None or value != value else f"{100 * value:.{digits}f}"
 
 
+def best(table: Values) -> dict[str, float | None]:
+    """The largest mean of each accuracy column of a comparison."""
+    found = {}
+    for column in ("many", "medium", "few", "all"):
+        means = [row["values"][column]["mean"] for row in table["rows"]]
+        found[column] = max((mean for mean in means if mean is not None), default=None)
+    return found
+
+
 def text_table(reports: Sequence[ProbeReport]) -> str:
-    """Many, Medium, Few, Std and All of every method and protocol, in per cent, for a terminal.
+    """Many, Medium, Few, Std and All of each method and protocol, in per cent, for a terminal.
 
     Args:
         reports: the runs; seeds of one name are averaged.
 
     Returns:
-        Lines of one width, and the grouping rule.
+        Aligned lines, and the grouping.
 
     Example:
         >>> from bcl import evaluate
         >>> from datamodules import DigitsLT
         >>> gray = lambda images: images.float().mean((2, 3))
         >>> report = evaluate(gray, DigitsLT(), protocols="knn@10", record={"name": "gray"})
-        >>> heading, row, rule = text_table([report]).splitlines()
+        >>> heading, row, groups = text_table([report]).splitlines()
         >>> heading
         'run   protocol  Many  Medium   Few  Std(pop)  Std(n-1)    All'
         >>> row.split()[:2], len(row) == len(heading)
         (['gray', 'knn@10'], True)
     """
-    columns = [column for column in COLUMNS if column != "top5"]
     head = ["run", "protocol", "Many", "Medium", "Few", "Std(pop)", "Std(n-1)", "All"]
-    tables = compare(reports)
-    order: dict[str, list[list[str]]] = {}
-    for table in tables:
+    by_run: dict[str, list[list[str]]] = {}
+    for table in compare(reports):
         for row in table["rows"]:
             label = row["method"] + (f" ×{len(row['seeds'])}" if len(row["seeds"]) > 1 else "")
-            cells = [percent(row["values"][column]["mean"]) for column in columns]
-            order.setdefault(label, []).append([label, table["protocol"], *cells])
-    rows = [row for block in order.values() for row in block]
-    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
-    lines = []
-    for row in [head, *rows]:
-        left = [cell.ljust(width) for cell, width in zip(row[:2], widths[:2], strict=True)]
-        right = [cell.rjust(width) for cell, width in zip(row[2:], widths[2:], strict=True)]
-        lines.append("  ".join(left + right))
-    return "\n".join([*lines, f"groups by {reports[0].groups[reports[0].rule]['description']}"])
+            cells = [percent(row["values"][c]["mean"]) for c in COLUMNS if c != "top5"]
+            by_run.setdefault(label, []).append([label, table["protocol"], *cells])
+    rows = [row for rows in by_run.values() for row in rows]
+    groups = reports[0].groups[reports[0].rule]["description"]
+    return f"{Table(head, rows, left=2).text()}\ngroups by {groups}"
 
 
 def markdown_table(reports: Sequence[ProbeReport]) -> str:
-    """One Markdown table a protocol.
-
-    Args:
-        reports: the runs, the baseline first.
-
-    Returns:
-        Markdown.
-    """
-    lines = []
-    for table in compare(reports):
-        lines += [f"### {table['protocol']}", "", f"{table['description']}.", ""]
-        lines += ["| Run | " + " | ".join(COLUMNS.values()) + " |", "|---" + "|---:" * 7 + "|"]
-        for row in table["rows"]:
-            name = row["method"].replace("|", "\\|")
-            cells = [_cell(row["values"][column], "±") for column in COLUMNS]
-            lines.append(f"| {name} | " + " | ".join(cells) + " |")
-        lines += ["", _footnote(table, reports), ""]
-    return "\n".join(lines)
-
-
-def _cell(value: Values, sign: str) -> str:
-    text = percent(value["mean"])
-    if value["ci95"] is not None:
-        text += f" {sign} {percent(value['ci95'])}"
-    mark = stars(value.get("p"))
-    return text + mark.replace("*", "\\*")
-
-
-def _footnote(table: Values, reports: Sequence[ProbeReport]) -> str:
-    text = f"Per cent. Groups by {reports[0].groups[table['rule']]['description']}."
-    if any(v["ci95"] is not None for row in table["rows"] for v in row["values"].values()):
-        text += " ± is the 95 % interval over seeds or draws."
-    if table["test"]:
-        text += (
-            f" \\* p < 0.05, \\*\\* p < 0.01 against {table['rows'][0]['method']}: "
-            f"{table['test']}; Holm's correction."
-        )
-    return text
+    """One Markdown table per protocol, the baseline first."""
+    parts = []
+    for found, table, note in _tables(reports):
+        parts += [f"### {found['protocol']}", f"{found['description']}.", table.markdown(), note]
+    return "\n\n".join(parts) + "\n"
 
 
 def latex_table(reports: Sequence[ProbeReport]) -> str:
-    r"""One LaTeX table a protocol, with booktabs rules.
+    """One LaTeX table per protocol, the best of a column bold."""
+    parts = []
+    for found, table, note in _tables(reports, mark_best=True):
+        caption = f"{found['protocol']}: {found['description']}. {note}".replace("\\*", "*")
+        parts.append(table.latex(caption) + "\n")
+    return "\n".join(parts)
 
-    Args:
-        reports: the runs, the baseline first.
 
-    Returns:
-        LaTeX; needs ``\usepackage{booktabs}``.
-    """
-    lines = []
-    for table in compare(reports):
-        caption = f"{table['protocol']}: {table['description']}. "
-        caption += _footnote(table, reports).replace("\\*", "*")
-        lines += [
-            "\\begin{table}", "\\centering", f"\\caption{{{tex(caption)}}}",
-            "\\begin{tabular}{lrrrrrrr}", "\\toprule",
-            "Run & " + " & ".join(tex(name) for name in COLUMNS.values()) + " \\\\", "\\midrule",
-        ]  # fmt: skip
-        best = {column: _best(table, column) for column in ("many", "medium", "few", "all")}
-        for row in table["rows"]:
+def _tables(
+    reports: Sequence[ProbeReport], *, mark_best: bool = False
+) -> Iterator[tuple[Values, Table, str]]:
+    """Each comparison with its table and its footnote."""
+    for found in compare(reports):
+        top = best(found) if mark_best and len(found["rows"]) > 1 else {}
+        rows: list[list[str | Cell]] = []
+        for row in found["rows"]:
             cells = []
             for column in COLUMNS:
                 value = row["values"][column]
-                text = percent(value["mean"]).replace("–", "--")
-                top = best.get(column)
-                if len(table["rows"]) > 1 and top is not None and value["mean"] == top:
-                    text = f"\\textbf{{{text}}}"
-                if value["ci95"] is not None:
-                    text += f" $\\pm$ {percent(value['ci95'])}"
-                mark = stars(value.get("p"))
-                cells.append(text + (f"$^{{{mark}}}$" if mark else ""))
-            lines.append(f"{tex(row['method'])} & " + " & ".join(cells) + " \\\\")
-        lines += ["\\bottomrule", "\\end{tabular}", "\\end{table}", ""]
-    return "\n".join(lines)
-
-
-def _best(table: Values, column: str) -> float | None:
-    means = [row["values"][column]["mean"] for row in table["rows"]]
-    return max((mean for mean in means if mean is not None), default=None)
-
-
-def tex(text: str) -> str:
-    """Escape what LaTeX would read as commands."""
-    signs = {
-        "\\": "\\textbackslash{}", "&": "\\&", "%": "\\%", "$": "\\$", "#": "\\#", "_": "\\_",
-        "{": "\\{", "}": "\\}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}",
-        "±": "$\\pm$", "<": "$<$", ">": "$>$", "–": "--", "×": "$\\times$",
-    }  # fmt: skip
-    return "".join(signs.get(sign, sign) for sign in text)
+                half = "" if value["ci95"] is None else percent(value["ci95"])
+                bold = value["mean"] is not None and value["mean"] == top.get(column)
+                cells.append(Cell(percent(value["mean"]), half, stars(value.get("p")), bold))
+            rows.append([row["method"], *cells])
+        groups = reports[0].groups[found["rule"]]["description"]
+        note = f"Per cent. Groups by {groups}."
+        if any(v["ci95"] is not None for row in found["rows"] for v in row["values"].values()):
+            note += " ± is the 95 % interval over seeds or draws."
+        if found["test"]:
+            against = f"p < 0.05, \\*\\* p < 0.01 against {found['rows'][0]['method']}"
+            note += f" \\* {against}: {found['test']}; Holm's correction."
+        yield found, Table(["Run", *COLUMNS.values()], rows), note
 
 
 def csv_table(reports: Sequence[ProbeReport]) -> str:
-    """One line a number: `CSV_FIELDS`; accuracies are shares.
-
-    Args:
-        reports: the runs, the baseline first.
-
-    Returns:
-        CSV with a heading.
-    """
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, CSV_FIELDS, lineterminator="\n")
-    writer.writeheader()
+    """One line per number, with the columns of `CSV_FIELDS`; accuracies are shares."""
+    rows = []
     for table in compare(reports):
         for row in table["rows"]:
+            seeds = " ".join(map(str, row["seeds"]))
+            about = [table["protocol"], row["method"], seeds, str(row["draws"]), table["rule"]]
             for column in COLUMNS:
-                value = row["values"][column]
-                numbers = {key: value.get(key) for key in ("mean", "ci95", "gain", "p")}
-                writer.writerow(
-                    {
-                        "protocol": table["protocol"],
-                        "method": row["method"],
-                        "seeds": " ".join(str(seed) for seed in row["seeds"]),
-                        "draws": row["draws"],
-                        "rule": table["rule"],
-                        "column": column,
-                        **{k: "" if v is None else rounded(v) for k, v in numbers.items()},
-                    }
-                )
-    return buffer.getvalue()
+                found = [row["values"][column].get(key) for key in ("mean", "ci95", "gain", "p")]
+                numbers = ["" if value is None else str(rounded(value)) for value in found]
+                rows.append([*about, column, *numbers])
+    return Table(CSV_FIELDS, rows).csv()
 
 
 def comparison_dict(reports: Sequence[ProbeReport]) -> Values:
-    """The tables and the whole reports as plain values; `docs/reports.md` has the schema.
-
-    Args:
-        reports: the runs, the baseline first.
-
-    Returns:
-        A dict for JSON.
-    """
+    """The tables and the whole reports as plain values; `docs/reports.md` has the schema."""
     return {
         "schema": SCHEMA,
         "schema_version": SCHEMA_VERSION,

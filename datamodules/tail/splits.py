@@ -1,6 +1,5 @@
 """Splits as files: which images of a data set a long-tailed subset holds."""
 
-import html
 import json
 import pickletools
 import tokenize
@@ -357,47 +356,3 @@ def histogram_text(counts: Sequence[int], names: Sequence[str] | None = None) ->
 def _short(name: str, most: int = 24) -> str:
     """A class name of at most so many characters, so that a bar fits beside it in 80 columns."""
     return name if len(name) <= most else f"{name[: most - 1]}…"
-
-
-def histogram_svg(counts: Sequence[int], title: str, names: Sequence[str] | None = None) -> str:
-    """Draw class counts, largest first, as an SVG image with a tip on each bar.
-
-    Args:
-        counts: C counts by class id.
-        title: stands above the bars.
-        names: C class names.
-
-    Returns:
-        The SVG document.
-    """
-    order = sorted(range(len(counts)), key=lambda index: (-counts[index], index))
-    left, top, width, height = 56, 34, 640, 220
-    largest = max([*counts, 1])
-    bar = width / max(len(order), 1)
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {left + width + 14} '
-        f'{top + height + 34}" font-family="sans-serif" font-size="12" role="img">',
-        f'<text x="{left}" y="20" font-size="14">{html.escape(title)}</text>',
-    ]
-    for share in (0, 0.25, 0.5, 0.75, 1):
-        if largest * share % 1 and largest < 100:
-            continue  # half an image is none
-        y = top + height * (1 - share)
-        parts.append(
-            f'<line x1="{left}" x2="{left + width}" y1="{y:.1f}" y2="{y:.1f}" stroke="#ddd"/>'
-            f'<text x="{left - 6}" y="{y + 4:.1f}" text-anchor="end" fill="#555">'
-            f"{largest * share:,.0f}</text>"
-        )
-    for place, index in enumerate(order):
-        tall = height * counts[index] / largest
-        name = names[index] if names else f"class {index}"
-        parts.append(
-            f'<rect x="{left + place * bar:.2f}" y="{top + height - tall:.2f}" '
-            f'width="{max(bar * 0.86, 0.4):.2f}" height="{tall:.2f}" fill="#3b6ea5">'
-            f"<title>{html.escape(name)}: {counts[index]:,}</title></rect>"
-        )
-    parts.append(
-        f'<text x="{left + width / 2}" y="{top + height + 22}" text-anchor="middle" fill="#555">'
-        f"images of each of {len(order)} classes, largest first</text></svg>"
-    )
-    return "\n".join(parts) + "\n"

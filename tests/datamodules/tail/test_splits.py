@@ -16,7 +16,6 @@ from bcl.cli import split as command
 from datamodules.tail.splits import (
     Split,
     compare,
-    histogram_svg,
     histogram_text,
     load_split,
     save_split,
@@ -188,10 +187,6 @@ def test_compare() -> None:
 def test_histograms() -> None:
     text = histogram_text(list(range(100, 0, -1)))
     assert "(every 3th of 100 classes)" in text
-    svg = histogram_svg([5, 0], "a < b", ["x&y", "z"])
-    assert "a &lt; b" in svg
-    assert "x&amp;y: 5" in svg
-    assert svg.count("<rect") == 2
 
 
 def test_list(capsys) -> None:

@@ -1,0 +1,101 @@
+"""Charts: what is drawn, labeled and escaped."""
+
+import re
+import sys
+
+import numpy as np
+import pytest
+from probe_reports import recorded
+
+from bcl.core.errors import InputError
+from bcl.report import charts
+from bcl.report.compare import methods
+
+
+@pytest.fixture(scope="module")
+def together():
+    return methods([recorded("base", 0, 0.3), recorded("<better>", 0, 0.1)])
+
+
+def tips(svg):
+    return re.findall(r"<(?:path|rect)[^>]*><title>([^<]*)</title>", svg)
+
+
+def classes(svg):
+    return re.findall(r'class="mark-(\w+) role-mark (\w+?)x\d+_marks"', svg)
+
+
+def test_a_mark_per_class_and_run_with_its_values(together):
+    svg = charts.accuracy_over_frequency(together, "full")
+    accuracy = together[1].entry("full")["per_class"]
+    counts = (60, 30, 20, 10, 5, 3)
+    assert tips(svg)[6:] == [
+        f"&lt;better&gt;: class &lt;{c}&gt;, {counts[c]} images, {100 * accuracy[c]:.1f} %"
+        for c in range(6)
+    ]
+    assert [each for each in classes(svg) if each[0] == "symbol"] == [
+        ("symbol", "run0"), ("symbol", "run1")
+    ]  # fmt: skip
+    assert svg.count("#0b61a4") >= 7
+    assert "<better>" not in svg
+
+
+def test_gains_are_signed(together):
+    svg = charts.gain_over_baseline(together, "full")
+    assert all(re.search(r"[+-]\d+\.\d points$", tip) for tip in tips(svg))
+    assert ("rule", "all") in classes(svg)  # the level of no gain
+    assert charts.gain_over_baseline(together[:1], "full") == ""
+
+
+def test_few_shot_curve_has_a_stem_where_there_are_draws(together):
+    svg = charts.few_shot_curve(together)
+    assert len(tips(svg)) == 4
+    assert charts.solver_lines(together) == "lbfgs solid"
+    assert {kind for kind, _ in classes(svg)} == {"line", "rule", "symbol"}
+
+
+def test_history_of_each_run_is_a_line(together):
+    svg = charts.history_curve(together, "loss", "Loss", "mean loss")
+    assert classes(svg) == [("line", "run0"), ("line", "run1")]
+    assert charts.history_curve(together, "missing", "x", "y") == ""
+    names = [each["name"] for each in charts.online_curves(together)]
+    assert names == [
+        "Online knn, All",
+        "Online linear, All",
+        "Online linear, Few",
+        "Online linear, strange",
+    ]
+
+
+def test_scores_over_training_or_at_the_end(together):
+    assert "over training" in charts.score_histogram(together[0])
+    (method,) = methods([recorded("short", 0, 0.1)])
+    method.plain[0]["record"]["history"] = []
+    svg = charts.score_histogram(method)
+    assert "at the end of training" in svg
+    assert len(tips(svg)) == 20
+    assert len(tips(charts.momentum_loss(method))) == 6
+
+
+def test_every_chart_says_what_it_shows(together):
+    svg = charts.class_histogram([5, 0], "a < b", ["x&y", "z"])
+    assert svg.startswith("<svg xmlns=")
+    assert 'role="img" aria-label="a &lt; b: images per class' in svg
+    assert "<title>a &lt; b</title><desc>images per class" in svg
+    assert tips(svg) == ["x&amp;y: 5", "z: 0"]
+    assert not re.search(r"href|url\(|<script|\bid=", svg)
+
+
+def test_smoothing_is_local_and_linear():
+    x = [1, 2, 4, 8, 16]
+    line = charts.smooth(x, [3.0, 5.0, 7.0, 9.0, 11.0])
+    assert np.allclose([y for _, y in line], 3 + 2 * np.log2([x for x, _ in line]))
+    assert charts.smooth([1, 1, 2], [0, 1, 2]) == []
+    bump = charts.smooth(x, [0.0, 0.0, 1.0, 0.0, 0.0])
+    assert max(bump, key=lambda point: point[1])[0] == pytest.approx(4, rel=0.1)
+
+
+def test_missing_library_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "vl_convert", None)
+    with pytest.raises(InputError, match=r"bcl-cacr\[report\]"):
+        charts.class_histogram([1], "a")

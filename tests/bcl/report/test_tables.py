@@ -1,0 +1,91 @@
+"""Tables: one writer, four formats that say the same."""
+
+import csv
+import io
+import json
+import math
+
+import pytest
+from fakes import FakeData, encode
+from probe_reports import replace, strong_and_weak
+
+import bcl
+from bcl.report.compare import compare
+from bcl.report.tables import (
+    CSV_FIELDS,
+    Cell,
+    Table,
+    comparison_dict,
+    csv_table,
+    latex_table,
+    markdown_table,
+    tex,
+    text_table,
+)
+
+
+@pytest.fixture(scope="module")
+def reports():
+    return strong_and_weak()
+
+
+def test_formats_agree(reports):
+    value = compare(reports)[0]["rows"][0]["values"]["all"]["mean"]
+    shown = f"{100 * value:.2f}"
+    assert shown in text_table(reports)
+    markdown = markdown_table(reports)
+    assert shown in markdown
+    assert "strong\\|one" in markdown
+    assert "\\*\\*" in markdown
+    latex = latex_table(reports)
+    assert shown in latex
+    assert "weak\\_one" in latex
+    assert latex.count("\\begin{table}") == latex.count("\\end{table}") == 2
+    assert "\\textbf{" in latex
+    assert "% " not in latex.replace("\\%", "")
+    rows = list(csv.DictReader(io.StringIO(csv_table(reports))))
+    assert tuple(rows[0]) == CSV_FIELDS
+    assert len(rows) == 2 * 2 * 7
+    first = next(row for row in rows if row["column"] == "all")
+    assert float(first["mean"]) == pytest.approx(value, abs=1e-6)
+    values = json.loads(json.dumps(comparison_dict(reports), allow_nan=False))
+    assert values["schema"] == "bcl-cacr/comparison"
+    assert values["schema_version"] == 1
+    assert len(values["reports"]) == 6
+
+
+def test_a_cell_in_every_format():
+    table = Table(["run", "x"], [["a,b", Cell("1.0", "0.1", "**", bold=True)]])
+    assert table.text().splitlines()[1] == "a,b  1.0 ± 0.1**"
+    assert table.markdown().splitlines()[2] == "| a,b | **1.0 ± 0.1\\*\\*** |"
+    assert "a,b & \\textbf{1.0} $\\pm$ 0.1$^{**}$ \\\\" in table.latex("")
+    assert Table(["run", "x"], [["a,b", "1"]]).csv() == 'run,x\n"a,b",1\n'
+
+
+def test_only_the_best_of_several_is_bold(reports):
+    assert "\\textbf" not in latex_table(reports[:1])
+
+
+def test_latex_escapes_its_commands():
+    assert tex("50_% & $x^2$ \\ {#}") == (
+        "50\\_\\% \\& \\$x\\textasciicircum{}2\\$ \\textbackslash{} \\{\\#\\}"
+    )
+
+
+def test_a_summary_without_top5_is_a_dash(reports):
+    entry = {**reports[0].protocol("full")}
+    entry["summary"] = {k: v for k, v in entry["summary"].items() if k != "top5"}
+    lacking = replace(reports[0], protocols=[entry])
+    assert compare([lacking])[0]["rows"][0]["values"]["top5"]["mean"] is None
+    assert "–" in markdown_table([lacking])
+
+
+def test_empty_groups_are_dashes():
+    # With thresholds, the made-up set has no class above 100 images.
+    report = bcl.evaluate(encode, FakeData(), protocols="full", rule="thresholds", measures=False)
+    values = compare([report])[0]["rows"][0]["values"]
+    assert values["many"]["mean"] is None
+    assert values["std_sample"]["mean"] is None
+    assert "–" in text_table([report])
+    assert "--" in latex_table([report])
+    assert math.isfinite(values["all"]["mean"])

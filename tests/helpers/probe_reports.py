@@ -1,0 +1,65 @@
+"""Probe reports of made-up runs: of encoders that see more or less through noise."""
+
+from dataclasses import replace
+
+import torch
+from fakes import FakeData, encode
+
+import bcl
+
+__all__ = ["recorded", "replace", "strong_and_weak"]
+
+
+def noisy(seed, strength):
+    """An encoder with noise on its features."""
+
+    def noisy_encode(images):
+        x = encode(images)
+        return x + strength * torch.randn(x.shape, generator=torch.Generator().manual_seed(seed))
+
+    return noisy_encode
+
+
+def strong_and_weak():
+    """Three seeds of two runs, the weaker first."""
+    return [
+        bcl.evaluate(
+            noisy(seed, strength),
+            FakeData(),
+            protocols="full,10-shot",
+            record={"name": name, "seed": seed},
+            measures=False,
+        )
+        for name, strength in (("weak_one", 0.35), ("strong|one", 0.1))
+        for seed in range(3)
+    ]
+
+
+def recorded(name, seed, strength):
+    """A report with all that a page can show: history, tracker, images, configuration."""
+    tracker = bcl.MemorizationTracker(128)
+    generator = torch.Generator().manual_seed(seed)
+    history = []
+    for epoch in range(4):
+        tracker.update(torch.arange(128), 3 + torch.rand(128, generator=generator))
+        tracker.refresh()
+        bins = torch.histc(tracker.scores, 20, 0, 1).int().tolist()
+        history.append(
+            {
+                "epoch": epoch, "loss": 3 - epoch / 4, "score_mean": 0.5, "score_histogram": bins,
+                "online_linear/all": 0.2 + epoch / 10, "online_linear/few": 0.1,
+                "online_knn/all": 0.3 if epoch else None, "online_linear/strange": 0.5,
+            }
+        )  # fmt: skip
+    record = {
+        "name": name, "seed": seed, "history": history, "config": {"x": "</script>"},
+        "versions": {"torch": "2"}, "wall_seconds": 1.0, "commit": "abc", "hardware": "cpu",
+    }  # fmt: skip
+    return bcl.evaluate(
+        noisy(seed, strength),
+        FakeData(),
+        protocols="full,10-shot,knn",
+        record=record,
+        tracker=tracker,
+        earlier_scores=torch.rand(128, generator=generator),
+    )
