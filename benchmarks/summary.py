@@ -15,9 +15,9 @@ SCHEMA_VERSION = 1
 
 def value(report: ProbeReport, protocol: str, column: str) -> float:
     """One accuracy in per cent, the mean over the protocol's draws."""
-    summary = report.protocol(protocol)["summary"]
-    found = summary["accuracy"] if column == "all" else summary[report.rule][column]
-    return 100 * float(found["mean"])
+    result = report.protocol(protocol)
+    found = result.accuracy if column == "all" else result.groups[report.grouping][column]
+    return 100 * found.mean
 
 
 def summarize(
@@ -41,8 +41,8 @@ def summarize(
     """
     reports = {key: ProbeReport.load(path) for key, path in paths.items()}
     first = next(iter(reports.values()))
-    had = [{entry["name"] for entry in report.protocols} for report in reports.values()]
-    protocols = [e["name"] for e in first.protocols if all(e["name"] in names for names in had)]
+    had = [{entry.name for entry in report.protocols} for report in reports.values()]
+    protocols = [e.name for e in first.protocols if all(e.name in names for names in had)]
     runs = []
     for (run, seed), report in reports.items():
         record = report.record
@@ -71,10 +71,8 @@ def summarize(
         **about,
         "hardware": "; ".join(sorted(machines)),
         "versions": first.record.get("versions"),
-        "descriptions": {
-            e["name"]: e["description"] for e in first.protocols if e["name"] in protocols
-        },
-        "groups": first.groups[first.rule]["description"],
+        "descriptions": {e.name: e.description for e in first.protocols if e.name in protocols},
+        "groups": first.groups[first.grouping].description,
         **_tables(runs, pairs, protocols),
     }
 

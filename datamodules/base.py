@@ -65,7 +65,7 @@ class LongTailedDataModule(pl.LightningDataModule):
         seed: of the order of training.
 
     Attributes:
-        group_rule: the published rule of Many / Medium / Few for this data set.
+        grouping: the published grouping into Many / Medium / Few for this data set.
 
     Raises:
         InputError: an argument out of its range.
@@ -81,7 +81,7 @@ class LongTailedDataModule(pl.LightningDataModule):
         (tensor([4, 2]), 3)
     """
 
-    group_rule: str = "thirds"
+    grouping: str = "thirds"
 
     def __init__(self, *, image_size: int = 32, batch_size: int = 256, seed: int = 0) -> None:
         super().__init__()

@@ -21,7 +21,7 @@ class ImageNetLT(ImageListLT):
     Example:
         >>> from datamodules.tail.recipes import LISTS
         >>> data = ImageNetLT("imagenet", batch_size=128)  # nothing is read yet
-        >>> LISTS[data.benchmark]["train"], data.group_rule
+        >>> LISTS[data.benchmark]["train"], data.grouping
         (115846, 'thresholds')
     """
 
@@ -61,7 +61,7 @@ class ImageNet100LT(ImageListLT):
     Example:
         >>> from datamodules.tail.recipes import LISTS
         >>> data = ImageNet100LT("imagenet", batch_size=128)  # nothing is read yet
-        >>> LISTS[data.benchmark]["train"], data.group_rule
+        >>> LISTS[data.benchmark]["train"], data.grouping
         (12205, 'thresholds')
     """
 
@@ -101,7 +101,7 @@ class PlacesLT(ImageListLT):
     Example:
         >>> from datamodules.tail.recipes import LISTS
         >>> data = PlacesLT("places365", batch_size=128)  # nothing is read yet
-        >>> LISTS[data.benchmark]["train"], data.group_rule
+        >>> LISTS[data.benchmark]["train"], data.grouping
         (62500, 'thresholds')
     """
 
@@ -139,7 +139,7 @@ class INaturalist18(ImageListLT):
     Example:
         >>> from datamodules.tail.recipes import LISTS
         >>> data = INaturalist18("inat2018", batch_size=128)  # nothing is read yet
-        >>> LISTS[data.benchmark]["train"], data.group_rule
+        >>> LISTS[data.benchmark]["train"], data.grouping
         (437513, 'thresholds')
     """
 

@@ -189,7 +189,7 @@ class ImageListLT(FilesDataModule):
         tensor([2, 1])
     """
 
-    group_rule = "thresholds"
+    grouping = "thresholds"
 
     def __init__(
         self,

@@ -15,7 +15,7 @@ _KEYS = {
     "recipe": str,
     "class_names": list,
     "class_counts": list,
-    "group_rule": str,
+    "grouping": str,
     "notes": list,
     "parts": dict,
 }

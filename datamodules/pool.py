@@ -290,7 +290,7 @@ class PoolDataModule(FilesDataModule):
         self.few_shot_file = few_shot_file
         self.test_share = test_share
         if recipe is not None:
-            self.group_rule = recipes.recipe(recipe).group_rule
+            self.grouping = recipes.recipe(recipe).grouping
 
     def pool(self) -> Pool:
         """List all images of the data set."""

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from bcl.core.errors import InputError
-from bcl.core.files import atomic_write, write_text
+from bcl.core.files import atomic_write, file_hash, write_text
 from bcl.core.random import permutation
 from datamodules.base import LongTailedDataModule, Sets
 from datamodules.images.cache import Progress
@@ -200,15 +200,6 @@ def open_shards(root: Path, part: dict[str, Any], verify: bool = False) -> Shard
     return ShardFolder(root, sizes, str(part["content_hash"]), values)
 
 
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 class WindowOrder:
     r"""A random order of very many images that reads few shards at a time.
 
@@ -366,7 +357,7 @@ class ShardsLT(LongTailedDataModule):
         _litdata()
         root = Path(self.root).expanduser()
         manifest = read_manifest(root)
-        self.group_rule = str(manifest["group_rule"])
+        self.grouping = str(manifest["grouping"])
         self._counts = torch.tensor(manifest["class_counts"], dtype=torch.int64)
         sets: dict[str, ImageDataset] = {}
         for name, part in manifest["parts"].items():
@@ -443,7 +434,7 @@ def pack(
         "recipe": data.recipe,
         "class_names": data.class_names,
         "class_counts": data.class_counts.tolist(),
-        "group_rule": data.group_rule,
+        "grouping": data.grouping,
         "source_hash": data.content_hash,
         "notes": data.notes,
         "parts": {},

@@ -8,16 +8,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+from bcl.core.checks import check_count
 from bcl.core.errors import InputError
-from bcl.core.files import check_writable
+from bcl.core.files import check_writable, file_hash
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of ``bcl probe``.
-
-    Args:
-        parser: the command's parser.
-    """
+    """Declare the options of ``bcl probe``."""
     add = parser.add_argument
     add("checkpoints", nargs="+", metavar="CKPT", help="checkpoints to evaluate")
     add("--out", required=True, metavar="DIR", help="folder for the reports")
@@ -28,30 +25,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="with commas: full, 1%%, 50-shot, 100-shot, long-tailed, balanced-lt, each also with "
         "a solver (full:sgd; lbfgs, ridge, adam, sgd, cacr, svc) and with +crop (full+crop); knn, "
         "knn-euclidean, long-tailed-knn, each also as knn@5; finetune, finetune-1%%; or a paper's "
-        "set: bcl, gh, sdclr, colt, mak, cacr, ts "
-        "(default: %(default)s)",
+        "set: bcl, gh, sdclr, colt, mak, cacr, ts (default: %(default)s)",
     )
-    add(
-        "--data.root",
-        dest="data_root",
-        metavar="DIR",
-        help="where the data set lies, if not where it lay in training",
-    )
-    add("--rule", choices=("thirds", "thresholds"), help="main grouping rule of the report")
+    add("--data.root", dest="data_root", metavar="DIR", help="the data set's folder, if it moved")
+    add("--grouping", choices=("thirds", "thresholds"), help="main grouping of the report")
     add("--layer", default="pooled", help="features to read: pooled, projector, class_token, …")
     add("--earlier", metavar="CKPT", help="earlier checkpoint: show the samples that moved most")
     add("--cache", metavar="DIR", help="keep features here, by checkpoint and images")
     add(
         "--l2",
         metavar="VALUES",
-        help="penalty of lbfgs and ridge, or several with commas (1e-3,1e-2,1e-1), of which a "
-        "validation part chooses, never the test set (default: searched likewise)",
+        help="penalty of lbfgs and ridge, or several with commas (1e-3,1e-2,1e-1); a validation "
+        "part, never the test set, chooses among them (default: searched likewise)",
     )
     add(
         "--learning-rates",
         metavar="VALUES",
-        help="of adam, sgd and cacr, one or several with commas, chosen likewise (default: the "
-        "paper's)",
+        help="of adam, sgd and cacr: one, or several to choose from (default: the paper's)",
     )
     add("--epochs", type=int, help="other than the protocol's (adam, sgd, cacr)")
     add("--finetune-epochs", type=int, help="other than 20 (finetune) and 60 (finetune-1%%)")
@@ -65,56 +55,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--batch-size", type=int, default=512, help="images encoded at a time")
     add("--device", help="cpu, cuda, cuda:1 (default: cuda where there is one)")
     add("--seed", type=int, default=0, help="seed of validation parts, orders and fine-tuning")
-    add("--overwrite", action="store_true", help="replace reports that exist")
+    add("--overwrite", action="store_true", help="replace existing reports")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Evaluate every checkpoint, save its report and print the table.
-
-    Args:
-        args: parsed options.
-
-    Returns:
-        Exit status, 0.
-
-    Raises:
-        InputError: anything in the options or the files that cannot be used.
-    """
-    from bcl.evaluation.probe.presets import GRADIENT_SOLVERS
-    from bcl.evaluation.protocols import parse_protocols
-
-    wanted = parse_protocols(args.protocol)
-    protocols = [name.strip() for name in args.protocol.split(",")]
-    solvers = {protocol.solver for protocol in wanted if protocol.kind != "knn"}
-    args.l2 = _numbers("--l2", args.l2, ("lbfgs", "ridge"), solvers)
-    args.learning_rates = _numbers(
-        "--learning-rates", args.learning_rates, GRADIENT_SOLVERS, solvers
-    )
-    out = Path(args.out)
-    if out.is_file():
-        raise InputError(f"--out {out} is a file; name a folder.")
-    for option in ("batch_size", "epochs", "finetune_epochs"):
-        value = getattr(args, option)
-        if value is not None and value < 1:
-            raise InputError(f"--{option.replace('_', '-')} must be at least 1, got {value}.")
-    for checkpoint in filter(None, [*args.checkpoints, args.earlier]):
-        if not Path(checkpoint).exists():
-            raise InputError(f"no checkpoint at {checkpoint}; check the path.")
-    if args.earlier and len(args.checkpoints) > 1:
-        raise InputError("--earlier belongs to one run; probe its checkpoint alone.")
-    if args.cache is not None:
-        try:
-            Path(args.cache).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"--cache {args.cache}: {error.strerror}; name a folder.") from error
-    folders = _folders(args.checkpoints, out)
-    _check_writable(folders, args.overwrite)
-
+    """Evaluate every checkpoint, save its report and print the table."""
     from bcl.report.tables import text_table
 
+    out, options = Path(args.out), _options(args)
+    folders = _folders(args.checkpoints, out)
+    _check_paths(args, folders)
     reports = []
     for checkpoint, folder in zip(args.checkpoints, folders, strict=True):
-        report = _evaluate(Path(checkpoint), folder.name, protocols, args)
+        report = _evaluate(Path(checkpoint), folder.name, args, options)
         report.save(folder)
         reports.append(report)
     try:
@@ -126,56 +79,40 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _evaluate(checkpoint: Path, name: str, protocols: list[str], args: argparse.Namespace) -> Any:
+def _options(args: argparse.Namespace) -> Any:
+    """Check the options' values, before anything is read."""
     import torch
 
-    from bcl.evaluation import evaluate
-    from bcl.evaluation.features import FeatureCache, file_hash, layer_encoder
-    from bcl.training.checkpoints import load_run
+    from bcl.evaluation import EvaluationOptions, ProbeOptions
+    from bcl.evaluation.probe.options import GRADIENT_SOLVERS
+    from bcl.evaluation.protocols import parse_protocols
 
+    wanted = parse_protocols(args.protocol)
+    solvers = {protocol.solver for protocol in wanted if protocol.kind != "knn"}
+    for option in ("batch_size", "epochs", "finetune_epochs"):
+        value = getattr(args, option)
+        check_count(f"--{option.replace('_', '-')}", 1 if value is None else value)
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"--device {device} cannot be used here: {error}") from error
-    loaded = load_run(checkpoint)
-    data, method = loaded.data, loaded.method
-    layer_encoder(method, args.layer)  # refuses a model without encoder before any work
-    if args.data_root is not None:
-        _move_data(data, args.data_root)
-    data.prepare_data()
-    data.setup("fit")
-    method.to(device).eval()
-    earlier = None
-    if args.earlier is not None:
-        tracker = getattr(load_run(args.earlier).method, "tracker", None)
-        if tracker is None:
-            raise InputError(f"{args.earlier} has no tracker, so no earlier scores.")
-        earlier = tracker.scores
-    cache = None
-    if args.cache is not None:
-        cache = FeatureCache(args.cache, f"{file_hash(checkpoint)}:{args.layer}")
-    return evaluate(
-        method.encode,
-        data,
-        protocols=protocols,
-        rule=args.rule,
-        record={"name": name, **loaded.record, "checkpoint": str(checkpoint)},
-        tracker=getattr(method, "tracker", None),
-        earlier_scores=earlier,
-        method=method,
+    return EvaluationOptions(
+        grouping=args.grouping,
         layer=args.layer,
         batch_size=args.batch_size,
         device=device,
         autocast=torch.bfloat16 if args.precision == "bfloat16" else None,
-        cache=cache,
-        l2=args.l2,
-        learning_rate=args.learning_rates,
-        epochs=args.epochs,
+        probe=ProbeOptions(
+            l2=_numbers("--l2", args.l2, ("lbfgs", "ridge"), solvers),
+            learning_rate=_numbers(
+                "--learning-rates", args.learning_rates, GRADIENT_SOLVERS, solvers
+            ),
+            epochs=args.epochs,
+            selection=args.selection,
+            seed=args.seed,
+        ),
         finetune_epochs=args.finetune_epochs,
-        selection=args.selection,
-        seed=args.seed,
-        progress=Progress(),
     )
 
 
@@ -187,33 +124,34 @@ def _numbers(
         return None
     try:
         numbers = tuple(float(word) for word in text.split(","))
-    except ValueError as error:
+    except ValueError:
+        numbers = ()
+    if not numbers or not all(0 < number < math.inf for number in numbers):
         raise InputError(
-            f"{option} takes numbers with commas between them, such as 0.001,0.01; got '{text}'."
-        ) from error
-    if not all(0 < number < math.inf for number in numbers):
-        raise InputError(f"{option} must be positive and finite, got '{text}'.")
+            f"{option} takes positive numbers, with commas between them, such as 0.001,0.01; got "
+            f"'{text}'."
+        )
     if not solvers & set(of):
         raise InputError(
-            f"{option} is for the solvers {', '.join(of)}, of which no protocol makes use; name "
-            f"one, such as --protocol full:{of[0]}."
+            f"{option} is for the solvers {', '.join(of)}, which no protocol uses; name one, such "
+            f"as --protocol full:{of[0]}."
         )
     return numbers[0] if len(numbers) == 1 else numbers
 
 
-def _move_data(data: Any, root: str) -> None:
-    if not hasattr(data, "root"):
-        raise InputError(f"--data.root: {type(data).__name__} has no folder that could be moved.")
-    if not Path(root).exists():
-        raise InputError(f"--data.root: nothing at {root}; check the path.")
-    data.root = type(data.root)(root) if isinstance(data.root, (str, Path)) else root
-
-
-def _check_writable(folders: list[Path], overwrite: bool) -> None:
-    taken = [folder for folder in folders if (folder / "report.json").exists()]
-    if taken and not overwrite:
-        raise InputError(f"{taken[0]} holds a report; name another --out, or pass --overwrite.")
+def _check_paths(args: argparse.Namespace, folders: list[Path]) -> None:
+    """Refuse what cannot be read or written, before any work."""
+    for checkpoint in filter(None, [*args.checkpoints, args.earlier]):
+        if not Path(checkpoint).exists():
+            raise InputError(f"no checkpoint at {checkpoint}; check the path.")
+    if args.earlier and len(args.checkpoints) > 1:
+        raise InputError("--earlier belongs to one run; probe its checkpoint alone.")
+    if args.cache is not None:
+        check_writable(args.cache, "--cache")
+    check_writable(args.out, "--out")
     for folder in folders:
+        if (folder / "report.json").exists() and not args.overwrite:
+            raise InputError(f"{folder} holds a report; name another --out, or pass --overwrite.")
         check_writable(folder, "--out")
 
 
@@ -235,6 +173,51 @@ def _folders(checkpoints: list[str], out: Path) -> list[Path]:
     return [out / name for name in names]
 
 
+def _evaluate(checkpoint: Path, name: str, args: argparse.Namespace, options: Any) -> Any:
+    """Load a run and evaluate it."""
+    from dataclasses import replace
+
+    from bcl.evaluation import evaluate
+    from bcl.evaluation.features import FeatureCache
+    from bcl.evaluation.layers import layer_encoder
+    from bcl.training.checkpoints import load_run
+
+    loaded = load_run(checkpoint)
+    data, method = loaded.data, loaded.method
+    layer_encoder(method, args.layer)  # refuses a model without encoder before any work
+    if args.data_root is not None:
+        _move_data(data, args.data_root)
+    data.prepare_data()
+    data.setup("fit")
+    earlier = None
+    if args.earlier is not None:
+        tracker = getattr(load_run(args.earlier).method, "tracker", None)
+        if tracker is None:
+            raise InputError(f"{args.earlier} has no tracker, so no earlier scores.")
+        earlier = tracker.scores
+    if args.cache is not None:
+        cache = FeatureCache(args.cache, f"{file_hash(checkpoint)}:{args.layer}")
+        options = replace(options, cache=cache)
+    return evaluate(
+        method.to(options.device).eval(),
+        data,
+        args.protocol,
+        options,
+        tracker=getattr(method, "tracker", None),
+        earlier_scores=earlier,
+        record={"name": name, **loaded.record, "checkpoint": str(checkpoint)},
+        progress=Progress(),
+    )
+
+
+def _move_data(data: Any, root: str) -> None:
+    if not hasattr(data, "root"):
+        raise InputError(f"--data.root: {type(data).__name__} has no folder that could be moved.")
+    if not Path(root).exists():
+        raise InputError(f"--data.root: nothing at {root}; check the path.")
+    data.root = type(data.root)(root) if isinstance(data.root, (str, Path)) else root
+
+
 class Progress:
     """One line on a terminal, rewritten at most ten times a second; silent elsewhere."""
 
@@ -243,10 +226,8 @@ class Progress:
 
     def __call__(self, name: str, done: int, total: int) -> None:
         """Show how far a step is."""
-        if not sys.stderr.isatty():
-            return
         now = time.monotonic()
-        if done < total and now - self.last < 0.1:
+        if not sys.stderr.isatty() or (done < total and now - self.last < 0.1):
             return
         self.last = now
         end = "\n" if done >= total else ""

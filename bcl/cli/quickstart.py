@@ -47,7 +47,7 @@ def _pretrain_and_probe(method: str, args: argparse.Namespace, folder: Path) -> 
     import pytorch_lightning as pl
 
     from bcl.core.instantiate import instantiate
-    from bcl.evaluation import evaluate
+    from bcl.evaluation import EvaluationOptions, ProbeOptions, evaluate
     from bcl.training.callbacks import in_terminal, run_callbacks
     from bcl.training.checkpoints import AtomicCheckpointIO
     from bcl.training.fit import fit, new_record
@@ -72,13 +72,9 @@ def _pretrain_and_probe(method: str, args: argparse.Namespace, folder: Path) -> 
         )
         fit(trainer, model, data)
     recorder: Any = callbacks[0]
+    options = EvaluationOptions(probe=ProbeOptions(seed=args.seed))
     report = evaluate(
-        model.encode,
-        data,
-        protocols=PROTOCOLS,
-        record=recorder.record,
-        tracker=model.tracker,
-        seed=args.seed,
+        model, data, PROTOCOLS, options, tracker=model.tracker, record=recorder.record
     )
     report.save(folder / "probe")
     return report

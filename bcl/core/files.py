@@ -1,5 +1,6 @@
 """Files that are either whole or absent."""
 
+import hashlib
 import os
 import tempfile
 from collections.abc import Callable
@@ -72,3 +73,12 @@ def check_writable(folder: str | Path, option: str) -> None:
         return
     reason = "is not writable" if place.is_dir() else "is not a folder"
     raise InputError(f"cannot write {folder}: {place} {reason}; choose another {option}.")
+
+
+def file_hash(path: str | Path) -> str:
+    """SHA-256 of a file's content, as hexadecimal digits."""
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

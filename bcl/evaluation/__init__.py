@@ -6,13 +6,17 @@ from bcl.core.lazy import lazy_names
 
 if TYPE_CHECKING:
     from bcl.evaluation.features import extract_features as extract_features
+    from bcl.evaluation.probe import ProbeOptions as ProbeOptions
     from bcl.evaluation.probe import ProbeResult as ProbeResult
     from bcl.evaluation.probe import fit_linear_probe as fit_linear_probe
     from bcl.evaluation.results import ProbeReport as ProbeReport
     from bcl.evaluation.shots import shot_groups as shot_groups
+    from bcl.evaluation.suite import EvaluationOptions as EvaluationOptions
     from bcl.evaluation.suite import evaluate as evaluate
 
 _HOMES = {
+    "EvaluationOptions": "bcl.evaluation.suite",
+    "ProbeOptions": "bcl.evaluation.probe",
     "ProbeReport": "bcl.evaluation.results",
     "ProbeResult": "bcl.evaluation.probe",
     "evaluate": "bcl.evaluation.suite",

@@ -1,4 +1,4 @@
-"""Random crops and flips, as probes that augment use them."""
+"""Random crops and flips, for probes that augment."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -20,7 +20,7 @@ def crop_and_flip(images: Tensor, ids: Tensor, seed: int, epoch: int) -> Tensor:
         epoch: of the run.
 
     Returns:
-        Of the shape and type of ``images``.
+        Images of the same shape and type.
     """
     B, _, H, W = images.shape
     ids = ids.to(images.device)
@@ -50,16 +50,16 @@ class CroppedSet:
         self.content_hash = f"{base.content_hash}+crop-{seed}"
 
     def __len__(self) -> int:
-        """How many images."""
+        """Number of images."""
         return len(self.base)
 
     def images(self, indices: Tensor) -> Tensor:
-        """Some images, cropped, uint8 (n, 3, H, W); an image's crop is always the same."""
+        """The images at (n,) indices, each with its one crop, uint8 (n, 3, H, W)."""
         return crop_and_flip(self.base.images(indices), indices, self.seed, 0)
 
     def batches(self, batch_size: int, device: Any) -> Iterator[dict[str, Tensor]]:
         """Batches in the order of the ids."""
         for batch in self.base.batches(batch_size, device):
-            n = batch["id"].numel()  # a batch may be filled up with images that do not count
+            n = batch["id"].numel()  # padding images have no id
             ids = nn.functional.pad(batch["id"], (0, batch["image"].shape[0] - n))
             yield {**batch, "image": crop_and_flip(batch["image"], ids, self.seed, 0)}

@@ -2,12 +2,15 @@
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
-from bcl.core.errors import InputError, unknown_name
+from bcl.core.checks import check_choice, check_count, check_positive
+from bcl.core.errors import InputError
+from bcl.evaluation.features import check_finite
 
 METRICS = ("cosine", "euclidean")
-BLOCK_BYTES = 64 << 20  # similarities held at a time
-TEST_ROWS = 1024  # test images at a time, enough for an efficient matrix product
+BLOCK_BYTES = 64 << 20  # of similarities per block
+TEST_ROWS = 1024  # test images per block, enough for an efficient matrix product
 
 
 def knn_predict(
@@ -23,8 +26,8 @@ def knn_predict(
     r"""Predict labels by a vote of the k nearest training images, for several k at once.
 
     Each neighbor has one vote, or :math:`e^{s/\tau}` with its cosine similarity s when a
-    temperature is given. Among equal votes the class whose neighbors rank nearer wins.
-    Distances are worked on in blocks of both sets, so memory does not grow with them.
+    temperature is given. Ties go to the class whose neighbors are nearer. Both sets are processed
+    in blocks, so memory does not grow with them.
 
     Args:
         train_features: (N, D).
@@ -40,73 +43,59 @@ def knn_predict(
 
     Raises:
         InputError: unknown metric, k below 1, a temperature that is not positive, shapes that do
-            not fit, NaN in the features.
+            not match, NaN in the features.
 
     Example:
         >>> x, y = torch.tensor([[0.0, 1.0], [1.0, 0.0]]), torch.tensor([0, 1])
         >>> knn_predict(x, y, torch.tensor([[0.2, 1.0]]), ks=(1,))
         {1: tensor([0])}
     """
-    if metric not in METRICS:
-        raise unknown_name("metric", metric, METRICS)
-    if not ks or min(ks) < 1:
-        raise InputError(f"k must be at least 1, got {ks}.")
-    if temperature is not None and not temperature > 0:
-        raise InputError(f"temperature must be positive, got {temperature}.")
-    _check(train_features, train_labels, test_features)
+    check_choice("metric", metric, METRICS)
+    check_count("k", min(ks, default=0))
+    check_positive("temperature", 1.0 if temperature is None else temperature)
+    _check_shapes(train_features, train_labels, test_features)
     train_labels = train_labels.to(torch.int64)  # narrow types cannot index votes
     classes = num_classes if num_classes is not None else int(train_labels.max()) + 1
     train, test = train_features.detach().float(), test_features.detach().float()
     if metric == "cosine":
-        train = torch.nn.functional.normalize(train, dim=1)
-        test = torch.nn.functional.normalize(test, dim=1)
-        offset = train.new_zeros(train.shape[0])
-    else:
-        # |a - b|² orders like |b|² / 2 - a·b for a fixed a.
+        train, test = normalize(train, dim=1), normalize(test, dim=1)
+        offset = train.new_zeros(len(train))
+    else:  # |a - b|² orders like |b|² / 2 - a·b for a fixed a
         center = train.mean(0)
         train, test = train - center, test - center
         offset = train.square().sum(1) / 2
-    largest = min(max(ks), train.shape[0])
+    largest = min(max(ks), len(train))
+    # Ranks break ties: together they count less than any whole vote. (Votes by similarity differ
+    # by less than a whole one, and are hardly ever equal.)
+    tie = torch.linspace(1, 0, largest, device=test.device, dtype=torch.float64)
+    tie *= (1e-4 if temperature is None else 1e-12) / largest
     found: dict[int, list[Tensor]] = {k: [] for k in ks}
-    for start in range(0, test.shape[0], TEST_ROWS):
-        block = test[start : start + TEST_ROWS]
+    for block in torch.split(test, TEST_ROWS):
         values, places = _nearest(train, offset, block, largest)  # (m, k), nearest first
-        labels = train_labels[places]
-        if temperature is None or metric != "cosine":
-            weights = torch.ones_like(values, dtype=torch.float64)
-        else:  # of the nearest 1: at a low temperature the exponentials leave any number format
-            weights = ((values - values[:, :1]).double() / temperature).exp()
-        # Ranks break ties: all of them together count less than any whole vote.
-        # (Votes by similarity differ by less than a whole one, and are hardly ever equal.)
-        least = 1e-4 if temperature is None else 1e-12
-        tie = torch.linspace(least, 0, largest, device=weights.device, dtype=torch.float64)
-        tie /= largest
+        votes = torch.ones_like(values, dtype=torch.float64)
+        if temperature is not None and metric == "cosine":
+            # Relative to the nearest, or low temperatures overflow.
+            votes = ((values - values[:, :1]).double() / temperature).exp()
         for k in ks:
-            votes = weights.new_zeros(block.shape[0], classes)
-            votes.scatter_add_(1, labels[:, :k], (weights + tie)[:, :k])
-            found[k].append(votes.argmax(1))
+            total = votes.new_zeros(len(block), classes)
+            total.scatter_add_(1, train_labels[places[:, :k]], (votes + tie)[:, :k])
+            found[k].append(total.argmax(1))
     return {k: torch.cat(parts) for k, parts in found.items()}
 
 
-def _check(train: Tensor, labels: Tensor, test: Tensor) -> None:
-    """Refuse features that have no neighbors."""
+def _check_shapes(train: Tensor, labels: Tensor, test: Tensor) -> None:
     fits = train.ndim == 2 and labels.shape == train.shape[:1] and test.shape[1:] == train.shape[1:]
     if not fits or train.numel() == 0 or test.shape[0] == 0:
         raise InputError(
-            f"neighbors need training features (N, D), labels (N,) and test features (M, D), got "
+            "neighbors need training features (N, D), labels (N,) and test features (M, D), got "
             f"{tuple(train.shape)}, {tuple(labels.shape)} and {tuple(test.shape)}."
         )
-    for name, rows in (("train", train), ("test", test)):
-        finite = rows.isfinite().all(1)
-        if not bool(finite.all()):
-            raise InputError(
-                f"{int((~finite).sum())} rows of the {name} features hold NaN or infinity, first "
-                f"row {int((~finite).nonzero()[0])}; the encoder has diverged or is damaged."
-            )
+    check_finite("train features", train)
+    check_finite("test features", test)
 
 
 def _nearest(train: Tensor, offset: Tensor, block: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Similarities (m, k) and positions of the nearest training rows, in blocks of those too."""
+    """Similarities (m, k) and positions of the nearest training rows, which come in blocks."""
     columns = max(k, BLOCK_BYTES // (4 * block.shape[0]))
     values = block.new_empty(block.shape[0], 0)
     places = torch.empty(block.shape[0], 0, dtype=torch.int64, device=block.device)

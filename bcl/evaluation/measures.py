@@ -1,18 +1,52 @@
-"""Measures of a representation that need no classifier."""
+"""Measures of a representation that need no classifier, and how well a tracker finds the tail."""
 
-import math
 from collections.abc import Callable
-from typing import Any
+from typing import TypedDict
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from bcl.core.errors import InputError
 from bcl.core.random import permutation
 from bcl.evaluation.metrics import auroc, nan_mean, spearman
 from bcl.evaluation.shots import ShotGroups
 
-MAX_IMAGES = 4096  # pairs grow with the square; so many images give uniformity to 0.01
+MAX_IMAGES = 4096  # pairs grow with the square; this many give the uniformity to 0.01
+
+
+class Measures(TypedDict):
+    """Measures of test features; ``docs/evaluation.md`` describes them."""
+
+    uniformity: float | None
+    alignment: float | None
+    spread: dict[str, float]
+    spread_per_class: list[float]
+
+
+# Momentum losses of a class: mean and quartiles, None where the tracker saw none of its samples.
+ClassLoss = TypedDict(
+    "ClassLoss",
+    {
+        "class": int,
+        "mean": float | None,
+        "low": float | None,
+        "high": float | None,
+        "score": float | None,
+    },
+)
+
+
+class TailDiscovery(TypedDict):
+    """What `tail_discovery` finds."""
+
+    samples: int
+    seen: int
+    spearman_samples: float
+    spearman_classes: float
+    auroc_tail: float
+    score_histogram: list[int]
+    by_class: list[ClassLoss]
 
 
 def uniformity(features: Tensor, t: float = 2.0, seed: int = 0) -> float:
@@ -43,12 +77,8 @@ def uniformity(features: Tensor, t: float = 2.0, seed: int = 0) -> float:
     if n < 2:
         raise InputError(f"uniformity needs at least two images, got {n}.")
     rows = permutation(n, seed, 0x0F1, device=features.device)[:MAX_IMAGES]
-    x = torch.nn.functional.normalize(features[rows].float(), dim=1)
-    # |x - y|² = 2 - 2 x·y on the sphere; the diagonal is taken out.
-    exponents = (2 * t) * (x @ x.T - 1)
-    exponents.fill_diagonal_(-torch.inf)
-    m = x.shape[0]
-    return float(exponents.flatten().logsumexp(0)) - math.log(m * (m - 1))
+    x = normalize(features[rows].float(), dim=1)
+    return float(torch.pdist(x).square().mul(-t).exp().mean().log())
 
 
 def alignment(first: Tensor, second: Tensor, alpha: float = 2.0) -> float:
@@ -69,12 +99,11 @@ def alignment(first: Tensor, second: Tensor, alpha: float = 2.0) -> float:
     Source: Wang and Isola 2020 (arXiv 2005.10242), equation 1.
 
     Example:
-        >>> alignment(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 3.0]]))
+        >>> round(alignment(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 3.0]])), 6)
         2.0
     """
-    x = torch.nn.functional.normalize(first.float(), dim=1)
-    y = torch.nn.functional.normalize(second.float(), dim=1)
-    return float((2 - 2 * (x * y).sum(1)).clamp(min=0).pow(alpha / 2).mean())
+    x, y = normalize(first.float(), dim=1), normalize(second.float(), dim=1)
+    return float((x - y).norm(dim=1).pow(alpha).mean())
 
 
 def class_spread(features: Tensor, labels: Tensor, num_classes: int) -> Tensor:
@@ -97,7 +126,7 @@ def class_spread(features: Tensor, labels: Tensor, num_classes: int) -> Tensor:
         >>> class_spread(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 1]), 2)
         tensor([0., 0.], dtype=torch.float64)
     """
-    x = torch.nn.functional.normalize(features.float(), dim=1)
+    x = normalize(features.float(), dim=1)
     sums = x.new_zeros(num_classes, x.shape[1]).index_add_(0, labels, x)
     counts = torch.bincount(labels, minlength=num_classes).to(x)
     spread: Tensor = 1 - sums.norm(dim=1) / counts
@@ -109,34 +138,33 @@ def representation_measures(
     labels: Tensor,
     groups: ShotGroups,
     views: Callable[[], tuple[Tensor, Tensor]] | None = None,
-) -> dict[str, Any]:
+) -> Measures:
     """Uniformity, alignment and class spread of test features.
 
     Args:
         features: (N, D).
         labels: (N,).
         groups: of the training set, for the spread by group.
-        views: gives features of two views of the same images, for the alignment.
+        views: returns features of two views of the same images, for the alignment.
 
     Returns:
         ``uniformity``, ``alignment`` (None without views), ``spread`` with ``many``, ``medium``,
         ``few``, ``all``, and ``spread_per_class``.
     """
-    num_classes = groups.class_counts.numel()
-    spread = class_spread(features, labels, num_classes)
+    spread = class_spread(features, labels, groups.class_counts.numel())
     by_group = {name: nan_mean(spread[ids]) for name, ids in groups.as_dict().items()}
     return {
         "uniformity": uniformity(features) if features.shape[0] > 1 else None,
         "alignment": alignment(*views()) if views is not None else None,
         "spread": {**by_group, "all": nan_mean(spread)},
-        "spread_per_class": spread,
+        "spread_per_class": spread.tolist(),
     }
 
 
 def tail_discovery(
     momentum_loss: Tensor, scores: Tensor, seen: Tensor, labels: Tensor, class_counts: Tensor
-) -> dict[str, Any]:
-    """Does the tracker find rare classes, without having seen a label?
+) -> TailDiscovery:
+    """Does the tracker, which never saw a label, find the rare classes?
 
     Args:
         momentum_loss: (N,) of the training samples.
@@ -152,35 +180,31 @@ def tail_discovery(
         than one of the other half; ``score_histogram`` of 20 bins; and ``by_class``.
     """
     frequency = class_counts[labels].double()  # (N,)
-    by_class: list[dict[str, Any]] = []
-    for class_id in range(class_counts.numel()):
-        own = seen & (labels == class_id)
-        values = momentum_loss[own].double()
-        if values.numel() == 0:
-            by_class.append({"class": class_id, "mean": None, "low": None, "high": None})
-            continue
-        low, high = torch.quantile(values, torch.tensor([0.25, 0.75], dtype=torch.float64))
-        by_class.append(
-            {
-                "class": class_id,
-                "mean": float(values.mean()),
-                "low": float(low),
-                "high": float(high),
-                "score": float(scores[own].mean()),
-            }
-        )
+    by_class = [
+        _class_loss(c, momentum_loss, scores, seen & (labels == c))
+        for c in range(class_counts.numel())
+    ]
+    known = [(row["mean"], row["class"]) for row in by_class if row["mean"] is not None]
+    means = torch.tensor([mean for mean, _ in known], dtype=torch.float64)
     present = class_counts[class_counts > 0].double()
-    there = torch.tensor([row["mean"] is not None for row in by_class])
-    means = torch.tensor([row["mean"] or 0.0 for row in by_class], dtype=torch.float64)
-    # Between the two middle classes of an even number: torch.median would take the lower one.
-    tail = frequency < present.quantile(0.5) if present.numel() else frequency < 0
-    # The tail is judged class-blind: every sample counts once.
+    # Between the two middle classes of an even number; torch.median takes the lower one.
+    tail = frequency < (present.quantile(0.5) if present.numel() else 0)
     return {
-        "samples": int(momentum_loss.numel()),
+        "samples": momentum_loss.numel(),
         "seen": int(seen.sum()),
         "spearman_samples": spearman(momentum_loss[seen].double(), frequency[seen]),
-        "spearman_classes": spearman(means[there], class_counts[there].double()),
+        "spearman_classes": spearman(means, class_counts[[c for _, c in known]].double()),
         "auroc_tail": auroc(momentum_loss[seen], tail[seen]),
         "score_histogram": torch.histc(scores[seen].float(), 20, 0, 1).to(torch.int64).tolist(),
         "by_class": by_class,
     }
+
+
+def _class_loss(class_id: int, losses: Tensor, scores: Tensor, own: Tensor) -> ClassLoss:
+    """Mean and quartiles of the momentum losses of one class."""
+    values = losses[own].double()
+    if values.numel() == 0:
+        return {"class": class_id, "mean": None, "low": None, "high": None, "score": None}
+    low, high = torch.quantile(values, values.new_tensor([0.25, 0.75])).tolist()
+    mean, score = float(values.mean()), float(scores[own].mean())
+    return {"class": class_id, "mean": mean, "low": low, "high": high, "score": score}

@@ -6,12 +6,13 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from bcl.core.errors import unknown_name
-from bcl.evaluation.probe.presets import SOLVERS
+from bcl.evaluation.probe.options import SOLVERS
 
 DRAWS = 5
 
 Kind = Literal["linear", "knn", "finetune"]
-# By paper; docs/evaluation.md says line by line where these differ from the papers.
+Source = Literal["probe", "long-tailed"]
+# By paper; docs/evaluation.md lists how these differ from the papers.
 SUITES = {
     "bcl": ("full:adam", "100-shot:adam", "50-shot:adam"),
     "gh": ("full+crop:adam", "100-shot+crop:adam", "knn-euclidean@5"),
@@ -22,18 +23,10 @@ SUITES = {
     "ts": ("long-tailed-knn", "balanced-lt:svc", "long-tailed:svc"),
 }
 SINGLE = (
-    "full",
-    "1%",
-    "50-shot",
-    "100-shot",
-    "long-tailed",
-    "balanced-lt",
-    "knn",
-    "knn-euclidean",
-    "long-tailed-knn",
-    "finetune",
-    "finetune-1%",
+    *("full", "1%", "50-shot", "100-shot", "long-tailed", "balanced-lt"),
+    *("knn", "knn-euclidean", "long-tailed-knn", "finetune", "finetune-1%"),
 )
+NEIGHBORS = {"probe": (1, 10, 200), "long-tailed": (1, 10)}  # unless the name has a number
 
 
 @dataclass(frozen=True)
@@ -46,15 +39,15 @@ class Protocol:
         train: ``"probe"`` for the balanced set, ``"long-tailed"`` for the pretraining set.
         shots: images per class (int; 0: as many as the rarest class has), share of the balanced
             set (float), or None for all.
-        draws: how many subsets.
+        draws: number of subsets.
         solver: of a linear probe; the metric of nearest neighbors.
-        cropped: the training features are those of one random crop and flip of every image.
-        neighbors: numbers of nearest neighbors; empty for those of the kind.
+        cropped: whether the training features are of one random crop and flip of every image.
+        neighbors: numbers of nearest neighbors.
     """
 
     name: str
     kind: Kind
-    train: Literal["probe", "long-tailed"]
+    train: Source
     shots: int | float | None = None
     draws: int = 1
     solver: str = "lbfgs"
@@ -63,39 +56,37 @@ class Protocol:
 
     @property
     def source(self) -> str:
-        """Which features it is trained on, such as ``"probe"`` or ``"probe+crop"``."""
+        """The features it is trained on, such as ``"probe"`` or ``"probe+crop"``."""
         return self.train + ("+crop" if self.cropped else "")
 
     @property
     def description(self) -> str:
         """One line for reports."""
-        return self._images + (", one random crop and flip of each" if self.cropped else "")
-
-    @property
-    def _images(self) -> str:
         where = "balanced probe set" if self.train == "probe" else "long-tailed training set"
-        draws = f", {self.draws} draws" if self.draws > 1 else ""
         if self.shots is None:
-            return f"whole {where}"
-        if isinstance(self.shots, float):
-            return f"{100 * self.shots:g} % of the {where}{draws}"
-        if self.shots == 0:
-            return f"as many images of each class of the {where} as its rarest has{draws}"
-        return f"{self.shots} images a class of the {where}{draws}"
+            images = f"whole {where}"
+        elif isinstance(self.shots, float):
+            images = f"{100 * self.shots:g} % of the {where}"
+        elif self.shots == 0:
+            images = f"as many images of each class of the {where} as its rarest has"
+        else:
+            images = f"{self.shots} images per class of the {where}"
+        draws = f", {self.draws} draws" if self.draws > 1 else ""
+        return images + draws + (", one random crop and flip of each" if self.cropped else "")
 
 
 def parse_protocols(names: str | Sequence[str]) -> list[Protocol]:
-    """Turn protocol names into protocols, each once, in the order asked for.
+    """Turn protocol names into protocols, each once, in the order given.
 
     ``full``, ``1%`` (any share), ``50-shot`` (any number), ``long-tailed``, ``balanced-lt`` are
-    linear probes and take a solver behind a colon (``full:sgd``); ``knn`` (k = 1, 10, 200, cosine),
-    ``knn-euclidean``, ``long-tailed-knn``, each also with a number of neighbors (``knn@5``);
-    ``finetune``, ``finetune-1%`` (any share). With ``+crop`` before the colon a linear probe is
-    trained on one random crop and flip of every image. The papers' sets: ``bcl``, ``gh``,
+    linear probes and take a solver after a colon (``full:sgd``). ``knn`` (k = 1, 10, 200, cosine),
+    ``knn-euclidean`` and ``long-tailed-knn`` may name a number of neighbors (``knn@5``). Then
+    ``finetune`` and ``finetune-1%`` (any share). With ``+crop`` before the colon a linear probe is
+    trained on one random crop and flip of every image. The papers' sets are ``bcl``, ``gh``,
     ``sdclr``, ``colt``, ``mak``, ``cacr``, ``ts`` (`SUITES`).
 
     Args:
-        names: names, or one string with commas.
+        names: a list, or one string with commas.
 
     Returns:
         The protocols.
@@ -127,10 +118,11 @@ def _single(name: str) -> Protocol:
     if not colon and not cropped:
         kind, at, number = base.partition("@")
         count = (int(number),) if re.fullmatch(r"[1-9]\d*", number) else ()
-        if kind in _NEIGHBORS and bool(at) == bool(count):
-            train, metric = _NEIGHBORS[kind]
-            # Results are named by their k, so the protocol itself is not.
-            return Protocol(kind, "knn", train, solver=metric, neighbors=count)
+        if kind in _KNN and bool(at) == bool(count):
+            train, metric = _KNN[kind]
+            # Each k has its own result, named after it; the protocol's name has none.
+            neighbors = count or NEIGHBORS[train]
+            return Protocol(kind, "knn", train, solver=metric, neighbors=neighbors)
         if base == "finetune":
             return Protocol(name, "finetune", "probe")
         if (match := re.fullmatch(rf"finetune-{_SHARE}", base)) and 0 < float(match[1]) <= 100:
@@ -139,7 +131,7 @@ def _single(name: str) -> Protocol:
 
 
 _SHARE = r"(\d+(?:\.\d+)?)%"
-_NEIGHBORS: dict[str, tuple[Literal["probe", "long-tailed"], str]] = {
+_KNN: dict[str, tuple[Source, str]] = {
     "knn": ("probe", "cosine"),
     "knn-euclidean": ("probe", "euclidean"),
     "long-tailed-knn": ("long-tailed", "cosine"),
@@ -147,7 +139,7 @@ _NEIGHBORS: dict[str, tuple[Literal["probe", "long-tailed"], str]] = {
 
 
 def _linear(base: str, solver: str) -> Protocol | None:
-    """The linear protocol of a name without its solver; None if it is none."""
+    """The linear protocol of a name without its solver, or None."""
     if base == "full":
         return Protocol(base, "linear", "probe", solver=solver)
     if base == "long-tailed":

@@ -1,9 +1,10 @@
-"""What an evaluation found, as plain values that are saved, loaded and rendered."""
+"""What an evaluation found: dataclasses in Python, plain values on disk."""
 
 import io
 import json
 import math
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,26 +13,143 @@ from torch import Tensor
 
 from bcl.core.errors import InputError
 from bcl.core.files import atomic_write, write_text
+from bcl.evaluation.measures import Measures, TailDiscovery
+from bcl.evaluation.metrics import confidence_interval
+from bcl.evaluation.shots import GROUPS, ShotGroups
 
 SCHEMA = "bcl-cacr/probe-report"
-SCHEMA_VERSION = 1
-# What tables and pages cannot do without.
+SCHEMA_VERSION = 2
+# Tables and pages cannot do without these.
 DATA_FIELDS = ("test_hash", "test_images", "num_classes", "class_names", "class_counts")
-PROTOCOL_FIELDS = ("kind", "description", "draws", "per_class", "summary")
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean and the half-width of its 95 % interval (NaN for a single value)."""
+
+    mean: float
+    ci95: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Estimate":
+        """The mean over draws."""
+        return cls(*confidence_interval(values))
+
+
+@dataclass
+class Draw:
+    """One draw of a protocol.
+
+    Attributes:
+        accuracy: share of correct test predictions, in [0, 1].
+        top5: share of test images whose label is among the five best classes; NaN for knn.
+        per_class: C accuracies; NaN for a class without test images.
+        chosen: solver, its settings, and how they were chosen; see ``docs/evaluation.md``.
+    """
+
+    accuracy: float
+    top5: float
+    per_class: list[float]
+    chosen: dict[str, Any]
+
+
+@dataclass
+class ProtocolResult:
+    """What one protocol measured.
+
+    Attributes:
+        name: such as ``"full"`` or ``"knn@10"``.
+        kind: ``"linear"``, ``"knn"`` or ``"finetune"``.
+        description: the training images, in words.
+        draws: one entry per draw.
+        per_class: C accuracies, the mean over draws.
+        summary: ``"accuracy"`` and ``"top5"``.
+        groups: grouping to ``"many"``, ``"medium"``, ``"few"``, ``"class_mean"``,
+            ``"std_population"`` and ``"std_sample"``.
+        notes: what a reader should know, such as absent classes.
+    """
+
+    name: str
+    kind: str
+    description: str
+    draws: list[Draw]
+    per_class: list[float]
+    accuracy: Estimate
+    top5: Estimate
+    groups: dict[str, dict[str, Estimate]]
+    notes: list[str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values; ``summary`` holds all means."""
+        values = asdict(self)
+        summary = {key: values.pop(key) for key in ("accuracy", "top5")}
+        return {**values, "summary": {**summary, **values.pop("groups")}}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "ProtocolResult":
+        """Read what `to_dict` wrote, with NaN for None."""
+        summary = dict(values["summary"])
+        draws = [
+            Draw(
+                _number(draw["accuracy"]),
+                _number(draw["top5"]),
+                [_number(value) for value in draw["per_class"]],
+                draw["chosen"],
+            )
+            for draw in values["draws"]
+        ]
+        if not draws:
+            raise ValueError(f"protocol '{values['name']}' has no draws")
+        return cls(
+            **{key: values[key] for key in ("name", "kind", "description", "notes")},
+            draws=draws,
+            per_class=[_number(value) for value in values["per_class"]],
+            accuracy=_estimate(summary.pop("accuracy")),
+            top5=_estimate(summary.pop("top5")),
+            groups={
+                grouping: {name: _estimate(value) for name, value in means.items()}
+                for grouping, means in summary.items()
+            },
+        )
+
+
+@dataclass
+class ShownImage:
+    """An image from either end of the memorization scores, or one that moved a lot.
+
+    Attributes:
+        which: ``"highest"``, ``"lowest"``, ``"risen"`` or ``"fallen"``.
+        id: of the sample.
+        label: its class.
+        class_name: the class's name.
+        score: its memorization score.
+        change: since the earlier scores; None without them.
+        file: path in the report's folder.
+        png: the file's bytes; empty if it is missing.
+    """
+
+    which: str
+    id: int
+    label: int
+    class_name: str
+    score: float
+    change: float | None
+    file: str
+    png: bytes = b""
 
 
 @dataclass
 class ProbeReport:
-    """Everything that one run's evaluation found; `docs/evaluation.md` describes the fields.
+    """Everything that the evaluation of one run found; ``docs/evaluation.md`` has the schema.
 
     Attributes:
         record: what was run: name, method, seed, config, commit, versions, hardware, history, …
         data: the data set: recipe, class names and counts, hashes, number of test images.
-        groups: grouping rule to its description and class ids; the first rule is the main one.
-        protocols: one entry a protocol, with its draws and their summary.
-        measures: representation measures by name.
+        groups: grouping to class ids; the first grouping is the main one.
+        protocols: one result per protocol.
+        measures: representation measures; empty if they were not asked for.
         tracker: momentum loss and score by class, rank correlation with class frequency; or None.
-        images: images of the highest and lowest scores; ``"png"`` holds the bytes.
+        images: images of the highest and lowest scores.
         predictions: protocol name to (draws, M) predicted labels; ``"labels"`` to the (M,) truth.
 
     Example:
@@ -39,75 +157,65 @@ class ProbeReport:
         >>> from bcl import evaluate
         >>> from datamodules import DigitsLT
         >>> pixels = lambda images: images[:, 0, ::2, ::2].flatten(1).float()
-        >>> report = evaluate(pixels, DigitsLT(), protocols="knn@10", record={"name": "pixels"})
+        >>> report = evaluate(pixels, DigitsLT(), "knn@10", record={"name": "pixels"})
         >>> again = ProbeReport.load(report.save(tempfile.mkdtemp()))
-        >>> again.name, again.rule, again.protocols == report.to_dict()["protocols"]
+        >>> again.name, again.grouping, again.to_dict() == report.to_dict()
         ('pixels', 'thirds', True)
     """
 
     record: dict[str, Any]
     data: dict[str, Any]
-    groups: dict[str, dict[str, Any]]
-    protocols: list[dict[str, Any]]
-    measures: dict[str, Any] = field(default_factory=dict)
-    tracker: dict[str, Any] | None = None
-    images: list[dict[str, Any]] = field(default_factory=list)
+    groups: dict[str, ShotGroups]
+    protocols: list[ProtocolResult]
+    measures: Measures | None = None
+    tracker: TailDiscovery | None = None
+    images: list[ShownImage] = field(default_factory=list)
     predictions: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
-        """What the run is called."""
-        return " ".join(str(self.record.get("name") or "run").split())  # tables need one line
+        """The run's name, on one line, as tables need it."""
+        return " ".join(str(self.record.get("name") or "run").split())
 
     @property
-    def rule(self) -> str:
-        """The main grouping rule."""
+    def grouping(self) -> str:
+        """The main grouping."""
         return next(iter(self.groups))
 
-    def protocol(self, name: str) -> dict[str, Any]:
-        """The entry of a protocol.
-
-        Args:
-            name: such as ``"full"``.
-
-        Returns:
-            The entry.
-
-        Raises:
-            InputError: this report lacks it.
-        """
-        for entry in self.protocols:
-            if entry["name"] == name:
-                return entry
-        known = ", ".join(entry["name"] for entry in self.protocols)
+    def protocol(self, name: str) -> ProtocolResult:
+        """The result of a protocol such as ``"full"``; an `InputError` if the report lacks it."""
+        for result in self.protocols:
+            if result.name == name:
+                return result
+        known = ", ".join(result.name for result in self.protocols)
         raise InputError(f"report '{self.name}' has no protocol '{name}'; it has {known}.")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON: NaN becomes None, images are named by file."""
-        images = [
-            {**{key: value for key, value in image.items() if key != "png"}}
-            for image in self.images
-        ]
-        plain = _plain(
-            {
-                "schema": SCHEMA,
-                "schema_version": SCHEMA_VERSION,
-                "record": self.record,
-                "data": self.data,
-                "groups": self.groups,
-                "protocols": self.protocols,
-                "measures": self.measures,
-                "tracker": self.tracker,
-                "images": images,
-            }
-        )
-        return dict(plain)
+        values = {
+            "schema": SCHEMA,
+            "schema_version": SCHEMA_VERSION,
+            "record": self.record,
+            "data": self.data,
+            "groups": {
+                name: {"description": group.description, **group.as_dict()}
+                for name, group in self.groups.items()
+            },
+            "protocols": [result.to_dict() for result in self.protocols],
+            "measures": self.measures,
+            "tracker": self.tracker,
+            "images": [
+                {key: value for key, value in vars(image).items() if key != "png"}
+                for image in self.images
+            ],
+        }
+        return dict(_plain(values))
 
     def save(self, folder: str | Path) -> Path:
         """Write ``report.json``, ``predictions.pt`` and the images into a folder.
 
         Args:
-            folder: made if need be; files of an older report in it are replaced.
+            folder: created if missing; files of an older report in it are replaced.
 
         Returns:
             The path of ``report.json``, which is written last.
@@ -118,7 +226,7 @@ class ProbeReport:
         folder = Path(folder)
         try:
             for image in self.images:
-                _write_bytes(folder / image["file"], image["png"])
+                _write_bytes(folder / image.file, image.png)
             if self.predictions:
                 buffer = io.BytesIO()
                 torch.save(self.predictions, buffer)
@@ -145,104 +253,96 @@ class ProbeReport:
             InputError: nothing there, not a report, or of another schema version.
         """
         path = Path(folder)
-        if path.is_dir():
-            path = path / "report.json"
-        if not path.is_file():
-            raise InputError(f"no report at {path}; make one with 'bcl probe CKPT --out DIR'.")
+        path = path / "report.json" if path.is_dir() else path
+        values = _read_json(path)
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise InputError(f"{path} is not JSON: {error}.") from error
-        if not isinstance(values, dict) or values.get("schema") != SCHEMA:
-            raise InputError(f"{path} is not a probe report; its schema should be '{SCHEMA}'.")
-        version = values.get("schema_version")
-        if version != SCHEMA_VERSION:
-            newer = isinstance(version, int) and version > SCHEMA_VERSION
-            step = "update bcl-cacr" if newer else "run 'bcl probe' on the checkpoint again"
+            report = cls._from_dict(values)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(
-                f"{path} has schema version {version}, this release reads {SCHEMA_VERSION}; {step}."
-            )
-        try:
-            report = cls(
-                **{
-                    key: values[key]
-                    for key in ("record", "data", "groups", "protocols", "measures", "tracker")
-                },
-                images=[dict(image) for image in values["images"]],
-            )
-        except KeyError as error:
-            raise InputError(f"{path} lacks {error}; it was cut short or edited.") from error
-        except (TypeError, ValueError) as error:
-            raise InputError(
-                f"{path}: 'images' is not a list of objects; it was cut short or edited."
+                f"{path} was cut short or edited ({error!r}); run 'bcl probe' again."
             ) from error
-        wrong = _misshapen(report)
-        if wrong:
-            raise InputError(f"{path}: {wrong}; it was cut short or edited.")
         for image in report.images:
-            # Names come from a file that anybody may have written; they stay in its folder.
-            file = path.parent / "images" / Path(str(image["file"])).name
-            image["png"] = file.read_bytes() if file.is_file() else b""
-        tensors = path.parent / "predictions.pt"
-        if tensors.is_file():
-            try:
-                report.predictions = torch.load(tensors, weights_only=True)
-            except Exception as error:
-                raise InputError(
-                    f"{tensors} is damaged; run 'bcl probe' again, or delete it to read the report "
-                    "without confusions and paired tests."
-                ) from error
-            if not _predictions_fit(report.predictions, report.data.get("test_images")):
-                raise InputError(
-                    f"{tensors} does not belong to {path.name}; run 'bcl probe' again, or delete "
-                    "it to read the report without confusions and paired tests."
-                )
+            # Anyone may have written the file; the names in it stay within its folder.
+            file = path.parent / "images" / Path(image.file).name
+            image.png = file.read_bytes() if file.is_file() else b""
+        report.predictions = _read_predictions(path, report.data["test_images"])
         return report
 
+    @classmethod
+    def _from_dict(cls, values: dict[str, Any]) -> "ProbeReport":
+        """Build a report from plain values; any error means that they are no whole report."""
+        protocols = [ProtocolResult.from_dict(entry) for entry in values["protocols"]]
+        data = {**values["data"]}
+        if lacking := [key for key in DATA_FIELDS if key not in data]:
+            raise KeyError(f"data.{lacking[0]}")
+        counts = torch.tensor(data["class_counts"])
+        groups = {
+            name: ShotGroups(name, counts, *(torch.tensor(ids[key]).long() for key in GROUPS))
+            for name, ids in values["groups"].items()
+        }
+        if not groups or not protocols:
+            raise ValueError("no groups or no protocols")
+        return cls(
+            record={**values["record"]},
+            data=data,
+            groups=groups,
+            protocols=protocols,
+            measures=values["measures"],
+            tracker=values["tracker"],
+            images=[ShownImage(**image) for image in values["images"]],
+        )
 
-def _misshapen(report: ProbeReport) -> str:
-    """What a report must have and lacks, in words; empty if it is sound."""
-    for name in ("record", "data", "groups", "measures"):
-        if not isinstance(getattr(report, name), dict):
-            return f"'{name}' is not an object"
-    if not report.groups:
-        return "'groups' is empty"
-    entries = report.protocols
-    if not isinstance(entries, list) or not all(
-        isinstance(e, dict) and "name" in e for e in entries
-    ):
-        return "'protocols' is not a list of named entries"
-    if not entries:
-        return "'protocols' is empty"
-    if lacking := [key for key in DATA_FIELDS if key not in report.data]:
-        return f"'data' lacks '{lacking[0]}'"
-    for entry in entries:
-        if lacking := [key for key in PROTOCOL_FIELDS if not entry.get(key)]:
-            return f"protocol '{entry['name']}' lacks '{lacking[0]}'"
-    if not all("file" in image for image in report.images):
-        return "an image has no file"
-    return ""
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """The content of a report's file of this schema version."""
+    if not path.is_file():
+        raise InputError(f"no report at {path}; make one with 'bcl probe CKPT --out DIR'.")
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not JSON: {error}.") from error
+    if not isinstance(values, dict) or values.get("schema") != SCHEMA:
+        raise InputError(f"{path} is not a probe report; its schema should be '{SCHEMA}'.")
+    version = values.get("schema_version")
+    if version != SCHEMA_VERSION:
+        newer = isinstance(version, int) and version > SCHEMA_VERSION
+        step = "update bcl-cacr" if newer else "run 'bcl probe' on the checkpoint again"
+        raise InputError(
+            f"{path} has schema version {version}, this release reads {SCHEMA_VERSION}; {step}."
+        )
+    return values
 
 
-def _predictions_fit(predictions: Any, images: Any) -> bool:
-    return isinstance(predictions, dict) and all(
-        isinstance(rows, Tensor) and rows.ndim > 0 and rows.shape[-1] == images
-        for rows in predictions.values()
-    )
+def _read_predictions(report: Path, images: int) -> dict[str, Tensor]:
+    """The predictions beside a report's file; empty if there are none."""
+    path = report.parent / "predictions.pt"
+    if not path.is_file():
+        return {}
+    step = "run 'bcl probe' again, or delete it to read the report without them"
+    try:
+        predictions: dict[str, Tensor] = torch.load(path, weights_only=True)
+        fits = all(rows.shape[-1] == images for rows in predictions.values())
+    except Exception as error:
+        raise InputError(f"{path} is damaged or does not belong to the report; {step}.") from error
+    if not fits:
+        raise InputError(f"{path} does not belong to {report.name}; {step}.")
+    return predictions
 
 
 def _write_bytes(path: Path, content: bytes) -> None:
     atomic_write(path, lambda file: file.write(content))
 
 
+def _number(value: float | None) -> float:
+    return math.nan if value is None else float(value)
+
+
+def _estimate(value: dict[str, Any]) -> Estimate:
+    return Estimate(_number(value["mean"]), _number(value["ci95"]))
+
+
 def rounded(value: float) -> float:
     """Six decimals, or six digits of small numbers such as penalties, gaps and p-values.
-
-    Args:
-        value: a finite number.
-
-    Returns:
-        The number rounded.
 
     Example:
         >>> rounded(12.3456789), rounded(3.16227766e-7)
@@ -252,7 +352,7 @@ def rounded(value: float) -> float:
 
 
 def _plain(value: Any) -> Any:
-    """Lists, dicts, strings and finite numbers; what JSON has no sign for becomes None."""
+    """Lists, dicts, strings and finite numbers; None for what JSON cannot express."""
     if isinstance(value, Tensor):
         return _plain(value.tolist())
     if isinstance(value, dict):

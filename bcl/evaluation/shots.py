@@ -6,23 +6,29 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bcl.core.errors import InputError, unknown_name
+from bcl.core.checks import check_choice
+from bcl.core.errors import InputError
 
-RULES = ("thirds", "thresholds")
+GROUPINGS = ("thirds", "thresholds")
 GROUPS = ("many", "medium", "few")
-MORE_THAN, FEWER_THAN = 100, 20  # training images, the bounds of the "thresholds" rule
+MORE_THAN, FEWER_THAN = 100, 20  # training images, the bounds of "thresholds"
+DESCRIPTIONS = {
+    "thirds": "thirds of the classes sorted by training images, leftover classes to Many",
+    "thresholds": f"more than {MORE_THAN}, {FEWER_THAN} to {MORE_THAN}, fewer than {FEWER_THAN} "
+    "training images",
+}
 
 
 @dataclass(frozen=True)
 class ShotGroups:
-    """Classes by group, with the rule that made them.
+    """Class ids by group, the most frequent class first.
 
     Attributes:
-        rule: name of the rule, one of `RULES`.
+        grouping: one of `GROUPINGS`.
         class_counts: (C,) int64, training images per class.
-        many: class ids of the group, most frequent first.
-        medium: likewise.
-        few: likewise.
+        many: class ids.
+        medium: class ids.
+        few: class ids.
 
     Example:
         >>> groups = shot_groups([450, 30, 4, 120, 60, 8])
@@ -32,7 +38,7 @@ class ShotGroups:
         {'many': [0, 3], 'medium': [4, 1], 'few': [5, 2]}
     """
 
-    rule: str
+    grouping: str
     class_counts: Tensor
     many: Tensor
     medium: Tensor
@@ -40,14 +46,9 @@ class ShotGroups:
 
     @property
     def description(self) -> str:
-        """One line for reports: the rule in words, and how many classes it put where."""
-        words = {
-            "thirds": "thirds of the classes sorted by training images, leftover classes to Many",
-            "thresholds": f"more than {MORE_THAN}, {FEWER_THAN} to {MORE_THAN}, fewer than "
-            f"{FEWER_THAN} training images",
-        }
+        """The grouping in words, and how many classes each group has."""
         sizes = "/".join(str(ids.numel()) for ids in self.as_dict().values())
-        return f"{self.rule}: {words[self.rule]}; {sizes} classes"
+        return f"{self.grouping}: {DESCRIPTIONS[self.grouping]}; {sizes} classes"
 
     def as_dict(self) -> dict[str, Tensor]:
         """Group name to class ids, in the order Many, Medium, Few."""
@@ -55,30 +56,27 @@ class ShotGroups:
 
     def of_class(self) -> list[str]:
         """Group name of every class, by class id."""
-        names = [""] * self.class_counts.numel()
-        for group, ids in self.as_dict().items():
-            for class_id in ids.tolist():
-                names[class_id] = group
-        return names
+        names = {c: group for group, ids in self.as_dict().items() for c in ids.tolist()}
+        return [names[c] for c in range(self.class_counts.numel())]
 
 
-def shot_groups(class_counts: Any, rule: str = "thirds") -> ShotGroups:
+def shot_groups(class_counts: Any, grouping: str = "thirds") -> ShotGroups:
     r"""Split classes into Many, Medium and Few by their number of training images.
 
     ``"thirds"``: classes sorted by count (equal counts by class id), :math:`\lfloor C/3 \rfloor`
-    for Few and for Medium, the others to Many; 34/33/33 of 100 and 4/3/3 of 10. This is the rule
-    of the CIFAR results. ``"thresholds"``: :math:`n_c > 100`, :math:`20 \le n_c \le 100`,
-    :math:`n_c < 20`, the rule of ImageNet-LT and Places-LT; a group may be empty.
+    for Few and for Medium, the rest to Many: 34/33/33 of 100 and 4/3/3 of 10. CIFAR results use
+    it. ``"thresholds"``: :math:`n_c > 100`, :math:`20 \le n_c \le 100`, :math:`n_c < 20`, as on
+    ImageNet-LT and Places-LT; a group may be empty.
 
     Args:
         class_counts: (C,) images per class of the long-tailed training set, any sequence.
-        rule: ``"thirds"`` or ``"thresholds"``.
+        grouping: ``"thirds"`` or ``"thresholds"``.
 
     Returns:
         The groups.
 
     Raises:
-        InputError: unknown rule, counts that are negative, not whole or not one row, or fewer
+        InputError: unknown grouping; counts that are negative, fractional or not one row; fewer
             than three classes for ``"thirds"``.
 
     Source: SDCLR (arXiv 2106.02990), Liu et al. 2019 (arXiv 1904.05160).
@@ -87,31 +85,27 @@ def shot_groups(class_counts: Any, rule: str = "thirds") -> ShotGroups:
         >>> groups = shot_groups([450, 30, 4, 120, 60, 8, 15, 200, 90, 5])
         >>> groups.many.tolist(), groups.few.tolist()
         ([0, 7, 3, 8], [5, 9, 2])
-        >>> shot_groups([450, 30, 4], rule="thresholds").medium.tolist()
+        >>> shot_groups([450, 30, 4], grouping="thresholds").medium.tolist()
         [1]
     """
-    if rule not in RULES:
-        raise unknown_name("grouping rule", rule, RULES)
-    counts = torch.as_tensor(class_counts).detach().cpu()
-    if counts.ndim != 1 or counts.numel() == 0:
+    check_choice("grouping", grouping, GROUPINGS)
+    given = torch.as_tensor(class_counts).detach().cpu()
+    if given.ndim != 1 or given.numel() == 0:
         raise InputError(
-            f"class_counts must be one row of counts, got shape {tuple(counts.shape)}; pass the "
+            f"class_counts must be one row of counts, got shape {tuple(given.shape)}; pass the "
             "datamodule's class_counts."
         )
-    if counts.is_floating_point() and not bool((counts == counts.round()).all()):
-        raise InputError("class_counts must be whole numbers of images, not shares.")
-    counts = counts.to(torch.int64)
-    if bool((counts < 0).any()):
-        raise InputError(f"class_counts must not be negative, got {int(counts.min())}.")
+    counts = given.to(torch.int64)
+    if bool(((counts != given) | (counts < 0)).any()):
+        raise InputError(f"class_counts must be whole numbers, none negative, got {class_counts}.")
     order = torch.sort(counts, descending=True, stable=True).indices
-    if rule == "thresholds":
-        ordered = counts[order]
-        many = order[ordered > MORE_THAN]
-        few = order[ordered < FEWER_THAN]
-        medium = order[(ordered <= MORE_THAN) & (ordered >= FEWER_THAN)]
-        return ShotGroups(rule, counts, many, medium, few)
-    third = counts.numel() // 3
-    if third == 0:
-        raise InputError(f"'thirds' needs at least three classes, got {counts.numel()}.")
-    head = counts.numel() - 2 * third
-    return ShotGroups(rule, counts, order[:head], order[head : head + third], order[head + third :])
+    if grouping == "thresholds":
+        many = int((counts > MORE_THAN).sum())
+        few = int((counts < FEWER_THAN).sum())
+    else:
+        few = counts.numel() // 3
+        many = counts.numel() - 2 * few
+        if few == 0:
+            raise InputError(f"'thirds' needs at least three classes, got {counts.numel()}.")
+    medium = counts.numel() - many - few
+    return ShotGroups(grouping, counts, *torch.split(order, [many, medium, few]))

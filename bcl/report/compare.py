@@ -140,8 +140,10 @@ def difference_notes(reports: Sequence[ProbeReport]) -> list[str]:
             f"Other class counts than {first.name}, so Many, Medium and Few may be other classes: "
             f"{names}."
         )
-    for rule in sorted({report.rule for report in reports} - {first.rule}):
-        notes.append(f"Some runs use the grouping {rule}; all tables here use {first.rule}.")
+    for grouping in sorted({report.grouping for report in reports} - {first.grouping}):
+        notes.append(
+            f"Some runs use the grouping {grouping}; all tables here use {first.grouping}."
+        )
     own = [report.data.get("notes") or [] for report in reports]
     common = [note for note in own[0] if all(note in each for each in own)]
     notes += [note[:1].upper() + note[1:] for note in common]
@@ -157,7 +159,7 @@ def compare(reports: Sequence[ProbeReport]) -> list[Values]:
         reports: the runs, the baseline first.
 
     Returns:
-        Tables with ``protocol``, ``description``, ``kind``, ``rule``, ``test`` (the paired test
+        Tables with ``protocol``, ``description``, ``kind``, ``grouping``, ``test`` (the paired test
         in words, or None) and ``rows``: ``method``, ``index``, ``seeds``, ``draws``, ``values`` by
         column (`COLUMNS`) with ``mean``, ``ci95`` and, except for the baseline, ``gain`` and ``p``
         (after Holm's correction); ``notes`` and ``chosen``. Accuracies are shares.
@@ -171,10 +173,10 @@ def compare(reports: Sequence[ProbeReport]) -> list[Values]:
         for plain in method.plain:
             for entry in plain["protocols"]:
                 names.setdefault(entry["name"], entry)
-    return [_table(entry, together, reports[0].rule) for entry in names.values()]
+    return [_table(entry, together, reports[0].grouping) for entry in names.values()]
 
 
-def _table(first: Values, together: list[Method], rule: str) -> Values:
+def _table(first: Values, together: list[Method], grouping: str) -> Values:
     name = first["name"]
     rows = [
         {
@@ -182,36 +184,36 @@ def _table(first: Values, together: list[Method], rule: str) -> Values:
             "index": method.index,
             "seeds": method.seeds,
             "draws": len(entries[0]["draws"]),
-            "values": {column: _over_runs(entries, column, rule) for column in COLUMNS},
+            "values": {column: _over_runs(entries, column, grouping) for column in COLUMNS},
             "notes": sorted({note for entry in entries for note in entry["notes"]}),
             "chosen": entries[0]["draws"][0]["chosen"],
         }
         for method in together
         if (entries := method.entries(name))
     ]
-    test = _test_rows(rows, name, together, rule) if rows[0]["index"] == 0 else None
+    test = _test_rows(rows, name, together, grouping) if rows[0]["index"] == 0 else None
     return {
         "protocol": name,
         "description": first["description"],
         "kind": first["kind"],
-        "rule": rule,
+        "grouping": grouping,
         "test": test,
         "rows": rows,
     }
 
 
-def _single(entry: Values, column: str, rule: str) -> Values:
+def _single(entry: Values, column: str, grouping: str) -> Values:
     summary = entry["summary"]
     if column in ("all", "top5"):
         found = summary.get("accuracy" if column == "all" else "top5")
     else:
-        found = summary.get(rule, {}).get(column)
+        found = summary.get(grouping, {}).get(column)
     return dict(found) if found is not None else {"mean": None, "ci95": None}
 
 
-def _over_runs(entries: list[Values], column: str, rule: str) -> Values:
+def _over_runs(entries: list[Values], column: str, grouping: str) -> Values:
     """Mean over seeds with its interval; a single run keeps the interval over its draws."""
-    singles = [_single(entry, column, rule) for entry in entries]
+    singles = [_single(entry, column, grouping) for entry in entries]
     means = [single["mean"] for single in singles if single["mean"] is not None]
     if len(entries) == 1 or not means:
         return {**singles[0], "runs": means}
@@ -219,7 +221,7 @@ def _over_runs(entries: list[Values], column: str, rule: str) -> Values:
     return {"mean": mean, "ci95": half if half == half else None, "runs": means}
 
 
-def _test_rows(rows: list[Values], name: str, together: list[Method], rule: str) -> str | None:
+def _test_rows(rows: list[Values], name: str, together: list[Method], grouping: str) -> str | None:
     """Give each row but the first its gain and p-values; returns the tests in words."""
     base, others = rows[0], rows[1:]
     p_values: dict[str, list[float | None]] = {column: [] for column in TESTED}
@@ -229,7 +231,7 @@ def _test_rows(rows: list[Values], name: str, together: list[Method], rule: str)
             a, b = base["values"][column]["mean"], row["values"][column]["mean"]
             row["values"][column]["gain"] = None if a is None or b is None else b - a
         method = together[row["index"]]
-        pairs, kind = _pairs(together[0], method, name, rule)
+        pairs, kind = _pairs(together[0], method, name, grouping)
         for column in TESTED:
             first, second = pairs.get(column, ([], []))
             known = None not in first and None not in second
@@ -243,7 +245,7 @@ def _test_rows(rows: list[Values], name: str, together: list[Method], rule: str)
     return "; ".join(sorted(map(str, kinds))) or None
 
 
-def _pairs(a: Method, b: Method, name: str, rule: str) -> tuple[Pairs, str | None]:
+def _pairs(a: Method, b: Method, name: str, grouping: str) -> tuple[Pairs, str | None]:
     """Paired values by column and the test in words: over common seeds, or else over draws."""
 
     def by_seed(method: Method) -> dict[Any, Values]:
@@ -255,7 +257,8 @@ def _pairs(a: Method, b: Method, name: str, rule: str) -> tuple[Pairs, str | Non
     if len(seeds) > 1:
         values = {
             column: tuple(
-                [_single(runs[s], column, rule)["mean"] for s in seeds] for runs in (first, second)
+                [_single(runs[s], column, grouping)["mean"] for s in seeds]
+                for runs in (first, second)
             )
             for column in TESTED
         }
@@ -266,16 +269,16 @@ def _pairs(a: Method, b: Method, name: str, rule: str) -> tuple[Pairs, str | Non
     same_pool = a.plain[0]["data"][pool] == b.plain[0]["data"][pool]
     if draws < 2 or len(other["draws"]) != draws or not same_pool:
         return {}, None
-    drawn = {c: (_draws(a, name, c, rule), _draws(b, name, c, rule)) for c in TESTED}
+    drawn = {c: (_draws(a, name, c, grouping), _draws(b, name, c, grouping)) for c in TESTED}
     return drawn, f"paired t-test over {draws} draws, which says nothing about seeds"
 
 
-def _draws(method: Method, name: str, column: str, rule: str) -> list[Any]:
+def _draws(method: Method, name: str, column: str, grouping: str) -> list[Any]:
     """One value per draw of a method's first run."""
     draws = method.entries(name)[0]["draws"]
     if column == "all":
         return [draw["accuracy"] for draw in draws]
-    ids = method.plain[0]["groups"].get(rule, {}).get(column, [])
+    ids = method.plain[0]["groups"].get(grouping, {}).get(column, [])
     rows = [
         [draw["per_class"][c] for c in ids if draw["per_class"][c] is not None] for draw in draws
     ]

@@ -207,8 +207,8 @@ def _method_view(method: Method, protocol: str) -> Values:
     first, entry = method.plain[0], method.entry(protocol)
     images = []
     for image, content in zip(first["images"], method.reports[0].images, strict=True):
-        if content["png"]:
-            uri = "data:image/png;base64," + base64.b64encode(content["png"]).decode()
+        if content.png:
+            uri = "data:image/png;base64," + base64.b64encode(content.png).decode()
             images.append({**image, "uri": uri})
     records = [plain["record"].get("config") or {} for plain in method.plain]
     return {
@@ -235,6 +235,6 @@ def _confusion(method: Method, protocol: str) -> Values | None:
     return tail_confusion(
         report.predictions[protocol],
         report.predictions["labels"],
-        plain["groups"][report.rule],
+        plain["groups"][report.grouping],
         plain["data"]["class_counts"],
     )

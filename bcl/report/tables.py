@@ -11,8 +11,19 @@ from bcl.evaluation.results import ProbeReport, rounded
 from bcl.report.compare import COLUMNS, compare, difference_notes
 
 SCHEMA = "bcl-cacr/comparison"
-SCHEMA_VERSION = 1
-CSV_FIELDS = ("protocol", "method", "seeds", "draws", "rule", "column", "mean", "ci95", "gain", "p")
+SCHEMA_VERSION = 2
+CSV_FIELDS = (
+    "protocol",
+    "method",
+    "seeds",
+    "draws",
+    "grouping",
+    "column",
+    "mean",
+    "ci95",
+    "gain",
+    "p",
+)
 Values = dict[str, Any]
 TEX = {
     "\\": "\\textbackslash{}", "&": "\\&", "%": "\\%", "$": "\\$", "#": "\\#", "_": "\\_",
@@ -163,7 +174,7 @@ def text_table(reports: Sequence[ProbeReport]) -> str:
             cells = [percent(row["values"][c]["mean"]) for c in COLUMNS if c != "top5"]
             by_run.setdefault(label, []).append([label, table["protocol"], *cells])
     rows = [row for rows in by_run.values() for row in rows]
-    groups = reports[0].groups[reports[0].rule]["description"]
+    groups = reports[0].groups[reports[0].grouping].description
     return f"{Table(head, rows, left=2).text()}\ngroups by {groups}"
 
 
@@ -199,7 +210,7 @@ def _tables(
                 bold = value["mean"] is not None and value["mean"] == top.get(column)
                 cells.append(Cell(percent(value["mean"]), half, stars(value.get("p")), bold))
             rows.append([row["method"], *cells])
-        groups = reports[0].groups[found["rule"]]["description"]
+        groups = reports[0].groups[found["grouping"]].description
         note = f"Per cent. Groups by {groups}."
         if any(v["ci95"] is not None for row in found["rows"] for v in row["values"].values()):
             note += " ± is the 95 % interval over seeds or draws."
@@ -215,7 +226,7 @@ def csv_table(reports: Sequence[ProbeReport]) -> str:
     for table in compare(reports):
         for row in table["rows"]:
             seeds = " ".join(map(str, row["seeds"]))
-            about = [table["protocol"], row["method"], seeds, str(row["draws"]), table["rule"]]
+            about = [table["protocol"], row["method"], seeds, str(row["draws"]), table["grouping"]]
             for column in COLUMNS:
                 found = [row["values"][column].get(key) for key in ("mean", "ci95", "gain", "p")]
                 numbers = ["" if value is None else str(rounded(value)) for value in found]

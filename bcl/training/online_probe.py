@@ -93,7 +93,7 @@ class OnlineProbe(Callback):
             )
         self._groups, rule = {}, "no groups"
         if len(counts) > 2:
-            groups = shot_groups(counts, getattr(data, "group_rule", "thirds"))
+            groups = shot_groups(counts, getattr(data, "grouping", "thirds"))
             self._groups = {name: ids for name, ids in groups.as_dict().items() if ids.numel()}
             rule = groups.description
         what = [f"linear head on the labels of the training batches, Adam {self.learning_rate:g}"]

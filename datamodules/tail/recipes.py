@@ -27,7 +27,7 @@ class Recipe:
         shuffled: the counts are dealt to the classes at random, one way a split seed.
         selection: ``"hash"``: chosen by our hash of the split seed; ``"ldam"``: exactly as the
             released generator of LDAM chooses, from NumPy's legacy generator.
-        group_rule: the published rule of Many / Medium / Few.
+        grouping: the published grouping into Many / Medium / Few.
         source: the paper.
         note: what to know about it.
     """
@@ -38,7 +38,7 @@ class Recipe:
     source: str
     shuffled: bool = False
     selection: Selection = "hash"
-    group_rule: str = "thirds"
+    grouping: str = "thirds"
     note: str = ""
 
     @property
@@ -128,7 +128,7 @@ def _recipes() -> dict[str, Recipe]:
             115846,
             "after OLTR, arXiv 1904.05160",
             shuffled=True,
-            group_rule="thresholds",
+            grouping="thresholds",
             note="our deterministic quantiles; ImageNet-LT itself is a list file",
         ),
         Recipe(
@@ -136,7 +136,7 @@ def _recipes() -> dict[str, Recipe]:
             IMAGENET100_LT,
             12205,
             "SDCLR, arXiv 2106.02990",
-            group_rule="thresholds",
+            grouping="thresholds",
             note="published counts; the images themselves are a list file",
         ),
         Recipe(
@@ -144,7 +144,7 @@ def _recipes() -> dict[str, Recipe]:
             PLACES_LT,
             62500,
             "OLTR, arXiv 1904.05160",
-            group_rule="thresholds",
+            grouping="thresholds",
             note="published counts; the images themselves are a list file",
         ),
     ]

@@ -56,7 +56,7 @@ trainer = pl.Trainer(
 )
 trainer.fit(method, datamodule=data)
 
-report = bcl.evaluate(method.encode, data, protocols="full,knn", tracker=method.tracker)
+report = bcl.evaluate(method, data, "full,knn", tracker=method.tracker)
 # --8<-- [end:use]
 
 assert data.class_counts.tolist() == [200, 40, 8]

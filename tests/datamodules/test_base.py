@@ -179,9 +179,9 @@ def test_few_shot(digits: DigitsLT) -> None:
 
 
 def test_groups_by_the_published_rule(digits: DigitsLT) -> None:
-    groups = shot_groups(digits.class_counts, digits.group_rule)
+    groups = shot_groups(digits.class_counts, digits.grouping)
     assert (len(groups.many), len(groups.medium), len(groups.few)) == (4, 3, 3)
-    assert groups.rule == "thirds"
+    assert groups.grouping == "thirds"
     assert len(shot_groups(digits.class_counts, "thresholds").many) == int(
         (digits.class_counts > 100).sum()
     )

@@ -160,7 +160,7 @@ def test_published_totals_are_compared(root: Path, kind) -> None:
         image_size=12,
         batch_size=4,
     )
-    assert data.group_rule == "thresholds"
+    assert data.grouping == "thresholds"
     assert any("train has 8, published are" in note for note in data.notes)
     assert any("classes has 2" in note for note in data.notes)
 

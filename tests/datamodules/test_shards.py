@@ -180,7 +180,7 @@ def test_damaged_labels_and_index(packed: Path, tmp_path: Path) -> None:
     [
         ("class_names",),
         ("class_counts",),
-        ("group_rule",),
+        ("grouping",),
         ("notes",),
         ("recipe",),
         ("parts", "train"),

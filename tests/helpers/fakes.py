@@ -2,6 +2,10 @@
 
 import torch
 
+from bcl.evaluation import EvaluationOptions
+
+QUICK = EvaluationOptions(measures=False)
+
 
 class FakeSet:
     def __init__(self, labels, seed, size=8):

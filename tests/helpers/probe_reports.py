@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import torch
-from fakes import FakeData, encode
+from fakes import QUICK, FakeData, encode
 
 import bcl
 
@@ -26,9 +26,9 @@ def strong_and_weak():
         bcl.evaluate(
             noisy(seed, strength),
             FakeData(),
-            protocols="full,10-shot",
+            "full,10-shot",
+            QUICK,
             record={"name": name, "seed": seed},
-            measures=False,
         )
         for name, strength in (("weak_one", 0.35), ("strong|one", 0.1))
         for seed in range(3)

@@ -21,7 +21,8 @@ from places import ROOT
 import bcl
 from bcl.core.errors import InputError
 from bcl.core.instantiate import instantiate
-from bcl.evaluation.results import ProbeReport
+from bcl.evaluation.results import Draw, Estimate, ProbeReport, ProtocolResult
+from bcl.evaluation.shots import shot_groups
 
 BENCHMARKS = ROOT / "benchmarks"
 METHODS = {"simclr", "focal", "sdclr", "bcl_i", "bcl_d", "cacr", "cacr_k4", "bcl_cacr"}
@@ -150,7 +151,7 @@ def test_runs_a_table_goes_on_and_reports_a_failure(tmp_path):
     assert result["command"] == f"python benchmarks/reproduce.py --preset {path}"
     expected = ProbeReport.load(tmp_path / "out" / "probe" / "b-1").protocol("full")
     found = result["means"]["b"]["full"]["all"]["mean"]
-    assert found == pytest.approx(100 * expected["summary"]["accuracy"]["mean"])
+    assert found == pytest.approx(100 * expected.accuracy.mean)
     assert "<svg" in (tmp_path / "out" / "report.html").read_text()
     page = results_page.page([result], "")
     assert f"| A | 1 | {result['means']['a']['full']['all']['mean']:.2f} |" in page
@@ -358,21 +359,19 @@ def test_a_report_without_the_protocols_asked_for_is_not_done(tmp_path):
 
 def fake(tmp_path, name, seed, values):
     """A saved report with these accuracies of three classes."""
-    entry = {
-        "name": "full",
-        "description": "all",
-        "kind": "linear",
-        "notes": [],
-        "per_class": values,
-        "draws": [{"accuracy": sum(values) / 3}],
-        "summary": {
-            "accuracy": {"mean": sum(values) / 3, "ci95": None},
-            "thirds": {
-                key: {"mean": value, "ci95": None}
-                for key, value in zip(("many", "medium", "few"), values, strict=True)
-            },
-        },
-    }
+    mean = Estimate.of([sum(values) / 3])
+    groups = zip(("many", "medium", "few"), values, strict=True)
+    entry = ProtocolResult(
+        name="full",
+        kind="linear",
+        description="all",
+        draws=[Draw(mean.mean, mean.mean, values, {})],
+        per_class=values,
+        accuracy=mean,
+        top5=mean,
+        groups={"thirds": {key: Estimate.of([value]) for key, value in groups}},
+        notes=[],
+    )
     report = ProbeReport(
         {"name": name, "seed": seed, "history": [{"loss": 1.0}], "epochs": 1, "commit": "c"},
         {
@@ -383,7 +382,7 @@ def fake(tmp_path, name, seed, values):
             "class_names": ["a", "b", "c"],
             "class_counts": [3, 2, 1],
         },
-        {"thirds": {"description": "thirds", "many": [0], "medium": [1], "few": [2]}},
+        {"thirds": shot_groups([3, 2, 1])},
         [entry],
     )
     report.save(tmp_path / f"{name}-{seed}")

@@ -4,41 +4,41 @@ r"""Multinomial logistic regression by preconditioned L-BFGS, several problems a
           - x_i^\top w_{y_i} - b_{y_i}\Bigr) + \frac{\lambda}{2} \lVert W \rVert^2
 
 The problem is convex with one minimum, so the answer depends on no seed, learning rate or number
-of epochs, once it is reached. What makes it quick is an inverse Hessian to start L-BFGS from. With
+of epochs. An approximate inverse Hessian to start L-BFGS from makes it fast. With
 :math:`A = \overline{\operatorname{diag} p - p p^\top}` over the training rows, the C x C curvature
 of the classes, and the second moment :math:`\Sigma = X^\top X / n`, it is
 
 .. math:: (A \otimes \Sigma + \lambda I)^{-1}
 
-on features that are centered for every class c on the rows where the class is in doubt, at
-:math:`m_c = \sum_i p_{ic} (1 - p_{ic})\, x_i / \sum_i p_{ic} (1 - p_{ic})`: otherwise weights and
-bias of a class are entangled. Both factors are diagonalized, :math:`\Sigma` once for all
-:math:`\lambda`. Pairs of step and change of gradient stay valid from one :math:`\lambda` to the
-next, for :math:`\lambda I` is all that changes in the Hessian.
+on features that are centered for every class c on the rows where the class is uncertain, at
+:math:`m_c = \sum_i p_{ic} (1 - p_{ic})\, x_i / \sum_i p_{ic} (1 - p_{ic})`; otherwise weights and
+bias of a class are coupled. Both factors are diagonalized, :math:`\Sigma` once for all
+:math:`\lambda`. Pairs of step and gradient change stay valid from one :math:`\lambda` to the next,
+since only :math:`\lambda I` changes in the Hessian.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from bcl.core.errors import InputError
 from bcl.core.random import permutation
+from bcl.evaluation.probe.options import EXACT
 
-# Logits worked on at a time: larger blocks fall out of a processor's cache, smaller ones leave a
-# GPU idle.
+# Bytes of logits per block: larger blocks do not fit a CPU's cache, smaller ones leave a GPU idle.
 BLOCK_BYTES = {"cpu": 1 << 20, "cuda": 512 << 20}
-EXACT = 1e-6  # promised decrease, as a share of the objective, at which a minimum is reached
-MEMORY = 10  # pairs of (step, change of gradient) that L-BFGS keeps
+MEMORY = 10  # pairs of (step, gradient change) that L-BFGS keeps
 MAX_HALVINGS = 40
 NOISE = 5e-7  # objectives that differ by this share are equal in float32
-PATIENCE = 20  # steps without progress after which float32 gives no more
-SAMPLE = 16384  # rows that the preconditioner is made of: it decides the speed, not the answer
-COLD = 2  # steps from zero after which it is first made anew: earlier, it misleads
-REFRESH = 16  # steps after which it is made anew
-RESCALE = 4  # steps after which the preconditioner's scale is fitted to the last pair
-OFF = 0.2  # a slope at the end of a step above this share of the first one: another length
+PATIENCE = 20  # steps without progress after which float32 is exhausted
+SAMPLE = 16384  # rows that the preconditioner is computed from: they affect the speed alone
+COLD = 2  # steps from zero before the preconditioner is first recomputed; earlier, it misleads
+REFRESH = 16  # steps between later recomputations
+RESCALE = 4  # steps between fits of the preconditioner's scale to the last pair
+OFF = 0.2  # try another length if the slope at the end of a step exceeds this share of the first
 
 
 @dataclass
@@ -52,8 +52,8 @@ class SoftmaxProblem:
         y: (P, n) int64 labels.
         num_classes: C.
         log_share: (P, C) log of the class shares; -inf for a class without images.
-        eigenvalues: (D,) of the second moment of ``x``, all P sets together: they only
-            precondition, and draws of one set of images have nearly the same.
+        eigenvalues: (D,) of the second moment of ``x``, over all P sets: they only precondition,
+            and draws from the same images have nearly the same.
         eigenvectors: (D, D), in columns.
     """
 
@@ -66,16 +66,7 @@ class SoftmaxProblem:
 
     @classmethod
     def of(cls, x: Tensor, y: Tensor, num_classes: int) -> "SoftmaxProblem":
-        """Count the classes and decompose the second moment.
-
-        Args:
-            x: (P, n, D) standardized features.
-            y: (P, n) labels.
-            num_classes: C.
-
-        Returns:
-            The problem.
-        """
+        """Count the classes and decompose the second moment of (P, n, D) features."""
         P, n, D = x.shape
         rows = _sample(x.reshape(P * n, D), max(SAMPLE, 8 * D))
         values, vectors = torch.linalg.eigh((rows.T @ rows).div_(rows.shape[0]))  # (D, D)
@@ -83,7 +74,7 @@ class SoftmaxProblem:
         return cls(x, y, num_classes, share, values.clamp_(min=0), vectors)
 
     def rows(self, n: int) -> "SoftmaxProblem":
-        """The first n rows, with the decomposition of all rows (it is only a preconditioner)."""
+        """The first n rows; the decomposition, which only preconditions, stays that of all."""
         y = self.y[:, :n]
         share = _log_share(y, self.num_classes, self.x)
         return replace(self, x=self.x[:, :n], y=y, log_share=share)
@@ -108,15 +99,15 @@ class SoftmaxProblem:
         return (slice(start, start + block) for start in range(0, n, block))
 
     def along(self, logits: Tensor, change: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
-        """The mean loss after a step of some length, without another product with the features.
+        """The mean loss after part of a step, without another product with the features.
 
         Args:
             logits: (P, n, C) before the step.
             change: (P, n, C) of the logits by the whole step.
-            length: (P,) how much of it to go.
+            length: (P,) share of the step to take.
 
         Returns:
-            Mean loss and its derivative by the length, (P,) in float64.
+            Mean loss and its derivative with respect to the length, (P,) in float64.
         """
         P, n, _ = self.x.shape
         value = torch.zeros(P, dtype=torch.float64, device=logits.device)
@@ -124,7 +115,7 @@ class SoftmaxProblem:
         for rows in self._blocks():
             y, step = self.y[:, rows, None], change[:, rows]
             z = torch.addcmul(logits[:, rows], step, length[:, None, None])
-            # Against the label's own: where it is nearly certain, all digits are in the others.
+            # Relative to the label's logit, so that the others keep their digits if it is certain.
             z -= z.gather(-1, y)
             log_norm = z.logsumexp(-1, keepdim=True)  # (P, m, 1), the loss
             value += log_norm.sum((1, 2), dtype=torch.float64)
@@ -147,7 +138,7 @@ class SoftmaxProblem:
         for rows in self._blocks():
             p = torch.softmax(logits[:, rows], -1, out=buffer[:, rows])
             y = self.y[:, rows, None]
-            # p - 1 at the label, without its rounding: minus the sum of the others.
+            # p - 1 at the label, computed without cancellation as minus the sum of the others.
             p.scatter_(-1, y, 0.0)
             p.scatter_(-1, y, -p.sum(-1, keepdim=True))
         gradient = weight.new_empty(weight.shape[0], weight.shape[1] + 1, weight.shape[2])
@@ -165,7 +156,7 @@ def _log_share(y: Tensor, num_classes: int, like: Tensor) -> Tensor:
 
 
 def _sample(rows: Tensor, most: int) -> Tensor:
-    """At most so many rows, spread evenly at random over all; always the same ones."""
+    """At most so many rows, drawn at random but always the same."""
     n = rows.shape[-2]
     if n <= most:
         return rows
@@ -177,7 +168,7 @@ class Preconditioner:
     """An inverse Hessian of `SoftmaxProblem` in the coordinates where it is nearly diagonal.
 
     Attributes:
-        center: (P, D, C), where each class is in doubt.
+        center: (P, D, C) mean features where each class is uncertain.
         class_values: (P, C) eigenvalues of the classes' curvature.
         class_vectors: (P, C, C).
         present: (P, 1, C), 1 for classes with images.
@@ -194,15 +185,7 @@ class Preconditioner:
 
     @classmethod
     def at(cls, problem: SoftmaxProblem, parameters: Tensor | None = None) -> "Preconditioner":
-        """Measure the curvature at some parameters, or at the start.
-
-        Args:
-            problem: the training sets.
-            parameters: (P, D + 1, C); `SoftmaxProblem.start` if not given.
-
-        Returns:
-            The preconditioner.
-        """
+        """Measure the curvature at (P, D + 1, C) parameters, or at `SoftmaxProblem.start`."""
         P, _, D = problem.x.shape
         if parameters is None:
             # Every row has the same probabilities there, and the features are centered.
@@ -218,29 +201,15 @@ class Preconditioner:
             total = doubt.sum(1, keepdim=True).clamp_(min=1e-12)
             center = torch.bmm(x.transpose(1, 2), doubt).div_(total)
         values, vectors = torch.linalg.eigh(curvature)
-        # A floor, for no direction may be left out; that of a shift of all classes is dropped in
-        # `solve`, the others are the fewer images a class has the flatter.
+        # A floor keeps every direction. `solve` drops that of a shift of all classes; the others
+        # are flatter the fewer images a class has.
         values = values.clamp(min=0)
         values = values.clamp(min=1e-6 * float(values.amax()) or 1e-6)
-        return cls(
-            center,
-            values,
-            vectors,
-            (~problem.log_share.isinf()).to(problem.x.dtype)[:, None],
-            problem.eigenvalues,
-            problem.eigenvectors,
-        )
+        present = (~problem.log_share.isinf()).to(problem.x.dtype)[:, None]
+        return cls(center, values, vectors, present, problem.eigenvalues, problem.eigenvectors)
 
     def solve(self, gradient: Tensor, l2: Tensor) -> Tensor:
-        """Multiply with the inverse.
-
-        Args:
-            gradient: (P, D + 1, C).
-            l2: (P,).
-
-        Returns:
-            (P, D + 1, C).
-        """
+        """Multiply a (P, D + 1, C) gradient by the inverse; ``l2`` is (P,)."""
         bias = gradient[:, -1:]  # (P, 1, C)
         shifted = gradient[:, :-1] - self.center * bias
         turned = torch.matmul(self.eigenvectors.T, shifted) @ self.class_vectors
@@ -248,27 +217,24 @@ class Preconditioner:
         turned /= curvature + l2[:, None, None]
         weight = torch.matmul(self.eigenvectors, turned) @ self.class_vectors.transpose(1, 2)
         weight *= self.present
-        # A common shift of all biases changes nothing: without it no rounding can pile up there.
-        bias = (bias - bias.sum(-1, keepdim=True) / self.present.sum(-1, keepdim=True)) * (
-            self.present
-        )
-        bias = (bias @ self.class_vectors / self.class_values[:, None]) @ (
-            self.class_vectors.transpose(1, 2)
-        )
+        # A common shift of all biases changes nothing; removing it keeps rounding from piling up.
+        bias = bias - bias.sum(-1, keepdim=True) / self.present.sum(-1, keepdim=True)
+        bias = (bias * self.present) @ self.class_vectors / self.class_values[:, None]
+        bias = bias @ self.class_vectors.transpose(1, 2)
         bias = (bias - (self.center * weight).sum(1, keepdim=True)) * self.present
         return torch.cat([weight, bias], 1)
 
 
 @dataclass
-class Fit:
-    """Where a minimization stands; another one may start from it.
+class Minimum:
+    """What a minimization reached; another one may start from it.
 
     Attributes:
         parameters: (P, D + 1, C).
-        l2: (P,) the penalty it was made with.
+        l2: (P,) penalties.
         preconditioner: of its last steps.
-        pairs: steps and changes of gradient.
-        steps: taken in all.
+        pairs: steps and gradient changes.
+        steps: total number.
         gap: the decrease that the quadratic model still promises, as a share of the objective; the
             largest of the P problems.
     """
@@ -298,46 +264,38 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
 def minimize(
     problem: SoftmaxProblem,
     l2: Tensor,
-    start: Fit | None = None,
+    start: Minimum | None = None,
     *,
     tolerance: float = EXACT,
     max_steps: int = 500,
-) -> Fit:
-    """Fit all P problems together.
+) -> Minimum:
+    """Minimize all P problems together.
 
     Args:
         problem: the training sets.
         l2: (P,) weight of the penalty, > 0.
-        start: a fit of these rows with another penalty, or of most of them.
-        tolerance: stop where `Fit.gap` is below it in every problem.
-        max_steps: at most so many.
+        start: the minimum for another penalty, of these rows or of most of them.
+        tolerance: stop where `Minimum.gap` is below it in every problem.
+        max_steps: the most steps to take.
 
     Returns:
-        The fit. Where float32 cannot reach the tolerance, it ends with the gap that it has reached.
+        The minimum; its ``gap`` is larger than the tolerance where float32 cannot reach it.
 
     Raises:
-        InputError: the objective is not finite: features with huge values.
+        InputError: the objective is not finite, as with huge features.
     """
-    if start is None:
-        parameters, pairs = problem.start(), []
-        preconditioner = Preconditioner.at(problem)
-        next_refresh = COLD
-    else:
-        parameters = start.parameters
-        change = (l2 - start.l2)[:, None, None]
-        pairs = [(s, torch.cat([y[:, :-1] + change * s[:, :-1], y[:, -1:]], 1))
-                 for s, y in start.pairs]  # fmt: skip
-        preconditioner = start.preconditioner
-        next_refresh = 0 if tolerance <= EXACT else REFRESH
+    parameters, pairs, preconditioner = _begin(problem, l2, start)
+    next_refresh = COLD if start is None else 0 if tolerance <= EXACT else REFRESH
     logits = problem.logits(parameters)
     change = torch.zeros_like(logits)
-    value, _ = _line(problem, logits, change, parameters, torch.zeros_like(parameters), l2, 0 * l2)
+    nowhere = torch.zeros_like(parameters)
+    value, _ = _objective(problem, logits, change, parameters, nowhere, l2, 0 * l2)
     gradient = problem.gradient(logits, change, parameters[:, :-1], l2)
     scale = torch.ones_like(l2)
     best, since, lowest = float("inf"), 0, value + 1
     step = 0
     while True:
-        if since == PATIENCE // 2:  # stuck: perhaps on pairs that rounding has spoilt
+        if since == PATIENCE // 2:  # stuck, perhaps on pairs spoiled by rounding
             pairs, next_refresh = [], step
         if step == next_refresh:
             preconditioner = Preconditioner.at(problem, parameters)
@@ -349,7 +307,7 @@ def minimize(
         direction = _direction(gradient, pairs, preconditioner, l2, scale)  # (P, D + 1, C)
         promised = -_dot(gradient, direction)  # (P,)
         if pairs and not bool((promised > 0).all()):
-            pairs = []  # rounding has spoilt them
+            pairs = []  # spoiled by rounding
             direction = _direction(gradient, pairs, preconditioner, l2, scale)
             promised = -_dot(gradient, direction)
         open_ = promised > tolerance * value
@@ -361,13 +319,10 @@ def minimize(
             break
         step += 1
         torch.baddbmm(direction[:, -1:], problem.x, direction[:, :-1], out=change)
-        length, value = _search(
-            problem, logits, change, parameters, direction, l2, value, promised, open_
-        )
+        along = partial(_objective, problem, logits, change, parameters, direction, l2)
+        length, value = _search(along, value, promised, open_)
         if not bool(value.isfinite().all()):
-            raise InputError(
-                "the probe's objective is not finite; the features hold huge or infinite values."
-            )
+            raise InputError("the probe's objective is not finite; scale huge features down.")
         if not bool((length > 0).any()):
             break
         move = length[:, None, None] * direction
@@ -376,10 +331,21 @@ def minimize(
         new_gradient = problem.gradient(logits, change, parameters[:, :-1], l2)
         pairs = [*pairs[-(MEMORY - 1) :], (move, new_gradient - gradient)]
         gradient = new_gradient
-    return Fit(parameters, l2, preconditioner, pairs, step, gap)
+    return Minimum(parameters, l2, preconditioner, pairs, step, gap)
 
 
-def _line(
+def _begin(
+    problem: SoftmaxProblem, l2: Tensor, start: Minimum | None
+) -> tuple[Tensor, list[tuple[Tensor, Tensor]], Preconditioner]:
+    """Parameters, pairs and preconditioner to begin with, cold or from another penalty's."""
+    if start is None:
+        return problem.start(), [], Preconditioner.at(problem)
+    change = (l2 - start.l2)[:, None, None]
+    pairs = [(s, torch.cat([y[:, :-1] + change * s[:, :-1], y[:, -1:]], 1)) for s, y in start.pairs]
+    return start.parameters, pairs, start.preconditioner
+
+
+def _objective(
     problem: SoftmaxProblem,
     logits: Tensor,
     change: Tensor,
@@ -388,7 +354,7 @@ def _line(
     l2: Tensor,
     length: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """Objective and its derivative along a direction, (P,) in float64."""
+    """Objective and its derivative after part of a step, (P,) in float64."""
     value, slope = problem.along(logits, change, length)
     step = direction[:, :-1]
     weight = parameters[:, :-1] + length[:, None, None] * step
@@ -396,27 +362,28 @@ def _line(
 
 
 def _search(
-    problem: SoftmaxProblem,
-    logits: Tensor,
-    change: Tensor,
-    parameters: Tensor,
-    direction: Tensor,
-    l2: Tensor,
+    along: Callable[[Tensor], tuple[Tensor, Tensor]],
     value: Tensor,
     promised: Tensor,
     open_: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """Length of the step (P,), 0 where none helps, and the objective after it.
 
-    The whole step, or where the slope at its end says that it is too long or too short, one secant
-    step; shorter ones where the objective would rise.
+    The whole step, or one secant step where the slope at its end says that it is too long or too
+    short; shorter ones where the objective would rise.
+
+    Args:
+        along: `_objective` as a function of the length.
+        value: (P,) the objective before the step.
+        promised: (P,) minus the slope at the start of the step.
+        open_: (P,) bool, problems that are not solved yet.
     """
-    length = open_.to(logits.dtype)
+    length = open_.to(promised.dtype)
     reached = value
     for attempt in range(MAX_HALVINGS):
-        reached, slope = _line(problem, logits, change, parameters, direction, l2, length)
+        reached, slope = along(length)
         left = (slope / promised).nan_to_num(1e3)  # -1 at the start of the step, 0 at its best end
-        # Where the slope still falls a convex objective has not risen, whatever rounding says.
+        # A convex objective has not risen where its slope still falls, whatever rounding says.
         rises = open_ & (left > OFF) & ~(reached <= value - 1e-4 * length * promised)
         off = open_ & (left.abs() > OFF) & (attempt == 0)
         if not bool((rises | off).any()):
@@ -438,11 +405,11 @@ def _direction(
     l2: Tensor,
     scale: Tensor,
 ) -> Tensor:
-    """Where to go by the two-loop recursion of L-BFGS, per problem."""
+    """The two-loop recursion of L-BFGS, per problem."""
     weights = []
     for s, y in pairs:
         product = _dot(s, y)
-        # Without positive curvature a pair is worthless; zero weight leaves it out.
+        # Weight zero leaves out pairs without positive curvature.
         sound = product > 1e-12 * (_dot(s, s) * _dot(y, y)).sqrt().clamp(min=1e-30)
         weights.append(torch.where(sound, 1 / product.where(sound, torch.ones_like(product)), 0.0))
     q, alphas = gradient, []

@@ -5,14 +5,14 @@ import math
 
 import pytest
 import torch
-from fakes import FakeData, FakeSet, encode
+from fakes import QUICK, FakeData, FakeSet, encode
 
 import bcl
 from bcl import fit_linear_probe
 from bcl.cli import main
 from bcl.core.errors import InputError
-from bcl.evaluation import ProbeReport
-from bcl.evaluation.features import FeatureCache, data_hash, extract_features
+from bcl.evaluation import EvaluationOptions, ProbeOptions, ProbeReport
+from bcl.evaluation.features import FeatureCache, extract_features
 from bcl.evaluation.measures import tail_discovery
 from bcl.report import render_report
 from bcl.report.compare import compare, difference_notes
@@ -27,7 +27,7 @@ def blobs(seed):
 
 
 def small_report(name="run"):
-    return bcl.evaluate(encode, FakeData(), protocols="full", record={"name": name}, measures=False)
+    return bcl.evaluate(encode, FakeData(), "full", QUICK, record={"name": name})
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32])
@@ -79,8 +79,8 @@ def test_neighbors_name_absent_classes():
     data = FakeData()
     data._probe.labels = data._probe.labels.clamp(max=3)
     data._test.labels = data._test.labels.clamp(min=1)
-    report = bcl.evaluate(encode, data, protocols="knn", measures=False)
-    first, second = report.protocols[0]["notes"]
+    report = bcl.evaluate(encode, data, "knn", QUICK)
+    first, second = report.protocols[0].notes
     assert first.startswith("no test image of classes 0")
     assert second.startswith("no training image of classes 4, 5")
 
@@ -89,7 +89,7 @@ def test_neighbors_name_absent_classes():
 def test_cache_of_useless_values_is_made_again(features, tmp_path):
     images, cache = FakeSet(torch.arange(30) % 6, 3), FeatureCache(tmp_path, "key")
     expected = extract_features(encode, images, cache=cache)
-    torch.save({"features": features}, cache.path(data_hash(images), None))
+    torch.save({"features": features}, cache.path(images, None))
     assert extract_features(encode, images, cache=cache).equal(expected)
 
 
@@ -143,28 +143,28 @@ def test_predictions_of_another_report_are_refused(content, tmp_path):
 
 def test_small_numbers_survive_saving(tmp_path):
     report = bcl.evaluate(
-        encode, FakeData(), protocols="full", l2=3e-7, measures=False,
+        encode, FakeData(), "full", EvaluationOptions(probe=ProbeOptions(l2=3e-7)),
         record={"name": "small", "config": {"weight_decay": 1.5e-8}},
     )  # fmt: skip
-    gap = report.protocols[0]["draws"][0]["chosen"]["gap"]
+    gap = report.protocols[0].draws[0].chosen["gap"]
     report.save(tmp_path)
     again = ProbeReport.load(tmp_path)
-    chosen = again.protocols[0]["draws"][0]["chosen"]
+    chosen = again.protocols[0].draws[0].chosen
     assert chosen["l2"] == 3e-7
     assert chosen["gap"] == pytest.approx(gap, rel=1e-4)
     assert again.record["config"]["weight_decay"] == 1.5e-8
 
 
 def test_neighbors_asked_for_twice_are_reported_once():
-    report = bcl.evaluate(encode, FakeData(), protocols="knn,knn@10,knn@3", measures=False)
-    names = [entry["name"] for entry in report.protocols]
+    report = bcl.evaluate(encode, FakeData(), "knn,knn@10,knn@3", QUICK)
+    names = [entry.name for entry in report.protocols]
     assert names == ["knn@1", "knn@10", "knn@200", "knn@3"]
 
 
 @pytest.mark.parametrize("option", ["batch_size", "finetune_epochs"])
 def test_counts_must_be_positive(option):
-    with pytest.raises(InputError, match=f"{option} must be at least 1, got 0"):
-        bcl.evaluate(encode, FakeData(), protocols="full", **{option: 0})
+    with pytest.raises(InputError, match=f"{option} .* at least 1, got 0"):
+        EvaluationOptions(**{option: 0})
 
 
 def test_names_stay_on_one_line():
@@ -192,9 +192,7 @@ def test_other_class_counts_are_said_and_their_draws_not_paired():
     def run(name, counts, content_hash):
         data = FakeData(counts)
         data.content_hash = content_hash
-        return bcl.evaluate(
-            encode, data, protocols="balanced-lt,10-shot", record={"name": name}, measures=False
-        )
+        return bcl.evaluate(encode, data, "balanced-lt,10-shot", QUICK, record={"name": name})
 
     first, again = (run(name, (60, 30, 20, 10, 5, 3), "one") for name in ("a", "b"))
     other = run("c", (3, 5, 10, 20, 30, 60), "two")
@@ -205,7 +203,7 @@ def test_other_class_counts_are_said_and_their_draws_not_paired():
 
 
 def test_a_report_without_protocols_cannot_be_shown(tmp_path):
-    empty = bcl.evaluate(encode, FakeData(), protocols=[], measures=False)
+    empty = bcl.evaluate(encode, FakeData(), [], QUICK)
     with pytest.raises(InputError, match="has no protocol"):
         render_report(empty, tmp_path / "page.html")
 
@@ -220,7 +218,7 @@ def test_cache_tells_pixels_apart_where_names_are_the_same(tmp_path):
 
 
 def test_the_seed_of_the_probe_is_part_of_the_report(tmp_path):
-    report = bcl.evaluate(encode, FakeData(), protocols="full", seed=7, measures=False)
+    report = bcl.evaluate(encode, FakeData(), "full", EvaluationOptions(probe=ProbeOptions(seed=7)))
     assert report.record["probe_seed"] == 7
     page = render_report(report, tmp_path / "page.html").read_text()
     assert "<dt>Probe seed</dt><dd>7</dd>" in page

@@ -5,11 +5,11 @@ import math
 
 import pytest
 import torch
-from fakes import FakeData, encode
+from fakes import QUICK, FakeData, encode
 
 import bcl
 from bcl.core.errors import InputError
-from bcl.evaluation import ProbeReport
+from bcl.evaluation import EvaluationOptions, ProbeReport
 from bcl.evaluation.crops import CroppedSet, crop_and_flip
 from bcl.report import render_report
 
@@ -30,23 +30,23 @@ def report(tracker):
         FakeData(),
         protocols=["full", "10-shot", "10%", "long-tailed", "knn", "knn-euclidean"],
         record={"name": "one", "history": history, "config": {"a": 1}, "seed": 0},
+        options=EvaluationOptions(batch_size=50),
         tracker=tracker,
-        batch_size=50,
     )
 
 
 def test_report_holds_every_protocol(report):
-    names = [entry["name"] for entry in report.protocols]
+    names = [entry.name for entry in report.protocols]
     assert names[:4] == ["full", "10-shot", "10%", "long-tailed"]
     assert names[4:7] == ["knn@1", "knn@10", "knn@200"]
     assert names[7:] == ["knn-euclidean@1", "knn-euclidean@10", "knn-euclidean@200"]
     full = report.protocol("full")
-    assert full["summary"]["accuracy"]["mean"] > 0.5
-    assert len(report.protocol("10-shot")["draws"]) == 5
+    assert full.accuracy.mean > 0.5
+    assert len(report.protocol("10-shot").draws) == 5
     right = report.predictions["full"][0] == report.predictions["labels"]
-    assert full["summary"]["accuracy"]["mean"] == pytest.approx(right.double().mean().item())
+    assert full.accuracy.mean == pytest.approx(right.double().mean().item())
     assert set(report.groups) == {"thirds", "thresholds"}
-    assert math.isnan(full["summary"]["thresholds"]["many"]["mean"])
+    assert math.isnan(full.groups["thresholds"]["many"].mean)
 
 
 def test_tracker_correlation_matches_the_made_up_losses(report):
@@ -58,11 +58,11 @@ def test_tracker_correlation_matches_the_made_up_losses(report):
 def test_saves_and_loads(report, tmp_path):
     path = report.save(tmp_path / "a")
     values = json.loads(path.read_text())
-    assert values["schema_version"] == 1
+    assert values["schema_version"] == 2
     again = ProbeReport.load(tmp_path / "a")
     assert again.to_dict() == report.to_dict()
     assert again.predictions["full"].equal(report.predictions["full"])
-    assert [p["png"] for p in again.images] == [p["png"] for p in report.images]
+    assert [image.png for image in again.images] == [image.png for image in report.images]
 
 
 def test_renders_one_self_contained_page(report, tmp_path):
@@ -112,12 +112,12 @@ def test_class_without_training_or_test_images_is_said():
     for name in ("labels", "pixels"):
         setattr(data._test, name, getattr(data._test, name)[keep])
     entry = bcl.evaluate(encode, data, protocols="full").protocol("full")
-    assert entry["notes"] == [
+    assert entry.notes == [
         "no test image of classes 4: left out of the means",
         "no training image of classes 2: never predicted",
     ]
-    assert entry["per_class"][2] == 0
-    assert math.isnan(entry["per_class"][4])
+    assert entry.per_class[2] == 0
+    assert math.isnan(entry.per_class[4])
 
 
 def test_probe_on_one_cropped_pass():
@@ -128,15 +128,13 @@ def test_probe_on_one_cropped_pass():
         return encode(images)
 
     data = FakeData()
-    report = bcl.evaluate(
-        watched, data, protocols="full,full+crop,10-shot+crop:ridge,knn@3", measures=False
-    )
+    report = bcl.evaluate(watched, data, "full,full+crop,10-shot+crop:ridge,knn@3", QUICK)
     assert sum(seen) == 240 + 240 + 120  # plain, cropped, test: each once
-    names = [entry["name"] for entry in report.protocols]
+    names = [entry.name for entry in report.protocols]
     assert names == ["full", "full+crop", "10-shot+crop:ridge", "knn@3"]
-    plain, cropped = (report.protocol(name)["draws"][0]["chosen"] for name in names[:2])
+    plain, cropped = (report.protocol(name).draws[0].chosen for name in names[:2])
     assert plain != cropped
-    assert "one random crop and flip of each" in report.protocol("full+crop")["description"]
+    assert "one random crop and flip of each" in report.protocol("full+crop").description
 
 
 def test_crops_do_not_depend_on_batches():
@@ -165,9 +163,9 @@ def test_samples_that_moved_most(tracker):
     earlier = torch.zeros(128)
     earlier[5] = 1.0
     report = bcl.evaluate(encode, FakeData(), tracker=tracker, earlier_scores=earlier)
-    fallen = [image for image in report.images if image["which"] == "fallen"]
-    assert fallen[0]["id"] == 5
-    assert fallen[0]["change"] == pytest.approx(float(tracker.scores[5]) - 1)
+    fallen = [image for image in report.images if image.which == "fallen"]
+    assert fallen[0].id == 5
+    assert fallen[0].change == pytest.approx(float(tracker.scores[5]) - 1)
     with pytest.raises(InputError, match="earlier_scores has 3 samples"):
         bcl.evaluate(encode, FakeData(), tracker=tracker, earlier_scores=torch.zeros(3))
 

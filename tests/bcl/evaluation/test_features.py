@@ -7,7 +7,10 @@ from ranks import pool
 
 import bcl
 from bcl.core.errors import InputError
-from bcl.evaluation.features import FeatureCache, extract_features, file_hash, layer_encoder
+from bcl.core.files import file_hash
+from bcl.evaluation import EvaluationOptions
+from bcl.evaluation.features import FeatureCache, extract_features
+from bcl.evaluation.layers import layer_encoder
 
 
 def extract_on_rank(rank, total, batch_size):
@@ -24,7 +27,9 @@ def test_two_ranks_give_the_features_of_one(total, batch_size):
 
 
 def evaluate_on_rank(rank):
-    report = bcl.evaluate(encode, FakeData(test=119), protocols="full,10-shot,knn", batch_size=16)
+    report = bcl.evaluate(
+        encode, FakeData(test=119), "full,10-shot,knn", EvaluationOptions(batch_size=16)
+    )
     return report.predictions
 
 
@@ -94,8 +99,8 @@ def map_encode(images):
     [
         (Repeating, encode, "4 more than once of 20"),
         (Missing, encode, "8 images were not encoded"),
-        (FakeSet, nan_encode, "not finite, first at image 0"),
-        (FakeSet, map_encode, r"one row of features an image"),
+        (FakeSet, nan_encode, "not finite in 20 rows, first in row 0"),
+        (FakeSet, map_encode, r"one row of features per image"),
     ],
 )
 def test_bad_extraction(kind, function, message):

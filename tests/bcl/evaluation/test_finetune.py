@@ -4,6 +4,7 @@ from fakes import FakeData, FakeMethod, encode
 
 import bcl
 from bcl.core.errors import InputError
+from bcl.evaluation import EvaluationOptions
 from bcl.evaluation.crops import crop_and_flip
 
 
@@ -28,16 +29,17 @@ def test_fine_tuning_learns_and_leaves_the_encoder_alone():
         method.train()(FakeData().probe_set().pixels)
     before = {name: value.clone() for name, value in method.state_dict().items()}
     report = bcl.evaluate(
-        method.encode, FakeData(), protocols="full,finetune,finetune-20%", finetune_epochs=30
+        method, FakeData(), "full,finetune,finetune-20%", EvaluationOptions(finetune_epochs=30)
     )
     probe, full, share = (
-        report.protocol(name)["summary"]["accuracy"]["mean"]
-        for name in ("full", "finetune", "finetune-20%")
+        report.protocol(name).accuracy.mean for name in ("full", "finetune", "finetune-20%")
     )
     assert full >= probe
     assert share > 0.5
     assert all(value.equal(before[name]) for name, value in method.state_dict().items())
-    again = bcl.evaluate(method.encode, FakeData(), protocols="finetune", finetune_epochs=30)
+    again = bcl.evaluate(
+        method.encode, FakeData(), "finetune", EvaluationOptions(finetune_epochs=30)
+    )
     assert again.predictions["finetune"].equal(report.predictions["finetune"])
 
 
@@ -57,5 +59,5 @@ def test_crops_are_a_function_of_seed_epoch_and_id():
 
 
 def test_needs_the_method():
-    with pytest.raises(InputError, match="pass method="):
+    with pytest.raises(InputError, match="pass the method"):
         bcl.evaluate(encode, FakeData(), protocols="finetune-1%")

@@ -34,7 +34,7 @@ def test_cifar_counts_of_the_papers():
 
 
 @pytest.mark.parametrize(
-    ("counts", "rule", "message"),
+    ("counts", "grouping", "message"),
     [
         ([3, 2, 1], "third", "did you mean 'thirds'"),
         ([[3, 2, 1]], "thirds", "one row"),
@@ -44,6 +44,6 @@ def test_cifar_counts_of_the_papers():
         ([3, 2], "thirds", "three classes"),
     ],
 )
-def test_bad_input(counts, rule, message):
+def test_bad_input(counts, grouping, message):
     with pytest.raises(InputError, match=message):
-        shot_groups(counts, rule)
+        shot_groups(counts, grouping)

@@ -42,7 +42,7 @@ def test_seeds_of_one_name_are_averaged(reports):
     ]
     table = compare(reports)[0]
     row = table["rows"][1]
-    singles = [r.protocol("full")["summary"]["accuracy"]["mean"] for r in reports[3:]]
+    singles = [r.protocol("full").accuracy.mean for r in reports[3:]]
     assert row["values"]["all"]["mean"] == pytest.approx(sum(singles) / 3, abs=1e-5)
     assert row["values"]["all"]["gain"] > 0.1
     assert row["values"]["all"]["p"] < 0.05
@@ -63,7 +63,7 @@ def test_draws_of_single_runs_are_paired(reports):
     assert "5 draws" in table["test"]
     values = table["rows"][1]["values"]
     first, second = (
-        [draw["accuracy"] for draw in report.protocol("10-shot")["draws"]]
+        [draw.accuracy for draw in report.protocol("10-shot").draws]
         for report in (reports[0], reports[3])
     )
     assert values["all"]["p"] == pytest.approx(paired_t(first, second), rel=1e-3)

@@ -164,7 +164,7 @@ def test_tables_lie_beside_the_page(page):
     assert page.with_suffix(".md").read_text().startswith("### full")
     assert "\\toprule" in page.with_suffix(".tex").read_text()
     assert page.with_suffix(".csv").read_text().startswith("protocol,method")
-    assert json.loads(page.with_suffix(".json").read_text())["schema_version"] == 1
+    assert json.loads(page.with_suffix(".json").read_text())["schema_version"] == 2
 
 
 def test_colors_have_the_contrast_of_wcag_aa():

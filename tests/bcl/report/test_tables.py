@@ -10,6 +10,8 @@ from fakes import FakeData, encode
 from probe_reports import replace, strong_and_weak
 
 import bcl
+from bcl.evaluation import EvaluationOptions
+from bcl.evaluation.results import Estimate
 from bcl.report.compare import compare
 from bcl.report.tables import (
     CSV_FIELDS,
@@ -50,7 +52,7 @@ def test_formats_agree(reports):
     assert float(first["mean"]) == pytest.approx(value, abs=1e-6)
     values = json.loads(json.dumps(comparison_dict(reports), allow_nan=False))
     assert values["schema"] == "bcl-cacr/comparison"
-    assert values["schema_version"] == 1
+    assert values["schema_version"] == 2
     assert len(values["reports"]) == 6
 
 
@@ -73,8 +75,8 @@ def test_latex_escapes_its_commands():
 
 
 def test_a_summary_without_top5_is_a_dash(reports):
-    entry = {**reports[0].protocol("full")}
-    entry["summary"] = {k: v for k, v in entry["summary"].items() if k != "top5"}
+    nothing = Estimate(math.nan, math.nan)
+    entry = replace(reports[0].protocol("full"), top5=nothing)
     lacking = replace(reports[0], protocols=[entry])
     assert compare([lacking])[0]["rows"][0]["values"]["top5"]["mean"] is None
     assert "–" in markdown_table([lacking])
@@ -82,7 +84,7 @@ def test_a_summary_without_top5_is_a_dash(reports):
 
 def test_empty_groups_are_dashes():
     # With thresholds, the made-up set has no class above 100 images.
-    report = bcl.evaluate(encode, FakeData(), protocols="full", rule="thresholds", measures=False)
+    report = bcl.evaluate(encode, FakeData(), "full", EvaluationOptions(grouping="thresholds"))
     values = compare([report])[0]["rows"][0]["values"]
     assert values["many"]["mean"] is None
     assert values["std_sample"]["mean"] is None

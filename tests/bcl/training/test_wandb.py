@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from fakes import FakeData, encode
+from fakes import QUICK, FakeData, encode
 from wandb_file import records
 
 import bcl
@@ -15,9 +15,7 @@ wandb = pytest.importorskip("wandb", reason="wandb is not installed")
 
 
 def made(name):
-    return bcl.evaluate(
-        encode, FakeData(), protocols="full,knn", record={"name": name}, measures=False
-    )
+    return bcl.evaluate(encode, FakeData(), "full,knn", QUICK, record={"name": name})
 
 
 @pytest.mark.slow

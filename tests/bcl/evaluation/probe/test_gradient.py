@@ -9,7 +9,7 @@ from sklearn.linear_model import Ridge
 from bcl import fit_linear_probe
 from bcl.core.errors import InputError
 from bcl.evaluation.probe.gradient import train_heads
-from bcl.evaluation.probe.presets import SOLVERS, gradient_rule
+from bcl.evaluation.probe.options import SOLVERS, ProbeOptions, gradient_settings
 from bcl.evaluation.protocols import parse_protocols
 
 
@@ -34,6 +34,10 @@ def test_every_solver_learns_and_repeats_itself(features, solver):
     assert first.accuracy > 0.8
     assert first.chosen["solver"] == solver
     assert first.weight.equal(fit_linear_probe(*features, **options).weight)
+
+
+def settings(solver, **options):
+    return gradient_settings(ProbeOptions(solver, **options))
 
 
 def plain_loop(x, y, classes, rule, seed):
@@ -71,8 +75,8 @@ def plain_loop(x, y, classes, rule, seed):
 def test_steps_equal_torch_optim(features, solver):
     x, y, *_ = features
     rate = 0.5 if solver == "sgd" else None
-    rule = gradient_rule(solver, epochs=6, learning_rate=rate)
-    w, b, _ = train_heads(x[None], y[None], 5, rule, seed=1)
+    rule = settings(solver, epochs=6, learning_rate=rate)
+    w, b, _ = train_heads(x[None], y[None], 5, rule, 1)
     their_w, their_b = plain_loop(x, y, 5, rule, 1)
     assert torch.allclose(w[0, 0], their_w, atol=2e-4)
     assert torch.allclose(b[0, 0], their_b, atol=2e-4)
@@ -81,11 +85,11 @@ def test_steps_equal_torch_optim(features, solver):
 def test_rates_trained_together_equal_rates_trained_alone(features):
     x, y, *_ = features
     rates = (1e-3, 1e-2, 1e-1)
-    together = gradient_rule("cacr", epochs=4, learning_rate=rates)
+    together = settings("cacr", epochs=4, learning_rate=rates)
     w, _, _ = train_heads(x[None], y[None], 5, together)
     for index, rate in enumerate(rates):
         alone, _, _ = train_heads(
-            x[None], y[None], 5, gradient_rule("cacr", epochs=4, learning_rate=rate)
+            x[None], y[None], 5, settings("cacr", epochs=4, learning_rate=rate)
         )
         assert torch.allclose(w[0, index], alone[0, 0], atol=1e-5)
 
@@ -97,7 +101,7 @@ def test_choice_of_rates_is_made_on_the_validation_part(features):
     options = {"solver": "sgd", "learning_rate": rates, "epochs": 10}
     result = fit_linear_probe(x, y, test_x, test_y, **options)
     assert result.chosen["learning_rate"] == 0.1
-    assert result.chosen["rule"] == "validation part"
+    assert result.chosen["choice"] == "validation part"
     assert fit_linear_probe(x, y, test_x, shuffled, **options).chosen == result.chosen
 
 
@@ -106,7 +110,7 @@ def test_best_test_epoch_is_flagged(features):
     last = fit_linear_probe(*features, solver="cacr", epochs=5)
     assert result.accuracy >= last.accuracy
     assert "BEST EPOCH ON THE TEST SET" in result.chosen["settings"]
-    assert "optimiztic" in result.notes[-1]
+    assert "optimistic" in result.notes[-1]
     assert last.notes == []
 
 
@@ -130,17 +134,17 @@ def test_ridge_equals_scikit_learn(features):
 
 def test_published_settings():
     # BCL and GH: 1e-2 to 1e-6 over 500 epochs, batch 1,000, weight decay 5e-6.
-    adam = gradient_rule("adam")
+    adam = settings("adam")
     assert (adam.epochs, adam.batch_size, adam.weight_decay) == (500, 1000, 5e-6)
     assert adam.rate(1e-2, 0) == 1e-2
     assert adam.rate(1e-2, 500) == pytest.approx(1e-6)
     # SDCLR: 30, a tenth at 10 and 20 of 30; few-shot at 40 and 60 of 100.
-    sgd = gradient_rule("sgd")
+    sgd = settings("sgd")
     assert [sgd.rate(30, epoch) for epoch in (9, 10, 20)] == pytest.approx([30, 3, 0.3])
-    few = gradient_rule("sgd", few_shot=True)
+    few = settings("sgd", few_shot=True)
     assert (few.epochs, few.milestones, few.weight_decay) == (100, (40, 60), 0)
     # CACR: Adam 1e-3, betas 0.5 and 0.999, a fifth at 60 and 80 of 100, batch 128.
-    cacr = gradient_rule("cacr")
+    cacr = settings("cacr")
     assert (cacr.betas, cacr.epochs, cacr.batch_size) == ((0.5, 0.999), 100, 128)
     assert cacr.rate(1e-3, 80) == pytest.approx(4e-5)
     assert cacr.selection == "last"
@@ -184,12 +188,17 @@ def test_unknown_protocols(name, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"solver": "adam", "epochs": 0}, "epochs must be at least 1"),
+        ({"solver": "adam", "epochs": 0}, "epochs"),
         ({"solver": "adam", "learning_rate": -1.0}, "positive"),
         ({"solver": "adam", "selection": "best"}, "did you mean 'best_test'"),
-        ({"validation_share": 1.0}, "validation_share"),
     ],
 )
 def test_bad_options(features, options, message):
     with pytest.raises(InputError, match=message):
         fit_linear_probe(*features, **options)
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.0])
+def test_validation_share_leaves_images_to_fit(share):
+    with pytest.raises(InputError, match="validation_share"):
+        ProbeOptions(validation_share=share)

@@ -5,7 +5,7 @@ from sklearn.linear_model import LogisticRegression
 
 from bcl import fit_linear_probe
 from bcl.core.errors import InputError
-from bcl.evaluation.probe.linear import split_validation
+from bcl.evaluation.probe.draws import split_validation
 
 
 def blobs(n, classes=7, dims=12, seed=0):
@@ -36,7 +36,7 @@ def test_same_minimum_as_scikit_learn(features):
 def test_same_result_every_time(features):
     first, second = fit_linear_probe(*features), fit_linear_probe(*features)
     assert first.weight.equal(second.weight)
-    assert first.chosen["rule"] == "validation part"
+    assert first.chosen["choice"] == "validation part"
     assert 0 < first.chosen["validation_accuracy"] <= 1
 
 
@@ -66,7 +66,7 @@ def test_validation_part_is_stratified_and_spares_single_images():
 def test_one_image_a_class_leaves_no_validation_part():
     x, y = blobs(7)
     result = fit_linear_probe(x, y, *blobs(70, seed=1))
-    assert result.chosen["rule"].startswith("fixed")
+    assert result.chosen["choice"].startswith("fixed")
     assert result.chosen["l2"] == 0.01
     assert result.chosen["validation_accuracy"] is None
 
@@ -135,10 +135,10 @@ def test_numbers_of_numpy_and_tensors_are_numbers(features):
     expected = fit_linear_probe(*features, l2=0.5).weight
     for value in (np.float64(0.5), np.float32(0.5), torch.tensor(0.5)):
         result = fit_linear_probe(*features, l2=value)
-        assert result.chosen["rule"] == "given"
+        assert result.chosen["choice"] == "given"
         assert result.weight.equal(expected)
     listed = fit_linear_probe(*features, l2=torch.tensor([0.5, 1e-2]))
-    assert listed.chosen["rule"] == "validation part"
+    assert listed.chosen["choice"] == "validation part"
 
 
 def test_a_looser_tolerance_is_no_failure(features):
@@ -152,28 +152,28 @@ def test_without_a_validation_part_the_middle_of_a_list_is_taken(solver):
     x, y = blobs(7)
     result = fit_linear_probe(x, y, *blobs(70, seed=1), solver=solver, l2=[0.1, 1e-3, 1e-2])
     assert result.chosen["l2"] == 0.01
-    assert result.chosen["rule"] == "fixed: too few images for a validation part"
+    assert result.chosen["choice"] == "fixed: too few images for a validation part"
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"train_features": torch.zeros(3)}, r"\(N, D\)"),
-        ({"train_features": torch.eye(4)[:, :2] > 0}, "real numbers, got torch.bool"),
-        ({"test_features": torch.eye(4)[:, :2] * 1j}, "real numbers, got torch.complex64"),
-        ({"test_labels": torch.tensor([0, 1, 1, 10**9])}, "1,000,000,001 classes of 8 images"),
+        ({"train_features": torch.eye(4)[:, :2] > 0}, "real numbers.*bool"),
+        ({"test_features": torch.eye(4)[:, :2] * 1j}, "real numbers.*complex"),
+        ({"test_labels": torch.tensor([0, 1, 1, 10**9])}, "label 1,000,000,000 .* 8 images"),
         ({"l2": 1e300}, "must lie between 1e-30 and 1e"),
         ({"l2": [0.1, 1e-40]}, "must lie between 1e-30 and 1e"),
-        ({"l2": "0.1"}, "a number or a list of numbers, got '0.1'"),
+        ({"l2": "0.1"}, "list of numbers, got '0.1'"),
         ({"learning_rate": 0.1}, "learning_rate is for the solvers adam, sgd, cacr"),
         ({"epochs": 3}, "epochs is for the solvers adam, sgd, cacr"),
         ({"l2": 0.1, "solver": "adam"}, "l2 is for the solvers lbfgs, ridge"),
-        ({"train_features": torch.full((4, 2), torch.nan)}, "NaN or infinity, first row 0"),
+        ({"train_features": torch.full((4, 2), torch.nan)}, "not finite in 4 rows, first in row 0"),
         ({"test_features": torch.zeros(4, 3)}, "same layer"),
-        ({"train_labels": torch.tensor([0, -1, 1, 1])}, "label for every image"),
+        ({"train_labels": torch.tensor([0, -1, 1, 1])}, "integers from 0"),
         ({"train_labels": torch.zeros(4)}, "integers"),
         ({"train_labels": torch.zeros(4, dtype=torch.int64)}, "single class"),
-        ({"num_classes": 1}, "num_classes is 1"),
+        ({"num_classes": 1}, "num_classes=1"),
         ({"solver": "lbgfs"}, "did you mean 'lbfgs'"),
         ({"l2": [0.0]}, "positive"),
     ],

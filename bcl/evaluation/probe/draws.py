@@ -1,0 +1,116 @@
+"""The training sets of a probe: P draws of equal shape, each with a validation part."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bcl.core.random import permutation
+from bcl.evaluation.metrics import class_accuracy, nan_mean
+
+ALIKE = 1e-6  # a feature that varies by less of its own size is constant up to rounding
+FAINTEST = 1e-30  # a feature that varies by less has no inverse in float32
+
+
+@dataclass
+class Draws:
+    """P training sets, with the rows of the validation part last.
+
+    Attributes:
+        x: (P, n, D) float32 features.
+        y: (P, n) int64 labels.
+        num_fit: rows before the validation part.
+        num_classes: C.
+    """
+
+    x: Tensor
+    y: Tensor
+    num_fit: int
+    num_classes: int
+
+    @classmethod
+    def of(
+        cls,
+        features: Tensor,
+        labels: Tensor,
+        splits: Sequence[tuple[Tensor, Tensor]],
+        num_classes: int,
+    ) -> "Draws":
+        """Collect the rows of every draw; ``splits`` holds their `split_validation`."""
+        rows = torch.stack([torch.cat(split) for split in splits])  # (P, n)
+        return cls(features[rows].float(), labels[rows], splits[0][0].numel(), num_classes)
+
+    @property
+    def num_held(self) -> int:
+        """Rows of the validation part."""
+        return self.x.shape[1] - self.num_fit
+
+    @property
+    def held_x(self) -> Tensor:
+        """(P, v, D) features of the validation part."""
+        return self.x[:, self.num_fit :]
+
+    def accuracies(self, logits: Tensor) -> list[float]:
+        """Mean class accuracy of every head on its validation part; logits (P, v, C)."""
+        held_y = self.y[:, self.num_fit :]
+        return [
+            nan_mean(class_accuracy(row, truth, self.num_classes))
+            for row, truth in zip(logits.argmax(-1), held_y, strict=True)
+        ]
+
+    def standardize(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Bring features to mean 0 and deviation 1 in place, constant ones to 0.
+
+        Returns:
+            Mean, deviation (1 where constant), and whether a feature is constant, (P, 1, D) each.
+        """
+        x = self.x
+        low, high = x.amin(1, keepdim=True), x.amax(1, keepdim=True)
+        spread = high - low
+        # Compared with the feature itself: the others may be of any scale.
+        constant = spread <= ALIKE * torch.maximum(low.abs(), high.abs())
+        constant |= spread < FAINTEST
+        spread = torch.where(constant, 1.0, spread)
+        mean = x.mean(1, keepdim=True)
+        x.sub_(mean).div_(spread)  # within [-1, 1], where squares neither overflow nor vanish
+        deviation = torch.where(constant, 1.0, x.square().mean(1, keepdim=True).sqrt())
+        x.div_(deviation).masked_fill_(constant, 0.0)  # constant features hold only rounding
+        return mean, deviation.mul_(spread), constant
+
+
+def by_class(labels: Tensor, *keys: int) -> tuple[Tensor, Tensor]:
+    """Positions sorted by class, random within; and the rank of each within its class.
+
+    Args:
+        labels: (N,).
+        keys: of the random order.
+
+    Returns:
+        Order and ranks, (N,) each.
+    """
+    order = permutation(labels.numel(), *keys, device=labels.device)
+    order = order[torch.sort(labels[order], stable=True).indices]
+    counts = torch.bincount(labels)
+    place = torch.arange(labels.numel(), device=labels.device)
+    return order, place - (counts.cumsum(0) - counts)[labels[order]]
+
+
+def split_validation(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Split positions into a fitting and a validation part, stratified by class.
+
+    A class with n images gives ``round(n * share)`` of them, at most n - 1 so that none is lost.
+
+    Args:
+        labels: (N,).
+        share: of each class, in [0, 1).
+        seed: decides which.
+
+    Returns:
+        Positions to fit on and positions to validate on.
+    """
+    order, rank = by_class(labels, seed, 0x5B117)
+    counts = torch.bincount(labels)
+    take = torch.minimum((counts * share).round().to(torch.int64), (counts - 1).clamp(min=0))
+    held = rank < take[labels[order]]
+    return order[~held].sort().values, order[held].sort().values

@@ -1,0 +1,243 @@
+"""Settings and result of a linear probe, and the papers' gradient solvers as a table."""
+
+import math
+from dataclasses import dataclass, field, replace
+from numbers import Real
+from typing import Any, Literal
+
+from torch import Tensor
+
+from bcl.core.checks import check_choice, check_count
+from bcl.core.errors import InputError
+
+SOLVERS = ("lbfgs", "ridge", "adam", "sgd", "cacr", "svc")
+GRADIENT_SOLVERS = ("adam", "sgd", "cacr")
+SELECTIONS = ("last", "best_test")
+Selection = Literal["last", "best_test"]
+Values = float | tuple[float, ...] | None
+EXACT = 1e-6  # promised decrease, as a share of the objective, at which a minimum is reached
+L2_BOUNDS = (1e-30, 1e30)  # beyond them a penalty is 0 or infinite in float32
+FIXED = "fixed: too few images for a validation part"
+
+
+@dataclass(frozen=True)
+class ProbeOptions:
+    """How linear probes are fitted; `bcl.fit_linear_probe` describes the solvers.
+
+    Attributes:
+        solver: one of `SOLVERS`.
+        l2: the penalty, or several to choose from; searched if None (lbfgs, ridge).
+        learning_rate: the rate, or several to choose from; the paper's if None (adam, sgd, cacr).
+        epochs: other than the paper's (adam, sgd, cacr).
+        selection: ``"last"`` epoch, or the ``"best_test"`` epoch (adam, sgd, cacr).
+        few_shot: SDCLR's schedule for few images (sgd).
+        validation_share: part of each class's training images that a choice is made on.
+        tolerance: share of the objective that lbfgs may leave.
+        seed: of the validation part, and of the order and start of adam, sgd and cacr.
+
+    Raises:
+        InputError: a value out of its range.
+    """
+
+    solver: str = "lbfgs"
+    l2: Values = None
+    learning_rate: Values = None
+    epochs: int | None = None
+    selection: Selection = "last"
+    few_shot: bool = False
+    validation_share: float = 0.2
+    tolerance: float = EXACT
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_choice("solver", self.solver, SOLVERS)
+        check_choice("selection", self.selection, SELECTIONS)
+        if self.epochs is not None:
+            check_count("epochs", self.epochs)
+        if not 0 <= self.validation_share < 1:
+            raise InputError(f"validation_share must lie in [0, 1), got {self.validation_share}.")
+        if not 0 < self.tolerance < 1:
+            raise InputError(
+                f"tolerance must lie in (0, 1), got {self.tolerance}; the default is {EXACT}."
+            )
+        for name, (least, most) in {"l2": L2_BOUNDS, "learning_rate": (0, math.inf)}.items():
+            value = _values(name, getattr(self, name))
+            object.__setattr__(self, name, value)
+            listed = () if value is None else value if isinstance(value, tuple) else (value,)
+            if value == () or not all(0 < each < math.inf for each in listed):
+                raise InputError(f"{name} must be positive and finite, got {value}.")
+            if not all(least <= each <= most for each in listed):
+                raise InputError(f"{name} must lie between {least:g} and {most:g}, got {value}.")
+
+    @property
+    def listed(self) -> tuple[float, ...]:
+        """The penalties to choose from, strongest first; empty for one or none."""
+        return tuple(sorted(set(self.l2), reverse=True)) if isinstance(self.l2, tuple) else ()
+
+
+def _values(name: str, value: Any) -> Values:
+    """One number of any library as a float, several as a tuple."""
+    value = value.tolist() if isinstance(value, Tensor) else value
+    try:
+        if value is None or isinstance(value, Real):
+            return None if value is None else float(value)
+        return tuple(float(each) for each in value)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{name} must be a number or a list of numbers, got {value!r}.") from error
+
+
+@dataclass
+class ProbeResult:
+    """A fitted linear probe and what it does on the test set.
+
+    Attributes:
+        accuracy: share of correct test predictions, in [0, 1].
+        top5: share of test images whose label is among the five best classes.
+        per_class_accuracy: (C,) float64; NaN for a class without test images.
+        predictions: (M,) predicted test labels.
+        chosen: solver, penalty or learning rate, how it was chosen (``choice``), its accuracy on
+            the validation part, all that were ``tried``, and for lbfgs the ``gap`` to the minimum
+            that was left, as a share of the objective.
+        weight: (D, C), for the features as given (``svc``: for L2-normalized ones).
+        bias: (C,); -inf for a class that the training set lacks.
+        notes: what a reader should know, such as absent classes.
+
+    Example:
+        >>> import torch
+        >>> from bcl import fit_linear_probe
+        >>> x, y = torch.tensor([[0.0], [0.1], [1.0], [1.1]]), torch.tensor([0, 0, 1, 1])
+        >>> result = fit_linear_probe(x, y, x, y)
+        >>> result.per_class_accuracy.tolist(), result.chosen["solver"]
+        ([1.0, 1.0], 'lbfgs')
+        >>> (x @ result.weight + result.bias).argmax(1).equal(result.predictions)
+        True
+    """
+
+    accuracy: float
+    top5: float
+    per_class_accuracy: Tensor
+    predictions: Tensor
+    chosen: dict[str, Any]
+    weight: Tensor
+    bias: Tensor
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass
+class FittedHeads:
+    """P linear heads before their test.
+
+    Attributes:
+        weight: (P, D, C), for the features as given.
+        bias: (P, C).
+        chosen: what led to each of them.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    chosen: list[dict[str, Any]]
+
+
+@dataclass
+class Choice:
+    """How a penalty or a learning rate was chosen.
+
+    Attributes:
+        value: the one that was taken.
+        choice: ``"given"``, ``"validation part"`` or `FIXED`.
+        tried: value to the mean class accuracy of each of P heads on its validation part.
+    """
+
+    value: float
+    choice: str
+    tried: dict[float, list[float]] = field(default_factory=dict)
+
+    def per_head(self, name: str, heads: int, **more: Any) -> list[dict[str, Any]]:
+        """Plain values for `ProbeResult.chosen`, one dict per head."""
+        tried = [
+            {"value": value, "validation_accuracy": sum(found) / len(found)}
+            for value, found in self.tried.items()
+        ]
+        shared = {name: self.value, "choice": self.choice, "tried": tried, **more}
+        own = self.tried.get(self.value, [None] * heads)
+        return [{**shared, "validation_accuracy": accuracy} for accuracy in own]
+
+
+@dataclass(frozen=True)
+class GradientSettings:
+    """A probe trained by gradient steps, as a paper describes it.
+
+    Attributes:
+        optimizer: ``"adam"`` or ``"sgd"``.
+        learning_rates: trained together; several are chosen from on a validation part.
+        epochs: passes over the training images.
+        batch_size: images per step.
+        weight_decay: L2, added to the gradient.
+        momentum: of SGD.
+        betas: of Adam.
+        last_rate: the rate decays to it exponentially, one factor per epoch.
+        milestones: epochs after which the rate is multiplied by ``factor``.
+        factor: see ``milestones``.
+        selection: which epoch's weights are reported.
+    """
+
+    optimizer: Literal["adam", "sgd"]
+    learning_rates: tuple[float, ...]
+    epochs: int
+    batch_size: int
+    weight_decay: float = 0.0
+    momentum: float = 0.9
+    betas: tuple[float, float] = (0.9, 0.999)
+    last_rate: float | None = None
+    milestones: tuple[int, ...] = ()
+    factor: float = 0.1
+    selection: Selection = "last"
+
+    def rate(self, base: float, epoch: int) -> float:
+        """Learning rate of an epoch, counted from 0; ``base`` is that of the first."""
+        if self.last_rate is not None:  # which comes after the last epoch
+            return float(base * (self.last_rate / base) ** (epoch / self.epochs))
+        return base * self.factor ** sum(epoch >= milestone for milestone in self.milestones)
+
+    @property
+    def description(self) -> str:
+        """One line for reports."""
+        rates = ", ".join(f"{rate:g}" for rate in self.learning_rates)
+        schedule = "constant"
+        if self.last_rate is not None:
+            schedule = f"exponentially to {self.last_rate:g}"
+        elif self.milestones:
+            schedule = f"times {self.factor:g} after epochs {', '.join(map(str, self.milestones))}"
+        chosen = "last epoch" if self.selection == "last" else "BEST EPOCH ON THE TEST SET"
+        return (
+            f"{self.optimizer}, learning rate {rates} {schedule}, weight decay "
+            f"{self.weight_decay:g}, batch {self.batch_size:,}, {self.epochs} epochs, {chosen}"
+        )
+
+
+# From papers and released code: BCL, GH and W-MSE; SDCLR, COLT and MAK; CACR small-scale and AU.
+_SGD = GradientSettings("sgd", (30.0,), 30, 128, milestones=(10, 20))
+PRESETS = {
+    "adam": GradientSettings("adam", (1e-2,), 500, 1000, weight_decay=5e-6, last_rate=1e-6),
+    "sgd": _SGD,
+    "sgd, few-shot": replace(_SGD, epochs=100, milestones=(40, 60)),
+    "cacr": GradientSettings(
+        "adam", (1e-3,), 100, 128, betas=(0.5, 0.999), milestones=(60, 80), factor=0.2
+    ),
+}
+
+
+def gradient_settings(options: ProbeOptions, images: int = 0) -> GradientSettings:
+    """The paper's settings with what ``options`` change; above 50,000 images SGD's batch is 512."""
+    few = options.solver == "sgd" and options.few_shot
+    settings = PRESETS["sgd, few-shot" if few else options.solver]
+    if options.solver == "sgd" and images > 50_000:
+        settings = replace(settings, batch_size=512)
+    if options.learning_rate is not None:
+        given = options.learning_rate
+        rates = tuple(dict.fromkeys(given if isinstance(given, tuple) else (given,)))
+        settings = replace(settings, learning_rates=rates)
+    if options.epochs is not None:
+        moved = tuple(round(m * options.epochs / settings.epochs) for m in settings.milestones)
+        settings = replace(settings, epochs=options.epochs, milestones=moved)
+    return replace(settings, selection=options.selection)
