@@ -1,11 +1,14 @@
 """The command ``bcl``: one module per command, each with ``add_arguments`` and ``run``."""
 
 import argparse
+import contextlib
 import importlib
+import logging
 import os
 import signal
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from keyword import iskeyword
 from types import ModuleType
 
@@ -24,6 +27,12 @@ COMMANDS = {
     "pack": "write a data set as shards for training past one machine's memory",
     "configs": "list the named configurations, or print one",
 }
+
+_RANK_ZERO = ".utilities.rank_zero"
+# Lightning's warnings about loaders and its own insides; the loss on the bar is rank 0's, and the
+# record holds the mean over the ranks; loggers get one row per epoch, whatever the interval.
+_NOISE = ("isinstance.treespec, LeafSpec", "does not have many workers", "sync_dist=True",
+          "smaller than the logging interval")  # fmt: skip
 
 
 def _usage() -> str:
@@ -62,15 +71,26 @@ def _run(arguments: list[str]) -> int:
     return int(module.run(parser.parse_args(rest)))
 
 
+@contextlib.contextmanager
+def quiet_lightning() -> Iterator[None]:
+    """Silence Lightning's information lines, and warnings about its own insides, for a while."""
+    names = ("pytorch_lightning", "lightning_fabric", "lightning.fabric", "lightning.pytorch")
+    loggers = [logging.getLogger(name + end) for name in names for end in ("", _RANK_ZERO)]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        for message in _NOISE:
+            warnings.filterwarnings("ignore", message=f".*{message}.*")
+        try:
+            for logger in loggers:
+                logger.setLevel(logging.WARNING)
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command.
-
-    Args:
-        arguments: the words after ``bcl``; those of the process if not given.
-
-    Returns:
-        The exit status: 0, 2 for bad input, 130 after an interrupt.
-    """
+    """Run one command; the exit status is 0, 2 for bad input, or 130 after an interrupt."""
     try:
         return _run(list(sys.argv[1:] if arguments is None else arguments))
     except InputError as error:

@@ -21,10 +21,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the folder and say how to open it."""
-    from bcl.training.checkpoints import open_method
+    from bcl.training.checkpoints import load_run
 
     check_replaceable(args.out, args.overwrite)
-    method, record = open_method(args.checkpoint)
+    loaded = load_run(args.checkpoint)
+    method, record = loaded.method, loaded.record
     # SDCLR's dense branch; the query encoder of CACR's momentum forms.
     encoder = getattr(method, "encoder", None)
     if encoder is None:

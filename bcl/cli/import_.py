@@ -96,8 +96,8 @@ def _write_checkpoint(released: "Released", args: argparse.Namespace, mean: Any,
 
     from bcl.core.files import atomic_write
     from bcl.models.exported import load_strictly
-    from bcl.training.checkpoints import FORMAT, KEY, open_method
-    from bcl.training.fit import new_record
+    from bcl.training.checkpoints import FORMAT, KEY, load_run
+    from bcl.training.record import new_record
 
     config, method = _method(released, args)
     own = torch.stack([method.mean.flatten(), method.std.flatten()])
@@ -134,7 +134,7 @@ def _write_checkpoint(released: "Released", args: argparse.Namespace, mean: Any,
         KEY: {"format": FORMAT, "record": record, "running": {"sum": 0.0, "count": 0}},
     }
     atomic_write(args.out, lambda file: torch.save(content, file))
-    open_method(args.out)
+    load_run(args.out)
     print(f"{released.spec['name']}: checkpoint written to {args.out}")
 
 

@@ -6,9 +6,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+from bcl.cli import quiet_lightning
 from bcl.cli.configuration import compose, merge
-from bcl.cli.quiet import quiet_lightning
-from bcl.core.errors import InputError
+from bcl.cli.output import check_seed, new_folder
+from bcl.core.checks import check_count
 from bcl.core.files import write_text
 
 METHODS = ("simclr", "bcl_i")
@@ -25,11 +26,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Pretrain both methods from one seed, probe them and write the report."""
-    from bcl.cli.output import check_seed, new_folder
     from bcl.report import render_report, text_table
 
-    if args.epochs is not None and args.epochs < 1:
-        raise InputError(f"--epochs must be at least 1, got {args.epochs}.")
+    if args.epochs is not None:
+        check_count("--epochs", args.epochs)
     check_seed(args.seed)
     start = time.monotonic()
     with new_folder(args.out, args.overwrite) as folder:
@@ -48,33 +48,21 @@ def _pretrain_and_probe(method: str, args: argparse.Namespace, folder: Path) -> 
 
     from bcl.core.instantiate import instantiate
     from bcl.evaluation import EvaluationOptions, ProbeOptions, evaluate
-    from bcl.training.callbacks import in_terminal, run_callbacks
-    from bcl.training.checkpoints import AtomicCheckpointIO
-    from bcl.training.fit import fit, new_record
+    from bcl.training.fit import fit, make_trainer
+    from bcl.training.record import new_record
 
-    config = compose(f"digits_lt/{method}")
-    epochs = args.epochs or config["trainer"]["max_epochs"]
     seed = {"init_args": {"seed": args.seed}}
     changes = {"seed_everything": args.seed, "model": seed, "data": seed}
-    config = merge(config, changes, {"trainer": {"max_epochs": epochs}})
+    config = merge(compose(f"digits_lt/{method}"), changes)
+    config["trainer"]["max_epochs"] = epochs = args.epochs or config["trainer"]["max_epochs"]
     with quiet_lightning():
-        pl.seed_everything(args.seed)
+        pl.seed_everything(args.seed, verbose=False)
         model, data = instantiate(config["model"]), instantiate(config["data"])
         record = new_record(f"digits_lt/{method}", model, args.seed, config)
-        callbacks = run_callbacks(record, folder, short=True, every_n_epochs=epochs)
-        trainer = pl.Trainer(
-            **config["trainer"],
-            default_root_dir=folder,
-            callbacks=callbacks,
-            enable_progress_bar=in_terminal(),
-            plugins=[AtomicCheckpointIO()],
-            use_distributed_sampler=False,
-        )
-        fit(trainer, model, data)
-    recorder: Any = callbacks[0]
+        save = {"every_n_epochs": epochs}
+        fit(make_trainer(record, folder, config["trainer"], save=save, short=True), model, data)
+    record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     options = EvaluationOptions(probe=ProbeOptions(seed=args.seed))
-    report = evaluate(
-        model, data, PROTOCOLS, options, tracker=model.tracker, record=recorder.record
-    )
+    report = evaluate(model, data, PROTOCOLS, options, tracker=model.tracker, record=record)
     report.save(folder / "probe")
     return report

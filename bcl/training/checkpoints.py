@@ -1,42 +1,46 @@
-"""Checkpoints: written whole or not at all, read back into the method that wrote them."""
+"""Checkpoints: when they are saved, how they are written, and how they are read back."""
 
-import pickle
+import functools
 import shutil
+import time
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
+from torch import Tensor
 
+from bcl.core.checks import check_count
 from bcl.core.errors import InputError
 from bcl.core.files import atomic_write
 from bcl.core.instantiate import instantiate
 from bcl.core.provenance import plain
 from bcl.models.encoders import encoder_spec
 
-FORMAT = 1
+FORMAT = 2
 KEY = "bcl"  # where a checkpoint holds the run's record
+
+# --- writing ------------------------------------------------------------------------------
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Write checkpoints beside their target, sync, and rename: a reader never sees a part.
-
-    Lightning's own goes through the system's temporary folder, and across file systems its last
-    step is a copy.
-    """
+    """Write checkpoints beside their target, sync, read back and rename: never a part of one."""
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
     ) -> None:
-        """Save a checkpoint atomically; the one before stays as ``previous.ckpt``."""
-        del storage_options
+        """Save a checkpoint atomically; the one before it stays as ``previous.ckpt``."""
         target = Path(path)
         fresh = target.with_name(f".{target.name}.new")
         try:
             atomic_write(fresh, lambda file: torch.save(checkpoint, file))
-            _verify(fresh)
+            if (broken := _broken_part(fresh)) is not None:
+                raise OSError(f"{fresh} was not written correctly ('{broken}'); is the disk full?")
+            torch.load(fresh, map_location="meta", weights_only=True)
             if target.exists():
                 keep_as(target, target.with_name("previous.ckpt"))
             fresh.replace(target)
@@ -46,35 +50,12 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def load_checkpoint(
         self, path: Any, map_location: Any = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """Load tensors and plain values; a foreign or broken file is refused with the reason."""
-        del weights_only  # tensors and plain values always
+        """Load tensors and plain values only; other or broken files are refused with the reason."""
         return read_checkpoint(path, map_location)
 
 
-def _verify(path: Path) -> None:
-    """Read a new checkpoint back before it takes the place of the old one."""
-    broken = _broken_part(path)
-    if broken is not None:
-        raise OSError(f"{path} was not written correctly ('{broken}'); is the disk full?")
-    torch.load(path, map_location="meta", weights_only=True)
-
-
-def _broken_part(path: Path) -> str | None:
-    """Name the first part of an archive whose checksum is wrong; torch does not look at them."""
-    with zipfile.ZipFile(path) as archive:
-        return archive.testzip()
-
-
-def is_damaged(path: Path) -> bool:
-    """Whether a file is cut, no PyTorch archive, or has a part with a wrong checksum."""
-    try:
-        return _broken_part(path) is not None
-    except (OSError, EOFError, zipfile.BadZipFile):
-        return True
-
-
 def keep_as(path: Path, other: Path) -> None:
-    """Give a file a second name, so that there is a file under the first at every moment."""
+    """Give a file a second name, with a file under the first at every moment."""
     link = path.with_name(f".{path.name}.old")
     link.unlink(missing_ok=True)
     try:
@@ -84,14 +65,223 @@ def keep_as(path: Path, other: Path) -> None:
     link.replace(other)
 
 
-@dataclass
-class Run:
-    """A pretrained method, its datamodule (not set up) and the record of its run."""
+def lies_in(path: str | Path, folder: str | Path) -> bool:
+    """Whether a file is in this folder, however both paths are written.
 
-    method: Any
-    data: Any
-    record: dict[str, Any]
-    path: Path
+    Example:
+        >>> lies_in("run/../run/last.ckpt", "run")
+        True
+    """
+    return Path(path).resolve().parent == Path(folder).resolve()
+
+
+def is_last_epoch(trainer: pl.Trainer) -> bool:
+    """Whether training ends with this epoch: by epochs, by steps, or because it was stopped."""
+    by_epochs = trainer.current_epoch + 1 == trainer.max_epochs
+    by_steps = 0 <= trainer.max_steps <= trainer.global_step  # -1: no limit
+    return by_epochs or by_steps or trainer.should_stop
+
+
+def is_cut(trainer: pl.Trainer) -> bool:
+    """Whether training was stopped, as by ``max_time``, in the middle of an epoch.
+
+    Lightning ends such an epoch as if it were whole; a resume from there would skip its rest.
+    """
+    return bool(trainer.should_stop) and not trainer.is_last_batch
+
+
+class Checkpoints(ModelCheckpoint):
+    """Save ``last.ckpt`` every n epochs, and every n steps or minutes within an epoch.
+
+    Lightning's callback takes one of these intervals; this one takes all of them, and saves within
+    an epoch only between two optimizer steps.
+
+    Args:
+        folder: where checkpoints go.
+        every_n_epochs: epochs between checkpoints; the last epoch is always saved.
+        every_n_steps: optimizer steps between checkpoints.
+        every_minutes: minutes between checkpoints.
+
+    Raises:
+        InputError: an interval that is not positive.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        every_n_epochs: int = 1,
+        every_n_steps: int | None = None,
+        every_minutes: float | None = None,
+    ) -> None:
+        check_count("epochs between checkpoints", every_n_epochs)
+        if every_n_steps is not None:
+            check_count("steps between checkpoints", every_n_steps)
+        if every_minutes is not None and not every_minutes > 0:
+            raise InputError(f"minutes between checkpoints must be positive, got {every_minutes}.")
+        super().__init__(folder, save_top_k=0, save_on_train_epoch_end=True)
+        self.path = Path(folder) / "last.ckpt"
+        self.intervals = (every_n_epochs, every_n_steps, every_minutes)
+        self._resumed: Path | None = None
+        self._started = False
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: where a run is saved is no part of its state."""
+        return {}
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Make sure that all ranks resume from the same place.
+
+        Raises:
+            InputError: some ranks see a checkpoint and others do not.
+        """
+        super().setup(trainer, pl_module, stage)
+        if trainer.world_size == 1:
+            return
+        found: list[Any] = [None] * trainer.world_size
+        torch.distributed.all_gather_object(found, trainer.ckpt_path is not None)
+        if len(set(found)) > 1:
+            raise InputError(
+                f"ranks {[rank for rank, seen in enumerate(found) if not seen]} see no checkpoint "
+                f"in {self.path.parent}, the others do; put the run's folder on a file system that "
+                "all nodes share (--trainer.default_root_dir)."
+            )
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start counting; a new run removes the checkpoints of the run that it replaces."""
+        self._started = True
+        self._resumed = None if trainer.ckpt_path is None else Path(trainer.ckpt_path)
+        self._saved_step = self._seen_step = trainer.global_step
+        self._saved_time = time.monotonic()
+        if trainer.is_global_zero:
+            self._tidy()
+
+    def _tidy(self) -> None:
+        """Leave no temporary file, damaged file, or checkpoint of another run in the folder."""
+        for left in self.path.parent.glob(f".*{self.path.name}*"):  # by a killed writer
+            left.unlink(missing_ok=True)
+        previous = self.path.with_name("previous.ckpt")
+        if self._resumed is None or not lies_in(self._resumed, self.path.parent):
+            # Interrupted before its first checkpoint, the run must not resume from the old one's.
+            self.path.unlink(missing_ok=True)
+            previous.unlink(missing_ok=True)
+        elif self._resumed.name == previous.name and is_damaged(self.path):
+            # The next save would move a damaged last.ckpt over the only whole one.
+            keep_as(previous, self.path)
+
+    def last_good(self) -> str:
+        """Name the newest checkpoint in a sentence; empty if training has not started."""
+        if not self._started:
+            return ""
+        if self.path.exists():
+            return f" The last good checkpoint is {self.path}."
+        if self._resumed is not None:
+            return f" The last good checkpoint is {self._resumed}, which the run resumed from."
+        return " There is no checkpoint yet."
+
+    def _save(self, trainer: pl.Trainer) -> None:
+        _check_weights(trainer)
+        self._save_checkpoint(trainer, str(self.path))
+        self._saved_step = trainer.global_step
+        self._saved_time = time.monotonic()
+
+    def _steps_due(self, trainer: pl.Trainer) -> bool:
+        every_n_steps = self.intervals[1]
+        return every_n_steps is not None and trainer.global_step - self._saved_step >= every_n_steps
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any
+    ) -> None:
+        """Save within an epoch, after an optimizer step."""
+        stepped = trainer.global_step > self._seen_step  # not while gradients accumulate
+        self._seen_step = trainer.global_step
+        # After the last batch the epoch has yet to end (scores, history): see below.
+        if not stepped or trainer.is_last_batch:
+            return
+        due, minutes = is_cut(trainer) or self._steps_due(trainer), self.intervals[2]
+        if not due and minutes is not None:
+            late = time.monotonic() - self._saved_time >= 60 * minutes
+            due = bool(trainer.strategy.broadcast(late))  # the ranks' clocks differ
+        if due:
+            self._save(trainer)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save at the end of an epoch, after the scores were refreshed."""
+        if is_cut(trainer) and self.path.exists():
+            return  # what was saved after the last batch resumes exactly
+        done = (trainer.current_epoch + 1) % self.intervals[0] == 0
+        if done or is_last_epoch(trainer) or self._steps_due(trainer):
+            self._save(trainer)
+
+
+def _check_weights(trainer: pl.Trainer) -> None:
+    """A finite loss can have a gradient that is not: its step must not enter a checkpoint."""
+    named = dict(trainer.lightning_module.named_parameters())
+    finite = torch.stack([value.isfinite().all() for value in named.values()]).tolist()
+    bad = [name for name, fine in zip(named, finite, strict=True) if not fine]
+    if not bad:
+        return
+    raise InputError(
+        f"step {trainer.global_step - 1} made {len(bad)} of {len(named)} weights not finite "
+        f"(first: '{bad[0]}'); they were not saved. Lower the learning rate, or clip the "
+        "gradient with --trainer.gradient_clip_val."
+    )
+
+
+class TorchRandomState(Callback):
+    """Keep torch's generators in checkpoints, for encoders with dropout or stochastic depth.
+
+    Order and augmentation need no state; see `bcl.core.random`. A resume on another number of ranks
+    leaves the generators as they are.
+    """
+
+    _loaded: list[dict[str, Tensor]] | None = None
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Collect the generators of all ranks."""
+        own = {"cpu": torch.get_rng_state()}
+        if pl_module.device.type == "cuda":
+            own["cuda"] = torch.cuda.get_rng_state(pl_module.device)
+        states: list[Any] = [own] * trainer.world_size
+        if trainer.world_size > 1:
+            torch.distributed.all_gather_object(states, own)
+        checkpoint["torch_random_state"] = states
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Keep them until the first step: building the loaders draws numbers too."""
+        self._loaded = checkpoint.get("torch_random_state")
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any
+    ) -> None:
+        """Set the generators before the first step after a resume."""
+        states, self._loaded = self._loaded, None
+        if states is None or len(states) != trainer.world_size:
+            return
+        own = states[trainer.global_rank]
+        torch.set_rng_state(own["cpu"].cpu())
+        if "cuda" in own and pl_module.device.type == "cuda":
+            torch.cuda.set_rng_state(own["cuda"].cpu(), pl_module.device)
+
+
+# --- reading ------------------------------------------------------------------------------
+
+
+def _broken_part(path: Path) -> str | None:
+    """Name the first part of an archive whose checksum is wrong; torch does not look at them."""
+    with zipfile.ZipFile(path) as archive:
+        return archive.testzip()
+
+
+def is_damaged(path: Path) -> bool:
+    """Whether a file is missing, cut, no PyTorch archive, or has a part with a wrong checksum."""
+    try:
+        return _broken_part(path) is not None
+    except (OSError, EOFError, zipfile.BadZipFile):
+        return True
 
 
 def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
@@ -105,74 +295,65 @@ def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, An
         The checkpoint; its ``"bcl"`` entry holds format and record.
 
     Raises:
-        InputError: missing, unreadable, truncated, of another library, or of a newer format.
+        InputError: missing, unreadable, damaged, of another program, or of another format.
     """
     file = Path(path)
-    if file.is_dir():
-        raise InputError(f"{file} is a folder; name a checkpoint in it, such as last.ckpt.")
-    try:
-        if zipfile.is_zipfile(file) and (part := _broken_part(file)) is not None:
-            raise InputError(
-                f"{file} is damaged: the checksum of '{part}' is wrong.{_beside(file)}"
-            )
-        content = torch.load(file, map_location=map_location, weights_only=True)
-    except InputError:
-        raise
-    except FileNotFoundError:
-        told = f"no checkpoint {file}; `bcl fit` writes checkpoints/last.ckpt."
-        others = any(file.parent.glob("*.ckpt"))
-        raise InputError(told + (_beside(file) if others else "")) from None
-    except (IsADirectoryError, PermissionError, TimeoutError) as error:
-        raise InputError(f"cannot read checkpoint {file}: {error.strerror or error}.") from None
-    # torch answers a cut file with OSError too: it seeks to before its start. And it runs whatever
-    # bytes it finds as pickle's commands: text fails with KeyError, IndexError and others.
-    except (
-        OSError,
-        RuntimeError,
-        EOFError,
-        pickle.UnpicklingError,
-        zipfile.BadZipFile,
-        ValueError,
-        LookupError,
-        TypeError,
-        AttributeError,
-    ):
-        if zipfile.is_zipfile(file):
-            why = "it holds objects other than tensors and plain values"
-        else:
-            why = "it is truncated or not a PyTorch file"
-        raise InputError(
-            f"{file} is not a checkpoint of this library: {why}.{_beside(file)}"
-        ) from None
+    content = _load(file, map_location)
     if not isinstance(content, dict) or KEY not in content or "state_dict" not in content:
         raise InputError(
             f"{file} was written by another program: it has no '{KEY}' record. Take a checkpoint "
             f"that `bcl fit` wrote; `bcl import` reads published ones.{_beside(file)}"
         )
-    version = content[KEY].get("format") if isinstance(content[KEY], dict) else None
+    own = content[KEY] if isinstance(content[KEY], dict) else {}
+    version = own.get("format")
+    if version == 1:
+        raise InputError(
+            f"{file} was written before bcl-cacr 0.1.0, which renamed the options of methods and "
+            "data, and cannot be rebuilt; train again, or read its weights with "
+            "torch.load(..., weights_only=True)['state_dict']."
+        )
     if version != FORMAT:
         raise InputError(
             f"{file} has checkpoint format {version!r}, this version reads {FORMAT}; "
             "update bcl-cacr."
         )
-    if not isinstance(content[KEY].get("record"), dict) or not isinstance(
-        content["state_dict"], dict
-    ):
+    if not isinstance(own.get("record"), dict) or not isinstance(content["state_dict"], dict):
         raise InputError(
             f"{file} is damaged: its record or its weights are not mappings.{_beside(file)}"
         )
     return content
 
 
+def _load(file: Path, map_location: Any) -> Any:
+    """``torch.load`` whose failures are one clear line."""
+    if file.is_dir():
+        raise InputError(f"{file} is a folder; name a checkpoint in it, such as last.ckpt.")
+    if not file.exists():
+        told = f"no checkpoint {file}; `bcl fit` writes checkpoints/last.ckpt."
+        raise InputError(told + (_beside(file) if any(file.parent.glob("*.ckpt")) else ""))
+    archive = zipfile.is_zipfile(file)
+    try:
+        part = _broken_part(file) if archive else None
+        if part is None:
+            return torch.load(file, map_location=map_location, weights_only=True)
+        why = f"the checksum of '{part}' is wrong"
+    except (PermissionError, TimeoutError) as error:
+        raise InputError(f"cannot read checkpoint {file}: {error.strerror or error}.") from None
+    except Exception:  # torch runs foreign bytes as pickle's commands, which fail in any way
+        why = "it holds objects other than tensors and plain values"
+        why = why if archive else "it is truncated or not a PyTorch file"
+    raise InputError(f"{file} is not a whole checkpoint of this library: {why}.{_beside(file)}")
+
+
 def _beside(file: Path) -> str:
-    """Name the newest whole checkpoint beside a refused one, and how a resume takes it."""
+    """Name the newest whole checkpoint beside a refused one, and how to resume from it."""
     others = [other for other in file.parent.glob("*.ckpt") if other != file]
     for other in sorted(others, key=lambda path: path.stat().st_mtime, reverse=True):
         if is_damaged(other):
             continue
         try:
             content = torch.load(other, map_location="meta", weights_only=True)
-        except (OSError, RuntimeError, pickle.UnpicklingError, ValueError):
+        except Exception:  # as in _load
             continue
         if isinstance(content, dict) and KEY in content:
             step = content.get("global_step")
@@ -183,34 +364,23 @@ def _beside(file: Path) -> str:
     return " No whole checkpoint lies beside it."
 
 
-def open_method(path: str | Path, trusted: tuple[str, ...] = ()) -> tuple[Any, dict[str, Any]]:
-    """Rebuild a method with its weights and tracker from a checkpoint.
+@dataclass
+class Run:
+    """What a checkpoint holds: the method, the record of its run and how its data is made."""
 
-    Args:
-        path: a checkpoint that `bcl fit` or the quickstart wrote.
-        trusted: packages besides this library whose classes the configuration may name.
+    method: Any
+    record: dict[str, Any]
+    path: Path
+    trusted: tuple[str, ...] = ()
 
-    Returns:
-        The method, in evaluation mode on the CPU, and the record of its run.
-
-    Raises:
-        InputError: a broken or foreign checkpoint, or one of another model.
-    """
-    content = read_checkpoint(path)
-    record = dict(content[KEY]["record"])
-    config = record.get("config") or {}
-    if not isinstance(config, dict) or not {"model", "data"} <= config.keys():
-        raise InputError(
-            f"{path} does not say how its method was built; it can be resumed by the program "
-            "that wrote it, but not opened by itself."
-        )
-    method = instantiate(config["model"], trusted)
-    load_method(method, content, path)
-    return method.eval(), record
+    @functools.cached_property
+    def data(self) -> Any:
+        """The datamodule, not set up."""
+        return _build(self.record["config"]["data"], self.trusted, self.path)
 
 
 def load_run(path: str | Path, trusted: tuple[str, ...] = ()) -> Run:
-    """Rebuild a method with its weights and tracker, and its datamodule, from a checkpoint.
+    """Rebuild a method with its weights and memory, and its datamodule, from a checkpoint.
 
     Args:
         path: a checkpoint that `bcl fit` or the quickstart wrote.
@@ -222,22 +392,33 @@ def load_run(path: str | Path, trusted: tuple[str, ...] = ()) -> Run:
     Raises:
         InputError: a broken or foreign checkpoint, or one of another model.
     """
-    method, record = open_method(path, trusted)
-    return Run(method, instantiate(record["config"]["data"], trusted), record, Path(path))
+    content = read_checkpoint(path)
+    record = dict(content[KEY]["record"])
+    config = record.get("config")
+    if not isinstance(config, dict) or not {"model", "data"} <= config.keys():
+        raise InputError(
+            f"{path} does not say how its method was built; it can be resumed by the program "
+            "that wrote it, but not opened by itself."
+        )
+    method = _build(config["model"], trusted, path)
+    load_method(method, content, path)
+    return Run(method.eval(), record, Path(path), trusted)
+
+
+def _build(spec: Any, trusted: tuple[str, ...], path: str | Path) -> Any:
+    try:
+        return instantiate(spec, trusted)
+    except InputError as error:
+        raise InputError(f"{path}: its configuration cannot be rebuilt: {error}") from None
 
 
 def load_method(method: Any, content: dict[str, Any], path: str | Path) -> None:
     """Load a checkpoint into a method whose encoder is built like the one that was trained.
 
-    Tensors of equal shapes do not make encoders equal: strides and poolings have none.
-
-    Args:
-        method: takes the weights.
-        content: from `read_checkpoint`.
-        path: the checkpoint, for the error.
+    Tensors of equal shapes do not make encoders equal: strides and pooling have none.
 
     Raises:
-        InputError: another encoder, or tensors that do not fit.
+        InputError: another encoder, or tensors that do not fit; names ``path``.
     """
     saved = content[KEY]["record"].get("encoder")
     own = plain(encoder_spec(getattr(method, "encoder", method)))
@@ -249,15 +430,11 @@ def load_method(method: Any, content: dict[str, Any], path: str | Path) -> None:
                     f"'{saved.get('name')}' was built with {key}={saved.get(key)!r}, this one with "
                     f"{key}={own.get(key)!r}. Use the configuration that it was trained with."
                 )
-    load_weights(method, content["state_dict"], path)
-
-
-def load_weights(method: Any, state: dict[str, Any], path: str | Path) -> None:
-    """Load a state dict strictly; the error of another model names what differs, briefly."""
-    own = method.state_dict()
-    missing = [name for name in own if name not in state]
-    extra = [name for name in state if name not in own and not name.startswith("tracker.")]
-    shapes = [name for name in own if name in state and own[name].shape != state[name].shape]
+    state = content["state_dict"]
+    known = method.state_dict()
+    missing = [name for name in known if name not in state]
+    extra = [name for name in state if name not in known and not name.startswith("tracker.")]
+    shapes = [name for name in known if name in state and known[name].shape != state[name].shape]
     if missing or extra or shapes:
         shown = (missing or extra or shapes)[0]
         what = "is missing" if missing else "is unknown" if extra else "has another shape"

@@ -1,39 +1,128 @@
 """Running a recorded training, for the command line and for scripts."""
 
+import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+from pytorch_lightning.callbacks import Callback
 
-from bcl.core import provenance
-from bcl.core.errors import find_input_error
-from bcl.models.encoders import encoder_spec
+from bcl.core.errors import InputError, find_input_error
+from bcl.training.checkpoints import AtomicCheckpointIO, Checkpoints, TorchRandomState
+from bcl.training.history import HistoryWriter
+from bcl.training.loggers import LogHistory
+from bcl.training.online_probe import OnlineProbe
+from bcl.training.progress import in_terminal, progress_callback
+from bcl.training.record import RunRecorder
 
 
-def new_record(
-    name: str, method: pl.LightningModule, seed: int, config: dict[str, Any]
-) -> dict[str, Any]:
-    """Start the record of a run: all that is known before its first step.
+def make_trainer(
+    record: dict[str, Any],
+    folder: str | Path,
+    settings: Mapping[str, Any],
+    *,
+    save: Mapping[str, Any] | None = None,
+    log: str | Iterable[str] | None = None,
+    online: OnlineProbe | None = None,
+    history_every: int | None = None,
+    resumed_at: int | None = None,
+    short: bool = False,
+) -> pl.Trainer:
+    """Build the trainer of a recorded run.
 
     Args:
-        name: the run's name in reports.
-        method: its class names the method.
-        seed: the run's seed.
-        config: plain values that rebuild method and data (``model``, ``data``, ``trainer``).
+        record: from `bcl.training.record.new_record`.
+        folder: the run's; checkpoints go to ``checkpoints/last.ckpt`` in it.
+        settings: of Lightning's trainer; its callbacks and plugins are added to the run's own.
+        save: intervals of `bcl.training.checkpoints.Checkpoints`.
+        log: loggers, see `LogHistory`.
+        online: the online probe, if the run has one.
+        history_every: epochs between files of the tracker's history, if the run has them.
+        resumed_at: optimizer steps of the checkpoint in the folder that the run resumes from.
+        short: whether epochs are so short that one progress bar over all of them is better.
 
     Returns:
-        The record, for `bcl.training.callbacks.RunRecorder`.
+        The trainer, for `fit`.
+
+    Raises:
+        InputError: settings that Lightning refuses, or that do not fit the processes a launcher
+            started.
     """
-    return {
-        "name": name,
-        "method": type(method).__name__,
-        "seed": seed,
-        "config": config,
-        "encoder": provenance.plain(encoder_spec(getattr(method, "encoder", method))),
-        "commit": provenance.commit(),
-        "versions": provenance.versions(),
-        "hardware": provenance.hardware(),
+    settings = dict(settings)
+    recorder = RunRecorder(record, folder)
+    callbacks: list[Callback] = [recorder, TorchRandomState()]
+    callbacks.append(Checkpoints(Path(folder) / "checkpoints", **(save or {})))
+    progress = settings.pop("enable_progress_bar", None) is not False
+    if progress:
+        callbacks.append(progress_callback(recorder, short))
+    if history_every is not None:
+        keep = resumed_at is not None
+        callbacks.append(HistoryWriter(Path(folder) / "tracker", history_every, keep))
+    callbacks += [*([online] if online else []), *_listed(settings.pop("callbacks", None))]
+    for callback in callbacks:
+        if isinstance(callback, OnlineProbe):
+            callback.recorder = recorder
+    if log:
+        callbacks.append(LogHistory(recorder, log, resumed_at))
+    settings |= {
+        "default_root_dir": folder,
+        "callbacks": callbacks,
+        "plugins": [AtomicCheckpointIO(), *_listed(settings.pop("plugins", None))],
+        "enable_progress_bar": progress and in_terminal(),
+        "use_distributed_sampler": False,  # the loader shares each batch between the ranks itself
     }
+    try:
+        trainer = pl.Trainer(**settings)
+    except InputError:
+        raise
+    except (MisconfigurationException, ValueError) as error:
+        cause = " ".join(str(error).split()).rstrip(".")
+        raise InputError(
+            f"trainer: {cause}; `bcl fit --help-all` lists what each option takes."
+        ) from None
+    check_launch(trainer, bool(settings.get("sync_batchnorm")))
+    return trainer
+
+
+def _listed(value: Any) -> list[Any]:
+    if value is None:
+        return []
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def check_launch(trainer: pl.Trainer, sync_batchnorm: bool = False) -> None:
+    """Refuse a launcher's processes that the trainer would let train each by itself.
+
+    Raises:
+        InputError: torchrun or srun started another number of processes than the trainer is set
+            for, or SyncBatchNorm is asked for on CPU ranks.
+    """
+    started, here = _started()
+    wanted = trainer.num_devices * trainer.num_nodes
+    if sync_batchnorm and wanted > 1 and trainer.strategy.root_device.type == "cpu":
+        raise InputError(
+            "torch has no SyncBatchNorm for CPU ranks; leave --trainer.sync_batchnorm out (each "
+            "rank then normalizes by its own share), or train on GPUs."
+        )
+    if started in (1, wanted):
+        return
+    nodes = max(started // here, 1)
+    raise InputError(
+        f"the launcher started {started} processes, but the trainer is set for {wanted}; add "
+        f"--trainer.devices {here}" + (f" --trainer.num_nodes {nodes}." if nodes > 1 else ".")
+    )
+
+
+def _started() -> tuple[int, int]:
+    """Processes that torchrun or srun started: all, and those of this node."""
+    total = int(os.environ.get("WORLD_SIZE") or 1)
+    if total == 1 and SLURMEnvironment.detect():
+        total = int(os.environ.get("SLURM_NTASKS") or 1)
+        return total, max(total // int(os.environ.get("SLURM_NNODES") or 1), 1)
+    return total, int(os.environ.get("LOCAL_WORLD_SIZE") or total)
 
 
 def fit(
@@ -45,14 +134,15 @@ def fit(
     """Train; an interrupt stays an interrupt, and bad input stays one clear error.
 
     Args:
-        trainer: Lightning's trainer.
+        trainer: Lightning's trainer, such as that of `make_trainer`.
         method: what is trained.
         data: its datamodule.
         checkpoint: where to resume from.
 
     Raises:
         KeyboardInterrupt: the user stopped the run; what was saved before is whole.
-        InputError: bad input, also where Lightning wrapped it.
+        InputError: bad input, also where Lightning wrapped it; once training has started, it names
+            the last good checkpoint.
     """
     try:
         trainer.fit(method, datamodule=data, ckpt_path=checkpoint)
@@ -60,8 +150,10 @@ def fit(
         if trainer.interrupted:
             raise KeyboardInterrupt from None
         raise
-    except RuntimeError as error:
+    except (InputError, RuntimeError) as error:
         cause = find_input_error(error)
         if cause is None:
             raise
-        raise cause from None
+        saver = trainer.checkpoint_callback
+        where = saver.last_good() if isinstance(saver, Checkpoints) else ""
+        raise InputError(f"{cause}{where}") from None

@@ -6,22 +6,22 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 
-from bcl.core.errors import InputError
+from bcl.core.checks import check_count
 from bcl.memorization.history import forget_epochs, write_epoch
-from bcl.training.saving import is_last_epoch
+from bcl.training.checkpoints import is_last_epoch
 
 
 class HistoryWriter(Callback):
     """Write momentum losses and scores of all samples to disk every n epochs.
 
-    One file an epoch (see `bcl.memorization.history.write_epoch`), 8 bytes a sample, written by
-    rank 0 before the epoch's checkpoint: a resumed run has the files of one without an interrupt.
+    One file per epoch (see `bcl.memorization.history.write_epoch`), 8 bytes per sample, written by
+    rank 0 before the epoch's checkpoint: a resumed run has the files of an uninterrupted one.
     Read them with `bcl.TrackerHistory`.
 
     Args:
         folder: where the files go.
         every_n_epochs: epochs between files; the last epoch always has one.
-        anew: remove all files of an older run, also if this one goes on from a checkpoint.
+        keep: keep the files of the epochs before a resumed checkpoint.
 
     Raises:
         InputError: ``every_n_epochs`` below 1.
@@ -38,20 +38,16 @@ class HistoryWriter(Callback):
         [1, 2]
     """
 
-    def __init__(self, folder: str | Path, every_n_epochs: int = 1, anew: bool = False) -> None:
-        if every_n_epochs < 1:
-            raise InputError(
-                f"every_n_epochs of the tracker's history must be at least 1, got "
-                f"{every_n_epochs!r}."
-            )
+    def __init__(self, folder: str | Path, every_n_epochs: int = 1, keep: bool = True) -> None:
+        check_count("every_n_epochs of the tracker's history", every_n_epochs)
         self.folder = Path(folder)
         self.every_n_epochs = every_n_epochs
-        self.anew = anew
+        self.keep = keep
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Remove what a replaced run, or a killed one after its checkpoint, left behind."""
+        """Remove what a replaced run, or a run killed after its checkpoint, left behind."""
         if trainer.is_global_zero:
-            forget_epochs(self.folder, 0 if self.anew else trainer.current_epoch)
+            forget_epochs(self.folder, trainer.current_epoch if self.keep else 0)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the epoch."""

@@ -8,14 +8,14 @@ from pytorch_lightning.callbacks import Callback
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassStatScores
 
+from bcl.core.checks import check_count, check_positive
 from bcl.core.distributed import gather_rows, rank, world_size
 from bcl.core.errors import InputError
 from bcl.evaluation.features import extract_features
 from bcl.evaluation.knn import knn_predict
 from bcl.evaluation.shots import shot_groups
-from bcl.training.callbacks import RunRecorder
-from bcl.training.loggers import lightning_logs
-from bcl.training.saving import is_last_epoch
+from bcl.training.checkpoints import is_last_epoch
+from bcl.training.record import RunRecorder
 
 
 class OnlineProbe(Callback):
@@ -23,8 +23,8 @@ class OnlineProbe(Callback):
 
     A linear head learns from the encoder's features of each training batch (first view, detached)
     and the batch's own labels, which are long-tailed. Every n epochs, and after the last, it is
-    measured on the test images, beside nearest neighbors among the probe images. The run ends
-    with the same weights, to the bit, as without it: the head has an optimizer of its own, is no
+    measured on the test images, and so are nearest neighbors among the probe images. The run ends
+    with the same weights, to the bit, as without it: the head has an optimizer of its own, is not
     part of the method, and draws no random number. With a process group the head sees the batch of
     all ranks, each test image counts once, and all ranks hold the same numbers.
 
@@ -38,6 +38,7 @@ class OnlineProbe(Callback):
             probe images are not encoded.
         learning_rate: of the head's Adam.
         batch_size: images encoded at a time.
+        recorder: the run's record, which `bcl.training.make_trainer` fills in.
 
     Raises:
         InputError: an argument out of its range; a method or datamodule that it does not fit.
@@ -53,18 +54,17 @@ class OnlineProbe(Callback):
         neighbors: int = 10,
         learning_rate: float = 1e-3,
         batch_size: int = 512,
+        recorder: RunRecorder | None = None,
     ) -> None:
-        for name, value in (("every_n_epochs", every_n_epochs), ("batch_size", batch_size)):
-            if value < 1:
-                raise InputError(f"{name} of the online probe must be at least 1, got {value!r}.")
-        if neighbors < 0:
-            raise InputError(f"neighbors must be at least 1, or 0 for none, got {neighbors!r}.")
-        if not learning_rate > 0:
-            raise InputError(f"learning_rate must be positive, got {learning_rate!r}.")
+        check_count("every_n_epochs of the online probe", every_n_epochs)
+        check_count("neighbors of the online probe", neighbors, at_least=0)
+        check_positive("learning_rate of the online probe", learning_rate)
+        check_count("batch_size of the online probe", batch_size)
         self.every_n_epochs = every_n_epochs
         self.neighbors = neighbors
         self.learning_rate = learning_rate
         self.batch_size = batch_size
+        self.recorder = recorder
         self.head: nn.Module | None = None
         self.optimizer: torch.optim.Optimizer | None = None
         self._groups: dict[str, Tensor] = {}
@@ -75,8 +75,6 @@ class OnlineProbe(Callback):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Check method and data; build the head on the training device."""
-        if stage != "fit":
-            return
         data: Any = getattr(trainer, "datamodule", None)
         counts: Any = getattr(data, "class_counts", None)
         if counts is None or not all(hasattr(data, name) for name in ("test_set", "probe_set")):
@@ -91,15 +89,16 @@ class OnlineProbe(Callback):
                 f"the online probe needs a method with encode and an encoder with num_features; "
                 f"{type(pl_module).__name__} has none. Take a method of this library."
             )
-        self._groups, rule = {}, "no groups"
+        self._groups, grouping = {}, "no groups"
         if len(counts) > 2:
             groups = shot_groups(counts, getattr(data, "grouping", "thirds"))
             self._groups = {name: ids for name, ids in groups.as_dict().items() if ids.numel()}
-            rule = groups.description
-        what = [f"linear head on the labels of the training batches, Adam {self.learning_rate:g}"]
-        if self.neighbors:
-            what.append(f"{self.neighbors} cosine neighbors in the probe set")
-        RunRecorder.describe(trainer, "online_probe", "; ".join([*what, rule]))
+            grouping = groups.description
+        if self.recorder is not None:
+            about = f"linear head on the training batches' labels, Adam {self.learning_rate:g}"
+            if self.neighbors:
+                about += f"; {self.neighbors} cosine neighbors in the probe set"
+            self.recorder.record["online_probe"] = f"{about}; {grouping}"
         self.head = _head(width, len(counts), trainer.strategy.root_device)
         self.optimizer = torch.optim.Adam(self.head.parameters(), lr=self.learning_rate)
 
@@ -110,7 +109,7 @@ class OnlineProbe(Callback):
         return {"head": dict(self.head.state_dict()), "optimizer": self.optimizer.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on with the head of an interrupted run.
+        """Continue with the head of an interrupted run.
 
         Raises:
             InputError: its head was for other features or classes.
@@ -136,19 +135,12 @@ class OnlineProbe(Callback):
 
         self._hook = pl_module.encoder.register_forward_hook(keep)  # type: ignore[union-attr]
 
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any
-    ) -> None:
+    def on_train_batch_start(self, *_: Any) -> None:
         """Forget the last batch."""
         self._features = None
 
     def on_train_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        *args: Any,
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, *_: Any
     ) -> None:
         """Take one step of the head."""
         features, self._features = self._features, None
@@ -158,40 +150,35 @@ class OnlineProbe(Callback):
                 "the online probe needs batches with a 'label' and a method that calls its "
                 "encoder in each step; train without it."
             )
-        if self.head is None or self.optimizer is None:
-            return
-        # Rows of view 0; float32 holds labels exactly, so that one collective does.
+        assert self.head is not None and self.optimizer is not None  # noqa: PT018
+        # Rows of view 0; float32 holds labels exactly, so one collective is enough.
         rows = torch.cat([features[: len(labels)].float(), labels.to(features.device)[:, None]], 1)
-        rows = gather_rows(rows)
+        rows = gather_rows(rows)  # (B, D + 1)
         self.head.train()
         loss = nn.functional.cross_entropy(self.head(rows[:, :-1]), rows[:, -1].long())
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
 
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Leave the encoder alone."""
-        self._unhook()
-
-    def on_exception(self, *args: Any) -> None:
-        """Leave the encoder alone."""
-        self._unhook()
-
-    def _unhook(self) -> None:
+    def on_train_end(self, *_: Any) -> None:
+        """Leave the encoder as it was."""
         if self._hook is not None:
             self._hook.remove()
-            self._hook = None
+
+    def on_exception(self, *_: Any) -> None:
+        """Leave the encoder as it was."""
+        self.on_train_end()
 
     # --- measurement ----------------------------------------------------------------------
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Measure every n epochs and after the last."""
-        done = trainer.current_epoch + 1
-        if done % self.every_n_epochs and not is_last_epoch(trainer):
+        if (trainer.current_epoch + 1) % self.every_n_epochs and not is_last_epoch(trainer):
             return
         values = self.measure(trainer, pl_module)
-        RunRecorder.note(trainer, values)
-        pl_module.log_dict(values, logger=lightning_logs(trainer))
+        if self.recorder is not None:
+            self.recorder.note(trainer.current_epoch, values)
+        pl_module.log_dict(values)
 
     @torch.no_grad()
     def measure(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, float]:
@@ -202,7 +189,7 @@ class OnlineProbe(Callback):
             pl_module: the method.
 
         Returns:
-            Name to share of right answers, the same on every rank.
+            Name to share of correct predictions, the same on every rank.
         """
         assert self.head is not None  # made in setup
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
@@ -239,24 +226,21 @@ class OnlineProbe(Callback):
         return values
 
     def _shares(self, name: str, predicted: Tensor, labels: Tensor) -> dict[str, float]:
-        """Share of right answers in all and by group, over the images of all ranks."""
+        """Share of correct predictions overall and per group, over the images of all ranks."""
         classes = self.head[1].out_features  # type: ignore[index]
         metric = MulticlassStatScores(int(classes), average=None).to(predicted.device)
         if len(labels):
             metric.update(predicted, labels.to(predicted.device))
         table = metric.compute().double().cpu()  # (C, 5), summed over the ranks
-        right, counts = table[:, 0], table[:, 4]
-        per_class = right / counts  # NaN without test images
-        values = {f"{name}/all": float(right.sum() / counts.sum())}
-        for group, ids in self._groups.items():
-            share = float(per_class[ids].nanmean())
-            if share == share:
-                values[f"{name}/{group}"] = share
-        return values
+        correct, counts = table[:, 0], table[:, 4]
+        per_class = correct / counts  # NaN without test images
+        values = {f"{name}/all": float(correct.sum() / counts.sum())}
+        means = {group: float(per_class[ids].nanmean()) for group, ids in self._groups.items()}
+        return values | {f"{name}/{group}": mean for group, mean in means.items() if mean == mean}
 
 
 def _head(width: int, classes: int, device: torch.device) -> nn.Sequential:
-    """Standardize, then a linear map that starts at zero: nothing random in it."""
+    """Standardize, then a linear map that starts at zero: nothing in it is random."""
     linear: nn.Linear = nn.utils.skip_init(  # type: ignore[no-untyped-call]
         nn.Linear, width, classes, device=device
     )

@@ -218,12 +218,9 @@ def test_images_left_out_are_in_the_runs_record(tmp_path: Path, monkeypatch, cap
 
 
 def test_many_notes_are_cut_where_they_are_printed(capsys) -> None:
-    from types import SimpleNamespace
+    from bcl.training.record import print_notes
 
-    from bcl.training.callbacks import DataNotes
-
-    data = SimpleNamespace(notes=[f"left out {i}" for i in range(25)])
-    DataNotes().on_train_start(SimpleNamespace(datamodule=data, is_global_zero=True), None)
+    print_notes([f"left out {i}" for i in range(25)])
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 21
     assert lines[-1] == "note: and 5 more, in the run's run.json and checkpoints"

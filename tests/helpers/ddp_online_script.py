@@ -9,9 +9,8 @@ from ddp_script import Encoder
 
 from bcl import SimCLR
 from bcl.core.errors import InputError
-from bcl.training import HistoryWriter, LogHistory, OnlineProbe, run_loggers
-from bcl.training.callbacks import run_callbacks
-from bcl.training.checkpoints import AtomicCheckpointIO
+from bcl.training import OnlineProbe, RunRecorder, make_trainer
+from bcl.training.fit import fit as fit_with
 from datamodules import DigitsLT
 
 
@@ -24,28 +23,28 @@ class Poison(pl.Callback):
                 method.encoder[0].weight[0].fill_(torch.nan)
 
 
-def fit(ranks, folder, *more, loggers="csv"):
+def fit(ranks, folder, *more, **options):
     torch.manual_seed(0)
     method = SimCLR(
         Encoder(), 16, projector_batch_norm=False, learning_rate=0.2, warmup_epochs=0, seed=0
     )
-    callbacks = run_callbacks({"name": "run", "seed": 0}, folder, progress=False, every_n_steps=1)
-    trainer = pl.Trainer(
-        accelerator="cpu",
-        devices=ranks,
-        strategy="ddp" if ranks > 1 else "auto",
-        max_epochs=2,
-        logger=run_loggers(loggers, folder),
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        plugins=[AtomicCheckpointIO()],
-        callbacks=[*callbacks, *more, LogHistory()],
-    )
+    settings = {
+        "accelerator": "cpu",
+        "devices": ranks,
+        "strategy": "ddp" if ranks > 1 else "auto",
+        "max_epochs": 2,
+        "logger": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "callbacks": list(more),
+    }
+    save = {"every_n_steps": 1}
+    record = {"name": "run", "seed": 0}
+    trainer = make_trainer(record, folder, settings, save=save, log="csv", **options)
     # 500 test images in batches of 200: the ranks have unequal shares.
     data = DigitsLT(batch_size=96)
     try:
-        trainer.fit(method, datamodule=data)
+        fit_with(trainer, method, data)
     except (InputError, RuntimeError) as error:
         return trainer, method, str(error)
     return trainer, method, ""
@@ -54,10 +53,11 @@ def fit(ranks, folder, *more, loggers="csv"):
 def main(ranks, out):
     torch.set_num_threads(1)
     probe = OnlineProbe(batch_size=200)
-    trainer, method, error = fit(ranks, out / "good", HistoryWriter(out / "good/tracker"), probe)
+    trainer, method, error = fit(ranks, out / "good", online=probe, history_every=1)
     assert not error, error
+    recorder = next(each for each in trainer.callbacks if isinstance(each, RunRecorder))
     state = {
-        "history": trainer.callbacks[0].record["history"],
+        "history": recorder.record["history"],
         "head": dict(probe.head.state_dict()),
         "tracker": dict(method.tracker.state_dict()),
     }

@@ -6,6 +6,7 @@ from torch import nn
 
 from bcl import SimCLR
 from bcl.training.checkpoints import AtomicCheckpointIO
+from bcl.training.fit import fit as fit_with
 from datamodules import DigitsLT
 
 SIZE = 16
@@ -67,7 +68,7 @@ def fit(model, *callbacks, data=None, resume=None, **settings):
         plugins=[AtomicCheckpointIO()],
         callbacks=list(callbacks),
     )
-    trainer.fit(model, datamodule=data or DigitsLT(), ckpt_path=resume)
+    fit_with(trainer, model, data or DigitsLT(), resume)
     return trainer
 
 
@@ -80,5 +81,5 @@ def train(method, epochs=2, **settings):
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    trainer.fit(method, datamodule=Images())
+    fit_with(trainer, method, Images())
     return trainer

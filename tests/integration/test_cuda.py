@@ -30,9 +30,8 @@ from bcl.augment.params import BoostParams, Params
 from bcl.augment.policy import OPS, op_index
 from bcl.evaluation.knn import knn_predict
 from bcl.models.pruning import convolution_weights, magnitude_masks
-from bcl.training.callbacks import RunRecorder
-from bcl.training.checkpoints import AtomicCheckpointIO
-from bcl.training.saving import Checkpoints
+from bcl.training.checkpoints import AtomicCheckpointIO, Checkpoints
+from bcl.training.record import RunRecorder
 from cacr import CACR, CACRLoss
 from datamodules import DigitsLT
 from datamodules.images.loader import MemoryLoader

@@ -9,7 +9,9 @@ import torch
 
 from bcl import InputError
 from bcl.cli import main
-from bcl.training.checkpoints import is_damaged
+from bcl.training import RunRecorder, make_trainer
+from bcl.training.checkpoints import Checkpoints, is_damaged
+from bcl.training.fit import check_launch
 
 FIT = ("fit", "--config", "digits_lt/simclr", "--model.encoder_args", '{"width": 4}')
 CPU = ("--trainer.accelerator", "cpu", "--trainer.default_root_dir", "run")
@@ -116,8 +118,6 @@ def test_a_checkpoint_from_elsewhere_that_replaces_a_run_takes_nothing_of_it(pla
 
 def test_a_replaced_run_is_not_gone_on_with_before_the_first_checkpoint(tmp_path):
     """Killed or diverged before its first save, the new run has the checkpoint it came from."""
-    from bcl.training.callbacks import RunRecorder
-    from bcl.training.saving import Checkpoints
 
     def run(folder, *callbacks, **settings):
         saver = Checkpoints(folder / "checkpoints")
@@ -136,13 +136,10 @@ def test_a_replaced_run_is_not_gone_on_with_before_the_first_checkpoint(tmp_path
 
     class Stop(pl.Callback):
         def on_train_batch_start(self, trainer, module, batch, index):
-            raise InputError(f"{saver_of(trainer).last_good()}")
-
-    def saver_of(trainer):
-        return next(c for c in trainer.callbacks if isinstance(c, Checkpoints))
+            raise InputError("stop.")
 
     source = tmp_path / "other" / "checkpoints" / "last.ckpt"
-    with pytest.raises(InputError, match=f"is {source}, which the run went on from"):
+    with pytest.raises(InputError, match=f"is {source}, which the run resumed from"):
         run(tmp_path / "old", Stop(), resume=source, max_epochs=2)
     assert not list((tmp_path / "old" / "checkpoints").iterdir())
     assert source.exists()
@@ -161,14 +158,19 @@ def test_a_run_that_ends_by_its_steps_ends_as_by_its_epochs(place):
     assert [path.name for path in (place.parent / "tracker").iterdir()] == ["epoch000001.npy"]
 
 
+class _Strategy:
+    def broadcast(self, value):
+        return value
+
+
 class _Trainer:
     world_size = 2
     ckpt_path = "run/last.ckpt"
+    is_global_zero = True
+    strategy = _Strategy()
 
 
 def test_ranks_must_see_the_same_checkpoint(monkeypatch):
-    from bcl.training.saving import Checkpoints
-
     seen = [True, False]
 
     def gather(found, own):
@@ -185,9 +187,6 @@ def test_slurm_says_the_ranks(monkeypatch, tmp_path):
     """Two nodes of two tasks, as srun sets them."""
     from lightning_fabric.plugins.environments import SLURMEnvironment
 
-    from bcl.cli.configuration import compose
-    from bcl.cli.fit import _build, _check_launch
-
     monkeypatch.chdir(tmp_path)
     variables = {
         "NTASKS": 4, "NTASKS_PER_NODE": 2, "NNODES": 2, "PROCID": 3, "LOCALID": 1, "NODEID": 1,
@@ -195,19 +194,15 @@ def test_slurm_says_the_ranks(monkeypatch, tmp_path):
     }  # fmt: skip
     for name, value in variables.items():
         monkeypatch.setenv(f"SLURM_{name}", str(value))
-    words = ["--trainer.accelerator", "cpu", "--trainer.strategy", "ddp", "--trainer.devices"]
-    trainer = _build(
-        [*words, "2", "--trainer.num_nodes", "2"], compose("digits_lt/bcl_i"), "r"
-    ).trainer
+    settings = {"accelerator": "cpu", "strategy": "ddp", "logger": False}
+    trainer = make_trainer({"name": "r"}, "run", {**settings, "devices": 2, "num_nodes": 2})
     environment = trainer.strategy.cluster_environment
     assert isinstance(environment, SLURMEnvironment)
     assert (trainer.world_size, trainer.global_rank, trainer.local_rank) == (4, 3, 1)
     assert environment.main_address == "gpu1"
     assert not trainer.is_global_zero
-    _check_launch(trainer)
     with pytest.raises(InputError, match="no SyncBatchNorm for CPU ranks"):
-        _check_launch(trainer, sync_batchnorm=True)
-    cli = _build([*words, "1", "--trainer.num_nodes", "1"], compose("digits_lt/bcl_i"), "r")
+        check_launch(trainer, sync_batchnorm=True)
     told = r"4 processes.*--trainer\.devices 2 --trainer\.num_nodes 2"
     with pytest.raises(InputError, match=told):
-        _check_launch(cli.trainer)
+        make_trainer({"name": "r"}, "run", {**settings, "devices": 1})

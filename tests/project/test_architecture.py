@@ -70,7 +70,7 @@ def test_imports_run_down_the_table():
     [
         ("bcl/losses/nt_xent.py", "from bcl.memorization import MemorizationTracker"),
         ("bcl/losses/nt_xent.py", "def f():\n    from bcl import SimCLR"),
-        ("bcl/methods/simclr.py", "from bcl.training.loggers import run_loggers"),
+        ("bcl/methods/simclr.py", "from bcl.training.loggers import LogHistory"),
         ("bcl/methods/simclr.py", "import bcl.cli"),
         ("bcl/evaluation/__init__.py", '_HOMES = {"fit": "bcl.training.fit"}'),
         ("bcl/evaluation/suite.py", "from datamodules import DigitsLT"),

@@ -1,6 +1,7 @@
 """The command line as its users meet it: results, and one clear line for every mistake."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,6 +12,8 @@ import torch
 from PIL import Image
 
 from bcl.cli import main
+from bcl.cli.configuration import compose
+from bcl.cli.fit import FIRST, make_parser, parse
 from bcl.evaluation import ProbeReport
 
 
@@ -86,7 +89,7 @@ class TestFit:
             ([*SIMCLR, "--trainer.max_epochs", "few"], "expected int or null, got 'few'"),
             ([*SIMCLR, "--model.optimizer", "sdg"], "expected 'sgd', 'lars', 'adamw', got 'sdg'"),
             ([*SIMCLR, "--trainer.precision", "7"], "'bf16-mixed'"),
-            ([*SIMCLR, "--seed_everything", "many"], "expected bool or int, got 'many'"),
+            ([*SIMCLR, "--seed_everything", "many"], "expected int, got 'many'"),
             ([*SIMCLR, "--seed_everything", "-5"], "a seed must lie between 0 and 4294967295"),
             ([*SIMCLR, "--name", "../../elsewhere"], "cannot name a folder below outputs/"),
             ([*SIMCLR, "--name", ""], "cannot name a folder below outputs/"),
@@ -94,7 +97,8 @@ class TestFit:
             ([*SIMCLR, "--trainer.accelerator", "gpuu"], "trainer: "),
             ([*SIMCLR, "--trainer.strategy", "dpp"], "trainer: "),
             ([*SIMCLR, "--model.encoder", "resnet81"], "did you mean 'resnet8'?"),
-            ([*SIMCLR, "--model", "bcl.SimCRL"], "bcl.SimCRL"),
+            ([*SIMCLR, "--model", "bcl.SimCRL"], "did you mean 'SimCLR'?"),
+            ([*SIMCLR, "--save.every_n_step", "3"], "did you mean '--save.every_n_steps'?"),
             ([*SIMCLR, "--ckpt_path", "missing.ckpt"], "no checkpoint missing.ckpt"),
             (["fit", "--config", "image_folder/simclr"], "root"),
             (["fit", "--config", "image_folder/simclr", "--data.root", "nowhere"], "nowhere"),
@@ -201,7 +205,7 @@ class TestFit:
             seen.append(sorted(path.name for path in place.iterdir()))
             raise KeyboardInterrupt
 
-        monkeypatch.setattr("bcl.training.callbacks.RunRecorder.on_train_epoch_start", stop)
+        monkeypatch.setattr("bcl.training.record.RunRecorder.on_train_epoch_start", stop)
         assert main([*arguments, "--overwrite"]) == 130
         assert seen == [[]]
 
@@ -209,13 +213,33 @@ class TestFit:
         refused([*self.SIMCLR, "--ckpt_path", "missing.ckpt"], capsys)
         assert list(folder.iterdir()) == []
 
-    def test_help_documents_the_options(self, capsys):
+    def test_help_is_short_and_names_options_that_exist(self, capsys):
+        assert main(["fit", "--config", "digits_lt/bcl_i", "--help"]) == 0
+        text = capsys.readouterr().out
+        assert 30 < len(text.splitlines()) < 60
+        assert "[128]" in text  # the configuration's batch size
+        assert max(map(len, text.splitlines())) <= 100
+        options = make_parser()._option_string_actions
+        for option in re.findall(r"(?<=  )--[a-z][\w.]+", text):
+            key = option.partition(".")[0]
+            assert option in options or key in ("--model", "--data"), option
+
+    def test_values_in_the_help_are_of_options_that_methods_and_data_take(self):
+        words = [word for group in FIRST.values() for word in group]
+        config = compose("image_folder/bcl_i")
+        given = {"--data.root DIR": ".", "--model.encoder NAME": "resnet14"}
+        numbers = {word: "3" for word in words if word.startswith(("--model", "--data"))}
+        pairs = {**numbers, **given}
+        arguments = [each for word, value in pairs.items() for each in (word.split()[0], value)]
+        parse(arguments, config)
+
+    def test_the_whole_help_documents_every_option(self, capsys):
         with pytest.raises(SystemExit) as stop:
-            main(["fit", "--help"])
+            main(["fit", "--help-all"])
         assert stop.value.code == 0
         text = capsys.readouterr().out
-        assert "--trainer.max_epochs" in text
-        assert "bcl fit" in text
+        assert "--trainer.accumulate_grad_batches" in text
+        assert "--history.every_n_epochs" in text
 
 
 class TestProbeAndReport:

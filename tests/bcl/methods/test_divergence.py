@@ -6,8 +6,7 @@ import torch
 from small_runs import SIZE, method, train
 
 from bcl import InputError, NTXentLoss, SimCLR
-from bcl.training.checkpoints import AtomicCheckpointIO
-from bcl.training.saving import Checkpoints
+from bcl.training.checkpoints import AtomicCheckpointIO, Checkpoints
 from datamodules import DigitsLT
 
 

@@ -10,10 +10,9 @@ from torch import nn
 
 from bcl import BCL, SDCLR, InputError, SimCLR, create_encoder
 from bcl.models.encoders import encoder_spec
-from bcl.training.callbacks import run_callbacks
-from bcl.training.checkpoints import KEY, AtomicCheckpointIO, load_method
-from bcl.training.fit import fit, new_record
-from bcl.training.saving import TorchRandomState
+from bcl.training.checkpoints import KEY, TorchRandomState, load_method
+from bcl.training.fit import fit, make_trainer
+from bcl.training.record import new_record
 from datamodules import DigitsLT
 
 VIT = {"img_size": 16, "patch_size": 4, "depth": 3, "drop_path_rate": 0.3}
@@ -29,20 +28,18 @@ class Stop(pl.Callback):
 
 
 def train(method, folder, seed, stop=None, resume=None, random_state=True):
-    callbacks = run_callbacks(
-        new_record("test", method, 0, {}), folder, progress=False, every_n_steps=1
-    )
+    settings = {
+        "max_epochs": 2,
+        "accelerator": "cpu",
+        "logger": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "callbacks": [Stop(stop)] if stop else [],
+    }
+    record = new_record("test", method, 0, {})
+    trainer = make_trainer(record, folder, settings, save={"every_n_steps": 1})
     if not random_state:
-        callbacks = [call for call in callbacks if not isinstance(call, TorchRandomState)]
-    trainer = pl.Trainer(
-        max_epochs=2,
-        accelerator="cpu",
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        plugins=[AtomicCheckpointIO()],
-        callbacks=[*callbacks, *([Stop(stop)] if stop else [])],
-    )
+        trainer.callbacks = [c for c in trainer.callbacks if not isinstance(c, TorchRandomState)]
     torch.manual_seed(seed)
     if stop is None:
         fit(trainer, method, DigitsLT(batch_size=128, image_size=16), resume)

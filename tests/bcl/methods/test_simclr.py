@@ -15,8 +15,7 @@ from bcl import (
     SimCLR,
 )
 from bcl.models.pruning import convolution_weights
-from bcl.training.checkpoints import AtomicCheckpointIO
-from bcl.training.saving import Checkpoints
+from bcl.training.checkpoints import AtomicCheckpointIO, Checkpoints
 
 
 @pytest.fixture(params=[SimCLR, BCL, SDCLR])

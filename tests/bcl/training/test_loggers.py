@@ -13,9 +13,8 @@ from small_runs import fit, method
 import bcl.training.loggers as loggers
 from bcl import InputError, OnlineProbe
 from bcl.cli import main
-from bcl.training import LogHistory, run_loggers
-from bcl.training.callbacks import RunRecorder
-from bcl.training.saving import Checkpoints, TorchRandomState
+from bcl.training import LogHistory, RunRecorder
+from bcl.training.checkpoints import Checkpoints, TorchRandomState
 from datamodules import DigitsLT
 
 
@@ -28,12 +27,11 @@ def recorded(folder, names, epochs=2, resume=None, resumed_at=None, more=()):
         model,
         recorder,
         TorchRandomState(),
-        OnlineProbe(neighbors=3),
+        OnlineProbe(neighbors=3, recorder=recorder),
         Checkpoints(folder / "checkpoints"),
-        LogHistory(rows=5),
+        LogHistory(recorder, names, resumed_at, rows=5),
         *more,
         max_epochs=epochs,
-        logger=run_loggers(names, folder, record, resumed_at),
         enable_checkpointing=True,
         resume=resume,
     )
@@ -82,9 +80,8 @@ def test_a_run_that_was_stopped_within_an_epoch_goes_on_as_if_it_had_not_been(tm
 
 
 def test_lightning_logs_the_loss_by_itself_where_there_is_no_record(tmp_path):
-    logger = loggers.CSVHistory(tmp_path / "plain.csv")
-    fit(method(), logger=logger)
-    rows = list(csv.DictReader((tmp_path / "plain.csv").open(newline="")))
+    fit(method(), logger=pl.loggers.CSVLogger(tmp_path, "", ""))
+    rows = list(csv.DictReader((tmp_path / "metrics.csv").open(newline="")))
     assert [float(row["loss"]) > 0 for row in rows] == [True, True]
 
 
@@ -213,10 +210,10 @@ def test_wandb_without_access_says_what_to_do(tmp_path, monkeypatch):
 
     monkeypatch.setattr(wandb, "init", refuse)
     with pytest.raises(InputError, match=r"no API key\. Log in with `wandb login`"):
-        run_loggers("wandb", tmp_path)
+        recorded(tmp_path, "wandb")
     assert not (tmp_path / "wandb-id.txt").exists()
 
 
 def test_bad_numbers_of_the_table():
     with pytest.raises(InputError, match="at least 1"):
-        LogHistory(rows=0)
+        LogHistory(RunRecorder({}, "unused"), "csv", rows=0)

@@ -16,8 +16,8 @@ from bcl import BCL, SDCLR, ContrastiveViews, InputError, OnlineProbe, shot_grou
 from bcl.cli import main
 from bcl.evaluation.knn import knn_predict
 from bcl.memorization.history import TrackerHistory
-from bcl.training.callbacks import RunRecorder
-from bcl.training.saving import Checkpoints, TorchRandomState
+from bcl.training import RunRecorder
+from bcl.training.checkpoints import Checkpoints, TorchRandomState
 from cacr import CACR
 from datamodules import DigitsLT
 
@@ -40,7 +40,8 @@ def test_the_run_is_the_same_to_the_last_bit_with_and_without_it():
 
 
 def test_values_are_those_of_a_count_by_hand():
-    probe, recorder = OnlineProbe(neighbors=5), RunRecorder({"name": "x"}, "unused")
+    recorder = RunRecorder({"name": "x"}, "unused")
+    probe = OnlineProbe(neighbors=5, recorder=recorder)
     recorder.on_train_end = lambda *_: None  # no file
     model, data = method(), DigitsLT()
     trainer = fit(model, recorder, probe, data=data)
@@ -77,7 +78,7 @@ def test_the_linear_head_learns_from_long_tailed_batches():
 def test_it_measures_every_n_epochs_and_after_the_last():
     recorder = RunRecorder({"name": "x"}, "unused")
     recorder.on_train_end = lambda *_: None
-    probe = OnlineProbe(every_n_epochs=2, neighbors=0)
+    probe = OnlineProbe(every_n_epochs=2, neighbors=0, recorder=recorder)
     fit(method(), probe, recorder, max_epochs=3)  # before the recorder too
     assert [("online_linear/all" in row) for row in recorder.record["history"]] == [
         False,
@@ -124,9 +125,10 @@ def test_a_run_that_was_cut_within_an_epoch_goes_on_with_the_same_head(tmp_path)
                 raise StopError
 
     def callbacks(folder):
-        probe = OnlineProbe(neighbors=0)
+        recorder = RunRecorder({"name": "x"}, folder)
+        probe = OnlineProbe(neighbors=0, recorder=recorder)
         saver = Checkpoints(folder, every_n_steps=1)
-        return probe, [RunRecorder({"name": "x"}, folder), TorchRandomState(), saver, probe]
+        return probe, [recorder, TorchRandomState(), saver, probe]
 
     whole, used = callbacks(tmp_path / "whole")
     expected = method()

@@ -290,8 +290,8 @@ def test_index_file_of_another_byte_order(tmp_path: Path) -> None:
 def test_resume_with_other_bytes_is_refused() -> None:
     from types import SimpleNamespace
 
-    from bcl.training.callbacks import RunRecorder
     from bcl.training.checkpoints import KEY
+    from bcl.training.record import RunRecorder
 
     data = SimpleNamespace(recipe="r", content_hash="names", images_hash="bytes")
     saved = {"seed": 0, "content_hash": "names", "history": [], "wall_seconds": 1.0, "epochs": 1}

@@ -1,0 +1,178 @@
+"""The record of a run: what made it, and what each epoch gave."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+
+from bcl.core import provenance
+from bcl.core.errors import InputError
+from bcl.core.files import write_text
+from bcl.models.encoders import encoder_spec
+from bcl.training.checkpoints import FORMAT, KEY
+
+# What a resumed run must share with the one before: the memory knows samples by their ids alone.
+_SAME = {
+    "seed": "seed",
+    "content_hash": "training set (content hash)",
+    "images_hash": "encoding of the training images (hash of their bytes)",
+}
+
+
+def new_record(
+    name: str, method: pl.LightningModule, seed: int, config: dict[str, Any]
+) -> dict[str, Any]:
+    """Start the record of a run: all that is known before its first step.
+
+    Args:
+        name: the run's name in reports.
+        method: its class names the method.
+        seed: the run's seed.
+        config: plain values that rebuild method and data (``model``, ``data``, ``trainer``).
+
+    Returns:
+        The record, for `bcl.training.fit.make_trainer`.
+    """
+    return {
+        "name": name,
+        "method": type(method).__name__,
+        "seed": seed,
+        "config": config,
+        "encoder": provenance.plain(encoder_spec(getattr(method, "encoder", method))),
+        "commit": provenance.commit(),
+        "versions": provenance.versions(),
+        "hardware": provenance.hardware(),
+    }
+
+
+class RunRecorder(Callback):
+    """Keep the record of a run (configuration, versions, history, wall time) in its checkpoints.
+
+    It also prints the datamodule's notes, such as images that were left out, before training.
+
+    Args:
+        record: from `new_record`.
+        folder: where ``run.json`` is written at the end.
+    """
+
+    def __init__(self, record: dict[str, Any], folder: str | Path) -> None:
+        self.record = {**record, "epochs": 0, "wall_seconds": 0.0, "history": []}
+        self.folder = Path(folder)
+        self._before = 0.0
+        self._start = time.monotonic()
+        self._sum: Any = 0.0  # of the epoch's losses, on the device; read once per epoch
+        self._count = 0
+        self._notes: dict[str, float] = {}  # values of the epoch, until its row is made
+
+    def note(self, epoch: int, values: dict[str, float]) -> None:
+        """Add values to an epoch's row of the history, on every rank, at the end of the epoch."""
+        row = self.row()
+        if row is not None and row["epoch"] == epoch:
+            row.update(values)
+        else:
+            self._notes |= values
+
+    def row(self) -> dict[str, Any] | None:
+        """The newest row of the history, if there is one."""
+        history: list[dict[str, Any]] = self.record["history"]
+        return history[-1] if history else None
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start the clock; name the data, and say what it left out."""
+        self.record.update(_data(trainer))
+        self.record["notes"] = _notes(trainer)
+        if trainer.is_global_zero:
+            print_notes(self.record["notes"])
+        self._before = self.record["wall_seconds"]
+        self._start = time.monotonic()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, *args: Any
+    ) -> None:
+        """Add the step's loss to the epoch's."""
+        self._sum = self._sum + outputs["loss"].detach().float()
+        self._count += 1
+
+    def _running(self, trainer: pl.Trainer) -> dict[str, float]:
+        """Sum over the steps of the loss, averaged over the ranks, and the number of steps."""
+        total = torch.as_tensor(self._sum, device=trainer.strategy.root_device)
+        return {"sum": float(trainer.strategy.reduce(total)), "count": self._count}
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Add the epoch to the history; its scores are those that steered it."""
+        epoch = trainer.current_epoch
+        running = self._running(trainer)
+        self._sum, self._count = 0.0, 0
+        row: dict[str, Any] = {"epoch": epoch, "loss": running["sum"] / max(running["count"], 1)}
+        if trainer.optimizers:
+            row["learning_rate"] = float(trainer.optimizers[0].param_groups[0]["lr"])
+        tracker: Any = getattr(pl_module, "tracker", None)
+        if tracker is not None:
+            row["score_mean"] = float(tracker.scores.mean())
+            # On a device histc is refused under torch.use_deterministic_algorithms.
+            row["score_histogram"] = torch.histc(tracker.scores.cpu(), 20, 0, 1).int().tolist()
+        row |= self._notes
+        self._notes = {}
+        history = [old for old in self.record["history"] if old["epoch"] < epoch]
+        self.record["history"] = [*history, row]
+        self.record["epochs"] = epoch + 1
+        self.record["wall_seconds"] = self._before + time.monotonic() - self._start
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Put the record into the checkpoint."""
+        self.record["wall_seconds"] = self._before + time.monotonic() - self._start
+        record = {**self.record, "history": list(self.record["history"])}
+        checkpoint[KEY] = {"format": FORMAT, "record": record, "running": self._running(trainer)}
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Continue the history and the clock of an interrupted run.
+
+        Raises:
+            InputError: the run had another seed or other training images.
+        """
+        saved, running = checkpoint[KEY]["record"], checkpoint[KEY]["running"]
+        own = {**self.record, **_data(trainer)}
+        for key, what in _SAME.items():
+            old, new = saved.get(key), own.get(key)
+            if old is not None and new is not None and old != new:
+                raise InputError(
+                    f"the checkpoint's run had another {what}, {old}, than this one, {new}; resume "
+                    "it as it was started, or start a new run in another folder."
+                )
+        self.record |= {key: saved[key] for key in ("history", "wall_seconds", "epochs")}
+        self._sum, self._count = running["sum"], running["count"]
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write ``run.json``."""
+        if trainer.is_global_zero:
+            text = json.dumps(self.record, indent=2, default=str)
+            write_text(self.folder / "run.json", text + "\n")
+
+
+def print_notes(notes: list[str], most: int = 20) -> None:
+    """Print the datamodule's notes; the record holds those beyond ``most``."""
+    for note in notes[:most]:
+        print(f"note: {note}", flush=True)
+    if len(notes) > most:
+        rest = f"{len(notes) - most:,} more, in the run's run.json and checkpoints"
+        print(f"note: and {rest}", flush=True)
+
+
+def _data(trainer: pl.Trainer) -> dict[str, str]:
+    """Recipe and content hash of the training set, where the datamodule knows them."""
+    data: Any = getattr(trainer, "datamodule", None)
+    found = {key: getattr(data, key, None) for key in ("recipe", "content_hash", "images_hash")}
+    return {key: str(value) for key, value in found.items() if value is not None}
+
+
+def _notes(trainer: pl.Trainer) -> list[str]:
+    notes = getattr(getattr(trainer, "datamodule", None), "notes", None)
+    return [str(note) for note in notes] if isinstance(notes, list | tuple) else []
