@@ -165,13 +165,17 @@ def _value(config: Config, path: list[str], default: Any) -> Any:
 
 def make_parser(name: str = "run") -> Any:
     """Build the parser: Lightning's trainer, any method and datamodule, and the run's options."""
+    import jsonargparse
     import pytorch_lightning as pl
-    from jsonargparse import ActionConfigFile, ArgumentParser
 
     # An abbreviated option would be accepted silently, and so would many a misspelled one.
-    about = {"prog": "bcl fit", "description": ABOUT.split("\n\n")[0]}
-    parser = ArgumentParser(**about, exit_on_error=False, allow_abbrev=False)
-    parser.add_argument("-c", "--config", action=ActionConfigFile, help="name or YAML file")
+    parser = jsonargparse.ArgumentParser(
+        prog="bcl fit",
+        description=ABOUT[: ABOUT.index("\n\n")],
+        exit_on_error=False,
+        allow_abbrev=False,
+    )
+    parser.add_argument("-c", "--config", action="config", help="name or YAML file")
     parser.add_argument("--name", type=str, default=name, help="the run's name in reports")
     for option, kind, default, text in OPTIONS:
         parser.add_argument(option, type=kind, default=default, help=text)
