@@ -55,7 +55,7 @@ def command(job: Job, folder: Path, resume: bool) -> list[str]:
         "--trainer.accelerator": "cpu",
         "--trainer.devices": ranks,
         "--trainer.strategy": "ddp" if ranks > 1 else "auto",
-        "--model.encoder_args.width": 4,
+        "--model.encoder.args.width": 4,
         "--data.batch_size": job.batch_size,
         "--save.every_n_steps": 1,
     }

@@ -73,7 +73,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     device = torch.device(args.device)
     torch.manual_seed(0)
     method = BCL(
-        args.encoder, args.size, num_samples=args.samples, channels_last=args.channels_last
+        args.encoder, views=args.size, num_samples=args.samples, channels_last=args.channels_last
     ).to(device)
     if args.compile:
         method.encoder = torch.compile(method.encoder)
@@ -94,7 +94,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     def descend(loss: torch.Tensor) -> None:
         optimizer.zero_grad()
         loss.backward()
-        method.tracker.settle()  # where the method asks for the verdict, too
+        method.tracker.flush()  # where the method asks for the verdict, too
         optimizer.step()
 
     def bare() -> None:
@@ -109,8 +109,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         ids = torch.randint(args.samples, (args.batch,), device=device)
         views = method.views(images, method.tracker.scores[ids], ids, epoch)
         with autocast():
-            losses = method.sample_losses(views)
-        method.tracker.update(ids, losses, wait=False)
+            losses, watched = method.sample_losses(views)
+        method.tracker.update(ids, watched, wait=False)
         descend(losses.mean())
 
     ids = torch.randint(args.samples, (args.batch,), device=device)

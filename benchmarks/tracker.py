@@ -20,7 +20,7 @@ import torch
 
 from bcl import MemorizationTracker, TrackerHistory
 from bcl.memorization.history import write_epoch
-from bcl.memorization.tracker import NORMALIZATIONS
+from bcl.memorization.scores import NORMALIZATIONS
 
 
 def timed(call: Callable[[], object], device: torch.device) -> float:

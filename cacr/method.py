@@ -2,21 +2,54 @@
 
 import copy
 import math
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from bcl.augment import ContrastiveViews
-from bcl.core.errors import InputError, unknown_name
-from bcl.methods.simclr import SimCLR, by_size
+from bcl.core.checks import check_choice, check_count
+from bcl.core.errors import InputError
+from bcl.memorization.tracker import MemorizationTracker
+from bcl.methods.optimizers import OptimizerSettings
+from bcl.methods.schedule import ScheduleSettings
+from bcl.methods.settings import EncoderSettings, MemorySettings, ProjectorSettings
+from bcl.methods.simclr import SampleLosses, SimCLR, by_size
 from bcl.models import Projector
 from cacr.loss import CACRLoss
 from cacr.queue import MomentumQueue, momentum_update
 
 Form = Literal["batch", "moco", "moco-v3"]
-FORMS: tuple[Form, ...] = ("batch", "moco", "moco-v3")
-_DEFAULT_LOSS = {"batch": "cifar10", "moco": "imagenet-moco", "moco-v3": "imagenet-mocov3"}
+_PAPER_LOSS: dict[Form, str] = {
+    "batch": "cifar10",
+    "moco": "imagenet-moco",
+    "moco-v3": "imagenet-mocov3",
+}
+
+
+@dataclass(frozen=True)
+class TeacherSettings:
+    """The momentum encoder, and what comes with it.
+
+    Args:
+        momentum: m in [0, 1]; with ``"moco-v3"`` the start of its cosine (0.996 in the paper).
+        queue_size: Q, number of keys in the queue of ``"moco"``.
+        predictor_features: width inside the predictor of ``"moco-v3"``.
+
+    Raises:
+        InputError: an argument out of range.
+    """
+
+    momentum: float = 0.999
+    queue_size: int = 65_536
+    predictor_features: int = 4096
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.momentum <= 1:
+            raise InputError(f"teacher.momentum must lie in [0, 1], got {self.momentum!r}.")
+        check_count("teacher.queue_size", self.queue_size)
+        check_count("teacher.predictor_features", self.predictor_features)
 
 
 class CACR(SimCLR):
@@ -24,129 +57,129 @@ class CACR(SimCLR):
 
     - ``"batch"``: V = K + 1 views of each sample, all pairs (the paper's small-scale form).
     - ``"moco"``: positives and queue come from a momentum encoder.
-    - ``"moco-v3"``: queries pass a predictor; the momentum encoder is the teacher, its momentum
+    - ``"moco-v3"``: queries pass a predictor; the momentum encoder is the teacher, and its momentum
       rises to 1 by a cosine; local views of a multi-crop are queries only.
 
-    The momentum encoder follows :math:`k \leftarrow m k + (1 - m) q` once an optimizer step. Under
-    DDP give it batch statistics of the whole batch, or the keys leak their batch: train with
-    ``--trainer.sync_batchnorm true``, which takes the place of MoCo's shuffling.
+    The momentum encoder follows :math:`k \leftarrow m k + (1 - m) q` after every optimizer step.
+    Under DDP give it batch statistics of the whole batch, or the keys leak their batch: train with
+    ``--trainer.sync_batchnorm true``, which replaces MoCo's shuffling.
 
     With boosted views this is BCL with CACR, a combination that no paper has.
 
     Args:
-        form: which of the three.
-        queue_size: Q of ``"moco"``.
-        teacher_momentum: m, or where its cosine starts (0.996 in the paper's ``"moco-v3"``).
-        predictor_features: width inside the predictor of ``"moco-v3"``, which has batch norms
-            where the projector has them.
-        kwargs: those of `bcl.SimCLR`. ``views`` has five views by default (K = 4) with the paper's
-            augmentation, ``loss`` is `cacr.CACRLoss` with the form's settings.
+        encoder: as in `bcl.SimCLR`.
+        projector: as in `bcl.SimCLR`; the predictor has batch norms where its settings have.
+        views: as in `bcl.SimCLR`; the method's own are five views (K = 4) with the augmentation of
+            the paper's small-scale experiments.
+        loss: as in `bcl.SimCLR`; by default `cacr.CACRLoss` with the settings of the form.
+        memory: as in `bcl.SimCLR`.
+        optimizer: as in `bcl.SimCLR`.
+        schedule: as in `bcl.SimCLR`.
+        num_samples: as in `bcl.SimCLR`.
+        channels_last: as in `bcl.SimCLR`.
+        seed: as in `bcl.SimCLR`.
+        form: ``"batch"``, ``"moco"`` or ``"moco-v3"``.
+        teacher: settings of the momentum encoder of ``"moco"`` and ``"moco-v3"``.
 
     Raises:
-        InputError: unknown form, local views without ``"moco-v3"``, or a number out of range.
+        InputError: an unknown form, or local views without ``"moco-v3"``.
 
     Source: CACR (arXiv 2105.03746), sections 4 and 5; MoCo (arXiv 1911.05722); MoCo v3
     (arXiv 2104.02057).
 
     Example:
-        >>> method = CACR("resnet8", image_size=16, form="moco", queue_size=32)
-        >>> method.sample_losses(torch.rand(5, 4, 3, 16, 16)).shape
+        >>> method = CACR("resnet8", views=16, form="moco", teacher=TeacherSettings(queue_size=32))
+        >>> method.sample_losses(torch.rand(5, 4, 3, 16, 16)).losses.shape
         torch.Size([4])
     """
 
     def __init__(
         self,
-        *args: Any,
-        form: Form = "batch",
-        queue_size: int = 65_536,
-        teacher_momentum: float = 0.999,
-        predictor_features: int = 4096,
+        encoder: str | EncoderSettings | nn.Module = "resnet18",
+        projector: ProjectorSettings | nn.Module = ProjectorSettings(),
+        views: ContrastiveViews | int = 32,
         loss: nn.Module | None = None,
-        **kwargs: Any,
+        memory: MemorySettings | MemorizationTracker = MemorySettings(),
+        optimizer: OptimizerSettings = OptimizerSettings(),
+        schedule: ScheduleSettings = ScheduleSettings(),
+        num_samples: int | None = None,
+        channels_last: bool = False,
+        seed: int | None = None,
+        form: Form = "batch",
+        teacher: TeacherSettings = TeacherSettings(),
     ) -> None:
-        if form not in FORMS:
-            raise unknown_name("form", form, FORMS)
-        kwargs["loss"] = loss or CACRLoss.paper(_DEFAULT_LOSS[form], reduction="none")
-        super().__init__(*args, **kwargs)
-        if not 0 <= teacher_momentum <= 1:
-            raise InputError(f"teacher_momentum must lie in [0, 1], got {teacher_momentum!r}.")
-        if getattr(self.views, "num_local", 0) and form != "moco-v3":
+        check_choice("form", form, tuple(_PAPER_LOSS))
+        loss = CACRLoss.paper(_PAPER_LOSS[form], reduction="none") if loss is None else loss
+        super().__init__(
+            encoder, projector, views, loss, memory, optimizer, schedule,
+            num_samples, channels_last, seed,
+        )  # fmt: skip
+        if self.views.num_local and form != "moco-v3":
             raise InputError(f"local views need form='moco-v3', not '{form}'; set num_local=0.")
         self.form: Form = form
-        self.teacher_momentum = teacher_momentum
+        self.teacher_settings = teacher
         self.teacher: nn.Module | None = None
         self.queue: MomentumQueue | None = None
         self.predictor: nn.Module = nn.Identity()
-        # Global step of the teacher's last move: it moves once an optimizer step, however many
-        # batches are accumulated.
-        self._moved_at = 0
-        self._new_keys: Tensor | None = None
         if form == "batch":
             return
-        self.teacher = nn.ModuleList(
-            [copy.deepcopy(self.encoder), copy.deepcopy(self.projector)]
-        ).requires_grad_(False)
-        width = self.projector.out_features
+        self.teacher = copy.deepcopy(self.student).requires_grad_(False)
+        width: Any = self.projector.out_features
         if form == "moco":
-            self.queue = MomentumQueue(queue_size, width)
+            self.queue = MomentumQueue(teacher.queue_size, width)
         else:
-            norm = bool(kwargs.get("projector_batch_norm", True))
-            self.predictor = Projector(
-                width, width, predictor_features, num_layers=2, batch_norm=norm
-            )
+            norm = projector.batch_norm if isinstance(projector, ProjectorSettings) else True
+            self.predictor = Projector(width, width, teacher.predictor_features, batch_norm=norm)
 
-    def default_views(self, image_size: int) -> ContrastiveViews:
-        """Five views with the augmentation of the paper's small-scale experiments."""
+    @property
+    def student(self) -> nn.ModuleList:
+        """Encoder and projector, which the momentum encoder follows."""
+        return nn.ModuleList([self.encoder, self.projector])
+
+    def build_views(self, views: ContrastiveViews | int) -> ContrastiveViews:
+        """Return the views, or build the paper's for an image size."""
+        if not isinstance(views, int):
+            return views
         return ContrastiveViews(
-            image_size,
+            views,
             num_views=5,
             scale=(0.2, 1.0),
             jitter=(0.4, 0.4, 0.4, 0.4),
             jitter_probability=1.0,
         )
 
-    def sample_losses(self, views: Tensor | list[Tensor]) -> Tensor:
-        """Views to (B,) losses."""
+    def sample_losses(self, views: Tensor | list[Tensor]) -> SampleLosses:
+        """(V, B, 3, S, S) views to (B,) losses; in training mode the queue takes the keys."""
         z = self.project(views)  # (V, B, D)
         count, batch = z.shape[:2]
         z = self.predictor(z.flatten(0, 1)).view(count, batch, -1)
         if self.teacher is None:
-            return self.loss(z)  # type: ignore[no-any-return]
-        self._move_teacher()
-        keys = self._keys(by_size(views)[0] if isinstance(views, list) else views)  # (G, B, D)
+            return self.watch(z, self.loss(z))
+        keys = self.keys(by_size(views)[0] if isinstance(views, list) else views)  # (G, B, D)
         if self.queue is None:
-            return self.loss(z, keys=keys)  # type: ignore[no-any-return]
-        self._new_keys = keys[-1]  # as released: those of the last view
-        return self.loss(z, self.queue.keys, keys)  # type: ignore[no-any-return]
+            return self.watch(z, self.loss(z, keys=keys))
+        # Autograd keeps the negatives of this step, which the queue then overwrites.
+        losses = self.loss(z, self.queue.keys.clone(), keys)
+        if self.training:
+            self.queue.enqueue(keys[-1])  # those of the last view, as released
+        return self.watch(z, losses)
 
     @torch.no_grad()
-    def _keys(self, views: Tensor) -> Tensor:
-        """(G, B, 3, S, S) global views to (G, B, D) momentum features."""
+    def keys(self, views: Tensor) -> Tensor:
+        """(G, B, 3, S, S) global views to (G, B, D) projections of the momentum encoder."""
         encoder, projector = self.teacher  # type: ignore[misc]
-        features = encoder(self._normalize(views.flatten(0, 1)))
+        features = encoder(self.normalize(views.flatten(0, 1)))
         return projector(features).view(*views.shape[:2], -1)  # type: ignore[no-any-return]
 
-    def _move_teacher(self) -> None:
-        trainer = self._trainer
-        if trainer is None or self.teacher is None or trainer.global_step == self._moved_at:
+    def optimizer_step(
+        self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None
+    ) -> None:
+        """Step, then let the momentum encoder follow: once per step, however many batches."""
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        if self.teacher is None:
             return
-        self._moved_at = trainer.global_step
-        momentum = self.teacher_momentum
+        momentum = self.teacher_settings.momentum
         if self.form == "moco-v3":
-            progress = trainer.global_step / max(int(trainer.estimated_stepping_batches), 1)
-            momentum = 1 - (1 - momentum) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
-        momentum_update(self.teacher, nn.ModuleList([self.encoder, self.projector]), momentum)
-
-    def on_after_backward(self) -> None:
-        """Enqueue the step's keys, when autograd no longer needs the queue as it was."""
-        if self.queue is not None and self._new_keys is not None:
-            self.queue.enqueue(self._new_keys)
-            self._new_keys = None
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save when the teacher moved last."""
-        checkpoint["teacher_moved_at"] = self._moved_at
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on from there."""
-        self._moved_at = checkpoint.get("teacher_moved_at", 0)
+            done = (self.global_step + 1) / int(self.trainer.estimated_stepping_batches)
+            momentum = 1 - (1 - momentum) * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
+        momentum_update(self.teacher, self.student, momentum)

@@ -57,10 +57,15 @@ def merge(first: Mapping[str, Any], *others: Mapping[str, Any]) -> Config:
     result: Config = dict(first)
     for other in others:
         for key, value in other.items():
-            old = result.get(key)
+            old: Any = result.get(key)
             both = isinstance(old, Mapping) and isinstance(value, Mapping)
-            result[key] = merge(old, value) if both else value  # type: ignore[arg-type]
+            result[key] = merge(old, value) if both and not _replaces(value, old) else value
     return result
+
+
+def _replaces(value: Any, old: Any) -> bool:
+    """Whether a class takes the place of plain settings, such as an encoder's name."""
+    return "class_path" in value and not {"class_path", "init_args"} & old.keys()
 
 
 def _class_first(value: Any) -> Any:

@@ -157,10 +157,10 @@ def _method(released: "Released", args: argparse.Namespace) -> tuple[dict[str, A
     if released.spec["name"] == "small_alexnet":
         extra = {}
     arguments = config["model"].setdefault("init_args", {})
-    arguments |= {"encoder": released.spec["name"], "encoder_args": extra}
+    arguments["encoder"] = {"name": released.spec["name"], "args": extra}
     weights = [value for _, value in sorted(released["projector"].items()) if value.ndim == 2]
     if weights:
-        arguments["projection_features"] = weights[-1].shape[0]
+        arguments.setdefault("projector", {})["features"] = weights[-1].shape[0]
     return config, instantiate(config["model"])
 
 

@@ -1,6 +1,8 @@
 """Objects from ``class_path`` and ``init_args``, for code that works without the command line."""
 
+import dataclasses
 import importlib
+import typing
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -15,7 +17,8 @@ def instantiate(spec: Any, trusted: Iterable[str] = ()) -> Any:
 
     Args:
         spec: a mapping with ``class_path`` and, if need be, ``init_args``; lists and other
-            mappings are searched for such mappings; anything else is returned unchanged.
+            mappings are searched for such mappings. A plain mapping for an argument that takes a
+            settings dataclass becomes one. Anything else is returned unchanged.
         trusted: packages whose classes may be built besides this library's and ``torch.nn``'s.
 
     Returns:
@@ -39,9 +42,21 @@ def instantiate(spec: Any, trusted: Iterable[str] = ()) -> Any:
     target = _find_class(spec["class_path"], (*TRUSTED, *trusted))
     arguments = instantiate(dict(spec.get("init_args") or {}), trusted)
     try:
-        return target(**arguments)
+        return target(**_with_settings(target, arguments))
     except TypeError as error:
         raise InputError(f"{spec['class_path']} cannot be built: {error}.") from None
+
+
+def _with_settings(target: type, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Build the settings dataclasses that the signature asks for from plain mappings."""
+    mappings = {key: value for key, value in arguments.items() if isinstance(value, dict)}
+    hints = typing.get_type_hints(target.__init__) if mappings else {}  # type: ignore[misc]
+    for key, value in mappings.items():
+        kinds = (hints.get(key), *typing.get_args(hints.get(key)))
+        settings = next((kind for kind in kinds if dataclasses.is_dataclass(kind)), None)
+        if isinstance(settings, type):
+            arguments[key] = settings(**value)
+    return arguments
 
 
 def _find_class(path: Any, trusted: tuple[str, ...]) -> type:

@@ -1,4 +1,5 @@
 """The memory: a momentum loss and a score per sample, and their history on disk."""
 
 from bcl.memorization.history import TrackerHistory as TrackerHistory
+from bcl.memorization.scores import memorization_scores as memorization_scores
 from bcl.memorization.tracker import MemorizationTracker as MemorizationTracker

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from bcl.core.errors import InputError
 from bcl.core.files import atomic_write
-from bcl.memorization.tracker import MemorizationTracker, memorization_scores
+from bcl.memorization.scores import memorization_scores
+from bcl.memorization.tracker import MemorizationTracker
 
 _NAME = re.compile(r"epoch(\d{6})\.npy")
 

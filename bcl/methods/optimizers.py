@@ -1,78 +1,87 @@
 """The papers' optimizers by name."""
 
-from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
-from bcl.core.errors import InputError, unknown_name
+from bcl.core.checks import check_choice, check_positive
+from bcl.core.errors import InputError
 
 OptimizerName = Literal["sgd", "lars", "adamw"]
 OPTIMIZERS: tuple[OptimizerName, ...] = ("sgd", "lars", "adamw")
 
 
+@dataclass(frozen=True)
+class OptimizerSettings:
+    """An optimizer by name.
+
+    Args:
+        name: ``"sgd"`` (SimCLR, BCL, SDCLR, CACR), ``"lars"`` or ``"adamw"`` (the MoCo-v3 form of
+            CACR, on ResNets and ViTs). LARS is timm's; it takes no trust ratio for parameters
+            without weight decay.
+        learning_rate: the highest of the schedule.
+        momentum: momentum of SGD and LARS.
+        weight_decay: weight decay.
+        decay_norm_and_bias: whether weight decay applies to norms and biases too.
+
+    Raises:
+        InputError: an argument out of range.
+
+    Example:
+        >>> OptimizerSettings("adamw", learning_rate=1e-3).build(nn.Linear(2, 2)).defaults["lr"]
+        0.001
+    """
+
+    name: OptimizerName = "sgd"
+    learning_rate: float = 0.5
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    decay_norm_and_bias: bool = True
+
+    def __post_init__(self) -> None:
+        check_choice("optimizer", self.name, OPTIMIZERS)
+        check_positive("learning_rate", self.learning_rate)
+        check_positive("weight_decay", self.weight_decay, zero=True)
+        if not 0 <= self.momentum < 1:
+            raise InputError(f"momentum must lie in [0, 1), got {self.momentum!r}.")
+
+    def build(self, module: nn.Module) -> torch.optim.Optimizer:
+        """Build the optimizer of a module's parameters that require a gradient."""
+        groups: Any = parameter_groups(module, self.weight_decay, self.decay_norm_and_bias)
+        if self.name == "adamw":
+            return torch.optim.AdamW(groups, lr=self.learning_rate)
+        if self.name == "lars":
+            from timm.optim.lars import Lars
+
+            return Lars(groups, lr=self.learning_rate, momentum=self.momentum)
+        return torch.optim.SGD(groups, lr=self.learning_rate, momentum=self.momentum)
+
+
 def parameter_groups(
-    modules: Iterable[nn.Module], weight_decay: float, decay_norm_and_bias: bool
+    module: nn.Module, weight_decay: float, decay_norm_and_bias: bool
 ) -> list[dict[str, Any]]:
     """Group the trained parameters by whether weight decay applies to them.
 
     Args:
-        modules: each parameter is taken once, however often a module or a weight is shared.
-        weight_decay: of the groups that have one.
-        decay_norm_and_bias: whether it applies to norms and biases (vectors) too.
+        module: a weight that it shares between layers is taken once.
+        weight_decay: weight decay of the first group.
+        decay_norm_and_bias: whether weight decay applies to norms and biases (vectors) too.
 
     Returns:
         One group, or two with the second one free of weight decay.
 
     Example:
-        >>> groups = parameter_groups([nn.Linear(2, 2), nn.BatchNorm1d(2)], 0.1, False)
+        >>> module = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+        >>> groups = parameter_groups(module, 0.1, decay_norm_and_bias=False)
         >>> [(len(group["params"]), group["weight_decay"]) for group in groups]
         [(1, 0.1), (3, 0.0)]
     """
-    found = dict.fromkeys(p for module in modules for p in module.parameters() if p.requires_grad)
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     if decay_norm_and_bias:
-        return [{"params": list(found), "weight_decay": weight_decay}]
-    decayed = [parameter for parameter in found if parameter.ndim > 1]
-    free = [parameter for parameter in found if parameter.ndim <= 1]
+        return [{"params": trained, "weight_decay": weight_decay}]
     return [
-        {"params": decayed, "weight_decay": weight_decay},
-        {"params": free, "weight_decay": 0.0},
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
     ]
-
-
-def build_optimizer(
-    name: OptimizerName,
-    groups: Sequence[dict[str, Any]],
-    learning_rate: float,
-    momentum: float = 0.9,
-    betas: tuple[float, float] = (0.9, 0.999),
-) -> torch.optim.Optimizer:
-    """Build an optimizer.
-
-    Args:
-        name: ``"sgd"`` (SimCLR, BCL, SDCLR, CACR), ``"lars"`` or ``"adamw"`` (CACR's MoCo-v3
-            form on ResNets and ViTs).
-        groups: from `parameter_groups`.
-        learning_rate: the highest of the schedule.
-        momentum: of SGD and LARS.
-        betas: of AdamW.
-
-    Returns:
-        The optimizer. LARS is timm's; parameters without weight decay take no trust ratio.
-
-    Raises:
-        InputError: unknown name, or a learning rate that is not positive.
-    """
-    if learning_rate <= 0:
-        raise InputError(f"learning_rate must be positive, got {learning_rate!r}.")
-    parameters: Any = list(groups)
-    if name == "sgd":
-        return torch.optim.SGD(parameters, lr=learning_rate, momentum=momentum)
-    if name == "adamw":
-        return torch.optim.AdamW(parameters, lr=learning_rate, betas=betas)
-    if name == "lars":
-        from timm.optim.lars import Lars
-
-        return Lars(parameters, lr=learning_rate, momentum=momentum)
-    raise unknown_name("optimizer", name, OPTIMIZERS)

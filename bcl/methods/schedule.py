@@ -1,6 +1,60 @@
-"""The learning-rate schedule of the papers."""
+"""The learning-rate schedules of the papers."""
 
 import math
+from dataclasses import dataclass
+from itertools import pairwise
+
+from bcl.core.checks import check_count, check_positive
+from bcl.core.errors import InputError
+
+
+@dataclass(frozen=True)
+class ScheduleSettings:
+    """How the learning rate changes over a run, step by step.
+
+    Args:
+        warmup_epochs: epochs of linear warm-up from 0.
+        min_learning_rate: the learning rate at the end of the cosine.
+        milestones: epochs after which the learning rate is divided by 10, instead of the cosine.
+
+    Raises:
+        InputError: an argument out of range.
+
+    Example:
+        >>> schedule = ScheduleSettings(warmup_epochs=0, milestones=(1, 2))
+        >>> [schedule.factor(step, total=6, epochs=3, base=0.5) for step in (0, 2, 4)]
+        [1.0, 0.1, 0.010000000000000002]
+    """
+
+    warmup_epochs: int = 10
+    min_learning_rate: float = 1e-6
+    milestones: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_count("warmup_epochs", self.warmup_epochs, at_least=0)
+        check_positive("min_learning_rate", self.min_learning_rate, zero=True)
+        for epoch in self.milestones:
+            check_count("milestones", epoch)
+        if any(first >= second for first, second in pairwise(self.milestones)):
+            raise InputError(f"milestones must rise, got {list(self.milestones)}.")
+
+    def factor(self, step: int, *, total: int, epochs: int, base: float) -> float:
+        """Compute the share of the highest learning rate that a step takes.
+
+        Args:
+            step: the step, from 0.
+            total: number of steps of the run.
+            epochs: number of epochs of the run.
+            base: the highest learning rate.
+        """
+        warmup = min(round(self.warmup_epochs * total / epochs), total)
+        if not self.milestones:
+            rate = warmup_cosine(
+                step, base=base, total=total, warmup=warmup, minimum=self.min_learning_rate
+            )
+            return rate / base
+        passed = sum(step >= round(epoch * total / epochs) for epoch in self.milestones)
+        return (min(step / warmup, 1.0) if warmup else 1.0) * 0.1**passed
 
 
 def warmup_cosine(

@@ -7,12 +7,16 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from bcl.augment import ContrastiveViews
 from bcl.core.errors import InputError
+from bcl.memorization.tracker import MemorizationTracker
+from bcl.methods.optimizers import OptimizerSettings
+from bcl.methods.schedule import ScheduleSettings
+from bcl.methods.settings import EncoderSettings, MemorySettings, ProjectorSettings
 from bcl.methods.simclr import SimCLR
 from bcl.models.pruning import convolution_weights, magnitude_masks
 
-# torch's names hold no dots; this sign stands for one.
-_DOT = "/"
+_DOT = "/"  # replaces the dots of names, which torch does not allow
 
 
 class SDCLR(SimCLR):
@@ -21,57 +25,82 @@ class SDCLR(SimCLR):
     .. math:: z_1 = g(f_\theta(x_1)), \qquad z_2 = \tilde g(f_{\theta \odot m}(x_2))
 
     The mask m is the global magnitude mask of all convolution weights at the start of the epoch
-    (`bcl.models.pruning.magnitude_masks`); weights are shared, and gradients reach the kept ones.
-    Every batch norm of encoder and projector has statistics and affine weights of its own for the
-    pruned branch. Features are those of the dense branch.
+    (`bcl.models.pruning.magnitude_masks`). The branches share the weights; gradients of the pruned
+    branch reach those it keeps. Every batch norm of encoder and projector has its own statistics
+    and affine weights for the pruned branch. Features come from the dense branch.
 
     With boosted views this is BCL-D.
 
-    The released code takes two backward passes a step, with one branch detached in each. Their sum
-    is the gradient of the one loss of both branches, so this takes one backward pass after two
-    forward passes instead of three. The batch norms of the pruned branch therefore move their
-    running statistics once a step instead of twice.
+    The released code takes two backward passes per step, with one branch detached in each. Their
+    sum is the gradient of the one loss of both branches, so this takes two forward passes and one
+    backward pass instead of three and two. The batch norms of the pruned branch therefore update
+    their running statistics once per step instead of twice.
 
     Args:
+        encoder: as in `bcl.SimCLR`; it needs convolutions and batch norm.
+        projector: as in `bcl.SimCLR`.
+        views: as in `bcl.SimCLR`; two views.
+        loss: as in `bcl.SimCLR`.
+        memory: as in `bcl.SimCLR`.
+        optimizer: as in `bcl.SimCLR`; the weight decay is 1e-4 in the papers.
+        schedule: as in `bcl.SimCLR`.
+        num_samples: as in `bcl.SimCLR`.
+        channels_last: as in `bcl.SimCLR`.
+        seed: as in `bcl.SimCLR`.
         prune_fraction: share of the convolution weights that the second branch lacks.
-        kwargs: those of `bcl.SimCLR`; ``weight_decay`` is 1e-4 in the papers.
 
     Raises:
         InputError: an encoder without batch norm or without convolutions, a fraction outside
-            [0, 1), or other than two views.
+            [0, 1), or more than two views.
 
     Source: SDCLR (arXiv 2106.02990), section 3; BCL-D of BCL (arXiv 2205.12693).
 
     Example:
-        >>> method = SDCLR("resnet8", image_size=16, prune_fraction=0.5, num_samples=8)
+        >>> method = SDCLR("resnet8", views=16, prune_fraction=0.5)
         >>> method.project(torch.rand(2, 4, 3, 16, 16)).shape
         torch.Size([2, 4, 128])
     """
 
-    def __init__(self, *args: Any, prune_fraction: float = 0.9, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.prune_fraction = prune_fraction
-        masks = magnitude_masks(convolution_weights(self.encoder), prune_fraction)
-        # The masks hold for an epoch, so a resume within it needs them: they are buffers.
-        self.masks = _Store({name: (mask, False) for name, mask in masks.items()})
-        self.encoder_norms = _Store(_norm_state(self.encoder))
-        self.projector_norms = _Store(_norm_state(self.projector))
+    def __init__(
+        self,
+        encoder: str | EncoderSettings | nn.Module = "resnet18",
+        projector: ProjectorSettings | nn.Module = ProjectorSettings(),
+        views: ContrastiveViews | int = 32,
+        loss: nn.Module | None = None,
+        memory: MemorySettings | MemorizationTracker = MemorySettings(),
+        optimizer: OptimizerSettings = OptimizerSettings(),
+        schedule: ScheduleSettings = ScheduleSettings(),
+        num_samples: int | None = None,
+        channels_last: bool = False,
+        seed: int | None = None,
+        prune_fraction: float = 0.9,
+    ) -> None:
+        super().__init__(
+            encoder, projector, views, loss, memory, optimizer, schedule,
+            num_samples, channels_last, seed,
+        )  # fmt: skip
         if not any(isinstance(layer, _BatchNorm) for layer in self.encoder.modules()):
             raise InputError(
                 f"{type(self.encoder).__name__} has no batch norm, but SDCLR keeps batch-norm "
                 "statistics per branch; take an encoder with batch norm such as resnet18."
             )
+        self.prune_fraction = prune_fraction
+        masks = magnitude_masks(convolution_weights(self.encoder), prune_fraction)
+        # A resume within an epoch needs the masks of its start: they are buffers.
+        self.masks = _Store({name: (mask, False) for name, mask in masks.items()})
+        self.encoder_norms = _Store(_norm_state(self.encoder))
+        self.projector_norms = _Store(_norm_state(self.projector))
 
     @torch.no_grad()
     def prune(self) -> None:
-        """Renew the mask from the weights as they are now."""
+        """Compute the masks from the current weights."""
         weights = convolution_weights(self.encoder)
         for name, mask in magnitude_masks(weights, self.prune_fraction).items():
             self.masks.get(name).copy_(mask)
 
-    def on_train_epoch_start(self) -> None:
-        """Prune anew, but not when a resume continues within an epoch."""
-        if self.trainer.fit_loop.epoch_loop.batch_progress.current.ready == 0:
+    def on_train_batch_start(self, _: Any, batch_idx: int) -> None:
+        """Prune at the start of an epoch, not where a resume continues within one."""
+        if batch_idx == 0:
             self.prune()
 
     def project(self, views: Tensor | list[Tensor]) -> Tensor:
@@ -83,7 +112,7 @@ class SDCLR(SimCLR):
         dense = self.projector(self(views[0]))  # (B, D)
         weights = convolution_weights(self.encoder)
         pruned = {name: weight * self.masks.get(name) for name, weight in weights.items()}
-        images = self._normalize(views[1])
+        images = self.normalize(views[1])
         features = functional_call(self.encoder, {**pruned, **self.encoder_norms.all()}, (images,))
         damaged = functional_call(self.projector, self.projector_norms.all(), (features,))
         return torch.stack([dense, damaged])  # (2, B, D)

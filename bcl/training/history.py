@@ -32,7 +32,7 @@ class HistoryWriter(Callback):
         >>> from datamodules import DigitsLT
         >>> writer = HistoryWriter(tempfile.mkdtemp(), every_n_epochs=2)
         >>> settings = {"accelerator": "cpu", "barebones": True, "callbacks": [writer]}
-        >>> method = SimCLR("resnet8", 16, {"width": 4})
+        >>> method = SimCLR("resnet8", views=16)
         >>> pl.Trainer(**settings, max_epochs=3).fit(method, DigitsLT())
         >>> TrackerHistory(writer.folder).epochs  # the last is always written
         [1, 2]

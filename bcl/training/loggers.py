@@ -19,7 +19,7 @@ from torch import Tensor
 from bcl.core.checks import check_choice, check_count
 from bcl.core.errors import InputError
 from bcl.core.files import atomic_write, write_text
-from bcl.memorization.tracker import memorization_scores
+from bcl.memorization.scores import memorization_scores
 from bcl.training.checkpoints import is_cut, is_last_epoch
 from bcl.training.record import RunRecorder
 
@@ -56,7 +56,7 @@ class LogHistory(Callback):
         >>> callbacks = [recorder, LogHistory(recorder, "csv")]
         >>> settings = {"accelerator": "cpu", "barebones": True, "callbacks": callbacks}
         >>> trainer = pl.Trainer(**settings, max_epochs=2)
-        >>> trainer.fit(SimCLR("resnet8", 16, {"width": 4}), DigitsLT())
+        >>> trainer.fit(SimCLR("resnet8", views=16), DigitsLT())
         >>> heading, *rows = (recorder.folder / "metrics.csv").read_text().splitlines()
         >>> heading, len(rows)
         ('epoch,step,learning_rate,loss,score_mean', 2)

@@ -44,9 +44,10 @@ class Stripes(LongTailedDataModule):
 import pytorch_lightning as pl
 
 import bcl
+from bcl.methods import ScheduleSettings
 
 data = Stripes()
-method = bcl.BCL("resnet8", image_size=16, warmup_epochs=0)
+method = bcl.BCL("resnet8", views=16, schedule=ScheduleSettings(warmup_epochs=0))
 trainer = pl.Trainer(
     max_epochs=1,
     accelerator="cpu",

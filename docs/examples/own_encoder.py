@@ -10,7 +10,7 @@ class PatchMixer(nn.Module):
 
     def __init__(self, width: int = 64) -> None:
         super().__init__()
-        self.num_features = width  # what probes and projector ask for
+        self.num_features = width  # read by probes and projector
         self.patches = nn.Conv2d(3, width, 4, 4)
         self.norm = nn.BatchNorm2d(width)
         self.mix = nn.Conv2d(width, width, 3, 1, 1)
@@ -26,10 +26,10 @@ class PatchMixer(nn.Module):
 # --8<-- [start:use]
 from bcl import BCL, SDCLR
 
-method = BCL(PatchMixer(), image_size=16, num_samples=64)
+method = BCL(PatchMixer(), views=16)
 features = method.encode(torch.randint(0, 256, (8, 3, 16, 16), dtype=torch.uint8))  # (8, 64)
 
-pruned = SDCLR(PatchMixer(), image_size=16, num_samples=64)  # needs convolutions, batch norm
+pruned = SDCLR(PatchMixer(), views=16)  # needs convolutions, batch norm
 z = pruned.project(torch.rand(2, 8, 3, 16, 16))  # (2, 8, 128)
 # --8<-- [end:use]
 

@@ -1,4 +1,4 @@
-"""A loss of your own: one number per sample, and nothing else to do."""
+"""A loss of your own: one number per sample."""
 
 # --8<-- [start:loss]
 import torch
@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 
 class AlignUniformLoss(nn.Module):
-    """Alignment and uniformity (Wang and Isola 2020), one number a sample."""
+    """Alignment and uniformity (Wang and Isola 2020), one number per sample."""
 
     def __init__(self, weight: float = 1.0, t: float = 2.0) -> None:
         super().__init__()
@@ -28,8 +28,8 @@ class AlignUniformLoss(nn.Module):
 # --8<-- [start:use]
 from bcl import BCL
 
-method = BCL("resnet8", image_size=16, loss=AlignUniformLoss(), num_samples=64)
-losses = method.sample_losses(torch.rand(2, 8, 3, 16, 16))  # (8,)
+method = BCL("resnet8", views=16, loss=AlignUniformLoss())
+losses, watched = method.sample_losses(torch.rand(2, 8, 3, 16, 16))  # (8,), (8,)
 # --8<-- [end:use]
 
 # --8<-- [start:test]
@@ -37,7 +37,7 @@ loss_of = AlignUniformLoss()
 z = torch.randn(2, 6, 4, dtype=torch.float64, requires_grad=True)
 torch.manual_seed(0)
 swapped = z[:, torch.randperm(6)]
-assert loss_of(z).shape == (6,)  # one a sample
+assert loss_of(z).shape == (6,)  # one per sample
 torch.testing.assert_close(loss_of(z).mean(), loss_of(swapped).mean())  # no order among samples
 torch.testing.assert_close(loss_of(3 * z), loss_of(z))  # lengths do not matter
 assert loss_of(z.expand(2, 6, 4)).isfinite().all()

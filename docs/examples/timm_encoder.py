@@ -10,10 +10,10 @@ encoder = create_encoder("resnet10t", image_size=32)  # any name in timm.list_mo
 features = encoder(torch.rand(4, 3, 32, 32))  # (4, 512), pooled
 assert features.shape == (4, encoder.num_features)
 
-# One that timm makes: without its classifier it maps images to features.
+# One built by timm: without its classifier it maps images to features.
 vit = timm.create_model("test_vit", num_classes=0, img_size=32)
-method = SimCLR(vit, image_size=32, num_samples=128)
-losses = method.sample_losses(torch.rand(2, 4, 3, 32, 32))  # (4,)
+method = SimCLR(vit, views=32)
+losses, _ = method.sample_losses(torch.rand(2, 4, 3, 32, 32))  # (4,)
 # --8<-- [end:encoder]
 
 assert losses.shape == (4,)

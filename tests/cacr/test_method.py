@@ -3,16 +3,20 @@ import copy
 import pytest
 import pytorch_lightning as pl
 import torch
-from small_runs import SIZE, Images, fit
+from small_runs import SIZE, TINY, Images, fit
 
 from bcl import BoostedRandAugment, ContrastiveViews, InputError
+from bcl.methods import OptimizerSettings
 from cacr import CACR, CACRLoss, MomentumQueue
+from cacr.method import TeacherSettings
 
 
-def make(form, **settings):
+def make(form, momentum=0.999, **settings):
     torch.manual_seed(0)
-    small = {"queue_size": 20, "predictor_features": 32, "learning_rate": 0.05}
-    return CACR("resnet8", SIZE, {"width": 4}, form=form, **{**small, **settings})
+    teacher = TeacherSettings(momentum, queue_size=20, predictor_features=32)
+    optimizer = OptimizerSettings(learning_rate=0.05)
+    settings = {"views": SIZE, "optimizer": optimizer, **settings}
+    return CACR(TINY, form=form, teacher=teacher, **settings)
 
 
 def train(method, *callbacks, epochs=2, **settings):
@@ -40,24 +44,28 @@ def test_batch_form_is_the_loss_of_the_projections():
     method = make("batch").eval()
     views = torch.rand(5, 8, 3, SIZE, SIZE)
     expected = CACRLoss.paper("cifar10", reduction="none")(method.project(views))
-    torch.testing.assert_close(method.sample_losses(views), expected)
+    losses, watched = method.sample_losses(views)
+    torch.testing.assert_close(losses, expected)
+    assert torch.equal(losses.detach(), watched)
 
 
-def test_queue_takes_the_keys_of_the_last_view_after_the_backward():
+def test_queue_takes_the_keys_of_the_last_view_which_are_no_negatives_of_the_step():
     method = make("moco")
     views = torch.rand(3, 8, 3, SIZE, SIZE)
-    keys = method._keys(views)
-    old = method.queue.keys.clone()
-    method.sample_losses(views).mean().backward()
-    assert torch.equal(method.queue.keys, old)
-    method.on_after_backward()
+    keys = method.keys(views)
+    negatives = method.queue.keys.clone()
+    losses, _ = method.sample_losses(views)
+    torch.testing.assert_close(losses, method.loss(method.project(views), negatives, keys))
+    losses.mean().backward()
     expected = MomentumQueue(20, 128)
     expected.enqueue(keys[-1])
+    torch.testing.assert_close(method.queue.keys, expected.keys)
+    method.eval().sample_losses(views)
     torch.testing.assert_close(method.queue.keys, expected.keys)
 
 
 def test_teacher_is_the_exponential_mean_of_the_student_by_the_step():
-    method = make("moco", teacher_momentum=0.9)
+    method = make("moco", momentum=0.9)
     students = [method.encoder.conv1.weight.detach().clone()]
 
     class Watch(pl.Callback):
@@ -66,16 +74,17 @@ def test_teacher_is_the_exponential_mean_of_the_student_by_the_step():
 
     train(method, Watch(), epochs=1)
     expected = students[0]
-    for weight in students[1:-1]:  # the last step's student is taken at the next step
+    for weight in students[1:]:
         expected = 0.9 * expected + 0.1 * weight
     torch.testing.assert_close(method.teacher[0].conv1.weight, expected)
 
 
 def test_accumulated_batches_move_the_teacher_once_a_step():
-    method = make("moco", teacher_momentum=0.5)
+    method = make("moco", momentum=0.5)
     first = method.teacher[0].conv1.weight.clone()
-    train(method, epochs=1, accumulate_grad_batches=3)  # one step, after the last forward
-    assert torch.equal(method.teacher[0].conv1.weight, first)
+    train(method, epochs=1, accumulate_grad_batches=3)
+    expected = (first + method.encoder.conv1.weight) / 2
+    torch.testing.assert_close(method.teacher[0].conv1.weight, expected)
 
 
 def test_teacher_takes_no_gradient_and_is_not_optimized():
@@ -91,9 +100,9 @@ def test_local_views_are_queries_alone():
     views = ContrastiveViews(SIZE, num_views=2, num_local=3, local_size=8)
     method = make("moco-v3", views=views)
     made = method.views(torch.rand(8, 3, SIZE, SIZE), ids=torch.arange(8))
-    assert method._keys(torch.stack(made[:2])).shape == (2, 8, 128)
+    assert method.keys(torch.stack(made[:2])).shape == (2, 8, 128)
     assert method.project(made).shape == (5, 8, 128)
-    assert method.sample_losses(made).shape == (8,)
+    assert method.sample_losses(made).losses.shape == (8,)
 
 
 def test_boosted_views_of_two_sizes_train():
@@ -110,9 +119,9 @@ def test_boosted_views_of_two_sizes_train():
     ("make_it", "told"),
     [
         (lambda: make("moko"), "did you mean 'moco'?"),
-        (lambda: make("moco", teacher_momentum=1.5), "teacher_momentum"),
+        (lambda: make("moco", momentum=1.5), "momentum"),
         (lambda: make("batch", loss=CACRLoss()), "reduction='none'"),
-        (lambda: make("moco", queue_size=0), "size"),
+        (lambda: TeacherSettings(queue_size=0), "queue_size"),
         (
             lambda: make("batch", views=ContrastiveViews(SIZE, num_local=1, local_size=8)),
             "moco-v3",

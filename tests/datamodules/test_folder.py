@@ -197,7 +197,7 @@ def test_images_left_out_are_in_the_runs_record(tmp_path: Path, monkeypatch, cap
     (tmp_path / "small.yaml").write_text(
         f"data: {{init_args: {{root: {root}, imbalance_factor: 2, image_size: 12, batch_size: 4, "
         "on_bad_image: skip}}\n"
-        "model: {init_args: {encoder: resnet8, encoder_args: {width: 8}, warmup_epochs: 0, "
+        "model: {init_args: {encoder: {args: {width: 8}}, schedule: {warmup_epochs: 0}, "
         "views: {init_args: {size: 12}}}}\n"
         "trainer: {max_epochs: 1, accelerator: cpu, precision: 32-true}\n"
     )

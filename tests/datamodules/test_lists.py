@@ -239,7 +239,14 @@ def test_the_guides_file_trains_and_is_probed(root: Path, monkeypatch) -> None:
     monkeypatch.chdir(root)
     monkeypatch.setenv("BCL_CACHE", str(root / "cache"))
     (root / "lists.yaml").write_text(text)
-    small = ("--data.batch_size", "4", "--trainer.accelerator", "cpu", "--model.warmup_epochs", "0")
+    small = (
+        "--data.batch_size",
+        "4",
+        "--trainer.accelerator",
+        "cpu",
+        "--model.schedule.warmup_epochs",
+        "0",
+    )
     words = ["--config", "image_folder/bcl_i", "--config", "lists.yaml", "--trainer.max_epochs"]
     assert main(["fit", *words, "1", *small]) == 0
     checkpoint = "outputs/lists/checkpoints/last.ckpt"

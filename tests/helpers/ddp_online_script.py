@@ -9,6 +9,7 @@ from ddp_script import Encoder
 
 from bcl import SimCLR
 from bcl.core.errors import InputError
+from bcl.methods import OptimizerSettings, ProjectorSettings, ScheduleSettings
 from bcl.training import OnlineProbe, RunRecorder, make_trainer
 from bcl.training.fit import fit as fit_with
 from datamodules import DigitsLT
@@ -26,7 +27,12 @@ class Poison(pl.Callback):
 def fit(ranks, folder, *more, **options):
     torch.manual_seed(0)
     method = SimCLR(
-        Encoder(), 16, projector_batch_norm=False, learning_rate=0.2, warmup_epochs=0, seed=0
+        Encoder(),
+        ProjectorSettings(batch_norm=False),
+        views=16,
+        optimizer=OptimizerSettings(learning_rate=0.2),
+        schedule=ScheduleSettings(warmup_epochs=0),
+        seed=0,
     )
     settings = {
         "accelerator": "cpu",

@@ -9,7 +9,9 @@ import torch
 from torch import nn
 
 from bcl import BCL, BoostedRandAugment, ContrastiveViews
+from bcl.methods import OptimizerSettings, ProjectorSettings, ScheduleSettings
 from cacr import CACR
+from cacr.method import TeacherSettings
 from datamodules import DigitsLT
 
 
@@ -41,12 +43,21 @@ class Losses(pl.Callback):
 
 def methods(precision):
     views = {"flip": 0.0, "boost": BoostedRandAugment()}
-    plain = {"projector_batch_norm": False, "warmup_epochs": 0, "seed": 0}
-    # Anew for each: DDP reseeds where Lightning's PL_GLOBAL_SEED is set, one process does not.
+    plain = {
+        "projector": ProjectorSettings(batch_norm=False),
+        "schedule": ScheduleSettings(warmup_epochs=0),
+        "seed": 0,
+    }
+    # For each: DDP reseeds where Lightning's PL_GLOBAL_SEED is set, one process does not.
     torch.manual_seed(0)
     yield (
         "bcl_i",
-        BCL(Encoder(), views=ContrastiveViews(16, **views), learning_rate=0.2, **plain),
+        BCL(
+            Encoder(),
+            views=ContrastiveViews(16, **views),
+            optimizer=OptimizerSettings(learning_rate=0.2),
+            **plain,
+        ),
     )
     if precision == "32-true":
         # CACR's losses lie close together: a rounding error moves a score far enough to flip the
@@ -60,10 +71,8 @@ def methods(precision):
                 Encoder(),
                 form=form,
                 views=ContrastiveViews(16, count, **views),
-                queue_size=192,
-                teacher_momentum=0.9,
-                predictor_features=32,
-                learning_rate=0.05,
+                teacher=TeacherSettings(momentum=0.9, queue_size=192, predictor_features=32),
+                optimizer=OptimizerSettings(learning_rate=0.05),
                 **plain,
             ),
         )

@@ -5,11 +5,14 @@ import torch
 from torch import nn
 
 from bcl import SimCLR
+from bcl.methods import EncoderSettings, OptimizerSettings, ScheduleSettings
 from bcl.training.checkpoints import AtomicCheckpointIO
 from bcl.training.fit import fit as fit_with
 from datamodules import DigitsLT
 
 SIZE = 16
+TINY = EncoderSettings("resnet8", {"width": 4})
+NO_WARMUP = ScheduleSettings(warmup_epochs=0)
 
 
 class Dropping(nn.Module):
@@ -52,10 +55,11 @@ class Pixels(nn.Module):
         return nn.functional.avg_pool2d(x.mean(1), 2).flatten(1) * self.weight
 
 
-def method(cls=SimCLR, encoder=Dropping, **arguments):
+def method(cls=SimCLR, encoder=Dropping, learning_rate=0.1, **arguments):
     torch.manual_seed(0)
-    arguments = {"learning_rate": 0.1, "warmup_epochs": 0, "seed": 0, **arguments}
-    return cls(encoder(), 16, **arguments)
+    optimizer = OptimizerSettings(learning_rate=learning_rate)
+    arguments = {"views": SIZE, "schedule": NO_WARMUP, "seed": 0, **arguments}
+    return cls(encoder(), optimizer=optimizer, **arguments)
 
 
 def fit(model, *callbacks, data=None, resume=None, **settings):

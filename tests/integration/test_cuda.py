@@ -9,6 +9,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from places import GOLDEN
+from small_runs import NO_WARMUP, TINY
 
 from bcl import (
     BCL,
@@ -29,10 +30,12 @@ from bcl.augment.ops import crop as resize
 from bcl.augment.params import BoostParams, Params
 from bcl.augment.policy import OPS, op_index
 from bcl.evaluation.knn import knn_predict
+from bcl.methods import OptimizerSettings, SampleLosses
 from bcl.models.pruning import convolution_weights, magnitude_masks
 from bcl.training.checkpoints import AtomicCheckpointIO, Checkpoints
 from bcl.training.record import RunRecorder
 from cacr import CACR, CACRLoss
+from cacr.method import TeacherSettings
 from datamodules import DigitsLT
 from datamodules.images.loader import MemoryLoader
 
@@ -332,8 +335,8 @@ METHODS = {
     "sdclr": (SDCLR, {}),
     "bcl-d": (SDCLR, {"boosted": True}),
     "cacr": (CACR, {}),
-    "cacr moco": (CACR, {"form": "moco", "queue_size": 256}),
-    "cacr moco-v3": (CACR, {"form": "moco-v3", "predictor_features": 32}),
+    "cacr moco": (CACR, {"form": "moco", "teacher": TeacherSettings(queue_size=256)}),
+    "cacr moco-v3": (CACR, {"form": "moco-v3", "teacher": TeacherSettings(predictor_features=32)}),
 }
 
 
@@ -343,7 +346,9 @@ def method(name):
     if arguments.pop("boosted", False):
         arguments["views"] = ContrastiveViews(16, boost=BoostedRandAugment(rule="bcl-d"))
     torch.manual_seed(0)
-    return cls("resnet8", 16, {"width": 4}, learning_rate=0.1, warmup_epochs=0, seed=0, **arguments)
+    optimizer = OptimizerSettings(learning_rate=0.1)
+    arguments = {"views": 16, "optimizer": optimizer, "schedule": NO_WARMUP, "seed": 0, **arguments}
+    return cls(TINY, **arguments)
 
 
 def fit(model, *callbacks, epochs=2, resume=None, **settings):
@@ -402,8 +407,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_the_optimizer(monkeypatc
 
     def broken(self, views):
         steps.append({name: value.clone() for name, value in self.named_parameters()})
-        values = losses(self, views)
-        return values * torch.nan if len(steps) == 3 else values
+        out = losses(self, views)
+        return SampleLosses(*(x * torch.nan for x in out)) if len(steps) == 3 else out
 
     monkeypatch.setattr(type(model), "sample_losses", broken)
     with pytest.raises(InputError, match=r"step 2: loss not finite for sample ids \["):

@@ -66,7 +66,7 @@ def test_one_two_and_four_ranks_give_one_run(tmp_path):
 
 
 FIT = ("-m", "bcl.cli", "fit", "--config", "digits_lt/bcl_d", "--trainer.accelerator", "cpu")
-SMALL = ("--model.encoder_args", '{"width": 4}', "--trainer.max_epochs", 1)
+SMALL = ("--model.encoder.args.width", 4, "--trainer.max_epochs", 1)
 
 
 @pytest.mark.slow

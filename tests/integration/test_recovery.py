@@ -13,7 +13,7 @@ from bcl.training import RunRecorder, make_trainer
 from bcl.training.checkpoints import Checkpoints, is_damaged
 from bcl.training.fit import check_launch
 
-FIT = ("fit", "--config", "digits_lt/simclr", "--model.encoder_args", '{"width": 4}')
+FIT = ("fit", "--config", "digits_lt/simclr", "--model.encoder.args.width", "4")
 CPU = ("--trainer.accelerator", "cpu", "--trainer.default_root_dir", "run")
 
 

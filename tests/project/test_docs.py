@@ -190,7 +190,7 @@ save_encoder(create_encoder("resnet8", 16), "encoder", [0.5] * 3, [0.2] * 3)
     "evaluation.md": """
 import torch, bcl
 from datamodules import DigitsLT
-method = bcl.BCL("resnet8", image_size=16, encoder_args={"width": 4}, num_samples=417)
+method = bcl.BCL("resnet8", views=16, num_samples=417)
 method.eval()
 data = DigitsLT(image_size=16)
 train_features, train_labels = torch.randn(60, 8), torch.arange(60) % 3
@@ -274,7 +274,7 @@ QUEUES = {"imagenet100_lt": 8192, "cifar10_lt": 4096, "cifar100_lt": 4096, "imag
             "65,536 keys on ImageNet-LT and Places-LT, 8,192 on ImageNet-100-LT, 4,096 on CIFAR "
             "and folders, 512 on digits",
             "cacr_moco",
-            "model.init_args.queue_size",
+            "model.init_args.teacher.queue_size",
             65536,
             {**QUEUES, "digits_lt": 512},
         ),
@@ -282,7 +282,7 @@ QUEUES = {"imagenet100_lt": 8192, "cifar10_lt": 4096, "cifar100_lt": 4096, "imag
             "simclr",
             "weight decay 5e-4",
             "simclr",
-            "model.init_args.weight_decay",
+            "model.init_args.optimizer.weight_decay",
             None,  # the class's own
             dict.fromkeys(LARGE, 1e-4),
         ),

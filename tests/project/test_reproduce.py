@@ -43,18 +43,19 @@ def test_presets_change_what_they_say(name, tmp_path):
     assert set(configs) >= {*METHODS, "bcl_i_monotone", "bcl_d_monotone"}
     assert preset["seeds"] == [0, 1, 2]
     assert configs["simclr"]["seed_everything"] == 3
-    decay = {key: args.get("weight_decay", 5e-4) for key, args in arguments.items()}
+    decay = {k: a.get("optimizer", {}).get("weight_decay", 5e-4) for k, a in arguments.items()}
     assert len({decay[key] for key in decay if not key.startswith(("sdclr", "bcl_d"))}) == 1
     widths = {key for key in arguments if key.endswith(("_w16", "_w32", "_w64"))}
-    assert len({json.dumps(arguments[k].get("encoder_args")) for k in set(arguments) - widths}) == 1
-    assert len({args["encoder"] for args in arguments.values()}) == 1
+    assert len({json.dumps(arguments[key]["encoder"]) for key in set(arguments) - widths}) == 1
+    assert len({args["encoder"]["name"] for args in arguments.values()}) == 1
     lengths = {key: c["trainer"].pop("max_epochs") for key, c in configs.items()}
     assert len({json.dumps(c["trainer"]) for c in configs.values()}) == 1
     for key, epochs in lengths.items():
         named = key.rpartition("_e")[2]  # in the name, where it is not that of the others
         assert epochs == (int(named) if named.isdigit() else lengths["simclr"]), key
-    shared = ("learning_rate", "warmup_epochs", "projector_layers", "milestones", "image_size")
-    for key in shared:
+    rates = {args.get("optimizer", {}).get("learning_rate") for args in arguments.values()}
+    assert len(rates) == 1
+    for key in ("projector", "schedule"):
         assert len({json.dumps(args.get(key)) for args in arguments.values()}) == 1, key
     for key in ("scale", "jitter", "jitter_probability"):
         default = {"jitter": [0.4, 0.4, 0.4, 0.1], "jitter_probability": 0.8, "scale": [0.1, 1.0]}
@@ -79,7 +80,7 @@ def test_presets_name_settings_that_exist(name, tmp_path):
         config = yaml.safe_load(cell.config)
         own = inspect.signature(find_class(config["model"]["class_path"]).__init__).parameters
         assert set(config["model"]["init_args"]) <= known | set(own), cell.key
-        for part in ("views", "loss", "tracker_loss"):
+        for part in ("views", "loss", "memory"):
             if part in config["model"]["init_args"]:
                 instantiate(config["model"]["init_args"][part])
         assert instantiate(config["data"]).batch_size == config["data"]["init_args"]["batch_size"]
@@ -126,7 +127,7 @@ def test_runs_a_table_goes_on_and_reports_a_failure(tmp_path):
         "protocols": "full",
         "settings": {
             "trainer": {"max_epochs": 1, "accelerator": "cpu"},
-            "model": {"init_args": {"encoder_args": {"width": 4}}},
+            "model": {"init_args": {"encoder": {"args": {"width": 4}}}},
         },
         "runs": {
             "a": {"label": "A", "method": "simclr"},
@@ -134,7 +135,7 @@ def test_runs_a_table_goes_on_and_reports_a_failure(tmp_path):
             "bad": {
                 "label": "Bad",
                 "method": "simclr",
-                "settings": {"model": {"init_args": {"learning_rate": "fast"}}},
+                "settings": {"model": {"init_args": {"optimizer": {"learning_rate": "fast"}}}},
             },
         },
         "compare": [["b", "a"], ["bad", "a"]],

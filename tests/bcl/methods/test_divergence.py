@@ -3,9 +3,10 @@
 import pytest
 import pytorch_lightning as pl
 import torch
-from small_runs import SIZE, method, train
+from small_runs import NO_WARMUP, SIZE, TINY, method, train
 
 from bcl import InputError, NTXentLoss, SimCLR
+from bcl.methods import MemorySettings
 from bcl.training.checkpoints import AtomicCheckpointIO, Checkpoints
 from datamodules import DigitsLT
 
@@ -23,7 +24,7 @@ class Poison(pl.Callback):
 
 
 def test_under_accumulation_the_batch_is_refused_before_its_step():
-    model = SimCLR("resnet8", SIZE, {"width": 4}, warmup_epochs=0)
+    model = SimCLR(TINY, views=SIZE, schedule=NO_WARMUP)
     with pytest.raises(InputError, match="step 0: loss not finite for sample ids"):
         train(model, callbacks=[Poison(2)], accumulate_grad_batches=3)
     assert model.tracker.seen.tolist() == [True] * 16 + [False] * 8  # the two batches before
@@ -44,7 +45,7 @@ class BadGradient(pl.Callback):
 
 @pytest.mark.parametrize("every_n_steps", [1, None])
 def test_a_gradient_that_is_not_finite_never_enters_a_checkpoint(tmp_path, every_n_steps):
-    model = SimCLR("resnet8", SIZE, {"width": 4}, warmup_epochs=0)
+    model = SimCLR(TINY, views=SIZE, schedule=NO_WARMUP)
     saver = Checkpoints(tmp_path, every_n_steps=every_n_steps)
     step = 4 if every_n_steps else 5  # 5: the last of its epoch, no further loss is computed
     with pytest.raises(InputError) as error:
@@ -60,7 +61,7 @@ def test_a_gradient_that_is_not_finite_never_enters_a_checkpoint(tmp_path, every
 
 
 def test_a_gradient_that_is_not_finite_stops_the_run_at_the_next_loss_without_checkpoints():
-    model = SimCLR("resnet8", SIZE, {"width": 4}, warmup_epochs=0)
+    model = SimCLR(TINY, views=SIZE, schedule=NO_WARMUP)
     with pytest.raises(InputError, match="step 2: loss not finite"):
         train(model, callbacks=[BadGradient(1)])
     # The first two steps had finite losses; they count.
@@ -131,14 +132,8 @@ class Overflow(torch.nn.Module):
 
 def test_a_loss_that_trains_stops_the_run_though_the_tracker_watches_a_finite_one():
     torch.manual_seed(0)
-    model = SimCLR(
-        "resnet8",
-        SIZE,
-        {"width": 4},
-        warmup_epochs=0,
-        loss=Overflow(1),
-        tracker_loss=NTXentLoss(reduction="none"),
-    )
+    memory = MemorySettings(loss=NTXentLoss(reduction="none"))
+    model = SimCLR(TINY, views=SIZE, loss=Overflow(1), memory=memory, schedule=NO_WARMUP)
     with pytest.raises(
         InputError, match=r"step 1: loss not finite for sample ids \[9, 11, 13, 15\]"
     ):

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from bcl import BCL, SDCLR, InputError, SimCLR, create_encoder
+from bcl.methods import EncoderSettings, OptimizerSettings, ScheduleSettings
 from bcl.models.encoders import encoder_spec
 from bcl.training.checkpoints import KEY, TorchRandomState, load_method
 from bcl.training.fit import fit, make_trainer
@@ -51,14 +52,12 @@ def train(method, folder, seed, stop=None, resume=None, random_state=True):
 
 def vit():
     torch.manual_seed(0)
+    adamw = OptimizerSettings("adamw", learning_rate=1e-3, decay_norm_and_bias=False)
     return BCL(
-        "vit_tiny_patch16_224",
-        16,
-        VIT,
-        optimizer="adamw",
-        learning_rate=1e-3,
-        warmup_epochs=0,
-        decay_norm_and_bias=False,
+        EncoderSettings("vit_tiny_patch16_224", VIT),
+        views=16,
+        optimizer=adamw,
+        schedule=ScheduleSettings(warmup_epochs=0),
     )
 
 
@@ -83,17 +82,17 @@ def test_a_vision_transformer_with_drop_path_resumes_bit_for_bit(tmp_path):
 def test_sdclr_keeps_statistics_for_both_branches_of_any_batch_norm(name):
     if name == "test_convnext":  # layer norms
         with pytest.raises(InputError, match="batch norm"):
-            SDCLR(name, 32)
+            SDCLR(name)
         return
     torch.manual_seed(0)
-    method = SDCLR(name, 32, prune_fraction=0.5, num_samples=4)
+    method = SDCLR(name, prune_fraction=0.5)
     norms = [m for m in method.encoder.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     assert len(dict(method.encoder_norms.named_buffers())) == 3 * len(norms)
     dense = copy.deepcopy(method.encoder)
     views = torch.rand(2, 8, 3, 32, 32)
     method.project(views).square().sum().backward()
     # The dense statistics are those of the dense view alone.
-    dense(method._normalize(views[0]))
+    dense(method.normalize(views[0]))
     state = method.encoder.state_dict()
     for key, value in dense.state_dict().items():
         torch.testing.assert_close(state[key], value, msg=key)
@@ -122,18 +121,19 @@ class TestStem:
 
     def test_is_checked_on_load(self):
         """Tensors of both stems have the same shapes."""
-        make = partial(SimCLR, "resnet8", 32)
-        trained, other = make({"stem_stride": 2}), make()
+        other = SimCLR("resnet8")
+        make = partial(SimCLR, EncoderSettings("resnet8", {"stem_stride": 2}))
+        trained = make()
         content = {
             "state_dict": trained.state_dict(),
             KEY: {"record": new_record("run", trained, 0, {})},
         }
-        load_method(make({"stem_stride": 2}), content, "run.ckpt")
+        load_method(make(), content, "run.ckpt")
         with pytest.raises(InputError, match="'resnet8' was built with small_stem=False, this one"):
             load_method(other, content, "run.ckpt")
 
     def test_arguments_that_are_no_plain_values_are_recorded_by_name(self):
-        method = SimCLR("resnet10t", 32, {"norm_layer": nn.BatchNorm2d})
+        method = SimCLR(EncoderSettings("resnet10t", {"norm_layer": nn.BatchNorm2d}))
         record = new_record("run", method, 0, {})
         assert record["encoder"]["norm_layer"] == repr(nn.BatchNorm2d)
         load_method(method, {"state_dict": method.state_dict(), KEY: {"record": record}}, "x")

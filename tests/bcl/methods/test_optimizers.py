@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from bcl import InputError, SimCLR
-from bcl.methods.optimizers import OPTIMIZERS, build_optimizer, parameter_groups
+from bcl.methods.optimizers import OPTIMIZERS, OptimizerSettings, parameter_groups
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -12,8 +12,8 @@ def test_each_descends(name):
     torch.manual_seed(0)
     model = nn.Linear(4, 1)
     x, y = torch.randn(64, 4), torch.randn(64, 1)
-    groups = parameter_groups([model], 1e-4, False)
-    optimizer = build_optimizer(name, groups, 0.5 if name == "lars" else 0.05)
+    rate = 0.5 if name == "lars" else 0.05
+    optimizer = OptimizerSettings(name, rate, weight_decay=1e-4).build(model)
     losses = []
     for _ in range(50):
         loss = (model(x) - y).square().mean()
@@ -25,9 +25,10 @@ def test_each_descends(name):
 
 
 def test_sgd_step_by_hand():
-    weight = nn.Parameter(torch.tensor([[2.0]]))
-    groups = [{"params": [weight], "weight_decay": 0.1}]
-    optimizer = build_optimizer("sgd", groups, 0.5, momentum=0.9)
+    model = nn.Linear(1, 1, bias=False)
+    weight = model.weight
+    nn.init.constant_(weight, 2.0)
+    optimizer = OptimizerSettings("sgd", 0.5, momentum=0.9, weight_decay=0.1).build(model)
     weight.grad = torch.tensor([[1.0]])
     optimizer.step()
     first = 1.0 + 0.1 * 2.0
@@ -39,9 +40,9 @@ def test_sgd_step_by_hand():
 
 
 def test_groups_hold_every_parameter_once():
-    method = SimCLR("resnet8", 16, num_samples=4)
+    method = SimCLR("resnet8", views=16)
     for both in (True, False):
-        groups = parameter_groups([method, method.encoder], 1e-4, both)
+        groups = parameter_groups(nn.ModuleList([method, method.encoder]), 1e-4, both)
         ids = [id(p) for group in groups for p in group["params"]]
         assert len(ids) == len(set(ids)) == len(list(method.parameters()))
     decayed, free = (group["params"] for group in groups)
@@ -53,25 +54,24 @@ def test_groups_hold_every_parameter_once():
 def test_frozen_parameters_are_left_out():
     model = nn.Linear(2, 2)
     model.bias.requires_grad_(False)
-    assert len(parameter_groups([model], 0.1, True)[0]["params"]) == 1
+    assert len(parameter_groups(model, 0.1, True)[0]["params"]) == 1
 
 
 def test_bad_input():
     with pytest.raises(InputError, match="did you mean 'lars'"):
-        build_optimizer("larz", [], 0.1)
-    with pytest.raises(InputError, match="learning_rate"):
-        build_optimizer("sgd", [], 0.0)
+        OptimizerSettings("larz")
+    for wrong in ({"learning_rate": 0.0}, {"weight_decay": -1.0}, {"momentum": 1.0}):
+        with pytest.raises(InputError, match=next(iter(wrong))):
+            OptimizerSettings(**wrong)
 
 
 def test_lars_step_by_hand():
     """Trust ratio 0.001 |w| / |g + d w|, and none for parameters without weight decay."""
     torch.manual_seed(0)
-    weight, bias = nn.Parameter(torch.randn(3, 2)), nn.Parameter(torch.randn(3))
-    groups = [
-        {"params": [weight], "weight_decay": 0.1},
-        {"params": [bias], "weight_decay": 0.0},
-    ]
-    optimizer = build_optimizer("lars", groups, 2.0, momentum=0.9)
+    model = nn.Linear(2, 3)
+    weight, bias = model.weight, model.bias
+    settings = OptimizerSettings("lars", 2.0, 0.9, weight_decay=0.1, decay_norm_and_bias=False)
+    optimizer = settings.build(model)
     expected = [weight.detach().clone(), bias.detach().clone()]
     speed = [torch.zeros(3, 2), torch.zeros(3)]
     for _ in range(3):
@@ -87,10 +87,12 @@ def test_lars_step_by_hand():
 
 
 def test_adamw_decays_apart_from_the_gradient():
-    weight, bias = nn.Parameter(torch.tensor([[2.0]])), nn.Parameter(torch.tensor([2.0]))
     module = nn.Linear(1, 1)
-    module.weight, module.bias = weight, bias
-    optimizer = build_optimizer("adamw", parameter_groups([module], 0.1, False), 0.01)
+    weight, bias = module.weight, module.bias
+    for parameter in (weight, bias):
+        nn.init.constant_(parameter, 2.0)
+    settings = OptimizerSettings("adamw", 0.01, weight_decay=0.1, decay_norm_and_bias=False)
+    optimizer = settings.build(module)
     weight.grad, bias.grad = torch.tensor([[3.0]]), torch.tensor([3.0])
     optimizer.step()  # a first step of Adam is the learning rate along the sign
     assert float(weight) == pytest.approx(2.0 - 0.01 * 0.1 * 2.0 - 0.01)
@@ -99,7 +101,8 @@ def test_adamw_decays_apart_from_the_gradient():
 
 def test_a_method_exempts_norms_and_biases_as_it_is_told():
     for both, kinds in ((True, [1e-4]), (False, [1e-4, 0.0])):
-        method = SimCLR("resnet8", 16, decay_norm_and_bias=both, weight_decay=1e-4)
+        optimizer = OptimizerSettings(weight_decay=1e-4, decay_norm_and_bias=both)
+        method = SimCLR("resnet8", views=16, optimizer=optimizer)
         trainer = pl.Trainer(max_epochs=1, accelerator="cpu", logger=False, barebones=True)
         method.trainer = trainer
         groups = method.configure_optimizers()["optimizer"].param_groups

@@ -161,7 +161,7 @@ def run(tmp_path_factory):
     root = tmp_path_factory.mktemp("run")
     options = {
         "--config": "digits_lt/bcl_d",
-        "--model.encoder_args": '{"width": 4}',
+        "--model.encoder.args.width": 4,
         "--trainer.default_root_dir": root,
         "--trainer.max_epochs": 1,
         "--trainer.accelerator": "cpu",
@@ -206,5 +206,5 @@ class TestCommand:
 
 def test_methods_take_an_encoder_that_was_loaded(tmp_path):
     save_encoder(create_encoder("resnet8", 16, width=4), tmp_path, MEAN, STD)
-    method = SimCLR(load_encoder(tmp_path), 16)
+    method = SimCLR(load_encoder(tmp_path), views=16)
     assert method.encode(torch.rand(2, 3, 16, 16)).shape == (2, 16)

@@ -179,8 +179,8 @@ def test_bcl_becomes_a_checkpoint_that_can_be_probed(tmp_path, capsys, monkeypat
     assert "exists already" in capsys.readouterr().err
     monkeypatch.chdir(tmp_path)
     assert main(["probe", str(out), "--protocol", "knn", "--out", "probe"]) == 0
-    resume = ["--ckpt_path", str(out), "--model.encoder", "resnet18"]
-    layers = ["--model.encoder_args", '{"layers": [1, 1, 1, 1]}']
+    resume = ["--ckpt_path", str(out), "--model.encoder.name", "resnet18"]
+    layers = ["--model.encoder.args.layers", "[1, 1, 1, 1]"]
     assert main(["fit", "--config", "digits_lt/bcl_i", *resume, *layers]) == 2
     assert "not resumed" in capsys.readouterr().err
 

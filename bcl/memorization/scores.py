@@ -1,0 +1,68 @@
+"""Memorization scores: what the model has not yet memorized, from 0 to 1."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from bcl.core.checks import check_choice
+
+Normalization = Literal["max", "rank"]
+NORMALIZATIONS: tuple[Normalization, ...] = ("max", "rank")
+
+
+def memorization_scores(
+    momentum_loss: Tensor, seen: Tensor, normalization: Normalization = "max"
+) -> Tensor:
+    r"""Turn momentum losses into scores in [0, 1]; a high score means not yet memorized.
+
+    .. math:: M_i = \tfrac12 \Bigl(\frac{L_i - \bar L}{\max_j |L_j - \bar L|} + 1\Bigr)
+
+    over the samples that were seen. The released code also divides by the standard deviation,
+    which cancels. With ``"rank"``, :math:`M_i` is the rank of :math:`L_i` over :math:`n - 1`, which
+    is robust to outliers; ties share their mean rank. Equal losses give 0.5.
+
+    Args:
+        momentum_loss: (N,) momentum losses.
+        seen: (N,) bool, the samples that have a loss; the others score 0.
+        normalization: ``"max"`` (the paper) or ``"rank"``.
+
+    Returns:
+        (N,) scores of the dtype of ``momentum_loss``.
+
+    Raises:
+        InputError: unknown ``normalization``.
+
+    Source: BCL (arXiv 2205.12693), equation 3.
+
+    Example:
+        >>> losses = torch.tensor([1.0, 2.0, 3.0, 9.0])
+        >>> memorization_scores(losses, torch.tensor([True, True, True, False]))
+        tensor([0.0000, 0.5000, 1.0000, 0.0000])
+    """
+    check_choice("normalization", normalization, NORMALIZATIONS)
+    if normalization == "rank":
+        return _rank_scores(momentum_loss, seen)
+    count = seen.sum().clamp(min=1)  # ()
+    mean = torch.where(seen, momentum_loss, 0).sum() / count  # ()
+    deviation = torch.where(seen, momentum_loss - mean, 0)  # (N,)
+    largest = deviation.abs().max()  # ()
+    # Equal losses differ by rounding; a ratio of rounding errors would be a random score.
+    rounding = torch.finfo(momentum_loss.dtype).eps * mean.abs()
+    ratio = torch.where(largest > rounding, deviation / largest, 0)
+    return torch.where(seen, (0.5 * (ratio + 1)).clamp(0, 1), 0)
+
+
+def _rank_scores(momentum_loss: Tensor, seen: Tensor) -> Tensor:
+    """Ranks over n - 1; tied losses share their mean rank."""
+    keys = torch.where(seen, momentum_loss, torch.inf)  # (N,) unseen samples sort last
+    ordered, order = keys.sort()
+    starts = torch.ones_like(seen)  # whether a run of equal losses begins here
+    starts[1:] = ordered[1:] != ordered[:-1]
+    run = starts.cumsum(0) - 1  # (N,)
+    first = starts.nonzero()[:, 0]  # (R,)
+    last = torch.cat([first[1:] - 1, first.new_tensor([keys.numel() - 1])])  # (R,)
+    mean_rank = ((first + last).double() / 2)[run]  # float32 holds no ranks beyond 2**24
+    highest = seen.sum() - 1
+    score = torch.where(highest > 0, mean_rank / highest.clamp(min=1), 0.5).to(momentum_loss.dtype)
+    return torch.where(seen, torch.empty_like(score).index_copy_(0, order, score), 0)
