@@ -3,12 +3,14 @@
 `make docs` builds the site with warnings as errors; here is what a build does not notice.
 """
 
+import dataclasses
 import functools
 import importlib
 import inspect
 import json
 import re
 import sys
+import typing
 from keyword import iskeyword
 
 import pytest
@@ -103,7 +105,14 @@ def takes(node, words):
     below = node.get("init_args", {}).get(words[0])
     if isinstance(below, dict) and "class_path" in below:
         return takes(below, words[1:])
-    return len(words) == 1
+    return len(words) == 1 or words[1] in settings(node["class_path"], words[0])
+
+
+def settings(class_path, argument):
+    """Names of the fields of the settings dataclass that an argument takes, if it takes one."""
+    hint = typing.get_type_hints(named_class(class_path).__init__)[argument]
+    kinds = [kind for kind in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(kind)]
+    return {field.name for kind in kinds for field in dataclasses.fields(kind)}
 
 
 def fit_takes(option, configs):
@@ -141,6 +150,7 @@ def test_wrong_options_of_fit_are_found():
     for wrong in (
         "--config digits_lt/bcl_i --data.root DIR",
         "--config digits_lt/bcl_i --model.repulsion 1",
+        "--config digits_lt/bcl_i --model.optimizer.lerning_rate 1",
         "--config cifar100_lt/bcl_i --model.views.init_args.boost.init_args.polizy monotone",
         "--config my.yaml --trainer.device 8",
         "--save.every_n_minutes 10",
