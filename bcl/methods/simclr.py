@@ -227,9 +227,13 @@ class SimCLR(pl.LightningModule):
         with self._naming_the_step():
             self.tracker.update(ids, watched, wait=False)
         loss: Tensor = losses.mean()
-        size = ids.numel()
         self.log(
-            "loss", loss.detach(), on_step=False, on_epoch=True, prog_bar=True, batch_size=size
+            "loss",
+            loss.detach(),
+            on_step=False,
+            on_epoch=True,
+            prog_bar=True,
+            batch_size=ids.numel(),
         )
         return loss
 
