@@ -20,7 +20,9 @@ ROOMS = {  # room: what it may import of ours, besides itself
     "bcl": "bcl",  # the face: every public name
     "cacr": "bcl/core bcl/losses",
     "cacr/__init__.py": "bcl/core cacr",
-    "cacr/method.py": "bcl/core bcl/losses bcl/memorization bcl/augment bcl/models bcl/methods cacr",
+    "cacr/method.py": (
+        "bcl/core bcl/losses bcl/memorization bcl/augment bcl/models bcl/methods cacr"
+    ),
     "datamodules": "bcl/core",
 }
 
