@@ -1,0 +1,39 @@
+import os
+
+import pytest
+
+from bcl import InputError
+from bcl.core.files import atomic_write, check_writable, write_text
+
+
+def test_a_failed_write_leaves_the_old_content_and_nothing_else(tmp_path):
+    target = tmp_path / "new" / "a.txt"
+    write_text(target, "old")
+
+    def fail(file):
+        file.write(b"half")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        atomic_write(target, fail)
+    assert target.read_text() == "old"
+    assert [path.name for path in target.parent.iterdir()] == ["a.txt"]
+
+
+def test_a_file_has_the_permissions_of_any_other(tmp_path):
+    write_text(tmp_path / "a.txt", "é")
+    (tmp_path / "b.txt").write_text("")
+    modes = [(tmp_path / name).stat().st_mode for name in ("a.txt", "b.txt")]
+    assert modes[0] == modes[1]
+    assert (tmp_path / "a.txt").read_bytes() == "é".encode()
+
+
+def test_a_folder_that_cannot_be_written_is_refused_and_never_created(tmp_path, monkeypatch):
+    check_writable(tmp_path / "new" / "deep", "--out")
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"not a folder.*--out"):
+        check_writable(tmp_path / "file" / "deep", "--out")
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(InputError, match=r"not writable.*--out"):
+        check_writable(tmp_path / "new", "--out")
