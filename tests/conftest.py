@@ -1,4 +1,4 @@
-"""What all tests share."""
+"""Settings and fixtures of all tests."""
 
 import os
 from pathlib import Path
@@ -10,7 +10,7 @@ from pytorch_lightning.utilities import rank_zero_only
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
-# A slow or busy machine is no error.
+# A slow or busy machine is not an error.
 settings.register_profile(
     "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
@@ -18,14 +18,12 @@ settings.load_profile("any machine")
 
 
 @pytest.fixture(autouse=True)
-def environment_is_put_back():
-    """Lightning keeps MASTER_ADDR, its rank and the like in the process; a later test would wait
-    for that host, and log nothing as rank 3.
-    """
+def environment_is_restored():
+    """Lightning sets MASTER_ADDR, its rank and more; a later test would wait for that host."""
     before, rank = dict(os.environ), rank_zero_only.rank
     yield
     rank_zero_only.rank = rank
-    now = "PYTEST_CURRENT_TEST"  # pytest's own, which it takes away itself
+    now = "PYTEST_CURRENT_TEST"  # pytest removes its own
     for name in os.environ.keys() - before.keys() - {now}:
         del os.environ[name]
     os.environ.update({name: value for name, value in before.items() if name != now})
@@ -33,25 +31,25 @@ def environment_is_put_back():
 
 @pytest.fixture(scope="session")
 def golden() -> Path:
-    """Folder of golden values; they lie beside the checkout and are no part of it."""
+    """Folder of golden values, which lie next to the checkout and are not part of it."""
     folder = SHARED / "golden"
     if not folder.is_dir():
-        pytest.skip("golden values are not beside this checkout")
+        pytest.skip("no golden values next to this checkout")
     return folder
 
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """Folder of real images, likewise."""
+    """Folder of real images, next to the checkout."""
     folder = SHARED / "data"
     if not folder.is_dir():
-        pytest.skip("real images are not beside this checkout")
+        pytest.skip("no real images next to this checkout")
     return folder
 
 
 @pytest.fixture
 def one_thread():
-    """For small images: threads would wait for one another longer than they work."""
+    """One thread: on small images, threads wait for one another longer than they work."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
