@@ -1,9 +1,7 @@
-"""The scripts that the documentation shows, each in a folder of its own."""
+"""The scripts that the documentation shows, each run in a folder of its own."""
 
 import importlib.util
-import os
-import subprocess
-import sys
+import runpy
 
 import pytest
 from places import ROOT
@@ -13,15 +11,13 @@ NEEDS = {"lightly_loop": "lightly", "wandb_run": "wandb"}
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
-def test_runs(path, tmp_path):
+def test_runs(path, tmp_path, monkeypatch):
     library = NEEDS.get(path.stem)
     if library and importlib.util.find_spec(library) is None:
         pytest.skip(f"{library} is not installed: pip install 'bcl-cacr[examples,wandb]'")
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "WANDB_SILENT": "true"}
-    answer = subprocess.run(
-        [sys.executable, str(path)], cwd=tmp_path, env=environment, capture_output=True, text=True
-    )
-    assert answer.returncode == 0, answer.stderr[-2000:]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    runpy.run_path(str(path), run_name="__main__")
 
 
 def test_the_pages_show_every_example():

@@ -34,7 +34,10 @@ def two_steps(method, size, batch):
 SMALL = [name for name in config_names() if not name.startswith(("imagenet", "places"))]
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[pytest.mark.slow] * n.startswith("cifar100_lt/")) for n in SMALL],
+)
 def test_two_steps(name):
     config = compose(name)["model"]
     method = instantiate(config)
