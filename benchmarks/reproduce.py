@@ -27,18 +27,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import summary
 import yaml
-from summary import summarize
+from preset import read_preset
 
-from bcl.cli.configuration import Config, compose, merge, read_yaml
+from bcl.cli.configuration import Config, compose, merge
 from bcl.core.errors import InputError, unknown_name
 from bcl.core.files import check_writable, write_text
 from bcl.evaluation.protocols import parse_protocols
 
-PRESETS = Path(__file__).resolve().parent / "presets"
-NEEDED = ("about", "recipe", "protocols", "seeds", "runs")
-KEYS = (*NEEDED, "extends", "root", "seeded", "settings", "compare")
-RUN_KEYS = ("label", "method", "settings")
 PROGRAM = (sys.executable, "-m", "bcl.cli")
 PATIENCE = 15.0  # seconds that an interrupted run has to end by itself
 
@@ -58,67 +55,6 @@ class Cell:
     def name(self) -> str:
         """Its folder's name."""
         return f"{self.key}-{self.seed}"
-
-
-def read_preset(name: str) -> Config:
-    """Read a preset by name or path.
-
-    ``extends`` names another one, a path from the file's own folder: mappings are merged, the rows
-    of ``compare`` come after the other's, and a run that is set to null is left out.
-
-    Raises:
-        InputError: no such preset, no YAML, or a key that no preset has.
-    """
-    preset = _read(name, PRESETS, ())
-    for key in NEEDED:
-        if not preset.get(key):
-            raise InputError(f"preset '{name}' has no {key}; add it, or extend another preset.")
-    runs = {key: run for key, run in preset["runs"].items() if run is not None}
-    for key, run in runs.items():
-        if not isinstance(run, dict):
-            raise InputError(f"preset '{name}': run '{key}' takes a mapping; got {run!r}.")
-        for word in run:
-            if word not in RUN_KEYS:
-                raise unknown_name(f"key of run '{key}'", word, RUN_KEYS)
-        for word in ("label", "method"):
-            if word not in run:
-                raise InputError(f"preset '{name}': run '{key}' has no {word}; add it.")
-    pairs = []
-    for pair in preset.get("compare", []):
-        if not isinstance(pair, list) or len(pair) != 2:
-            raise InputError(f"preset '{name}': compare takes pairs [run, baseline]; got {pair}.")
-        for key in pair:
-            if key not in preset["runs"]:
-                raise unknown_name("run in compare", key, preset["runs"])
-        if set(pair) <= set(runs):
-            pairs.append(pair)
-    parse_protocols(preset["protocols"])
-    return {**preset, "runs": runs, "compare": pairs}
-
-
-def _read(name: str, folder: Path, before: tuple[Path, ...]) -> Config:
-    """Read a preset's file and those that it extends; ``before`` are those that extend it."""
-    is_path = name.endswith((".yaml", ".yml"))
-    path = (folder if before else Path()) / name if is_path else PRESETS / f"{name}.yaml"
-    if not path.is_file():
-        raise unknown_name("preset", name, preset_names())
-    if path.resolve() in before:
-        raise InputError(f"{path} extends itself; remove one of the `extends`.")
-    preset = read_yaml(path)
-    for key in preset:
-        if key not in KEYS:
-            raise unknown_name(f"key in {path}:", key, KEYS)
-    other = preset.pop("extends", None)
-    if other is None:
-        return preset
-    first = _read(other, path.parent, (*before, path.resolve()))
-    pairs = [*first.get("compare", []), *preset.get("compare", [])]
-    return {**merge(first, preset), "compare": pairs}
-
-
-def preset_names() -> list[str]:
-    """Presets that can be run; ``base`` is only what they share."""
-    return sorted(path.stem for path in PRESETS.glob("*.yaml") if path.stem != "base")
 
 
 def nested(path: str, value: Any) -> Config:
@@ -384,13 +320,12 @@ def finish(
     done = [cell for cell in cells if runner.is_probed(cell)]
     if not done:
         return
-    summary = summarize(
+    found = summary.summarize(
         {(cell.key, cell.seed): cell.report for cell in done},
         {key: run["label"] for key, run in preset["runs"].items()},
-        [tuple(pair) for pair in preset.get("compare", [])],
         {"preset": name, "about": preset["about"], "command": command},
     )
-    write_text(out / "results.json", json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
+    summary.write(out / "results.json", found)
     words = ["report", *(str(cell.report) for cell in done), "--overwrite", "--formats", "md,csv"]
     words += ["--title", preset["about"], "--out", str(out / "report.html")]
     status = subprocess.run([*PROGRAM, *words], check=False).returncode

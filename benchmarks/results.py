@@ -141,6 +141,32 @@ def command_line() -> str:
     return shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *words])
 
 
+# What `publish` keeps: what pages show and what the numbers depend on.
+RESULT_KEYS = (
+    "job", "benchmark", "command", "commit", "date", "hardware", "versions", "threads",
+    "load_average", "seed", "clock", "notes",
+)  # fmt: skip
+ROW_KEYS = (
+    "case", "contender", "ours", "unit", "median", "ratio", "ratio_low", "ratio_high", "extra",
+)  # fmt: skip
+
+
+def publish(path: Path, found: Sequence[dict[str, Any]]) -> None:
+    """Write the results of all jobs into one file, a row per line."""
+    lines = []
+    for result in found:
+        about = {key: result[key] for key in RESULT_KEYS}
+        rows = [{k: _short(row[k]) for k in ROW_KEYS if k in row} for row in result["rows"]]
+        head = json.dumps(about, ensure_ascii=False)[:-1]
+        body = ",\n  ".join(json.dumps(row, ensure_ascii=False) for row in rows)
+        lines.append(f'{head}, "rows": [\n  {body}]}}')
+    write_text(path, "[\n" + ",\n".join(lines) + "\n]\n")
+
+
+def _short(value: Any) -> Any:
+    return float(f"{value:.6g}") if isinstance(value, float) else value
+
+
 def load(path: str | Path) -> dict[str, Any]:
     """Read what `save` wrote.
 
@@ -151,6 +177,6 @@ def load(path: str | Path) -> dict[str, Any]:
     found = content.get("schema"), content.get("schema_version")
     if found != (SCHEMA, SCHEMA_VERSION):
         raise ValueError(
-            f"{path} is of schema {found}, not {(SCHEMA, SCHEMA_VERSION)}; run its benchmark anew."
+            f"{path} is of schema {found}, not {(SCHEMA, SCHEMA_VERSION)}; run its benchmark again."
         )
     return content

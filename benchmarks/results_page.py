@@ -1,52 +1,27 @@
-"""Write docs/results.md from the result files in benchmarks/evidence.
+"""The tables of docs/results.md, made from the files in benchmarks/evidence when it is built.
 
 python benchmarks/reproduce.py --preset cpu --root CIFAR10
 cp outputs/reproduce/cpu/results.json benchmarks/evidence/cpu.json
-python benchmarks/results_page.py
+make docs
 
 Files of one preset and commit become one table, in which runs of one are compared with those of
 another; across commits nothing is compared.
 """
 
-import argparse
-import json
-import sys
 from pathlib import Path
 from typing import Any
 
-from reproduce import read_preset
-from summary import SCHEMA, SCHEMA_VERSION, commits, merge
+import summary
+from preset import read_preset
 
-from bcl.core.errors import InputError
-from bcl.core.files import write_text
+from bcl.report.tables import Table
 
-HERE = Path(__file__).resolve().parent
-RESULTS, PAGE = HERE / "evidence", HERE.parent / "docs" / "results.md"
+EVIDENCE = Path(__file__).resolve().parent / "evidence"
 COLUMNS = {"all": "All", "many": "Many", "medium": "Medium", "few": "Few"}
-HEAD = """# Results
-
-<!-- Written by benchmarks/results_page.py from benchmarks/evidence/; do not edit. -->
-
-Accuracies in per cent, mean over the seeds ± half the 95 % interval (Student's t). Differences are
-in points and paired by seed: both runs have the same images, order of classes and initial
-weights. **Bold** differences are significant at 5 % after Holm's correction over the rows of their
-column; an interval without 0 that is not bold did not survive the correction. Columns and tables
-are not corrected for: of twenty columns, one with a bold row is to be expected by chance.
-
-[Rerun the results](reproduce.md): the commands, the presets, what each run changes.
-"""
-
-
-def read(path: Path) -> dict[str, Any]:
-    """Read a result file of `benchmarks/reproduce.py`."""
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    if (content.get("schema"), content.get("schema_version")) != (SCHEMA, SCHEMA_VERSION):
-        raise InputError(f"{path} is no result of benchmarks/reproduce.py of this version.")
-    return content
 
 
 def cell(entry: dict[str, Any], sign: bool = False) -> str:
-    """A mean with its interval."""
+    """A mean with its interval; a significant difference is bold."""
     text = f"{entry['mean']:+.2f}" if sign else f"{entry['mean']:.2f}"
     if entry["ci95"] is not None:
         text += f" ± {entry['ci95']:.2f}"
@@ -54,118 +29,86 @@ def cell(entry: dict[str, Any], sign: bool = False) -> str:
     return f"**{text}**" if sign and p is not None and p < 0.05 else text
 
 
-def table(head: list[str], rows: list[list[str]], left: int) -> list[str]:
-    """A Markdown table whose first columns are text."""
-    rule = "|" + "---|" * left + "---:|" * (len(head) - left)
-    return [f"| {' | '.join(row)} |" for row in [head]] + [rule] + [
-        f"| {' | '.join(row)} |" for row in rows
-    ]  # fmt: skip
-
-
-def section(result: dict[str, Any]) -> list[str]:
-    """One table of runs: what was run, means, differences, what the tracker found."""
-    labels, runs = result["labels"], result["runs"]
-    seeds = sorted({run["seed"] for run in runs})
-    epochs = sorted({run["epochs"] for run in runs})
-    hours = sum(run["wall_seconds"] or 0 for run in runs) / 3600
-    recipes = sorted({run["recipe"] for run in runs})
-    lines = [f"## {result['about']}", ""]
-    lines += ["```sh", *result["command"].splitlines(), "```", ""]
-    lines += [
-        f"{result['hardware']}; "
-        + ", ".join(f"{name} {number}" for name, number in result["versions"].items())
-        + f". Seeds {', '.join(map(str, seeds))}; {', '.join(map(str, epochs))} epochs; "
-        f"{hours:.1f} hours of training in all. Groups: {result['groups'].partition(': ')[2]}.",
-        "",
-        "Training sets: " + "; ".join(recipes) + ".",
-        "",
-    ]
-    for name, description in result["descriptions"].items():
-        lines += [f"### {name}", "", f"{description}.", ""]
-        rows = []
-        for run, by_protocol in result["means"].items():
-            found = by_protocol[name]
-            cells = [cell(found[column]) for column in COLUMNS]
-            rows.append([labels[run], str(found["all"]["seeds"]), *cells])
-        lines += [*table(["run", "seeds", *COLUMNS.values()], rows, 1), ""]
-        found = [row for row in result["differences"][name] if row["all"]["seeds"] > 0]
-        if not found:
-            continue
-        rows = [
-            [
-                labels[row["run"]],
-                labels[row["baseline"]],
-                *(cell(row[column], sign=True) for column in COLUMNS),
-                ", ".join(f"{gain:+.1f}" for gain in row["all"]["by_seed"]),
-            ]
-            for row in found
-        ]
-        head = ["run", "minus", *COLUMNS.values(), "All by seed"]
-        lines += [*table(head, rows, 2), ""]
-    lines += ["### What the tracker found", ""]
-    lines += [
-        "Rank correlation of momentum loss with class frequency, over samples and over class means "
-        "(the tail is found where it is negative), and the final training loss; means over seeds.",
-        "",
-    ]
-    rows = []
-    for run, label in labels.items():
-        own = [each for each in runs if each["run"] == run]
-
-        def mean(values: list[float | None]) -> str:
-            known = [value for value in values if value is not None]
-            return f"{sum(known) / len(known):+.2f}" if known else "–"
-
-        rows.append(
-            [
-                label,
-                mean([each["tracker"].get("spearman_samples") for each in own]),
-                mean([each["tracker"].get("spearman_classes") for each in own]),
-                mean([each["final_loss"] for each in own]),
-            ]
-        )
-    lines += [*table(["run", "over samples", "over classes", "final loss"], rows, 1), ""]
-    return lines
-
-
-def published() -> tuple[list[dict[str, Any]], str]:
-    """The committed results, and what they mean in words."""
+def published() -> list[dict[str, Any]]:
+    """The committed results, one per preset and commit, with the pairs to compare."""
     tables: dict[tuple[str, ...], list[dict[str, Any]]] = {}
-    for path in sorted(RESULTS.glob("*.json")):
-        result = read(path)
-        tables.setdefault((result["preset"], *commits(result)), []).append(result)
+    for path in sorted(EVIDENCE.glob("*.json")):
+        result = summary.read(path)
+        tables.setdefault((result["preset"], *summary.commits(result)), []).append(result)
     results = []
     presets = [name for name, *_ in tables]
     for (name, *made_by), parts in tables.items():
-        pairs = [(run, baseline) for run, baseline in read_preset(name)["compare"]]
-        result = merge(parts, pairs)
+        result = summary.merge(parts)
         if presets.count(name) > 1:
             result["about"] += f", commit {', '.join(made_by)}"
-        results.append(result)
-    return results, (RESULTS / "reading.md").read_text(encoding="utf-8")
+        pairs = [tuple(pair) for pair in read_preset(name)["compare"]]
+        results.append(result | {"pairs": pairs})
+    return results
 
 
-def page(results: list[dict[str, Any]], reading: str) -> str:
-    """The whole page."""
-    lines = [HEAD, reading]
-    for result in results:
-        lines += section(result)
-    return "\n".join(lines).rstrip() + "\n"
+def section(result: dict[str, Any]) -> str:
+    """One table of runs: what was run, means, differences, what the tracker found."""
+    runs, labels = result["runs"], summary.labels(result)
+    hours = sum(run["wall_seconds"] or 0 for run in runs) / 3600
+    seeds, epochs = (
+        ", ".join(map(str, sorted({run[key] for run in runs}))) for key in ("seed", "epochs")
+    )
+    versions = ", ".join(f"{name} {number}" for name, number in result["versions"].items())
+    parts = [
+        f"## {result['about']}",
+        f"```sh\n{result['command']}\n```",
+        f"{result['hardware']}; {versions}. Seeds {seeds}; {epochs} epochs; {hours:.1f} hours of "
+        f"training in all. Groups: {result['groups'].partition(': ')[2]}.",
+        "Training sets: " + "; ".join(sorted({run["recipe"] for run in runs})) + ".",
+    ]
+    for name, description in result["descriptions"].items():
+        parts += [f"### {name}", f"{description}.", means(result, name)]
+        if gains := differences(result, name):
+            parts.append(gains)
+    return "\n\n".join([*parts, "### What the tracker found", *tracker(result, labels)])
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", default=str(PAGE))
-    args = parser.parse_args()
-    try:
-        results, reading = published()
-    except InputError as error:
-        print(f"results_page: {error}", file=sys.stderr)
-        return 2
-    write_text(Path(args.out), page(results, reading))
-    print(args.out)
-    return 0
+def means(result: dict[str, Any], protocol: str) -> str:
+    """Accuracies of each run."""
+    rows = []
+    for run, label in summary.labels(result).items():
+        found = summary.mean(result, run, protocol)
+        rows.append([label, str(found["all"]["seeds"]), *(cell(found[c]) for c in COLUMNS)])
+    return Table(["run", "seeds", *COLUMNS.values()], rows).markdown()
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def differences(result: dict[str, Any], protocol: str) -> str:
+    """Differences of the pairs that share seeds; empty if there are none."""
+    labels, rows = summary.labels(result), []
+    for row in summary.differences(result, result["pairs"], protocol):
+        if row["all"]["seeds"]:
+            gains = ", ".join(f"{gain:+.1f}" for gain in row["all"]["by_seed"])
+            cells = [cell(row[column], sign=True) for column in COLUMNS]
+            rows.append([labels[row["run"]], labels[row["baseline"]], *cells, gains])
+    head = ["run", "minus", *COLUMNS.values(), "All by seed"]
+    return Table(head, rows, left=2).markdown() if rows else ""
+
+
+def tracker(result: dict[str, Any], labels: dict[str, str]) -> list[str]:
+    """Rank correlations of each run's tracker, and its final loss; means over seeds."""
+
+    def mean(values: list[float | None]) -> str:
+        known = [value for value in values if value is not None]
+        return f"{sum(known) / len(known):+.2f}" if known else "–"
+
+    rows = []
+    for run, label in labels.items():
+        own = [each for each in result["runs"] if each["run"] == run]
+        found = [[e["tracker"].get(key) for e in own] for key in summary.TRACKER[:2]]
+        found.append([e["final_loss"] for e in own])
+        rows.append([label, *map(mean, found)])
+    return [
+        "Rank correlation of momentum loss with class frequency, over samples and over class means "
+        "(the tail is found where it is negative), and the final training loss; means over seeds.",
+        Table(["run", "over samples", "over classes", "final loss"], rows).markdown(),
+    ]
+
+
+def page() -> str:
+    """All tables."""
+    return "\n\n".join(map(section, published()))

@@ -3,7 +3,7 @@
     python benchmarks/run.py                     # everything, results in outputs/bench
     python benchmarks/run.py --only views step   # jobs whose name contains one of these
     python benchmarks/run.py --quick             # toy sizes: does everything run?
-    python benchmarks/run.py --publish           # then write benchmarks/results.json and the page
+    python benchmarks/run.py --publish           # then write benchmarks/results.json, for the pages
     python benchmarks/run.py --only probe --publish   # the same; other jobs' results stay
 
 A job whose result is there already, from the same commit and command, is not run again (--again
@@ -30,7 +30,6 @@ from bcl.core.provenance import commit
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 PUBLISHED = HERE / "results.json"
-PAGE = ROOT / "docs" / "benchmarks.md"
 
 
 @dataclass(frozen=True)
@@ -203,9 +202,7 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", metavar="NAME", help="parts of the jobs' names")
     parser.add_argument("--quick", action="store_true", help="toy sizes, no numbers to be used")
     parser.add_argument("--again", action="store_true", help="run what is there already")
-    parser.add_argument(
-        "--publish", action="store_true", help=f"write {PUBLISHED.name} and docs/{PAGE.name}"
-    )
+    parser.add_argument("--publish", action="store_true", help=f"write benchmarks/{PUBLISHED.name}")
     args = parser.parse_args()
     if args.publish and args.quick:
         parser.error("--publish goes with jobs at full size")
@@ -246,9 +243,8 @@ def main() -> int:
         shown_before = json.loads(PUBLISHED.read_text(encoding="utf-8"))
         by_job = {result["job"]: result for result in [*shown_before, *found]}
         everything = [by_job[job.name] for job in JOBS if job.name in by_job]
-        write_text(PUBLISHED, json.dumps(everything, indent=1) + "\n")
-        write_text(PAGE, page.page(everything))
-        print(f"wrote {os.path.relpath(PUBLISHED)} and {os.path.relpath(PAGE)}")
+        results.publish(PUBLISHED, everything)
+        print(f"wrote {os.path.relpath(PUBLISHED)}")
     return 1 if failures else 0
 
 

@@ -1,69 +1,40 @@
 """The numbers of a table of probed runs: each run, and paired differences over seeds."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 from bcl.core.errors import InputError
+from bcl.core.files import write_text
 from bcl.evaluation.metrics import confidence_interval
 from bcl.evaluation.results import ProbeReport
 from bcl.report.significance import holm, paired_t
 
 COLUMNS = ("all", "many", "medium", "few")
+TRACKER = ("spearman_samples", "spearman_classes", "auroc_tail")
 SCHEMA = "bcl-cacr/reproduction"
-SCHEMA_VERSION = 1
-
-
-def value(report: ProbeReport, protocol: str, column: str) -> float:
-    """One accuracy in per cent, the mean over the protocol's draws."""
-    result = report.protocol(protocol)
-    found = result.accuracy if column == "all" else result.groups[report.grouping][column]
-    return 100 * found.mean
+SCHEMA_VERSION = 2
+Values = dict[str, Any]
 
 
 def summarize(
-    paths: dict[tuple[str, int], Path],
-    labels: dict[str, str],
-    pairs: list[tuple[str, str]],
-    about: dict[str, Any],
-) -> dict[str, Any]:
+    paths: dict[tuple[str, int], Path], labels: dict[str, str], about: dict[str, Any]
+) -> Values:
     """Summarize a table of runs.
 
     Args:
         paths: (run, seed) to the folder of its report.
         labels: run to what readers see.
-        pairs: (run, baseline) to compare over the seeds that both have.
         about: what else the result should say.
 
     Returns:
-        Plain values: ``runs`` (one entry a run and seed), ``means`` (by run and protocol) and
-        ``differences`` (by pair and protocol, in points, with the 95 % interval of Student's t and
-        Holm's correction over the pairs, each column by itself).
+        Plain values: what all runs share, and ``runs``, one entry per run and seed with its
+        accuracies in per cent.
     """
     reports = {key: ProbeReport.load(path) for key, path in paths.items()}
     first = next(iter(reports.values()))
     had = [{entry.name for entry in report.protocols} for report in reports.values()]
     protocols = [e.name for e in first.protocols if all(e.name in names for names in had)]
-    runs = []
-    for (run, seed), report in reports.items():
-        record = report.record
-        accuracy = {
-            name: {column: value(report, name, column) for column in COLUMNS} for name in protocols
-        }
-        tracker = report.tracker or {}
-        runs.append(
-            {
-                "run": run,
-                "label": labels[run],
-                "seed": seed,
-                "epochs": record.get("epochs"),
-                "final_loss": record["history"][-1]["loss"] if record.get("history") else None,
-                "wall_seconds": record.get("wall_seconds"),
-                "commit": record.get("commit"),
-                "recipe": report.data.get("recipe"),
-                "tracker": {k: v for k, v in tracker.items() if isinstance(v, int | float)},
-                "accuracy": accuracy,
-            }
-        )
     machines = {report.record.get("hardware") or "unknown hardware" for report in reports.values()}
     return {
         "schema": SCHEMA,
@@ -73,23 +44,67 @@ def summarize(
         "versions": first.record.get("versions"),
         "descriptions": {e.name: e.description for e in first.protocols if e.name in protocols},
         "groups": first.groups[first.grouping].description,
-        **_tables(runs, pairs, protocols),
+        "runs": [
+            _entry(report, run, labels[run], seed, protocols)
+            for (run, seed), report in reports.items()
+        ],
     }
 
 
-def merge(results: list[dict[str, Any]], pairs: list[tuple[str, str]]) -> dict[str, Any]:
-    """Put results of one preset into one table, so that runs of one are compared with another's.
+def _entry(report: ProbeReport, run: str, label: str, seed: int, protocols: list[str]) -> Values:
+    record, tracker = report.record, report.tracker or {}
+    return {
+        "run": run,
+        "label": label,
+        "seed": seed,
+        "epochs": record.get("epochs"),
+        "final_loss": record["history"][-1]["loss"] if record.get("history") else None,
+        "wall_seconds": record.get("wall_seconds"),
+        "commit": record.get("commit"),
+        "recipe": report.data.get("recipe"),
+        "tracker": {key: tracker[key] for key in TRACKER if tracker.get(key) is not None},
+        "accuracy": {
+            name: {column: value(report, name, column) for column in COLUMNS} for name in protocols
+        },
+    }
+
+
+def value(report: ProbeReport, protocol: str, column: str) -> float:
+    """One accuracy in per cent, the mean over the protocol's draws."""
+    result = report.protocol(protocol)
+    found = result.accuracy if column == "all" else result.groups[report.grouping][column]
+    return 100 * found.mean
+
+
+def write(path: Path, result: Values) -> None:
+    """Write a result, a run per line."""
+    head = json.dumps(
+        {k: v for k, v in result.items() if k != "runs"}, indent=1, ensure_ascii=False
+    )
+    runs = ",\n  ".join(json.dumps(run, ensure_ascii=False) for run in result["runs"])
+    write_text(path, head.removesuffix("\n}") + f',\n "runs": [\n  {runs}\n ]\n}}\n')
+
+
+def read(path: Path) -> Values:
+    """Read what `write` wrote."""
+    content: Values = json.loads(path.read_text(encoding="utf-8"))
+    if (content.get("schema"), content.get("schema_version")) != (SCHEMA, SCHEMA_VERSION):
+        raise InputError(f"{path} is no result of benchmarks/reproduce.py of this version.")
+    return content
+
+
+def merge(results: list[Values]) -> Values:
+    """Put results of one preset into one, so that runs of one are compared with another's.
 
     Args:
-        results: what `summarize` made, of the same data and protocols.
-        pairs: (run, baseline) to compare.
+        results: of the same data and protocols.
 
     Returns:
         One result, with the commands, commits and machines of all.
 
     Raises:
-        InputError: a run and seed that stands in two of them, or sets of images, groups, versions
-            or protocols that differ.
+        InputError: a run and seed that two of them have, or images, groups, versions or protocols
+            that differ.
     """
     first = results[0]
     for key in ("preset", "about", "groups", "versions", "descriptions"):
@@ -97,7 +112,7 @@ def merge(results: list[dict[str, Any]], pairs: list[tuple[str, str]]) -> dict[s
             if other[key] != first[key]:
                 raise InputError(
                     f"results of preset '{first['preset']}' differ in {key}: {first[key]} and "
-                    f"{other[key]}; keep one of the files, or run both anew."
+                    f"{other[key]}; keep one of the files, or run both again."
                 )
     runs = [run for result in results for run in result["runs"]]
     recipes: dict[int, str] = {}
@@ -105,8 +120,8 @@ def merge(results: list[dict[str, Any]], pairs: list[tuple[str, str]]) -> dict[s
     for run in runs:
         if (run["run"], run["seed"]) in seen:
             raise InputError(
-                f"run '{run['run']}' with seed {run['seed']} stands in two results of preset "
-                f"'{first['preset']}'; keep one."
+                f"two results of preset '{first['preset']}' have run '{run['run']}' with seed "
+                f"{run['seed']}; keep one."
             )
         seen.add((run["run"], run["seed"]))
         if recipes.setdefault(run["seed"], run["recipe"]) != run["recipe"]:
@@ -116,66 +131,55 @@ def merge(results: list[dict[str, Any]], pairs: list[tuple[str, str]]) -> dict[s
             )
     return {
         **first,
-        "command": "\n".join(_with_commit(result) for result in results),
+        "command": "\n".join(
+            f"{result['command']}  # commit {', '.join(commits(result))}" for result in results
+        ),
         "hardware": "; ".join(sorted({result["hardware"] for result in results})),
-        **_tables(runs, pairs, list(first["descriptions"])),
+        "runs": runs,
     }
 
 
-def commits(result: dict[str, Any]) -> list[str]:
+def commits(result: Values) -> list[str]:
     """The commits that made a result's runs."""
     return sorted({str(run["commit"]) for run in result["runs"]})
 
 
-def _with_commit(result: dict[str, Any]) -> str:
-    return f"{result['command']}  # commit {', '.join(commits(result))}"
+def labels(result: Values) -> dict[str, str]:
+    """Each run's label."""
+    return {run["run"]: run["label"] for run in result["runs"]}
 
 
-def _tables(
-    runs: list[dict[str, Any]], pairs: list[tuple[str, str]], protocols: list[str]
-) -> dict[str, Any]:
-    labels = {run["run"]: run["label"] for run in runs}
-    known = [pair for pair in pairs if set(pair) <= set(labels)]
+def mean(result: Values, run: str, protocol: str) -> Values:
+    """Mean over seeds and half of its 95 % interval, by column."""
     return {
-        "labels": labels,
-        "runs": runs,
-        "means": {run: {name: _mean(runs, run, name) for name in protocols} for run in labels},
-        "differences": {name: _differences(runs, known, name) for name in protocols},
+        column: _interval(list(_by_seed(result, run, protocol, column).values()))
+        for column in COLUMNS
     }
 
 
-def _values(runs: list[dict[str, Any]], run: str, name: str, column: str) -> dict[int, float]:
-    return {e["seed"]: e["accuracy"][name][column] for e in runs if e["run"] == run}
+def differences(result: Values, pairs: list[tuple[str, str]], protocol: str) -> list[Values]:
+    """Gains in points over the seeds that both runs of a pair have.
 
+    Args:
+        result: of `summarize`.
+        pairs: (run, baseline).
+        protocol: of the accuracies.
 
-def _interval(values: list[float]) -> dict[str, Any]:
-    mean, half = confidence_interval(values)
-    return {
-        "mean": mean if values else None,
-        "ci95": half if half == half else None,
-        "seeds": len(values),
-    }
-
-
-def _mean(runs: list[dict[str, Any]], run: str, name: str) -> dict[str, Any]:
-    return {
-        column: _interval(list(_values(runs, run, name, column).values())) for column in COLUMNS
-    }
-
-
-def _differences(
-    runs: list[dict[str, Any]], pairs: list[tuple[str, str]], name: str
-) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = []
+    Returns:
+        A row per pair whose runs are there: mean, interval and p-value by column, the latter with
+        Holm's correction over the rows.
+    """
+    rows: list[Values] = []
     for run, baseline in pairs:
-        row: dict[str, Any] = {"run": run, "baseline": baseline}
+        if not {run, baseline} <= labels(result).keys():
+            continue
+        row: Values = {"run": run, "baseline": baseline}
         for column in COLUMNS:
-            new, old = (_values(runs, each, name, column) for each in (run, baseline))
+            new, old = (_by_seed(result, each, protocol, column) for each in (run, baseline))
             seeds = sorted(new.keys() & old.keys())
-            a, b = [old[seed] for seed in seeds], [new[seed] for seed in seeds]
-            gains = [y - x for x, y in zip(a, b, strict=True)]
-            # In shares, as reports save them: so the test knows their rounding from a spread.
-            p = paired_t([x / 100 for x in a], [y / 100 for y in b])
+            gains = [new[seed] - old[seed] for seed in seeds]
+            # In shares, whose rounding the test knows from a spread.
+            p = paired_t([old[seed] / 100 for seed in seeds], [new[seed] / 100 for seed in seeds])
             row[column] = {**_interval(gains), "p": p, "by_seed": gains}
         rows.append(row)
     for column in COLUMNS:
@@ -183,3 +187,17 @@ def _differences(
         for row, p in zip(rows, corrected, strict=True):
             row[column]["p_holm"] = p
     return rows
+
+
+def _by_seed(result: Values, run: str, protocol: str, column: str) -> dict[int, float]:
+    own = (each for each in result["runs"] if each["run"] == run)
+    return {each["seed"]: each["accuracy"][protocol][column] for each in own}
+
+
+def _interval(values: list[float]) -> Values:
+    middle, half = confidence_interval(values)
+    return {
+        "mean": middle if values else None,
+        "ci95": half if half == half else None,
+        "seeds": len(values),
+    }

@@ -40,7 +40,9 @@ def for_the_site(text: str) -> str:
     text = re.sub(
         r"^( *)\.\. math::[ ]?(.*(?:\n(?:\1 +\S.*|[ ]*))*)", _block, text, flags=re.MULTILINE
     )
-    text = re.sub(r"^Example:$", "Examples:", text, flags=re.MULTILINE)  # a section that griffe knows
+    text = re.sub(
+        r"^Example:$", "Examples:", text, flags=re.MULTILINE
+    )  # a section that griffe knows
     text = re.sub(r":math:`([^`]+)`", lambda m: rf"\({m[1]}\)", text)
 
     def link(match: re.Match[str]) -> str:

@@ -1,8 +1,9 @@
-"""What the site needs beyond MkDocs: formulas as MathML, and links that leave the pages."""
+"""What the site needs beyond MkDocs: figures of results, formulas as MathML, links to files."""
 
 import html
 import posixpath
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,10 @@ from latex2mathml.converter import convert
 from mkdocs.plugins import event_priority
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "docs" / "_build"))
+
+from figures import expand  # noqa: E402
+
 _INLINE = re.compile(r'<span class="arithmatex">\\\((.*?)\\\)</span>', re.DOTALL)
 _BLOCK = re.compile(r'<div class="arithmatex">\s*\\\[(.*?)\\\]\s*</div>', re.DOTALL)
 _WHOLE = re.compile(r'--8<-- "([A-Z]+\.md)"')
@@ -17,10 +22,11 @@ _LINK = re.compile(r"(?<!!)\[([^\]]+)\]\((?!\w+:|#)([^)#\s]+)(#[^)]*)?\)")
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Turn links to files outside the pages into their paths: they are not part of the site."""
+    """Fill in figures, and turn links to files that are not part of the site into their paths."""
     if include := _WHOLE.fullmatch(markdown.strip()):  # its links are those of the top level
         text = (ROOT / include[1]).read_text(encoding="utf-8")
         markdown = text.replace("](docs/", "](").replace("](../", "](")
+    markdown = expand(markdown)
     folder = posixpath.dirname(page.file.src_uri)
 
     def inside(match: re.Match[str]) -> str:

@@ -1,4 +1,4 @@
-"""The documentation: complete, true about names and commands, and without a network at view time.
+"""The documentation: complete, right about names, commands and figures, readable offline.
 
 `make docs` builds the site with warnings as errors; here is what a build does not notice.
 """
@@ -7,12 +7,12 @@ import dataclasses
 import functools
 import importlib
 import inspect
-import json
 import re
 import sys
 import typing
 from keyword import iskeyword
 
+import figures
 import pytest
 import pytorch_lightning as pl
 from places import ROOT
@@ -21,8 +21,9 @@ from bcl.cli import COMMANDS
 from bcl.cli.configuration import config_names, find_config
 
 DOCS = ROOT / "docs"
-PAGES = {
-    str(path.relative_to(DOCS)): path.read_text(encoding="utf-8") for path in DOCS.rglob("*.md")
+PAGES = {  # with their figures filled in: a call that does not resolve fails here
+    str(path.relative_to(DOCS)): figures.expand(path.read_text(encoding="utf-8"))
+    for path in DOCS.rglob("*.md")
 }
 SITE = ROOT / "site"
 
@@ -59,6 +60,32 @@ def test_public_names_of_the_rooms_are_in_the_reference(package):
     short = {name.rpartition(".")[2] for name in documented()}
     exempt = {"OPS", "POLICIES", "RULES"}  # plain tables, which the guide has
     assert set(names) - exempt - short == set()
+
+
+@pytest.mark.parametrize(
+    ("call", "word"),
+    [
+        ('{{ medean("losses", "*", "bcl") }}', "no such figure"),
+        ('{{ median("loses", "*", "bcl") }}', "no job"),
+        ('{{ median("losses", "NT-Xent, *", "bcl") }}', "4 rows"),
+        ('{{ median("losses", "NT-Xent, 1 sample", "bcl") }}', "0 rows"),
+        ('{{ ratio("losses", "NT-Xent, 128 samples", "bcl") }}', "ratio"),
+        ('{{ benchmark("losses", 1) }}', "argument"),
+        ('{{ config("digits_lt/simclr", "model.wait_decay") }}', "wait_decay"),
+        ('{{ recipes("bcl_i", "trainer.max_epochs", "7") }}', "7"),
+    ],
+)
+def test_a_figure_that_fits_nothing_fails_the_build(call, word):
+    with pytest.raises(LookupError, match=word):
+        figures.expand(call)
+
+
+def test_figures_are_those_of_the_results(monkeypatch):
+    rows = [{"case": "a, 1", "contender": "ours", "median": 1234.5, "unit": "ms", "extra": "2 MB"}]
+    rows.append({"case": "a, 1", "contender": "other", "ratio": 0.25})
+    monkeypatch.setattr(figures, "benchmarks", lambda: [{"job": "j", "rows": rows}])
+    page = '{{ amount("j", "a*", "ours") }} or {{ inverse("j", "*", "oth*") }}'
+    assert figures.expand(page) == "1,230 ms, 2 MB or 4.00"
 
 
 def test_commands_and_configurations_in_the_pages_exist():
@@ -249,79 +276,6 @@ def test_code_in_the_pages_runs(name, tmp_path, monkeypatch):
     exec(AFTER.get(name, ""), variables)
 
 
-LARGE = ("imagenet_lt", "imagenet100_lt", "places_lt")
-RULE = "model.init_args.views.init_args.boost.init_args.rule"
-LARGE_RULE = "on ImageNet-LT, ImageNet-100-LT and Places-LT `imagenet`"
-QUEUES = {"imagenet100_lt": 8192, "cifar10_lt": 4096, "cifar100_lt": 4096, "image_folder": 4096}
-
-
-@pytest.mark.parametrize(
-    ("page", "phrase", "method", "option", "usual", "exceptions"),
-    [
-        ("bcl-i", LARGE_RULE, "bcl_i", RULE, "bcl-i", dict.fromkeys(LARGE, "imagenet")),
-        ("bcl-d", LARGE_RULE, "bcl_d", RULE, "bcl-d", dict.fromkeys(LARGE, "imagenet")),
-        ("bcl-cacr", LARGE_RULE, "bcl_cacr", RULE, "bcl-i", dict.fromkeys(LARGE, "imagenet")),
-        *(
-            (page, phrase, method, f"model.init_args.{option}", usual, exceptions)
-            for page, method in (("bcl-d", "bcl_d"), ("sdclr", "sdclr"))
-            for phrase, option, usual, exceptions in (
-                (
-                    "0.9; on ImageNet-LT, ImageNet-100-LT and Places-LT 0.3",
-                    "prune_fraction",
-                    0.9,
-                    dict.fromkeys(LARGE, 0.3),
-                ),
-                (
-                    "0.2; 0.3 on ImageNet-100-LT",
-                    "loss.init_args.temperature",
-                    None,  # the class's own
-                    {"imagenet100_lt": 0.3},
-                ),
-            )
-        ),
-        (
-            "cacr",
-            "65,536 keys on ImageNet-LT and Places-LT, 8,192 on ImageNet-100-LT, 4,096 on CIFAR "
-            "and folders, 512 on digits",
-            "cacr_moco",
-            "model.init_args.teacher.queue_size",
-            65536,
-            {**QUEUES, "digits_lt": 512},
-        ),
-        (
-            "simclr",
-            "weight decay 5e-4",
-            "simclr",
-            "model.init_args.optimizer.weight_decay",
-            None,  # the class's own
-            dict.fromkeys(LARGE, 1e-4),
-        ),
-        *(
-            (
-                "../pretraining",
-                "ResNet-50, 500; `cacr_moco` 200, `cacr_mocov3` 1,000",
-                method,
-                "trainer.max_epochs",
-                usual,
-                {"cifar10_lt": 2000, "cifar100_lt": 2000, "digits_lt": 100, "image_folder": 20},
-            )
-            for method, usual in (("simclr", 500), ("cacr_moco", 200), ("cacr_mocov3", 1000))
-        ),
-    ],
-)
-def test_defaults_in_the_pages_are_those_of_the_configurations(
-    page, phrase, method, option, usual, exceptions
-):
-    assert phrase in (DOCS / "methods" / f"{page}.md").read_text(encoding="utf-8")
-    names = [name for name in config_names() if name.endswith(f"/{method}")]
-    assert set(exceptions) <= {name.partition("/")[0] for name in names}
-    for name in names:
-        found = find_config(name)
-        for key in option.split("."):
-            found = (found or {}).get(key)
-        assert found == exceptions.get(name.partition("/")[0], usual), (name, option)
-
-
 def test_figures_say_what_they_show():
     figures = sorted((DOCS / "images").glob("*.svg"))
     assert figures
@@ -332,16 +286,6 @@ def test_figures_say_what_they_show():
         assert not re.search(r"(?:href|src)=\"?http", text), path
     for name, text in PAGES.items():
         assert not re.search(r"!\[\s*\]\(", text), f"{name} has an image without a description"
-
-
-def test_benchmarks_page_is_that_of_the_committed_results(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    page = importlib.import_module("page")
-    path = ROOT / "benchmarks" / "results.json"
-    if not path.exists():
-        pytest.skip("no `make bench ARGS=--publish` has been committed yet")
-    found = json.loads(path.read_text(encoding="utf-8"))
-    assert PAGES["benchmarks.md"] == page.page(found)
 
 
 def test_the_built_site_asks_for_nothing_from_a_network():

@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import preset as presets
 import pytest
 import reproduce
 import results_page
@@ -28,9 +29,9 @@ BENCHMARKS = ROOT / "benchmarks"
 METHODS = {"simclr", "focal", "sdclr", "bcl_i", "bcl_d", "cacr", "cacr_k4", "bcl_cacr"}
 
 
-@pytest.mark.parametrize("name", reproduce.preset_names())
+@pytest.mark.parametrize("name", presets.preset_names())
 def test_presets_change_what_they_say(name, tmp_path):
-    preset = reproduce.read_preset(name)
+    preset = presets.read_preset(name)
     root = str(tmp_path) if preset.get("root") else None
     cells = reproduce.table(preset, tmp_path, root, list(preset["runs"]), [3], {})
     configs = {cell.key: yaml.safe_load(cell.config) for cell in cells}
@@ -71,9 +72,9 @@ def test_presets_change_what_they_say(name, tmp_path):
     assert {pair for pairs in preset["compare"] for pair in pairs} <= set(preset["runs"])
 
 
-@pytest.mark.parametrize("name", reproduce.preset_names())
+@pytest.mark.parametrize("name", presets.preset_names())
 def test_presets_name_settings_that_exist(name, tmp_path):
-    preset = reproduce.read_preset(name)
+    preset = presets.read_preset(name)
     known = set(inspect.signature(bcl.SimCLR.__init__).parameters)
     root = str(tmp_path) if preset.get("root") else None
     for cell in reproduce.table(preset, tmp_path, root, list(preset["runs"]), [0], {}):
@@ -88,7 +89,7 @@ def test_presets_name_settings_that_exist(name, tmp_path):
 
 def test_the_cpu_preset_takes_cifar_from_torchvision_too(tmp_path):
     changes = {"data": {"class_path": "datamodules.CIFAR10LT"}}
-    preset = reproduce.read_preset("cpu")
+    preset = presets.read_preset("cpu")
     (cell,) = reproduce.table(preset, tmp_path, str(tmp_path), ["bcl_i"], [4], changes)
     data = instantiate(yaml.safe_load(cell.config)["data"])
     assert (data.root, data.max_per_class, data.split_seed) == (str(tmp_path), 258, 4)
@@ -100,7 +101,7 @@ def find_class(path):
 
 
 def test_every_run_of_the_cpu_preset_can_be_built(tmp_path):
-    preset = reproduce.read_preset("cpu")
+    preset = presets.read_preset("cpu")
     for cell in reproduce.table(preset, tmp_path, str(tmp_path), list(preset["runs"]), [0], {}):
         method = instantiate(yaml.safe_load(cell.config)["model"])
         width = int(cell.key[-2:]) if cell.key.endswith(("_w16", "_w64")) else 32
@@ -151,11 +152,11 @@ def test_runs_a_table_goes_on_and_reports_a_failure(tmp_path):
     assert [row["run"] for row in result["runs"]] == ["a", "b"]
     assert result["command"] == f"python benchmarks/reproduce.py --preset {path}"
     expected = ProbeReport.load(tmp_path / "out" / "probe" / "b-1").protocol("full")
-    found = result["means"]["b"]["full"]["all"]["mean"]
+    found = summary.mean(result, "b", "full")["all"]["mean"]
     assert found == pytest.approx(100 * expected.accuracy.mean)
     assert "<svg" in (tmp_path / "out" / "report.html").read_text()
-    page = results_page.page([result], "")
-    assert f"| A | 1 | {result['means']['a']['full']['all']['mean']:.2f} |" in page
+    section = results_page.section(result | {"pairs": [("b", "a")]})
+    assert f"| A | 1 | {summary.mean(result, 'a', 'full')['all']['mean']:.2f} |" in section
     # Again: what is done is not done again.
     stamp = (tmp_path / "out" / "runs" / "a-1" / "run.json").stat().st_mtime_ns
     again = run(*words, "--runs", "a,b", folder=tmp_path)
@@ -240,15 +241,15 @@ def test_a_preset_extends_another_beside_it(tmp_path, monkeypatch):
         "compare": [["c", "a"]],
     }
     (tmp_path / "second.yaml").write_text(yaml.safe_dump(second))
-    preset = reproduce.read_preset(str(tmp_path / "second.yaml"))
+    preset = presets.read_preset(str(tmp_path / "second.yaml"))
     assert (preset["about"], list(preset["runs"])) == ("more", ["a", "b", "c"])
     assert preset["compare"] == [["b", "a"], ["c", "a"]]
     second["runs"]["b"] = None
     (tmp_path / "second.yaml").write_text(yaml.safe_dump(second))
-    preset = reproduce.read_preset(str(tmp_path / "second.yaml"))
+    preset = presets.read_preset(str(tmp_path / "second.yaml"))
     assert list(preset["runs"]) == ["a", "c"]
     assert preset["compare"] == [["c", "a"]]
-    assert reproduce.read_preset(write(tmp_path / "plain.yaml"))["compare"] == []
+    assert presets.read_preset(write(tmp_path / "plain.yaml"))["compare"] == []
 
 
 # Stands for `bcl`: says that it runs, has a child of its own, and takes its time.
@@ -333,7 +334,7 @@ def test_two_commands_do_not_share_a_folder(sleeping, tmp_path):
 
 
 def test_an_unexpected_error_costs_the_other_runs_nothing(tmp_path, monkeypatch):
-    preset = reproduce.read_preset(write(tmp_path / "preset.yaml"))
+    preset = presets.read_preset(write(tmp_path / "preset.yaml"))
     cells = reproduce.table(preset, tmp_path, None, ["a", "b"], [0], {})
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "a-0").write_text("a file where the folder should be")
@@ -347,7 +348,7 @@ def test_an_unexpected_error_costs_the_other_runs_nothing(tmp_path, monkeypatch)
 
 
 def test_a_report_without_the_protocols_asked_for_is_not_done(tmp_path):
-    preset = reproduce.read_preset(write(tmp_path / "preset.yaml"))
+    preset = presets.read_preset(write(tmp_path / "preset.yaml"))
     (cell,) = reproduce.table(preset, tmp_path, None, ["a"], [0], {})
     runner = reproduce.Runner([cell], preset, 1, 1)
     assert not runner.is_probed(cell)
@@ -398,8 +399,8 @@ def test_differences_are_paired_by_seed(tmp_path):
         new = [values[0], values[1], values[2] + gains[seed]]
         paths["b", seed] = fake(tmp_path, "b", seed, new)
     paths["b", 7] = fake(tmp_path, "b", 7, [0.9, 0.9, 0.9])  # has no partner
-    result = summary.summarize(paths, {"a": "A", "b": "B"}, [("b", "a")], {"about": "x"})
-    (row,) = result["differences"]["full"]
+    result = summary.summarize(paths, {"a": "A", "b": "B"}, {"about": "x"})
+    (row,) = summary.differences(result, [("b", "a")], "full")
     assert row["few"]["by_seed"] == pytest.approx([2.0, 3.0, 1.0])
     # Mean 2, standard deviation 1, t(0.975, 2) = 4.3027.
     assert row["few"]["mean"] == pytest.approx(2.0)
@@ -407,7 +408,7 @@ def test_differences_are_paired_by_seed(tmp_path):
     assert row["few"]["p"] == pytest.approx(0.0742, abs=1e-3)
     assert row["few"]["seeds"] == 3
     assert row["many"]["mean"] == pytest.approx(0.0)
-    assert result["means"]["b"]["full"]["all"]["seeds"] == 4
+    assert summary.mean(result, "b", "full")["all"]["seeds"] == 4
 
 
 def test_rounding_is_no_spread(tmp_path):
@@ -415,8 +416,9 @@ def test_rounding_is_no_spread(tmp_path):
     paths = {("a", s): fake(tmp_path, "a", s, [0.5, 0.5, 0.5]) for s in range(3)}
     for seed, few in enumerate((0.533333, 0.533334, 0.533333)):
         paths["b", seed] = fake(tmp_path, "b", seed, [0.5, 0.5, few])
-    result = summary.summarize(paths, {"a": "A", "b": "B"}, [("b", "a")], {"about": "x"})
-    assert result["differences"]["full"][0]["few"]["p"] is None
+    result = summary.summarize(paths, {"a": "A", "b": "B"}, {"about": "x"})
+    (row,) = summary.differences(result, [("b", "a")], "full")
+    assert row["few"]["p"] is None
 
 
 def test_holm_counts_the_pairs_of_the_table(tmp_path):
@@ -427,7 +429,8 @@ def test_holm_counts_the_pairs_of_the_table(tmp_path):
             paths[run_, seed] = fake(tmp_path, run_, seed, [0.5, 0.5, 0.5 + gain])
     labels = {key: key.upper() for key in "abcd"}
     pairs = [(key, "a") for key in "bcd"]
-    rows = summary.summarize(paths, labels, pairs, {"about": "x"})["differences"]["full"]
+    result = summary.summarize(paths, labels, {"about": "x"})
+    rows = summary.differences(result, [*pairs, ("e", "a")], "full")  # e was not run
     p, corrected = ([row["few"][key] for row in rows] for key in ("p", "p_holm"))
     assert p[0] == p[1] < p[2]
     assert corrected == pytest.approx([3 * p[0], 3 * p[0], p[2]])
@@ -436,13 +439,13 @@ def test_holm_counts_the_pairs_of_the_table(tmp_path):
 def test_runs_without_a_common_seed_are_plain_json(tmp_path):
     paths = {("a", 0): fake(tmp_path, "a", 0, [0.5, 0.5, 0.5])}
     paths["b", 1] = fake(tmp_path, "b", 1, [0.5, 0.5, 0.5])
-    result = summary.summarize(paths, {"a": "A", "b": "B"}, [("b", "a")], {"about": "x"})
-    text = json.dumps(result, allow_nan=False)
-    assert json.loads(text)["differences"]["full"][0]["all"]["mean"] is None
+    result = summary.summarize(paths, {"a": "A", "b": "B"}, {"about": "x"})
+    (row,) = summary.differences(result, [("b", "a")], "full")
+    assert json.loads(json.dumps(row, allow_nan=False))["all"]["mean"] is None
 
 
 def test_a_part_does_not_take_the_place_of_the_whole(tmp_path):
-    preset = reproduce.read_preset("digits")
+    preset = presets.read_preset("digits")
     two = reproduce.table(preset, tmp_path, None, ["simclr", "bcl_i"], [0], {})
     runs = [{"run": "simclr", "seed": 0}, {"run": "bcl_i", "seed": 0}]
     reproduce.check_whole(two, tmp_path)  # no results yet
@@ -458,42 +461,39 @@ def test_results_of_one_preset_are_one_table(tmp_path):
         key: {(key, s): fake(tmp_path, key, s, [v + gain] * 3) for s, v in enumerate(old)}
         for key, gain in (("a", 0.0), ("b", 0.1), ("c", 0.2))
     }
-    labels, pairs = {key: key.upper() for key in "abc"}, [("b", "a"), ("c", "a"), ("c", "b")]
-    about = {"preset": "x", "about": "x", "command": "one"}
-    whole = summary.summarize({**paths["a"], **paths["b"], **paths["c"]}, labels, pairs, about)
-    first = summary.summarize({**paths["a"], **paths["b"]}, labels, pairs, about)
-    second = summary.summarize(paths["c"], labels, pairs, {**about, "command": "two"})
-    assert summary.merge([first, second], pairs) == {
-        **whole,
-        "command": "one  # commit c\ntwo  # commit c",
-    }
-    with pytest.raises(InputError, match="run 'c' with seed 0 stands in two"):
-        summary.merge([first, second, second], pairs)
+    labels, about = {key: key.upper() for key in "abc"}, {"preset": "x", "about": "x"}
+    one, two = {**about, "command": "one"}, {**about, "command": "two"}
+    whole = summary.summarize({**paths["a"], **paths["b"], **paths["c"]}, labels, one)
+    first = summary.summarize({**paths["a"], **paths["b"]}, labels, one)
+    second = summary.summarize(paths["c"], labels, two)
+    command = "one  # commit c\ntwo  # commit c"
+    assert summary.merge([first, second]) == {**whole, "command": command}
+    with pytest.raises(InputError, match="'c' with seed 0"):
+        summary.merge([first, second, second])
     second["runs"][0]["recipe"] = "other images"
-    with pytest.raises(InputError, match="seed 0 of preset 'x' has two training sets"):
-        summary.merge([first, second], pairs)
-    with pytest.raises(InputError, match="differ in groups"):
-        summary.merge([first, {**second, "groups": "halves"}], pairs)
+    with pytest.raises(InputError, match="two training sets"):
+        summary.merge([first, second])
+    with pytest.raises(InputError, match="groups"):
+        summary.merge([first, {**second, "groups": "halves"}])
 
 
-def test_a_foreign_file_is_no_result(tmp_path):
-    path = tmp_path / "reproduce-x.json"
+def test_results_are_read_as_written(tmp_path):
+    paths = {("a", s): fake(tmp_path, "a", s, [0.1, 0.2, 0.3]) for s in (0, 1)}
+    result = summary.summarize(paths, {"a": "A"}, {"preset": "x", "about": "µ", "command": "c"})
+    path = tmp_path / "x.json"
+    summary.write(path, result)
+    assert summary.read(path) == result
+    assert sum('"run"' in line for line in path.read_text().splitlines()) == 2
     path.write_text("{}")
     with pytest.raises(InputError, match="no result of"):
-        results_page.read(path)
+        summary.read(path)
 
 
 def test_the_reading_quotes_the_tables():
-    """Every "mean ± interval" in the words stands in a table, bold exactly where it is there."""
-    results, reading = results_page.published()
+    """Every "mean ± interval" in the words is in a table, bold exactly where it is there."""
+    reading = (ROOT / "docs" / "results.md").read_text(encoding="utf-8").partition("## ")[2]
     quoted = re.findall(r"\*{0,2}[-+]?\d+\.\d\d ± \d+\.\d\d\*{0,2}", reading)
-    tables = "\n".join(line for result in results for line in results_page.section(result))
-    assert quoted
+    tables = results_page.page()
+    assert len(quoted) > 30
     for figure in quoted:
         assert f"| {figure} |" in tables, figure
-
-
-def test_the_published_page_holds_the_committed_results():
-    assert results_page.PAGE.read_text(encoding="utf-8") == results_page.page(
-        *results_page.published()
-    )
