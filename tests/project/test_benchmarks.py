@@ -28,6 +28,7 @@ def jobs():
         sys.path.remove(str(FOLDER))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("job", jobs(), ids=lambda job: job.name)
 def test_runs_at_toy_size(job, module, monkeypatch, tmp_path):
     if "shards" in job.name and importlib.util.find_spec("litdata") is None:

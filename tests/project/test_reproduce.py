@@ -311,6 +311,7 @@ linux = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /
 
 
 @linux
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupt_ends_the_runs_and_begins_no_others(sleeping, number, tmp_path):
     sleeping.send_signal(number)
@@ -321,6 +322,7 @@ def test_an_interrupt_ends_the_runs_and_begins_no_others(sleeping, number, tmp_p
 
 
 @linux
+@pytest.mark.slow
 def test_two_commands_do_not_share_a_folder(sleeping, tmp_path):
     def refused():
         preset = str(tmp_path / "my preset.yaml")
