@@ -4,7 +4,7 @@
     python benchmarks/kill_and_resume.py --kills 20 --ranks 2 --config digits_lt/sdclr
     python benchmarks/kill_and_resume.py --kills 20 --watched
     python benchmarks/kill_and_resume.py --kills 3 --ranks 2 --config image_folder/bcl_i \
-        --config shards.yaml --batch-size 1024
+        --config packed.yaml --batch-size 1024
 
 Each kill is a SIGKILL to the whole process group: before the first checkpoint, or some milliseconds
 after a random one, mostly while the next is being written. Every third resumed run is killed once

@@ -1,10 +1,10 @@
-"""Images a second to the device: memory, workers, shards, against torchvision's ImageFolder.
+"""Images per second to the device: memory, workers, packed files, ImageFolder.
 
     python benchmarks/loading.py memory            # gathers of a set that fits, and their share
     python benchmarks/loading.py cache --archive cifar10-jpeg.zip
     python benchmarks/loading.py large             # 224 px views from photographs
     python benchmarks/loading.py cost              # the same as CPU time an image
-    python benchmarks/loading.py shards            # needs the extra "shards"
+    python benchmarks/loading.py packed            # needs the extra "datasets"
     python benchmarks/loading.py billion           # what a billion images cost, piece by piece
 
 All data is made here from scikit-learn's two photographs, unless --root or --archive names some.
@@ -34,11 +34,10 @@ from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 
 import bcl
-from datamodules import ImageFolderLT, ShardsLT
-from datamodules.images.dataset import ImageDataset, MemoryStore
-from datamodules.images.decode import decode
-from datamodules.images.loader import MemoryLoader
-from datamodules.shards import WindowOrder, pack, shrink
+from datamodules import ImageDataset, ImageFolderLT, PackedLT
+from datamodules.images.decode import decode, shrink
+from datamodules.images.loader import BatchLoader, WindowOrder
+from datamodules.packed import pack
 
 BATCH = 64
 DECODE = transforms.Compose(
@@ -90,11 +89,11 @@ def memory(args: argparse.Namespace) -> None:
 def in_memory(args: argparse.Namespace, files: datasets.ImageFolder) -> None:
     """As `memory`, with the small JPEG files for ImageFolder."""
     images = torch.randint(0, 256, (12_406, 3, 32, 32), dtype=torch.uint8)
-    data = ImageDataset(MemoryStore(images, "random"), None, torch.arange(12_406) % 10)
+    data = ImageDataset(images, torch.arange(12_406) % 10, "random")
     for batch_size in args.batches:
 
         def gather(size: int = batch_size) -> float:
-            loader = MemoryLoader(data, size, device=args.device)
+            loader = BatchLoader(data, size, device=args.device)
             start = time.perf_counter()
             for batch in loader:
                 batch["image"].sum().item()  # what was gathered has been read, too
@@ -400,10 +399,10 @@ def cost(args: argparse.Namespace) -> None:
         )
 
 
-def shards(args: argparse.Namespace) -> None:
-    """The same photographs from shards."""
-    if importlib.util.find_spec("litdata") is None:
-        raise SystemExit("needs litdata: pip install 'bcl-cacr[shards]'")
+def packed(args: argparse.Namespace) -> None:
+    """The same photographs from packed files."""
+    if importlib.util.find_spec("datasets") is None:
+        raise SystemExit("needs datasets: pip install 'bcl-cacr[datasets]'")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         root = args.root or str(photographs(folder / "set", args.images, 500, 375))
@@ -412,7 +411,7 @@ def shards(args: argparse.Namespace) -> None:
         )
         source.setup()
         start = time.perf_counter()
-        pack(source, folder / "shards", parts=("train",), progress=False)
+        pack(source, folder / "packed", parts=("train",))
         seconds = time.perf_counter() - start
         decoding = datasets.ImageFolder(root, DECODE)
         say("packing and reading back", f"{source.num_samples / seconds:.0f} images/s")
@@ -431,9 +430,9 @@ def shards(args: argparse.Namespace) -> None:
                 )
                 return drain(data.train_dataloader())
 
-            def packed(count: int = workers) -> tuple[float, float]:
-                data = ShardsLT(
-                    str(folder / "shards"), image_size=256, batch_size=BATCH, workers=count
+            def arrow(count: int = workers) -> tuple[float, float]:
+                data = PackedLT(
+                    str(folder / "packed"), image_size=256, batch_size=BATCH, workers=count
                 )
                 return drain(data.train_dataloader())
 
@@ -443,7 +442,7 @@ def shards(args: argparse.Namespace) -> None:
                 )
                 return drain(loader)
 
-            contenders = {"ours, shards": packed, "ours, files": files, "ImageFolder": plain}
+            contenders = {"ours, packed": arrow, "ours, files": files, "ImageFolder": plain}
             found: dict[str, list[tuple[float, float]]] = {title: [] for title in contenders}
             for _ in range(args.repeat):
                 for title, call in contenders.items():
@@ -452,7 +451,7 @@ def shards(args: argparse.Namespace) -> None:
                 f"decoding JPEG to 256 px, {workers} worker(s)",
                 "images/s",
                 {title: [rate for _, rate in pairs] for title, pairs in found.items()},
-                ours="ours, shards",
+                ours="ours, packed",
                 better="higher",
             )
             for title, pairs in found.items():
@@ -495,15 +494,15 @@ def billion(args: argparse.Namespace) -> None:
     sizes = [38_000] * 26_000
     start = time.perf_counter()
     order = WindowOrder(sizes, 16, 0, 0)
-    order.ids(500_000_000, 500_000_000 + batch)
-    say("order of 26,000 shards: first batch in the middle", f"{time.perf_counter() - start:.2f} s")
+    order[500_000_000 : 500_000_000 + batch]
+    say("order of 26,000 files: first batch in the middle", f"{time.perf_counter() - start:.2f} s")
     start = time.perf_counter()
     for first in range(500_000_000, 500_000_000 + 400 * batch, batch):
-        order.ids(first, first + batch)
+        order[first : first + batch]
     each = (time.perf_counter() - start) / 400
-    say("order of 26,000 shards: a batch, windows' changes included", f"{each * 1e3:.2f} ms")
+    say("order of 26,000 files: a batch, windows' changes included", f"{each * 1e3:.2f} ms")
     held = sum(ids.nbytes for ids in order._held.values())
-    say("order of 26,000 shards: windows held", f"{held / 2**20:.1f} MiB")
+    say("order of 26,000 files: windows held", f"{held / 2**20:.1f} MiB")
 
     with tempfile.TemporaryDirectory() as name:
         root = Path(args.root) if args.root else photographs(Path(name), BATCH, 500, 375)
@@ -514,7 +513,7 @@ def billion(args: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("memory", "cache", "large", "cost", "shards", "billion"))
+    parser.add_argument("what", choices=("memory", "cache", "large", "cost", "packed", "billion"))
     parser.add_argument("--root", help="folder of class folders of JPEG files")
     parser.add_argument("--archive", help="zip archive of class folders of small images")
     parser.add_argument("--images", type=int, default=1024, help="how many to make")
@@ -534,7 +533,7 @@ def main() -> None:
         "torch, threads, cores", f"{torch.__version__}, {torch.get_num_threads()}, {os.cpu_count()}"
     )
     jobs = {"memory": memory, "cache": cache, "large": large, "cost": cost}
-    jobs |= {"shards": shards, "billion": billion}
+    jobs |= {"packed": packed, "billion": billion}
     jobs[args.what](args)
     if args.json:
         clock = "cpu" if args.what == "cost" else "wall"

@@ -108,9 +108,9 @@ JOBS = (
     Job("loading-cache", "loading.py cache --images 60000", "loading.py cache --images 2000"),
     Job("loading-cost", "loading.py cost --repeat 5", "loading.py cost --repeat 1"),
     Job(
-        "loading-shards",
-        "loading.py shards --images 512 --repeat 3 --threads 1",
-        "loading.py shards --images 140 --repeat 1 --threads 1",
+        "loading-packed",
+        "loading.py packed --images 512 --repeat 3 --threads 1",
+        "loading.py packed --images 140 --repeat 1 --threads 1",
     ),
     Job(
         "tracker",

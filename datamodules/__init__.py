@@ -7,10 +7,7 @@ from bcl.core.lazy import lazy_names
 if TYPE_CHECKING:
     from datamodules.arrays import ArraysLT as ArraysLT
     from datamodules.base import LongTailedDataModule as LongTailedDataModule
-    from datamodules.benchmarks import ImageNet100LT as ImageNet100LT
-    from datamodules.benchmarks import ImageNetLT as ImageNetLT
-    from datamodules.benchmarks import INaturalist18 as INaturalist18
-    from datamodules.benchmarks import PlacesLT as PlacesLT
+    from datamodules.base import Sets as Sets
     from datamodules.cifar import CIFAR10LT as CIFAR10LT
     from datamodules.cifar import CIFAR100LT as CIFAR100LT
     from datamodules.digits import DigitsLT as DigitsLT
@@ -18,7 +15,11 @@ if TYPE_CHECKING:
     from datamodules.huggingface import HuggingFaceLT as HuggingFaceLT
     from datamodules.images.dataset import ImageDataset as ImageDataset
     from datamodules.lists import ImageListLT as ImageListLT
-    from datamodules.shards import ShardsLT as ShardsLT
+    from datamodules.lists import ImageNet100LT as ImageNet100LT
+    from datamodules.lists import ImageNetLT as ImageNetLT
+    from datamodules.lists import INaturalist18 as INaturalist18
+    from datamodules.lists import PlacesLT as PlacesLT
+    from datamodules.packed import PackedLT as PackedLT
 
 _HOMES = {
     "ArraysLT": "datamodules.arrays",
@@ -26,15 +27,16 @@ _HOMES = {
     "CIFAR10LT": "datamodules.cifar",
     "DigitsLT": "datamodules.digits",
     "HuggingFaceLT": "datamodules.huggingface",
-    "INaturalist18": "datamodules.benchmarks",
+    "INaturalist18": "datamodules.lists",
+    "ImageDataset": "datamodules.images.dataset",
     "ImageFolderLT": "datamodules.folder",
     "ImageListLT": "datamodules.lists",
-    "ImageNet100LT": "datamodules.benchmarks",
-    "ImageNetLT": "datamodules.benchmarks",
+    "ImageNet100LT": "datamodules.lists",
+    "ImageNetLT": "datamodules.lists",
     "LongTailedDataModule": "datamodules.base",
-    "ImageDataset": "datamodules.images.dataset",
-    "PlacesLT": "datamodules.benchmarks",
-    "ShardsLT": "datamodules.shards",
+    "PackedLT": "datamodules.packed",
+    "PlacesLT": "datamodules.lists",
+    "Sets": "datamodules.base",
 }
 __all__ = sorted(_HOMES)
 __getattr__ = lazy_names(__name__, _HOMES)

@@ -1,16 +1,16 @@
-"""What every long-tailed datamodule gives."""
+"""What every long-tailed datamodule provides."""
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from bcl.core.checks import check_count
+from bcl.core.distributed import rank, world_size
 from bcl.core.errors import InputError
-from datamodules.images.dataset import ImageDataset, MemoryStore
-from datamodules.images.files import FileStore
-from datamodules.images.loader import BatchLoader, MemoryLoader, StreamLoader
+from datamodules.images.dataset import ImageDataset
+from datamodules.images.loader import BatchLoader
 from datamodules.tail.recipes import choose
 from datamodules.tail.splits import Split
 
@@ -28,17 +28,15 @@ class Sets:
         train: long-tailed, for pretraining.
         probe: balanced, for training linear probes.
         test: balanced; None where there is none.
-        class_names: one a label.
+        class_names: one per label.
         recipe: one line that names how ``train`` was chosen.
-        notes: what a report should say besides, such as images that were left out.
-        split: the split that ``train`` is of a larger set, if it is of one.
+        notes: what a report should also say, such as which images were left out.
+        split: the split that selected ``train`` from a larger set, if any did.
 
     Example:
-        >>> store = MemoryStore(torch.zeros(6, 3, 8, 8, dtype=torch.uint8))
-        >>> labels, balanced = torch.tensor([0, 0, 0, 0, 1, 1]), torch.tensor([0, 1, 4, 5])
-        >>> train = ImageDataset(store, None, labels)
-        >>> probe = ImageDataset(store, balanced, labels[balanced])
-        >>> sets = Sets(train, probe, None, ["cat", "dog"], "chosen by hand: 6 images")
+        >>> images = ImageDataset(torch.zeros(6, 3, 8, 8, dtype=torch.uint8), torch.arange(6) // 4)
+        >>> probe = images.subset(torch.tensor([0, 1, 4, 5]))
+        >>> sets = Sets(images, probe, None, ["cat", "dog"], "chosen by hand: 6 images")
         >>> len(sets.train), sets.probe.labels.tolist(), sets.notes
         (6, [0, 0, 1, 1], [])
     """
@@ -56,25 +54,26 @@ class LongTailedDataModule(pl.LightningDataModule):
     """A long-tailed training set with a balanced probe set and test set.
 
     A subclass builds its sets in `build`. Batches are
-    ``{"image": uint8 (B, 3, S, S), "id": int64 (B,), "label": int64 (B,)}``; an id is a
-    image's position in the long-tailed training set.
+    ``{"image": uint8 (B, 3, S, S), "id": int64 (B,), "label": int64 (B,)}``; an id is the image's
+    position in the long-tailed training set.
 
     Args:
         image_size: S, height and width in pixels.
-        batch_size: images a step over all ranks together.
+        batch_size: images per step over all ranks together.
         seed: of the order of training.
 
     Attributes:
         grouping: the published grouping into Many / Medium / Few for this data set.
+        window: blocks of a packed set that are mixed (see `datamodules.PackedLT`).
 
     Raises:
-        InputError: an argument out of its range.
+        InputError: an argument is out of range.
 
     Example:
         >>> class Black(LongTailedDataModule):
         ...     def build(self):
-        ...         store = MemoryStore(torch.zeros(6, 3, 32, 32, dtype=torch.uint8))
-        ...         train = ImageDataset(store, None, labels=torch.tensor([0, 0, 0, 0, 1, 1]))
+        ...         black = torch.zeros(6, 3, 32, 32, dtype=torch.uint8)
+        ...         train = ImageDataset(black, torch.tensor([0, 0, 0, 0, 1, 1]))
         ...         return Sets(train, train, None, ["cat", "dog"], "chosen by hand: 6 images")
         >>> data = Black(batch_size=2)
         >>> data.class_counts, len(data.train_dataloader())
@@ -82,18 +81,16 @@ class LongTailedDataModule(pl.LightningDataModule):
     """
 
     grouping: str = "thirds"
+    window: int = 16
 
     def __init__(self, *, image_size: int = 32, batch_size: int = 256, seed: int = 0) -> None:
         super().__init__()
-        if image_size < 1:
-            raise InputError(f"image_size must be positive, got {image_size!r}.")
-        if not isinstance(batch_size, int) or batch_size < 1:
-            raise InputError(f"batch_size must be a positive integer, got {batch_size!r}.")
+        check_count("image_size", image_size)
+        check_count("batch_size", batch_size)
         self.image_size = image_size
         self.batch_size = batch_size
         self.seed = seed
         self._sets: Sets | None = None
-        self._loader: BatchLoader | None = None
 
     def build(self) -> Sets:
         """Make the sets; called once, on every rank."""
@@ -106,10 +103,9 @@ class LongTailedDataModule(pl.LightningDataModule):
 
     @property
     def sets(self) -> Sets:
-        """The three sets; built when first asked for."""
+        """The three sets; built when first needed."""
         self.setup()
-        if self._sets is None:
-            raise InputError("the data module was not set up; call setup() first.")
+        assert self._sets is not None
         return self._sets
 
     def train_set(self) -> ImageDataset:
@@ -124,7 +120,7 @@ class LongTailedDataModule(pl.LightningDataModule):
         """The balanced test set.
 
         Raises:
-            InputError: the data module has none.
+            InputError: the datamodule has none.
         """
         if self.sets.test is None:
             raise InputError(
@@ -140,7 +136,7 @@ class LongTailedDataModule(pl.LightningDataModule):
 
     @property
     def class_names(self) -> list[str]:
-        """One name a label."""
+        """One name per label."""
         return self.sets.class_names
 
     @property
@@ -160,18 +156,18 @@ class LongTailedDataModule(pl.LightningDataModule):
 
     @property
     def content_hash(self) -> str:
-        """Hash of which images the long-tailed training set holds; `bcl split` prints it too."""
+        """Hash of which images the training set holds; `bcl split` prints the same."""
         sets = self.sets
         return sets.train.content_hash if sets.split is None else sets.split.content_hash
 
     @property
     def images_hash(self) -> str:
-        """Hash of the training images' bytes: another for the same names encoded otherwise."""
+        """Hash of the training images' bytes: it differs for the same names encoded otherwise."""
         return self.sets.train.images_hash
 
     @property
     def notes(self) -> list[str]:
-        """What a report should say besides, such as images that were left out."""
+        """What a report should also say, such as which images were left out."""
         return self.sets.notes
 
     def train_dataloader(self) -> BatchLoader:
@@ -183,41 +179,33 @@ class LongTailedDataModule(pl.LightningDataModule):
         Raises:
             InputError: the batch does not divide among the ranks, or exceeds the set.
         """
-        data = self.sets.train
-        options = self.loader_options()
         self._share_cores()
-        if isinstance(data.store, MemoryStore):
-            return MemoryLoader(data, self.batch_size, device=self.loader_device(), **options)
-        return StreamLoader(data, self.batch_size, **options)
-
-    def loader_options(self) -> dict[str, Any]:
-        """What every `BatchLoader` of this run is told: seed, ranks, and what is trained."""
-        rank, world_size = _ranks()
-        return {
-            "seed": self.seed,
-            "rank": rank,
-            "world_size": world_size,
-            "trained": self._trained_batches,
-        }
-
-    def _share_cores(self) -> None:
-        """Tell stores how many ranks decode on this machine, which Lightning alone knows."""
-        for data in (self.sets.train, self.sets.probe, self.sets.test):
-            if data is not None and isinstance(data.store, FileStore) and self.trainer is not None:
-                data.store.ranks = self.trainer.num_devices
+        return BatchLoader(
+            self.sets.train,
+            self.batch_size,
+            seed=self.seed,
+            rank=rank(),
+            world_size=world_size(),
+            device=self.loader_device(),
+            window=self.window,
+            trained=self._trained_batches,
+        )
 
     def loader_device(self) -> torch.device:
-        """Where batches of a set in memory are gathered: the trainer's device, if there is one."""
-        if self.trainer is None:
-            return torch.device("cpu")
-        return self.trainer.strategy.root_device
+        """Where images in memory are kept and gathered: the trainer's device, if there is one."""
+        return torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
+
+    def _share_cores(self) -> None:
+        """Tell image files how many ranks decode on this machine; only the trainer knows."""
+        for data in (self.sets.train, self.sets.probe, self.sets.test):
+            if data is not None and data.files is not None and self.trainer is not None:
+                data.files.ranks = self.trainer.num_devices
 
     def _trained_batches(self) -> int | None:
-        """Batches of the running epoch that Lightning has trained, if it is training."""
-        trainer = self.trainer
-        if trainer is None or not trainer.training:
+        """Batches of the running epoch that Lightning has trained, while it trains."""
+        if self.trainer is None or not self.trainer.training:
             return None
-        progress = trainer.fit_loop.epoch_loop.batch_progress.current
+        progress = self.trainer.fit_loop.epoch_loop.batch_progress.current
         return int(getattr(progress, "processed", progress.ready))
 
     def few_shot(self, shots: int | float, draw: int = 0) -> Tensor:
@@ -262,21 +250,12 @@ def few_shot(labels: Tensor, num_classes: int, shots: int | float, draw: int = 0
             raise InputError(f"a share of the probe set must lie in (0, 1], got {shots!r}.")
         wanted = (counts * shots).round().to(torch.int64).clamp(min=1).minimum(counts)
     else:
-        if shots < 1:
-            raise InputError(f"shots per class must be positive, got {shots!r}.")
+        check_count("shots", shots)
         if int(counts.min()) < shots:
             poorest = int(counts.argmin())
             raise InputError(
                 f"{shots} shots per class, but class {poorest} has {int(counts[poorest])} "
-                f"images in the probe set; take at most {int(counts.min())}."
+                f"images in the probe set; use at most {int(counts.min())}."
             )
         wanted = torch.full_like(counts, shots)
     return choose(labels, wanted, _SHOT_STREAM, draw)
-
-
-def _ranks() -> tuple[int, int]:
-    import torch.distributed as dist
-
-    if dist.is_available() and dist.is_initialized():
-        return dist.get_rank(), dist.get_world_size()
-    return 0, 1

@@ -7,45 +7,35 @@ import torch
 from torch import Tensor
 
 from bcl.core.errors import InputError
-from datamodules.pool import Pool, PoolDataModule
+from datamodules.pool import DEFAULTS, Pool, PoolDataModule
 from datamodules.tail.recipes import RECIPES
 
 
 class _CIFAR(PoolDataModule):
-    _kind: ClassVar[str]
-    _archive: ClassVar[str]
-    _data: ClassVar[str]
+    _kind: ClassVar[str]  # torchvision's class
 
     def __init__(
-        self, root: str, download: bool, recipe: str | None, image_size: int, **options: Any
+        self,
+        root: str = "data",
+        download: bool = True,
+        recipe: str | None = None,
+        image_size: int = 32,
+        **options: Any,
     ) -> None:
         if image_size != 32:
             raise InputError(f"the images of CIFAR have 32 px, got image_size {image_size}.")
         super().__init__(recipe=recipe, image_size=image_size, **options)
-        if recipe is None:
-            # All published ones have the rule of Many / Medium / Few that this class has.
-            self.recipe_name = self._published(**options)
         self.root = root
         self.download = download
-
-    @classmethod
-    def _published(
-        cls,
-        imbalance_factor: float | None = 100.0,
-        profile: str = "exponential",
-        max_per_class: int | None = None,
-        class_order: str = "name",
-        split_file: str | None = None,
-        **_: Any,
-    ) -> str | None:
-        """The named subset that these choices describe, so that its very images are chosen."""
-        if imbalance_factor is None or split_file or max_per_class or class_order != "name":
-            return None
-        name = f"{cls._data}/{profile}-{imbalance_factor:g}"
-        return name if name in RECIPES else None
+        plain = self.max_per_class is None and self.class_order == DEFAULTS["class_order"]
+        if recipe is None and self.split_file is None and self.imbalance_factor and plain:
+            # A published subset by its own description: its very images are chosen. Its rule of
+            # Many / Medium / Few is this class's.
+            name = f"{self._kind.lower()}/{self.profile}-{self.imbalance_factor:g}"
+            self.recipe_name = name if name in RECIPES else None
 
     def prepare_data(self) -> None:
-        """Download, on one process of each machine."""
+        """Download, in one process of each machine."""
         self._load(train=True)
 
     def pool(self) -> Pool:
@@ -53,17 +43,11 @@ class _CIFAR(PoolDataModule):
         images, labels, classes = self._load(train=True)
         test_images, test_labels, _ = self._load(train=False)
         pixels = torch.cat([images, test_images])
-        part = torch.arange(len(pixels)) >= len(images)
         names = [f"train/{row}" for row in range(len(images))]
         names += [f"test/{row}" for row in range(len(test_images))]
-        return Pool(
-            self._kind,
-            names,
-            torch.cat([labels, test_labels]),
-            classes,
-            part,
-            images=pixels,
-        )
+        test = torch.arange(len(pixels)) >= len(images)
+        labels = torch.cat([labels, test_labels])
+        return Pool(self._kind, names, labels, classes, test, images=pixels)
 
     def _load(self, train: bool) -> tuple[Tensor, Tensor, list[str]]:
         from torchvision import datasets
@@ -77,14 +61,14 @@ class _CIFAR(PoolDataModule):
             raise InputError(
                 f"{self._kind} is not in {folder} and cannot be downloaded ({reason}); put "
                 f"{kind.filename} (MD5 {kind.tgz_md5}, from {kind.url}) into {folder}, where it is "
-                "unpacked by itself, or give the folder that holds it as root."
+                "unpacked automatically, or use the folder that holds it as root."
             ) from None
         images = torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous()  # (N, 3, 32, 32)
         return images, torch.tensor(data.targets), list(data.classes)
 
 
 class CIFAR10LT(_CIFAR):
-    """CIFAR-10 with a long tail; the 10,000 test images test, all 50,000 others probe.
+    """CIFAR-10 with a long tail; its 10,000 test images test, all 50,000 others probe.
 
     Args:
         root: where torchvision keeps or puts the data set.
@@ -105,33 +89,10 @@ class CIFAR10LT(_CIFAR):
     """
 
     _kind = "CIFAR10"
-    _data = "cifar10"
-
-    def __init__(
-        self,
-        root: str = "data",
-        download: bool = True,
-        recipe: str | None = None,
-        image_size: int = 32,
-        **options: Any,
-    ) -> None:
-        super().__init__(root, download, recipe, image_size, **options)
 
 
 class CIFAR100LT(_CIFAR):
-    """CIFAR-100 with a long tail; the 10,000 test images test, all 50,000 others probe.
-
-    Args:
-        root: where torchvision keeps or puts the data set.
-        download: fetch it if it is not there.
-        recipe: a named subset (`bcl split --list`). Without it, an exponential profile of imbalance
-            100 (the default), 50 or 10 is LDAM's published subset, image for image.
-        image_size: 32.
-        options: those of `PoolDataModule` and `FilesDataModule`, such as ``imbalance_factor`` or
-            ``split_file`` (a published index file).
-
-    Raises:
-        InputError: a bad argument, or neither data nor network.
+    """CIFAR-100 with a long tail; options and defaults as of `CIFAR10LT`.
 
     Example:
         >>> data = CIFAR100LT("data")  # nothing is loaded yet
@@ -140,14 +101,3 @@ class CIFAR100LT(_CIFAR):
     """
 
     _kind = "CIFAR100"
-    _data = "cifar100"
-
-    def __init__(
-        self,
-        root: str = "data",
-        download: bool = True,
-        recipe: str | None = None,
-        image_size: int = 32,
-        **options: Any,
-    ) -> None:
-        super().__init__(root, download, recipe, image_size, **options)

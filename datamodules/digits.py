@@ -4,11 +4,11 @@ import torch
 
 from bcl.core.errors import InputError
 from datamodules.base import LongTailedDataModule, Sets
-from datamodules.images.dataset import ImageDataset, MemoryStore
+from datamodules.images.dataset import ImageDataset
 from datamodules.tail.profiles import (
     check_factor,
+    check_none_empty,
     exponential_counts,
-    refuse_empty,
     shuffled_counts,
 )
 from datamodules.tail.recipes import choose, select
@@ -17,7 +17,7 @@ _TEST_STREAM = 0x7E57
 
 
 class DigitsLT(LongTailedDataModule):
-    """The 1,797 digits of scikit-learn (8 x 8 gray), enlarged, with an exponential long tail.
+    """The 1,797 digits of scikit-learn (8 x 8 grayscale), enlarged, with an exponential long tail.
 
     A balanced test set (``test_per_class`` of each digit) is set apart first; the probe set has
     the same number of each digit from the rest, and the long-tailed training set is part of it.
@@ -26,13 +26,13 @@ class DigitsLT(LongTailedDataModule):
         imbalance_factor: largest over smallest class; 1 for balanced. At most as many as the
             largest class has images (124 with the default ``test_per_class``).
         image_size: height and width in pixels after bicubic enlargement.
-        batch_size: images a step over all ranks together.
+        batch_size: images per step over all ranks together.
         seed: of the order of training.
         split_seed: of the choice of images and of which digits are rare.
         test_per_class: images of each digit in the test set, 1 to 100.
 
     Raises:
-        InputError: an argument out of its range.
+        InputError: an argument is out of range.
 
     Example:
         >>> data = DigitsLT()
@@ -58,37 +58,32 @@ class DigitsLT(LongTailedDataModule):
         self.test_per_class = test_per_class
 
     def build(self) -> Sets:
-        """Load, split and enlarge the digits."""
+        """Load, enlarge and split the digits."""
         from sklearn.datasets import load_digits
 
-        source = load_digits()
-        labels = torch.from_numpy(source.target).to(torch.int64)  # (1797,)
-        gray = torch.from_numpy(source.images).to(torch.float32)[:, None] * (255 / 16)
+        digits = load_digits()
+        labels = torch.from_numpy(digits.target).to(torch.int64)  # (1797,)
+        gray = torch.from_numpy(digits.images).to(torch.float32)[:, None] * (255 / 16)
         large = torch.nn.functional.interpolate(
             gray, size=self.image_size, mode="bicubic", align_corners=False
         )
         images = large.round().clamp(0, 255).to(torch.uint8).expand(-1, 3, -1, -1).contiguous()
-        store = MemoryStore(images)
+        data = ImageDataset(images, labels)
 
-        held_out = choose(labels, torch.full((10,), self.test_per_class), _TEST_STREAM, 0)
+        test = choose(labels, torch.full((10,), self.test_per_class), _TEST_STREAM, 0)
         rest = torch.ones(len(labels), dtype=torch.bool)
-        rest[held_out] = False
+        rest[test] = False
         pool = rest.nonzero()[:, 0]
         smallest = int(torch.bincount(labels[pool]).min())
         probe = pool[choose(labels[pool], torch.full((10,), smallest), _TEST_STREAM, 1)]
 
         counts = exponential_counts(smallest, self.imbalance_factor, 10)
-        refuse_empty(counts, smallest, self.imbalance_factor)
+        check_none_empty(counts, smallest, self.imbalance_factor)
         per_class = shuffled_counts(counts, self.split_seed)
         train = probe[select(labels[probe], per_class, self.split_seed)]
         recipe = (
             f"Digits-LT, exponential, imbalance factor {self.imbalance_factor:g}, "
             f"n_max {smallest}, split seed {self.split_seed}: {len(train)} images"
         )
-        return Sets(
-            train=ImageDataset(store, train, labels[train]),
-            probe=ImageDataset(store, probe, labels[probe]),
-            test=ImageDataset(store, held_out, labels[held_out]),
-            class_names=[str(digit) for digit in range(10)],
-            recipe=recipe,
-        )
+        names = [str(digit) for digit in range(10)]
+        return Sets(data.subset(train), data.subset(probe), data.subset(test), names, recipe)

@@ -1,5 +1,6 @@
-"""Anyone's images in class folders, made long-tailed."""
+"""Class folders of images, as they are or made long-tailed."""
 
+import re
 from bisect import bisect_left
 from collections import Counter
 from typing import Any
@@ -8,23 +9,31 @@ import torch
 from torch import Tensor
 
 from bcl.core.errors import InputError
-from datamodules.images.readers import Source, is_image, open_source, shown
+from datamodules.images.readers import Reader, is_image, open_reader, shown
 from datamodules.pool import Pool, PoolDataModule
+from datamodules.tail.balance import listed
 
 _TEST_NAMES = ("test", "val", "valid", "validation")
+# 2021, 2021-05, 202105, 2021-05-03 birthday, 20210503, 03.05.2021; and a camera's 100CANON.
+_YEAR, _MONTH, _DAY = r"(19|20)\d\d", r"(0[1-9]|1[0-2])", r"(0[1-9]|[12]\d|3[01])"
+_DATE = re.compile(
+    rf"({_YEAR}([-_. ]?{_MONTH}([-_. ]?{_DAY})?)?|{_DAY}[-_.]{_MONTH}[-_.]{_YEAR})([-_. ]\D.*)?"
+    r"|\d{3}[A-Z0-9_]{5}|DCIM"
+)
 
 
 class ImageFolderLT(PoolDataModule):
-    """A folder (or a zip archive) of class folders, with a long tail.
+    """A folder (or a zip archive) of class folders.
 
     Two layouts are read: ``root/<class>/*.jpg``, from which a balanced test set is held out, and
-    ``root/train/<class>/*.jpg`` with ``root/test`` (or ``val``) beside it, which is taken as it
-    is. The probe set is all training images. An image set that fits is decoded once and cached.
+    ``root/train/<class>/*.jpg`` with ``root/test`` (or ``val``) beside it, which is used as it
+    is. The probe set is all training images. A set that fits the memory is decoded once and
+    cached. Folders named by date are not classes, and are refused.
 
     Args:
         root: the folder or zip archive.
-        imbalance_factor: largest over smallest class; 1 for balanced; None takes all training
-            images as they are.
+        imbalance_factor: makes the set long-tailed: largest over smallest class; 1 for balanced;
+            None takes all training images as they are.
         options: those of `PoolDataModule` and `FilesDataModule`.
 
     Raises:
@@ -44,63 +53,122 @@ class ImageFolderLT(PoolDataModule):
         (['ant', 'bee'], tensor([8, 2]), 4)
     """
 
-    def __init__(self, root: str, imbalance_factor: float | None = 100.0, **options: Any) -> None:
+    def __init__(self, root: str, imbalance_factor: float | None = None, **options: Any) -> None:
         super().__init__(imbalance_factor=imbalance_factor, **options)
         self.root = root
 
     def pool(self) -> Pool:
         """Scan the class folders."""
-        return folder_pool(open_source(self.root))
+        return folder_pool(open_reader(self.root))
 
 
-def folder_pool(source: Source) -> Pool:
-    """List all images of a folder or archive of class folders.
-
-    Args:
-        source: the folder or archive.
-
-    Returns:
-        Its images; the test folder's are marked.
+def folder_pool(reader: Reader) -> Pool:
+    """List all images of a folder or archive of class folders; the test folder's are marked.
 
     Raises:
-        InputError: no class folders, an empty one, or other classes in the test folder.
+        InputError: no class folders, an empty one, folders named by date, or other classes in the
+            test folder.
     """
-    train_prefix, test_prefix = layout(source)
-    names, labels, classes, other = scan(source, train_prefix)
-    test = None
-    if test_prefix is not None:
-        test_names, test_labels, test_classes, more = scan(source, test_prefix)
-        other += more
+    train, test = layout(reader.names())
+    names, labels, classes = scan(reader, train)
+    is_test = None
+    if test is not None:
+        test_names, test_labels, test_classes = scan(reader, test)
         if test_classes != classes:
             odd = sorted(set(classes) ^ set(test_classes))
             raise InputError(
-                f"{source.root}: {train_prefix} and {test_prefix} hold different classes "
-                f"({', '.join(odd[:5])}); both need the same folders."
+                f"{reader.root}: {train} and {test} hold different classes ({listed(odd, 5)}); "
+                "both need the same folders."
             )
-        test = torch.arange(len(names) + len(test_names)) >= len(names)
+        is_test = torch.arange(len(names) + len(test_names)) >= len(names)
         names, labels = names + test_names, torch.cat([labels, test_labels])
-    notes = []
-    beside = [
-        shown(name)
-        for name in _tops(source.names(), "")
-        if train_prefix and f"{name}/" not in (train_prefix, test_prefix)
-    ]
-    if beside:
-        notes.append(f"folders beside {train_prefix} that are not read: {', '.join(beside[:10])}")
-    if other:
-        kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(other.items())[:10])
-        notes.append(f"files in class folders that are no images by their ending: {kinds}")
-    title = source.root.name or source.root.absolute().name  # of ".", too
-    return Pool(title, names, labels, classes, test, source, notes=notes)
+    used = set(names)
+    left_out = Counter(
+        _why_not(name, train, test) for name in reader.names() if name not in used
+    ).most_common(10)
+    title = reader.root.name or reader.root.absolute().name  # of ".", too
+    notes = [f"left out {count:,} {why}" for why, count in left_out]
+    return Pool(title, names, labels, classes, is_test, reader, None, notes, dict(left_out))
 
 
-def layout(source: Source) -> tuple[str, str | None]:
+def layout(names: list[str]) -> tuple[str, str | None]:
     """Find the prefixes of the training and the test folders (None if there is none)."""
-    tops = set(_tops(source.names(), ""))
-    if "train" not in tops or not _tops(source.names(), "train/"):
+    tops = set(_tops(names, ""))
+    if "train" not in tops or not _tops(names, "train/"):
         return "", None  # "train" may be a class, too: then it holds no folders
     test = next((name for name in _TEST_NAMES if name in tops), None)
     return "train/", f"{test}/" if test else None
+
+
+def scan(reader: Reader, prefix: str) -> tuple[list[str], Tensor, list[str]]:
+    """List the images of the class folders below a prefix, sorted by class and name.
+
+    Args:
+        reader: the folder or archive.
+        prefix: ``""`` or a folder with a slash at its end.
+
+    Returns:
+        N names, (N,) int64 labels, and the class names, sorted.
+
+    Raises:
+        InputError: no class folders, a single one, one without images, or folders named by date.
+    """
+    every = reader.names()
+    classes = sorted({*_folders(reader, prefix), *_tops(every, prefix)})
+    where = shown(f"{reader.root}/{prefix}".rstrip("/"))
+    if not classes:
+        raise InputError(f"{where} holds no class folders; expected {where}/<class>/<image>.jpg.")
+    names: list[str] = []
+    counts: list[int] = []
+    for label in classes:
+        first = bisect_left(every, f"{prefix}{label}/")
+        last = bisect_left(every, f"{prefix}{label}0", first)  # "0" comes after "/"
+        names += filter(is_image, every[first:last])
+        counts.append(len(names) - sum(counts))
+    _check_dates(where, classes, [name[len(prefix) :] for name in names])
+    if empty := [shown(label) for label, n in zip(classes, counts, strict=True) if not n]:
+        raise InputError(
+            f"{where}: class folder{'s' if len(empty) > 1 else ''} without an image: "
+            f"{listed(empty)}; fill or remove."
+        )
+    if len(classes) == 1:
+        only = shown(classes[0])
+        hint = "a long-tailed set needs at least two"
+        if inner := [shown(name) for name in _tops(every, f"{prefix}{classes[0]}/")]:
+            place = f"an archive of {only} alone" if reader.root.is_file() else f"{where}/{only}"
+            hint = (
+                f"if the classes are the folders inside ({listed(inner, 5)}), use {place} as root"
+            )
+        raise InputError(f"{where} holds a single class folder, {only}; {hint}.")
+    labels = torch.repeat_interleave(torch.arange(len(classes)), torch.tensor(counts))
+    return names, labels, classes
+
+
+def _check_dates(where: str, classes: list[str], names: list[str]) -> None:
+    """Refuse trees by date, or by camera and date: their folders do not say what images show."""
+    dates = classes if all(map(_DATE.fullmatch, classes)) else []
+    inner = ([p for p in name.split("/")[1:-1] if _DATE.fullmatch(p)] for name in names)
+    if not dates and names and all(inner):  # stops at the first image in no such folder
+        dates = [name.rpartition("/")[0] for name in names[:1]]
+    if dates:
+        raise InputError(
+            f"{where}: folders named by date or by camera are not classes "
+            f"({listed(list(map(shown, dates)), 3)}); make a folder per class, or give a list file "
+            "of `path label` rows to ImageListLT (label 0 throughout, if there are no classes)."
+        )
+
+
+def _why_not(name: str, train: str, test: str | None) -> str:
+    """Why a file is not among the images."""
+    base = name.rpartition("/")[2]
+    if not is_image(name):
+        ending = shown(f".{base.rpartition('.')[2].lower()}")
+        return (
+            f"{ending} files (not images)" if "." in base else "files without ending (not images)"
+        )
+    if name.startswith(train) or (test and name.startswith(test)):
+        return "images outside class folders"
+    return f"images in {shown(name.partition('/')[0])}/ (not read)"
 
 
 def _tops(names: list[str], prefix: str) -> list[str]:
@@ -113,70 +181,16 @@ def _tops(names: list[str], prefix: str) -> list[str]:
             place += 1
             continue
         found.append(names[place][len(prefix) : slash])
-        place = bisect_left(names, names[place][:slash] + "0", place)  # "0" comes after "/"
+        place = bisect_left(names, names[place][:slash] + "0", place)
     return found
 
 
-def scan(source: Source, prefix: str) -> tuple[list[str], Tensor, list[str], Counter[str]]:
-    """List the images of the class folders below a prefix.
-
-    Args:
-        source: the folder or archive.
-        prefix: ``""`` or a folder with a slash at its end.
-
-    Returns:
-        Names sorted by class and name, (N,) labels, class names sorted, and how many other files
-        there are by their ending.
-
-    Raises:
-        InputError: no class folders, a single one, or a class folder without images.
-    """
-    names = source.names()
-    classes = sorted({*_folders(source, prefix), *_tops(names, prefix)})
-    where = shown(f"{source.root}/{prefix}".rstrip("/"))
-    if not classes:
-        raise InputError(f"{where} holds no class folders; expected {where}/<class>/<image>.jpg.")
-    images: list[str] = []
-    counts: list[int] = []
-    other: Counter[str] = Counter()
-    for label in classes:
-        first = bisect_left(names, f"{prefix}{label}/")
-        inside = names[first : bisect_left(names, f"{prefix}{label}0", first)]
-        good = [name for name in inside if is_image(name)]
-        if len(good) < len(inside):
-            other.update(_ending(name) for name in inside if not is_image(name))
-        images += good
-        counts.append(len(good))
-    empty = [shown(label) for label, count in zip(classes, counts, strict=True) if not count]
-    if empty:
-        raise InputError(
-            f"{where}: class folder{'s' if len(empty) > 1 else ''} without an image: "
-            f"{', '.join(empty[:10])}{' ...' if len(empty) > 10 else ''}; fill or remove."
-        )
-    if len(classes) == 1:
-        only = shown(classes[0])
-        hint = "a long-tailed set needs two at least"
-        if inner := _tops(names, f"{prefix}{classes[0]}/"):
-            place = f"an archive of {only} alone" if source.root.is_file() else f"{where}/{only}"
-            listed = ", ".join(map(shown, inner[:5]))
-            hint = f"if the classes are the folders inside ({listed}), give {place} as root"
-        raise InputError(f"{where} holds a single class folder, {only}; {hint}.")
-    labels = torch.repeat_interleave(torch.arange(len(classes)), torch.tensor(counts))
-    return images, labels, classes, other
-
-
-def _ending(name: str) -> str:
-    base = name.rpartition("/")[2]
-    return shown(f".{base.rpartition('.')[2].lower()}") if "." in base else "without ending"
-
-
-def _folders(source: Source, prefix: str) -> list[str]:
-    # Those without files too; an archive names none of these.
-    folder = source.root / prefix
-    if not folder.is_dir():
-        return []
+def _folders(reader: Reader, prefix: str) -> list[str]:
+    """Folders right below a prefix, empty ones too, which an archive does not name."""
+    folder = reader.root / prefix
+    entries = folder.iterdir() if folder.is_dir() else ()
     return [
         entry.name
-        for entry in folder.iterdir()
+        for entry in entries
         if entry.is_dir() and not entry.name.startswith(".") and entry.name != "lost+found"
     ]

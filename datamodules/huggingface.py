@@ -13,15 +13,16 @@ from datamodules.tail.splits import MOST_CLASSES
 class HuggingFaceLT(PoolDataModule):
     """An image classification set of the ``datasets`` library, with a long tail.
 
-    Needs the extra ``datasets``. Images stay encoded as the library stores them, and go the way
-    of all others: decoded once and cached, or by workers.
+    Needs the extra ``datasets``. Images stay encoded as the library stores them, and are decoded
+    as all others: once and cached, or by workers.
 
     Args:
-        path: name on the hub, or a folder written by ``save_to_disk``: of a set with parts, or of
-            a single one, which is then the training part, and a test set is held out.
+        path: name on the hub, a folder that ``load_dataset`` opens, or one that ``save_to_disk``
+            wrote, of a set with parts or of a single one. A single one is the training part, and
+            a test set is held out.
         name: configuration of the set, if it has several.
         split: its training part.
-        test_split: its test part; a test set is held out if None.
+        test_split: its test part; None holds a test set out.
         image_column: column of the images.
         label_column: column of the labels.
         revision: commit or tag on the hub.
@@ -67,47 +68,30 @@ class HuggingFaceLT(PoolDataModule):
         parts = {"train": self._part(self.train_split)}
         if self.test_split is not None and not self._is_single():
             parts["test"] = self._part(self.test_split)
-        feature = parts["train"].features[self.label_column]
-        try:
-            labels = [torch.tensor(part[self.label_column][:]) for part in parts.values()]
-        except (TypeError, ValueError, RuntimeError):  # text, or rows without a label
-            labels = [torch.empty(0)]
-        if any(one.is_floating_point() or one.ndim != 1 for one in labels):
-            raise InputError(
-                f"{self.path}: column '{self.label_column}' holds no class numbers, or not in "
-                "every row."
-            )
-        numbers = torch.cat(labels)
-        if not len(numbers) or not 0 <= int(numbers.min()) <= int(numbers.max()) < MOST_CLASSES:
-            raise InputError(
-                f"{self.path}: column '{self.label_column}' holds labels outside 0, 1, ...: "
-                f"{int(numbers.min()) if len(numbers) else 'none'}; a test part without labels is "
-                "left out with test_split=None."
-            )
-        classes = getattr(feature, "names", None) or [
-            str(label) for label in range(int(numbers.max()) + 1)
-        ]
-        source = _Rows(Path(self.path), parts, self.image_column)
-        names = source.names()
-        test = torch.tensor([name.startswith("test/") for name in names])
-        return Pool(
-            Path(self.path).name,
-            names,
-            numbers,
-            list(classes),
-            test if "test" in parts else None,
-            source,
+        wrong = InputError(
+            f"{self.path}: column '{self.label_column}' must hold a class number 0, 1, ... in "
+            "every row; a test part without labels is left out with test_split=None."
         )
+        try:
+            labels = torch.cat([torch.tensor(p[self.label_column][:]) for p in parts.values()])
+        except (TypeError, ValueError, RuntimeError):  # text, or rows without a label
+            raise wrong from None
+        if labels.is_floating_point() or labels.ndim != 1 or not len(labels):
+            raise wrong
+        if int(labels.min()) < 0 or int(labels.max()) >= MOST_CLASSES:
+            raise wrong
+        numbers = [str(label) for label in range(int(labels.max()) + 1)]
+        classes = getattr(parts["train"].features[self.label_column], "names", None) or numbers
+        reader = _RowReader(Path(self.path), parts, self.image_column)
+        names = reader.names()
+        test = torch.arange(len(names)) >= len(parts["train"]) if "test" in parts else None
+        return Pool(Path(self.path).name, names, labels, list(classes), test, reader)
 
     def _is_single(self) -> bool:
-        """Whether the path is a folder that ``Dataset.save_to_disk`` wrote, without parts.
-
-        Raises:
-            InputError: it is, and a part was asked for by its name.
-        """
+        """Whether ``Dataset.save_to_disk`` wrote the folder, so that it has no parts."""
         if not (Path(self.path).expanduser() / "state.json").is_file():
             return False
-        # The names that both have if nobody gives one ask for nothing.
+        # The default names ask for nothing.
         for wanted, usual in ((self.train_split, "train"), (self.test_split, "test")):
             if wanted not in (usual, None):
                 raise InputError(
@@ -117,28 +101,23 @@ class HuggingFaceLT(PoolDataModule):
         return True
 
     def _part(self, split: str) -> Any:
+        datasets = import_datasets(type(self).__name__)
+        folder = Path(self.path).expanduser()
         try:
-            import datasets
-        except ImportError:
-            raise InputError(
-                "HuggingFaceLT needs the library `datasets`; install it with: pip install "
-                "'bcl-cacr[datasets]'."
-            ) from None
-        try:
-            if (Path(self.path).expanduser() / "dataset_dict.json").is_file():
-                data = datasets.load_from_disk(str(Path(self.path).expanduser()))
-                if split not in data:
-                    raise unknown_name("split", split, data)
-                part = data[split]
+            if (folder / "dataset_dict.json").is_file():
+                saved = datasets.load_from_disk(str(folder))
+                if split not in saved:
+                    raise unknown_name("split", split, saved)
+                part = saved[split]
             elif self._is_single():
-                part = datasets.load_from_disk(str(Path(self.path).expanduser()))
+                part = datasets.load_from_disk(str(folder))
             else:
                 part = datasets.load_dataset(
                     self.path, self.config_name, split=split, revision=self.revision
                 )
+        except InputError:
+            raise
         except (OSError, ValueError, RuntimeError) as error:
-            if isinstance(error, InputError):
-                raise
             raise InputError(f"cannot load '{self.path}' ({split}): {error}") from None
         for column in (self.image_column, self.label_column):
             if column not in part.features:
@@ -146,7 +125,19 @@ class HuggingFaceLT(PoolDataModule):
         return part.cast_column(self.image_column, datasets.Image(decode=False))
 
 
-class _Rows:
+def import_datasets(needed_by: str) -> Any:
+    """The library ``datasets``, or how to install it."""
+    try:
+        import datasets
+    except ImportError:
+        raise InputError(
+            f"{needed_by} needs the library `datasets`; install it with: pip install "
+            "'bcl-cacr[datasets]'."
+        ) from None
+    return datasets
+
+
+class _RowReader:
     """Rows of a `datasets.Dataset` as files named ``train/0``, ``train/1``, ..."""
 
     def __init__(self, root: Path, parts: dict[str, Any], column: str) -> None:
@@ -168,5 +159,5 @@ class _Rows:
 
     def stamp(self, name: str) -> str:
         # The library changes its fingerprint with every change of the data.
-        part: str = self._parts[name.split("/")[0]]._fingerprint
-        return part
+        stamp: str = self._parts[name.split("/")[0]]._fingerprint
+        return stamp

@@ -1,59 +1,49 @@
-"""List files: one ``path label`` a line, as ImageNet-LT and its kin are published."""
+"""List files: one ``path label`` per line, as ImageNet-LT and its kin are published."""
 
 import re
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from bcl.core.checks import check_count
 from bcl.core.errors import InputError
 from datamodules.base import Sets
-from datamodules.images.dataset import ImageDataset
-from datamodules.images.readers import Source, leaves_folder, open_source
-from datamodules.pool import FilesDataModule, Pool, resolve
-from datamodules.tail.balance import balance_notes
+from datamodules.images.readers import Reader, leaves_folder, open_reader
+from datamodules.pool import FilesDataModule, Pool
+from datamodules.tail.balance import balance_notes, listed
 from datamodules.tail.recipes import LISTS
 from datamodules.tail.splits import MOST_CLASSES, pool_fingerprint
 
-_SHOWN = 20
 _WHOLE = re.compile(r"[+-]?[0-9]{1,18}")
 
 
 @dataclass
 class ImageList:
-    """The rows of a list file.
-
-    Attributes:
-        path: the file.
-        names: of the images, relative to the data set's folder.
-        labels: (N,) int64.
-        lines: the line of each row, for messages.
-    """
+    """The rows of a list file: image names, (N,) int64 labels, and their lines for messages."""
 
     path: Path
     names: list[str]
     labels: Tensor
-    lines: list[int] = field(repr=False)
-
-    def __len__(self) -> int:
-        return len(self.names)
+    lines: list[int]
 
 
 def read_list(path: str | Path, num_classes: int | None = None) -> ImageList:
     r"""Read a list file.
 
     Args:
-        path: the file; one ``relative/path label`` a line, empty lines are passed over.
+        path: the file; one ``relative/path label`` per line, empty lines are skipped.
         num_classes: C; labels from 0 to C - 1 are allowed.
 
     Returns:
         Its rows.
 
     Raises:
-        InputError: no such file, or rows without label, with a label that is no number or out of
-            range, with a path that leaves the folder, or that name an image twice; all are
+        InputError: no such file, or rows without a label, with a label that is not a number or
+            out of range, with a path that leaves the folder, or that repeat an image; all are
             listed with their line.
 
     Example:
@@ -70,94 +60,58 @@ def read_list(path: str | Path, num_classes: int | None = None) -> ImageList:
     except FileNotFoundError:
         raise InputError(f"list file {path} does not exist.") from None
     except (UnicodeDecodeError, IsADirectoryError):
-        raise InputError(f"{path} is not a list file (a text with one `path label` a line).") from (
-            None
-        )
+        raise InputError(f"{path} is not a list file (text, one `path label` per line).") from None
     except OSError as error:
         raise InputError(f"cannot read list file {path}: {error.strerror}.") from None
 
 
 def parse_list(path: Path, text: str, num_classes: int | None = None) -> ImageList:
-    """Read the text of a list file (see `read_list`).
-
-    Args:
-        path: where the text stands, for messages.
-        text: rows of ``relative/path label``.
-        num_classes: C.
-
-    Returns:
-        Its rows.
-
-    Raises:
-        InputError: bad rows; all are listed with their line.
-    """
-    names: list[str] = []
-    labels: list[int] = []
-    lines: list[int] = []
+    """Parse the text of a list file; ``path`` names it in messages (see `read_list`)."""
+    rows: dict[str, tuple[int, int]] = {}  # name to label and line
     faults: list[str] = []
-    first_line: dict[str, int] = {}
-    # Not splitlines, which also cuts at signs that may stand in names.
+    # Not splitlines, which also splits at characters that may be part of names.
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         parts = line.strip().rsplit(maxsplit=1)
         fault = _fault(parts, num_classes)
         name = _plain(parts[0])
-        if fault is None and name in first_line:
-            fault = f"'{name}' stands on line {first_line[name]} already"
-        if fault is not None:
+        if fault is None and name in rows:
+            fault = f"'{name}' is on line {rows[name][1]} already"
+        if fault is None:
+            rows[name] = int(parts[1]), number
+        else:
             faults.append(f"{path}:{number}: {fault}")
-            continue
-        first_line[name] = number
-        names.append(name)
-        labels.append(int(parts[1]))
-        lines.append(number)
     if faults:
-        raise InputError(_listed(f"{len(faults)} bad row(s) in a list of `path label`", faults))
-    if not names:
+        raise InputError(_lines(f"{len(faults)} bad row(s) in a list of `path label`", faults))
+    if not rows:
         raise InputError(f"{path} names no image.")
-    return ImageList(path, names, torch.tensor(labels, dtype=torch.int64), lines)
+    labels, lines = zip(*rows.values(), strict=True)
+    return ImageList(path, list(rows), torch.tensor(labels, dtype=torch.int64), list(lines))
 
 
 def _fault(parts: list[str], num_classes: int | None) -> str | None:
     if len(parts) < 2:
-        return f"no label behind '{parts[0]}'"
+        return f"no label after '{parts[0]}'"
     if not _WHOLE.fullmatch(parts[1]):
         return f"the label '{parts[1]}' is not a whole number"
     label, limit = int(parts[1]), MOST_CLASSES if num_classes is None else num_classes
     if not 0 <= label < limit:
         return f"label {label} is out of range (0 to {limit - 1})"
     if leaves_folder(parts[0]):
-        return (
-            f"'{parts[0]}' leaves its folder; write paths relative to the data set's folder, "
-            "without a drive or '..'"
-        )
+        return f"'{parts[0]}' leaves its folder; write paths relative to the data set's folder"
     return None
 
 
 def _plain(name: str) -> str:
-    """One spelling an image: ``./a//b.jpg`` is ``a/b.jpg``."""
+    """One spelling per image: ``./a//b.jpg`` is ``a/b.jpg``."""
     odd = "//" in name or name.startswith("./") or "/./" in name
     return str(PurePosixPath(name)) if odd else name
 
 
-def _listed(title: str, lines: list[str], remedy: str = "") -> str:
-    shown = "".join(f"\n  {line}" for line in lines[:_SHOWN])
-    more = f"\n  and {len(lines) - _SHOWN} more" if len(lines) > _SHOWN else ""
-    return f"{title}{remedy}:{shown}{more}"
-
-
-def find_missing(source: Source, images: ImageList) -> list[str]:
-    """Rows whose image is not there, each as ``list:line: path``."""
-    missing = []
-    for name, line in zip(images.names, images.lines, strict=True):
-        try:
-            source.stamp(name)
-        except FileNotFoundError:
-            missing.append(f"{images.path}:{line}: {name}")
-        except OSError as error:  # a name too long, a link to itself, a file in a folder's place
-            missing.append(f"{images.path}:{line}: {name} ({error.strerror})")
-    return missing
+def _lines(title: str, lines: list[str]) -> str:
+    more = [f"and {len(lines) - 20} more"] if len(lines) > 20 else []
+    return "\n  ".join([f"{title}:", *lines[:20], *more])
 
 
 class ImageListLT(FilesDataModule):
@@ -170,9 +124,11 @@ class ImageListLT(FilesDataModule):
             then not balanced.
         test_list: the test set.
         num_classes: C; one more than the largest label of the training list if not given.
-        benchmark: name of a published benchmark (`datamodules.tail.recipes.LISTS`) whose totals the
-            lists are compared with; differences are reported in the notes.
         options: those of `FilesDataModule`.
+
+    Attributes:
+        benchmark: name of a published benchmark (`datamodules.tail.recipes.LISTS`) whose totals
+            the lists are compared with; differences are reported in the notes.
 
     Raises:
         InputError: a bad list or argument.
@@ -190,6 +146,7 @@ class ImageListLT(FilesDataModule):
     """
 
     grouping = "thresholds"
+    benchmark: ClassVar[str | None] = None
 
     def __init__(
         self,
@@ -198,124 +155,105 @@ class ImageListLT(FilesDataModule):
         probe_list: str | None = None,
         test_list: str | None = None,
         num_classes: int | None = None,
-        benchmark: str | None = None,
         **options: Any,
     ) -> None:
         super().__init__(**options)
-        if num_classes is not None and num_classes < 1:
-            raise InputError(f"num_classes must be positive, got {num_classes!r}.")
+        if num_classes is not None:
+            check_count("num_classes", num_classes)
         self.root = root
         self.train_list = train_list
         self.probe_list = probe_list
         self.test_list = test_list
         self.num_classes_wanted = num_classes
-        self.benchmark = benchmark
 
     def build(self) -> Sets:
         """Read the lists, find the images, open them."""
-        train = self._read(self.train_list, self.num_classes_wanted)
+        reader = open_reader(self.root)
+        train = self._read(reader, self.train_list, self.num_classes_wanted)
         classes = self.num_classes_wanted or int(train.labels.max()) + 1
         lists = {"train": train}
-        if self.probe_list is not None:
-            lists["probe"] = self._read(self.probe_list, classes)
-        if self.test_list is not None:
-            lists["test"] = self._read(self.test_list, classes)
+        for part, name in (("probe", self.probe_list), ("test", self.test_list)):
+            if name is not None:
+                lists[part] = self._read(reader, name, classes)
         for images in lists.values():
-            check_every_class(images, classes)
-        source = open_source(self.root)
-        missing = [line for images in lists.values() for line in find_missing(source, images)]
-        if missing:
-            raise InputError(
-                _listed(
-                    f"{len(missing)} image(s) of the lists are not in {source.root}",
-                    missing,
-                    "; unpack the data set there, or give its folder as root",
-                )
-            )
-        pool, places = _union(source, lists)
-        store, kept = self.open_store(pool)
-        if len(kept.names) != len(pool.names):  # unreadable ones were left out
-            new = {name: row for row, name in enumerate(kept.names)}
-            names = {part: [pool.names[row] for row in rows] for part, rows in places.items()}
-            places = {
-                part: [new[name] for name in wanted if name in new]
-                for part, wanted in names.items()
-            }
+            _check_every_class(images, classes)
+        pool = _union(reader, lists)
+        data, kept, _ = self.open_pool(pool)
+        place = {name: row for row, name in enumerate(kept.names)}
         sets = {}
-        for part, rows in places.items():
-            labels = kept.labels[torch.tensor(rows, dtype=torch.int64)]
-            # Of this list alone, whatever other lists were given: as `bcl split inspect` has it.
-            content_hash = pool_fingerprint([kept.names[row] for row in rows], labels)
-            sets[part] = ImageDataset(
-                store, torch.tensor(rows, dtype=torch.int64), labels, content_hash
-            )
         notes = [*kept.notes, *self._differences(lists, classes), *_shared(lists)]
-        for part, chosen in sets.items():
-            told = balance_notes(f"{part} list", chosen.labels, [str(c) for c in range(classes)])
-            # The training list is to be unbalanced; empty classes are those of which every
-            # image was left out.
-            notes += [note for note in told if part != "train" or "without an image" in note]
+        numbers = [str(label) for label in range(classes)]
+        for part, images in lists.items():
+            names = [name for name in images.names if name in place]  # unreadable ones are left out
+            rows = torch.tensor([place[name] for name in names], dtype=torch.int64)
+            labels = kept.labels[rows]
+            # Of this list alone, whatever the other lists: as `bcl split inspect` prints it.
+            sets[part] = data.subset(rows, pool_fingerprint(names, labels))
+            # The training list is unbalanced on purpose; a class that lost all its images is not.
+            found = balance_notes(f"{part} list", labels, numbers)
+            notes += [note for note in found if part != "train" or "without an image" in note]
         if "probe" not in sets:
             notes.append("no probe list: linear probes train on the long-tailed training set")
-        title = self.benchmark or source.root.name or source.root.absolute().name
+        title = self.benchmark or pool.title
         return Sets(
             train=sets["train"],
             probe=sets.get("probe", sets["train"]),
             test=sets.get("test"),
-            class_names=class_names(lists.values(), classes),
+            class_names=_class_names(lists.values(), classes),
             recipe=f"{title}, list {train.path.name}: {len(sets['train'])} images",
             notes=notes,
         )
 
-    def _read(self, name: str, classes: int | None) -> ImageList:
-        path = resolve(self.root, name)
-        if not path.exists() and Path(self.root).expanduser().is_file():
-            source = open_source(self.root)  # a list that lies in the archive itself
-            if name in source.names():
-                text = source.read(name).decode("utf-8-sig", "replace")
-                return parse_list(source.root / name, text, classes)
+    def _read(self, reader: Reader, name: str, classes: int | None) -> ImageList:
+        """A list in the root, or one elsewhere; a root may be an archive that holds its lists."""
+        path = Path(name).expanduser()
+        inside = reader.root / path
+        if not path.is_absolute() and inside.exists():
+            return read_list(inside, classes)
+        if not path.exists() and reader.root.is_file() and name in reader.names():
+            return parse_list(inside, reader.read(name).decode("utf-8-sig", "replace"), classes)
         return read_list(path, classes)
 
     def _differences(self, lists: dict[str, ImageList], classes: int) -> list[str]:
-        if self.benchmark is None:
-            return []
-        published = LISTS[self.benchmark]
-        found = {part: len(images) for part, images in lists.items()} | {"classes": classes}
+        """Totals that are not those of the published benchmark."""
+        published = LISTS[self.benchmark] if self.benchmark else {}
+        found = {part: len(images.names) for part, images in lists.items()} | {"classes": classes}
         return [
-            f"{self.benchmark}: {part} has {found[part]:,}, published are {published[part]:,}"
-            for part in ("train", "test", "classes")
-            if part in found and part in published and found[part] != published[part]
+            f"{self.benchmark}: {part} has {found[part]:,}, published are {total:,}"
+            for part, total in published.items()
+            if found.get(part, total) != total
         ]
 
 
-def _union(source: Source, lists: dict[str, ImageList]) -> tuple[Pool, dict[str, list[int]]]:
-    """All images of the lists, each once, and where each list's images are among them."""
-    rows: dict[str, int] = {}
-    labels: list[int] = []
-    places: dict[str, list[int]] = {}
+def _union(reader: Reader, lists: dict[str, ImageList]) -> Pool:
+    """All images of the lists, each once; refuses contradictions and images that are not there."""
+    labels: dict[str, int] = {}
+    missing: list[str] = []
     for images in lists.values():
-        for name, label, line in zip(
-            images.names, images.labels.tolist(), images.lines, strict=True
-        ):
-            if name not in rows:
-                rows[name] = len(labels)
-                labels.append(label)
-            elif labels[rows[name]] != label:
+        rows = zip(images.names, images.labels.tolist(), images.lines, strict=True)
+        for name, label, line in rows:
+            where = f"{images.path}:{line}: "
+            if labels.setdefault(name, label) != label:
                 raise InputError(
-                    f"{images.path}:{line}: '{name}' has label {label} here and "
-                    f"{labels[rows[name]]} in another list; the lists must agree."
+                    f"{where}'{name}' has label {label} here and {labels[name]} in another list; "
+                    "the lists must agree."
                 )
-    for part, images in lists.items():
-        places[part] = [rows[name] for name in images.names]
-    pool = Pool(source.root.name, list(rows), torch.tensor(labels), [], source=source)
-    return pool, places
+            try:
+                reader.stamp(name)
+            except FileNotFoundError:
+                missing.append(f"{where}{name}")
+            except OSError as error:  # a name too long, a link to itself, a file as a folder
+                missing.append(f"{where}{name} ({error.strerror})")
+    if missing:
+        what = f"{len(missing)} image(s) of the lists are not in {reader.root}; unpack the data set"
+        raise InputError(_lines(f"{what} there, or use its folder as root", missing))
+    title = reader.root.name or reader.root.absolute().name
+    return Pool(title, list(labels), torch.tensor(list(labels.values())), [], reader=reader)
 
 
 def _shared(lists: dict[str, ImageList]) -> list[str]:
-    """Test images that something is trained on."""
-    if "test" not in lists:
-        return []
-    test = set(lists["test"].names)
+    """Notes on test images that are in another list too."""
+    test = set(lists["test"].names) if "test" in lists else set()
     shared = {part: len(test.intersection(lists[part].names)) for part in lists if part != "test"}
     return [
         f"{count:,} of the {len(test):,} test images are in the {part} list too"
@@ -324,28 +262,115 @@ def _shared(lists: dict[str, ImageList]) -> list[str]:
     ]
 
 
-def check_every_class(images: ImageList, num_classes: int) -> None:
-    """Refuse a list in which a class has no image.
-
-    Raises:
-        InputError: names the classes.
-    """
+def _check_every_class(images: ImageList, num_classes: int) -> None:
+    """Refuse a list in which a class has no image."""
     counts = torch.bincount(images.labels, minlength=num_classes)
-    empty = (counts == 0).nonzero()[:, 0].tolist()
-    if empty:
-        shown = ", ".join(map(str, empty[:10])) + (" ..." if len(empty) > 10 else "")
+    if empty := [str(label) for label in (counts == 0).nonzero()[:, 0].tolist()]:
         raise InputError(
-            f"{images.path}: {len(empty)} of {num_classes} classes without an image: {shown}; "
-            "labels must run from 0 without gaps."
+            f"{images.path}: {len(empty)} of {num_classes} classes without an image: "
+            f"{listed(empty)}; labels must run from 0 without gaps."
         )
 
 
-def class_names(lists: Any, num_classes: int) -> list[str]:
-    """Name classes by the folder of their images, where that is one folder a class."""
+def _class_names(lists: Iterable[ImageList], num_classes: int) -> list[str]:
+    """Name classes by the folder of their images, where each class has a folder of its own."""
     folders: dict[int, set[str]] = {label: set() for label in range(num_classes)}
     for images in lists:
         for name, label in zip(images.names, images.labels.tolist(), strict=True):
             folders[label].add(PurePosixPath(name).parent.name)
-    names = ["/".join(sorted(found)) for found in folders.values()]
-    one_each = all(len(found) == 1 for found in folders.values()) and len(set(names)) == len(names)
+    names = [next(iter(found)) for found in folders.values() if len(found) == 1]
+    one_each = len(set(names)) == num_classes
     return names if one_each else [str(label) for label in range(num_classes)]
+
+
+class ImageNetLT(ImageListLT):
+    """ImageNet-LT of OLTR: 115,846 images in 1,000 classes, 1,280 to 5 each.
+
+    Args:
+        root: folder of ImageNet with ``train`` and ``val``, to which the lists' paths are relative.
+        train_list: the published list, in ``root`` or elsewhere.
+        probe_list: the balanced list for linear probes, such as the 100-shot list of GH.
+        test_list: the published test list (the 50,000 validation images of ImageNet).
+        image_size: pixels to which images are resized and cropped before the views.
+        options: those of `ImageListLT` and `FilesDataModule`.
+
+    Source: OLTR (arXiv 1904.05160).
+
+    Example:
+        >>> data = ImageNetLT("imagenet", batch_size=128)  # nothing is read yet
+        >>> LISTS[data.benchmark]["train"], data.grouping
+        (115846, 'thresholds')
+    """
+
+    benchmark = "ImageNet-LT"
+
+    def __init__(
+        self,
+        root: str,
+        train_list: str = "ImageNet_LT_train.txt",
+        probe_list: str | None = "ImageNet_split1_test_100shot.txt",
+        test_list: str | None = "ImageNet_LT_test.txt",
+        image_size: int = 256,
+        **options: Any,
+    ) -> None:
+        super().__init__(root, train_list, probe_list, test_list, image_size=image_size, **options)
+
+
+class ImageNet100LT(ImageListLT):
+    """ImageNet-100-LT of SDCLR: 12,205 images in 100 classes; arguments as of `ImageNetLT`.
+
+    Source: SDCLR (arXiv 2106.02990).
+    """
+
+    benchmark = "ImageNet-100-LT"
+
+    def __init__(
+        self,
+        root: str,
+        train_list: str = "imageNet_100_LT_train.txt",
+        probe_list: str | None = "imageNet_100_BL_train.txt",
+        test_list: str | None = "ImageNet_100_test.txt",
+        image_size: int = 256,
+        **options: Any,
+    ) -> None:
+        super().__init__(root, train_list, probe_list, test_list, image_size=image_size, **options)
+
+
+class PlacesLT(ImageListLT):
+    """Places-LT of OLTR: 62,500 images in 365 classes; arguments as of `ImageNetLT`.
+
+    Source: OLTR (arXiv 1904.05160).
+    """
+
+    benchmark = "Places-LT"
+
+    def __init__(
+        self,
+        root: str,
+        train_list: str = "Places_LT_train.txt",
+        probe_list: str | None = "Places_split1_test_100shot.txt",
+        test_list: str | None = "Places_LT_test.txt",
+        image_size: int = 256,
+        **options: Any,
+    ) -> None:
+        super().__init__(root, train_list, probe_list, test_list, image_size=image_size, **options)
+
+
+class INaturalist18(ImageListLT):
+    """INaturalist 2018, 437,513 images in 8,142 classes; arguments as of `ImageNetLT`.
+
+    The official training and validation lists are given as ``path label`` rows.
+    """
+
+    benchmark = "iNaturalist18"
+
+    def __init__(
+        self,
+        root: str,
+        train_list: str = "iNaturalist18_train.txt",
+        probe_list: str | None = None,
+        test_list: str | None = "iNaturalist18_val.txt",
+        image_size: int = 256,
+        **options: Any,
+    ) -> None:
+        super().__init__(root, train_list, probe_list, test_list, image_size=image_size, **options)

@@ -1,46 +1,56 @@
 """From a whole data set to its long-tailed training set, probe set and test set."""
 
+import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
+from itertools import compress
 from typing import Any, Literal
 
 import torch
+from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor
 
-from bcl.core.errors import InputError, unknown_name
+from bcl.core.checks import check_choice, check_count
+from bcl.core.errors import InputError
 from datamodules.base import LongTailedDataModule, Sets
 from datamodules.images.cache import decoded
-from datamodules.images.dataset import ImageDataset, MemoryStore, Store
-from datamodules.images.files import FileStore
-from datamodules.images.readers import Source, shown
+from datamodules.images.dataset import ImageDataset
+from datamodules.images.files import ImageFiles
+from datamodules.images.readers import Reader, shown
 from datamodules.tail import profiles, recipes
-from datamodules.tail.balance import balance_notes
-from datamodules.tail.choices import refuse_beside
+from datamodules.tail.balance import balance_notes, listed
 from datamodules.tail.splits import Split, load_split, pool_fingerprint, with_labels
 
 OnBadImage = Literal["raise", "skip"]
 ClassOrder = Literal["name", "shuffled"]
 Profile = Literal["exponential", "step", "pareto", "cacr-linear", "cacr-exponential"]
 Storage = Literal["auto", "memory", "host", "files"]
-PROFILES = ("exponential", "step", "pareto", "cacr-linear", "cacr-exponential")
-STORAGES = ("auto", "memory", "host", "files")
 _TEST_STREAM = 0x7E57
+
+# How a subset is made, unless a recipe or a split file says which images it holds.
+DEFAULTS: dict[str, Any] = {
+    "imbalance_factor": 100.0,
+    "profile": "exponential",
+    "max_per_class": None,
+    "class_order": "name",
+    "split_seed": 0,
+}
 
 
 @dataclass
 class Pool:
-    """All images of a data set, training and test, in one numbering.
+    """All images of a data set, training and test, in one order.
 
     Attributes:
         title: the data set's name.
-        names: of the images; they decide the fingerprint.
+        names: of the images; with the labels, they make the fingerprint.
         labels: (N,) int64 classes.
         classes: C names.
         test: (N,) bool, the data set's own test images; None if it has none.
-        source: where the files lie; None where ``images`` are given.
+        reader: the images' files; None where ``images`` are given.
         images: uint8 (N, 3, S, S), where they are decoded already.
         notes: what a report should say.
+        left_out: how many files are not among the images, by reason.
     """
 
     title: str
@@ -48,23 +58,23 @@ class Pool:
     labels: Tensor
     classes: list[str]
     test: Tensor | None = None
-    source: Source | None = None
+    reader: Reader | None = None
     images: Tensor | None = None
     notes: list[str] = field(default_factory=list)
+    left_out: dict[str, int] = field(default_factory=dict)
 
-    def fingerprint(self) -> str:
-        """Fingerprint of all images."""
-        return self.fingerprint_of(torch.arange(len(self.names)))
-
-    def fingerprint_of(self, rows: Tensor) -> str:
-        """Fingerprint of some of the images: what a split of them is made for."""
+    def fingerprint_of(self, rows: Tensor | None = None) -> str:
+        """Fingerprint of some of the images, or of all: what a split of them is made for."""
+        if rows is None:
+            return pool_fingerprint(self.names, self.labels)
         return pool_fingerprint([self.names[row] for row in rows.tolist()], self.labels[rows])
 
     def parts(self, test_share: float) -> tuple[Tensor, Tensor]:
-        """Rows of the training and the test images; these are held out where none are given.
+        """Rows of the training and the test images.
 
         Args:
-            test_share: share of the poorest class that is held out of each class.
+            test_share: share of the poorest class that is held out of each class, where the data
+                set has no test images.
 
         Raises:
             InputError: the poorest class is too small to share.
@@ -73,28 +83,44 @@ class Pool:
             return hold_out(self.labels, self.classes, test_share)
         return (~self.test).nonzero()[:, 0], self.test.nonzero()[:, 0]
 
+    def without(self, bad: list[tuple[int, str]]) -> "tuple[Pool, Tensor]":
+        """The pool without unreadable images, and (N,) bool, which ones it keeps."""
+        kept = torch.ones(len(self.names), dtype=torch.bool)
+        if not bad:
+            return self, kept
+        kept[[row for row, _ in bad]] = False
+        notes = [f"left out unreadable image {shown(self.names[row])}: {why}" for row, why in bad]
+        pool = replace(
+            self,
+            names=list(compress(self.names, kept.tolist())),
+            labels=self.labels[kept],
+            test=None if self.test is None else self.test[kept],
+            notes=[*self.notes, *notes],
+            left_out={"unreadable": len(bad), **self.left_out},
+        )
+        return pool, kept
+
 
 class FilesDataModule(LongTailedDataModule):
-    r"""What datamodules over image files share: where images are kept, and which are bad.
+    r"""Options that datamodules over image files share.
 
     Args:
         image_size: height and width in pixels to which images are resized and cropped.
-        batch_size: images a step over all ranks together.
+        batch_size: images per step over all ranks together.
         seed: of the order of training.
-        storage: ``"memory"``: decoded once, cached on disk, batches are gathers on the device;
-            ``"host"``: the same, with the gathers in the host's memory;
-            ``"files"``: decoded by workers, batch by batch; ``"auto"``: memory, if the decoded
-            images take at most ``memory_limit_gb``.
+        storage: ``"memory"``: decoded once, cached on disk, gathered on the device; ``"host"``:
+            the same, gathered in the host's memory; ``"files"``: decoded by workers, batch by
+            batch; ``"auto"``: memory, if the decoded images take at most ``memory_limit_gb``.
         memory_limit_gb: in GiB.
-        cache_dir: where decoded images are kept; ``$BCL_CACHE`` or the user's cache folder if
+        cache_dir: where decoded images are cached; ``$BCL_CACHE`` or the user's cache folder if
             not given.
         on_bad_image: ``"raise"`` lists unreadable images and stops; ``"skip"`` leaves them out
-            and says so in the notes.
+            and adds notes.
         workers: decoding processes; if not given, all usable cores while the set is scanned or
-            decoded once, and the usable cores over this machine's ranks in training.
+            decoded once, and the usable cores over this machine's ranks during training.
 
     Raises:
-        InputError: an argument out of its range.
+        InputError: an argument is out of range.
 
     Example:
         >>> import tempfile
@@ -121,12 +147,10 @@ class FilesDataModule(LongTailedDataModule):
         workers: int | None = None,
     ) -> None:
         super().__init__(image_size=image_size, batch_size=batch_size, seed=seed)
-        if storage not in STORAGES:
-            raise unknown_name("storage", storage, STORAGES)
-        if on_bad_image not in ("raise", "skip"):
-            raise unknown_name("on_bad_image", on_bad_image, ("raise", "skip"))
-        if workers is not None and workers < 0:
-            raise InputError(f"workers must be 0 or more, got {workers!r}.")
+        check_choice("storage", storage, ("auto", "memory", "host", "files"))
+        check_choice("on_bad_image", on_bad_image, ("raise", "skip"))
+        if workers is not None:
+            check_count("workers", workers, at_least=0)
         self.storage = storage
         self.memory_limit_gb = memory_limit_gb
         self.cache_dir = cache_dir
@@ -134,80 +158,60 @@ class FilesDataModule(LongTailedDataModule):
         self.workers = workers
 
     def prepare_data(self) -> None:
-        """Scan, decode and cache, on one process of each machine."""
+        """Scan, decode and cache, in one process of each machine."""
         self.setup()
 
     def loader_device(self) -> torch.device:
-        """Where batches are gathered."""
+        """Where images in memory are kept and gathered."""
         return torch.device("cpu") if self.storage == "host" else super().loader_device()
 
-    def open_store(self, pool: Pool) -> tuple[Store, Pool]:
+    def open_pool(self, pool: Pool) -> tuple[ImageDataset, Pool, Tensor]:
         """Open a pool's images, without those that cannot be read.
 
         Args:
-            pool: the images.
+            pool: N images.
 
         Returns:
-            The store, and the pool of its rows.
+            The images, the pool that describes them, and (N,) bool, which of the N they are.
 
         Raises:
             InputError: unreadable images, unless they are to be skipped.
         """
-        if pool.source is None:
-            if pool.images is None:
-                raise InputError(f"{pool.title} has neither files nor images.")
-            return MemoryStore(pool.images, pool.fingerprint()), pool
+        if pool.reader is None:
+            assert pool.images is not None
+            data = ImageDataset(pool.images, pool.labels, pool.fingerprint_of())
+            return data, *pool.without([])
         wanted = len(pool.names) * 3 * self.image_size**2
-        in_memory = self.storage in ("memory", "host") or (
-            self.storage == "auto" and wanted <= self.memory_limit_gb * 2**30
-        )
-        result = decoded(
-            pool.source,
+        fits = wanted <= self.memory_limit_gb * 2**30
+        in_memory = self.storage in ("memory", "host") or (self.storage == "auto" and fits)
+        pixels, digests, bad = decoded(
+            pool.reader,
             pool.names,
             self.image_size if in_memory else 0,
             cache=self.cache_dir,
             workers=self.workers,
             progress=True,
         )
-        source = pool.source
-        if result.bad:
-            pool = self._without_bad(pool, result.bad)
-        fingerprint = pool.fingerprint()
-        if in_memory:
-            return MemoryStore(result.images, fingerprint, result.digests), pool
-        store = FileStore(
-            source, pool.names, self.image_size, fingerprint, self.workers, result.digests
-        )
-        return store, pool
-
-    def _without_bad(self, pool: Pool, bad: list[tuple[int, str]]) -> Pool:
-        report = [f"{shown(pool.names[row])}: {why}" for row, why in bad]
-        root = pool.source.root if pool.source else pool.title
-        if self.on_bad_image == "raise":
-            lines = "".join(f"\n  {line}" for line in report[:1000])
-            more = f"\n  and {len(report) - 1000} more" if len(report) > 1000 else ""
+        if bad and self.on_bad_image == "raise":
+            lines = [f"\n  {shown(pool.names[row])}: {why}" for row, why in bad[:1000]]
+            more = f"\n  and {len(bad) - 1000} more" if len(bad) > 1000 else ""
             raise InputError(
-                f"{root}: {len(report)} unreadable image(s); repair or remove them, or leave "
-                f"them out with on_bad_image='skip':{lines}{more}"
+                f"{pool.reader.root}: {len(bad)} unreadable image(s); repair or remove them, or "
+                f"leave them out with on_bad_image='skip':{''.join(lines)}{more}"
             )
-        good = torch.ones(len(pool.names), dtype=torch.bool)
-        good[[row for row, _ in bad]] = False
-        return Pool(
-            pool.title,
-            [name for name, keep in zip(pool.names, good.tolist(), strict=True) if keep],
-            pool.labels[good],
-            pool.classes,
-            None if pool.test is None else pool.test[good],
-            pool.source,
-            notes=[*pool.notes, *(f"left out unreadable image {line}" for line in report)],
-        )
+        pool, kept = pool.without(bad)
+        files = ImageFiles(pool.reader, pool.names, self.image_size, self.workers)  # type: ignore[arg-type]
+        images = pixels if in_memory else files
+        data = ImageDataset(images, pool.labels, pool.fingerprint_of(), digests=digests)
+        return data, pool, kept
 
 
 class PoolDataModule(FilesDataModule):
     """A whole data set, of which a long-tailed part is the training set.
 
-    Without ``recipe`` and ``split_file``, the profile's counts are dealt to the classes and that
-    many images of each are chosen by ``split_seed``.
+    Without ``recipe`` and ``split_file``, the profile's counts are assigned to the classes and
+    that many images of each are chosen by ``split_seed``. A line on standard error says how many
+    images were found, held out, chosen and left out.
 
     Args:
         imbalance_factor: largest over smallest class; 1 for balanced; None takes all training
@@ -219,9 +223,8 @@ class PoolDataModule(FilesDataModule):
         class_order: which classes are rare: ``"name"``, the last by id; ``"shuffled"``, chosen by
             ``split_seed``.
         split_seed: of the choice of images (and of classes, if shuffled).
-        recipe: a named subset of the literature instead (`bcl split --list`). Of the options
-            above, ``split_seed`` alone goes with it; others are refused where they are not the
-            default.
+        recipe: a named subset of the literature instead (`bcl split --list`); of the options
+            above only ``split_seed`` may be given with it.
         split_file: an index file (.npy) or saved split (.json) instead of all these.
         few_shot_file: an index file of the data set's balanced few-shot subset, which is then the
             probe set.
@@ -230,7 +233,7 @@ class PoolDataModule(FilesDataModule):
         options: those of `FilesDataModule`.
 
     Raises:
-        InputError: an argument out of its range.
+        InputError: an argument is out of range.
 
     Example:
         >>> class Black(PoolDataModule):
@@ -257,25 +260,13 @@ class PoolDataModule(FilesDataModule):
         **options: Any,
     ) -> None:
         super().__init__(**options)
-        if profile not in PROFILES:
-            raise unknown_name("profile", profile, PROFILES)
-        if class_order not in ("name", "shuffled"):
-            raise unknown_name("class_order", class_order, ("name", "shuffled"))
-        if recipe is not None and split_file is not None:
-            raise InputError("give a recipe or a split_file, not both.")
-        refuse_beside(
-            recipe,
-            split_file,
-            {
-                "imbalance_factor": imbalance_factor,
-                "profile": profile,
-                "max_per_class": max_per_class,
-                "class_order": class_order,
-                "split_seed": split_seed,
-            },
-        )
-        if recipe is not None:
-            recipes.recipe(recipe)  # a misspelt name is refused before any scan
+        check_choice("profile", profile, tuple(profiles.PROFILES))
+        check_choice("class_order", class_order, ("name", "shuffled"))
+        given = (imbalance_factor, profile, max_per_class, class_order, split_seed)
+        made_by = dict(zip(DEFAULTS, given, strict=True))
+        # Configurations write the defaults out, so only another value is known to be wanted.
+        differing = {k: v for k, v in made_by.items() if v is not None and v != DEFAULTS[k]}
+        recipes.check_no_effect(recipe, split_file, differing)
         if imbalance_factor is not None:
             profiles.check_factor(imbalance_factor)
         if not 0 < test_share < 1:
@@ -298,37 +289,34 @@ class PoolDataModule(FilesDataModule):
 
     def build(self) -> Sets:
         """List the images, open them, and choose."""
-        listed = self.pool()
-        store, pool = self.open_store(listed)
+        all_listed = self.pool()
+        data, pool, kept = self.open_pool(all_listed)
         # Held out of all listed images, readable or not: an unreadable one must not move others
         # between the parts, and the indices of index files count it as well.
-        listed_rows, listed_test = listed.parts(self.test_share)
-        kept = _kept(listed, pool)
+        listed_train, listed_test = all_listed.parts(self.test_share)
         new = kept.cumsum(0) - 1  # (N,) listed row to row of the readable ones
-        rows = new[listed_rows[kept[listed_rows]]]
-        test = new[listed_test[kept[listed_test]]]
+        rows, test = (new[part[kept[part]]] for part in (listed_train, listed_test))
         if self.split_file is not None:
-            split = _from_file(self.split_file, listed, listed_rows, kept)
+            split = _from_file(self.split_file, all_listed, listed_train, kept)
         else:
             split = self.split(pool.labels[rows], pool.classes, pool.fingerprint_of(rows))
-        labels = pool.labels
         train, probe = rows[split.indices], rows
         if self.few_shot_file is not None:
-            probe = rows[_from_file(self.few_shot_file, listed, listed_rows, kept).indices]
-        empty = profiles.empty_classes(torch.bincount(labels[train], minlength=len(pool.classes)))
-        if empty:
-            shown = ", ".join(pool.classes[i] for i in empty[:10])
-            more = " ..." if len(empty) > 10 else ""
-            pool.notes.append(f"{len(empty)} class(es) without a training image: {shown}{more}")
-        for what, chosen in (("probe set", probe), ("test set", test)):
-            pool.notes.extend(balance_notes(what, labels[chosen], pool.classes))
+            probe = rows[_from_file(self.few_shot_file, all_listed, listed_train, kept).indices]
+        notes = list(pool.notes)
+        counts = torch.bincount(pool.labels[train], minlength=len(pool.classes))
+        if empty := [pool.classes[label] for label in profiles.empty_classes(counts)]:
+            notes.append(f"{len(empty)} class(es) without a training image: {listed(empty)}")
+        for what, part in (("probe set", probe), ("test set", test)):
+            notes += balance_notes(what, pool.labels[part], pool.classes)
+        announce(self._summary(pool, split, len(rows), len(test)))
         return Sets(
-            train=ImageDataset(store, train, labels[train]),
-            probe=ImageDataset(store, probe, labels[probe]),
-            test=ImageDataset(store, test, labels[test]),
+            train=data.subset(train),
+            probe=data.subset(probe),
+            test=data.subset(test),
             class_names=pool.classes,
             recipe=f"{pool.title}, {split.recipe}: {len(train)} images",
-            notes=pool.notes,
+            notes=notes,
             split=split,
         )
 
@@ -344,90 +332,86 @@ class PoolDataModule(FilesDataModule):
             The split.
 
         Raises:
-            InputError: the classes cannot give what the recipe or profile wants.
+            InputError: the classes have too few images for the recipe or profile.
         """
         if self.recipe_name is not None:
             chosen = recipes.recipe(self.recipe_name)
             indices = recipes.apply(chosen, labels, self.split_seed)
-            if len(indices) != chosen.total:
-                raise InputError(f"recipe '{chosen.name}' gave {len(indices)} images.")
             name = f"{chosen.name}, split seed {self.split_seed}"
         elif self.imbalance_factor is None:
             indices, name = torch.arange(len(labels)), "as it is"
         else:
-            indices, name = self._profile(labels, classes, self.imbalance_factor)
+            indices, name = self._by_profile(labels, classes, self.imbalance_factor)
         return Split(indices, labels[indices], len(classes), name, fingerprint, len(labels))
 
-    def _profile(self, labels: Tensor, classes: Sequence[str], factor: float) -> tuple[Tensor, str]:
+    def _by_profile(
+        self, labels: Tensor, classes: Sequence[str], factor: float
+    ) -> tuple[Tensor, str]:
         sizes = torch.bincount(labels, minlength=len(classes))
-        if not int(sizes.min()):
-            empty = [classes[index] for index in profiles.empty_classes(sizes)]
+        if empty := [classes[label] for label in profiles.empty_classes(sizes)]:
             raise InputError(
-                f"{len(empty)} class(es) without a training image: {', '.join(empty[:10])}; add "
-                "images or leave the classes out."
+                f"{len(empty)} class(es) without a training image: {listed(empty)}; add images or "
+                "remove the classes."
             )
         n_max = int(sizes.min()) if self.max_per_class is None else self.max_per_class
-        if self.profile == "exponential":
-            counts = profiles.exponential_counts(n_max, factor, len(classes))
-        elif self.profile == "step":
-            counts = profiles.step_counts(n_max, factor, len(classes))
-        elif self.profile == "pareto":
-            counts = profiles.pareto_counts(n_max, int(n_max / factor), len(classes))
-        elif self.profile == "cacr-linear":
-            counts = profiles.cacr_linear_counts(n_max, len(classes))
+        counts = profiles.PROFILES[self.profile](n_max, factor, len(classes))
+        name = f"imbalance factor {factor:g}, "
+        if self.profile in profiles.FIXED_PROFILES:
+            name = ""
         else:
-            counts = profiles.cacr_exponential_counts(n_max, len(classes))
-        if not self.profile.startswith("cacr"):
-            profiles.refuse_empty(counts, n_max, factor)
-        if self.class_order == "shuffled":
+            profiles.check_none_empty(counts, n_max, factor)
+        shuffled = self.class_order == "shuffled"
+        wanted = torch.tensor(counts)
+        if shuffled:
             wanted = profiles.shuffled_counts(counts, self.split_seed)
-        else:
-            wanted = torch.tensor(counts)
         if bool((wanted > sizes).any()):
             short = int((sizes - wanted).argmin())
             raise InputError(
                 f"class '{classes[short]}' has {int(sizes[short])} images, the profile wants "
                 f"{int(wanted[short])}; lower max_per_class."
             )
-        name = (
-            f"{self.profile}, imbalance factor {factor:g}, n_max {n_max}, classes by "
-            f"{'seed' if self.class_order == 'shuffled' else 'id'}, split seed {self.split_seed}"
-        )
-        if self.profile.startswith("cacr"):
-            name = name.replace(f"imbalance factor {factor:g}, ", "")
+        order = f"classes by {'seed' if shuffled else 'id'}, split seed {self.split_seed}"
+        name = f"{self.profile}, {name}n_max {n_max}, {order}"
         return recipes.select(labels, wanted, self.split_seed), name
 
+    def _summary(self, pool: Pool, split: Split, training: int, test: int) -> str:
+        """One line: images found, held out, chosen and left out."""
+        found = len(pool.names) + pool.left_out.get("unreadable", 0)
+        why = f"held out, test_share {self.test_share:g}" if pool.test is None else "its own"
+        parts = [
+            f"{pool.title}: {found:,} images in {len(pool.classes)} classes",
+            f"{test:,} test images ({why})",
+            f"training on {len(split):,} of the other {training:,} ({split.recipe})",
+        ]
+        if pool.left_out:
+            reasons = ", ".join(f"{count:,} {why}" for why, count in pool.left_out.items())
+            parts.append(f"left out: {reasons}")
+        return "; ".join(parts)
 
-def _kept(listed: Pool, pool: Pool) -> Tensor:
-    """(N,) bool, the listed images that could be read."""
-    if len(pool.names) == len(listed.names):
-        return torch.ones(len(listed.names), dtype=torch.bool)
-    good = set(pool.names)
-    return torch.tensor([name in good for name in listed.names])
+
+@rank_zero_only
+def announce(text: str) -> None:
+    """Print a line on standard error, once for all ranks."""
+    print(text, file=sys.stderr, flush=True)
 
 
-def _from_file(path: str, listed: Pool, rows: Tensor, kept: Tensor) -> Split:
-    """A saved split of the listed training images ``rows``, as one of those that are kept."""
-    labels, classes = listed.labels[rows], len(listed.classes)
-    split = with_labels(load_split(path), labels, classes, listed.fingerprint_of(rows))
+def _from_file(path: str, pool: Pool, rows: Tensor, kept: Tensor) -> Split:
+    """A saved split of the listed training images ``rows``, renumbered to those that are kept."""
+    labels, classes = pool.labels[rows], len(pool.classes)
+    split = with_labels(load_split(path), labels, classes, pool.fingerprint_of(rows))
     good = kept[rows]
     if bool(good.all()):
         return split
     indices = (good.cumsum(0) - 1)[split.indices[good[split.indices]]]
     rows = rows[good]
     left_out = len(split) - len(indices)
-    return Split(
-        indices,
-        listed.labels[rows[indices]],
-        split.num_classes,
-        f"{split.recipe}, {left_out} unreadable left out" if left_out else split.recipe,
-        listed.fingerprint_of(rows),
-        len(rows),
-    )
+    recipe = f"{split.recipe}, {left_out} unreadable left out" if left_out else split.recipe
+    fingerprint = pool.fingerprint_of(rows)
+    return Split(indices, pool.labels[rows[indices]], classes, recipe, fingerprint, len(rows))
 
 
 def hold_out(labels: Tensor, classes: Sequence[str], share: float) -> tuple[Tensor, Tensor]:
-    """Set a balanced test set apart: the same number of every class.
+    """Choose a balanced test set: a share of the poorest class, the same number of every class.
 
     Args:
         labels: (N,) int64.
@@ -452,10 +436,3 @@ def hold_out(labels: Tensor, classes: Sequence[str], share: float) -> tuple[Tens
     rest = torch.ones(len(labels), dtype=torch.bool)
     rest[test] = False
     return rest.nonzero()[:, 0], test
-
-
-def resolve(root: str | Path, name: str) -> Path:
-    """A path that is absolute, or relative to the root, or to the working folder."""
-    path = Path(name).expanduser()
-    inside = Path(root).expanduser() / path
-    return inside if not path.is_absolute() and inside.exists() else path

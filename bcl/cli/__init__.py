@@ -24,7 +24,7 @@ COMMANDS = {
     "import": "bring a checkpoint of the papers' released code into this library",
     "augment": "draw what each memorization score does to images",
     "split": "make, inspect, compare and save long-tailed splits; list the known recipes",
-    "pack": "write a data set as shards for training past one machine's memory",
+    "pack": "write a data set as Arrow files for training beyond one machine's memory",
     "configs": "list the named configurations, or print one",
 }
 

@@ -8,15 +8,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from bcl.cli.histogram import histogram_text
 from bcl.core.errors import InputError
 from bcl.core.files import write_text
 from datamodules.cifar import CIFAR10LT, CIFAR100LT
 from datamodules.folder import folder_pool
-from datamodules.images.readers import check_root, open_source
+from datamodules.images.readers import open_reader
 from datamodules.lists import ImageList, read_list
-from datamodules.pool import PROFILES, PoolDataModule
+from datamodules.pool import DEFAULTS, PoolDataModule
 from datamodules.tail import recipes, splits
-from datamodules.tail.choices import DEFAULTS
+from datamodules.tail.balance import listed
+from datamodules.tail.profiles import FIXED_PROFILES, PROFILES
 
 EXAMPLES = """examples:
   bcl split --list
@@ -43,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", metavar="{make,inspect,compare}")
     make = actions.add_parser("make", help="choose the images of a recipe or a profile")
     make.add_argument("recipe", nargs="?", help="a recipe's name (bcl split --list)")
-    make.add_argument("--profile", choices=PROFILES, help="a profile instead of a recipe")
+    make.add_argument("--profile", choices=tuple(PROFILES), help="a profile instead of a recipe")
     make.add_argument("--imbalance-factor", type=float, help="of the profile (100)")
     make.add_argument("--max-per-class", type=int, help="images of the profile's largest class")
     make.add_argument(
@@ -139,8 +141,7 @@ def _labels(args: argparse.Namespace, recipe: str) -> tuple[Tensor, list[str], s
     if cifar is not None:
         pool = CIFARS[cifar][1](root, download=False).pool()
     else:
-        check_root(root, "--root DIR")
-        pool = folder_pool(open_source(root))
+        pool = folder_pool(open_reader(root, "--root DIR"))
     rows, test = pool.parts(test_share)
     if pool.test is None:
         print(
@@ -184,7 +185,7 @@ def _refuse_unused(args: argparse.Namespace) -> None:
     unused = []
     if args.recipe is not None:
         unused = ["imbalance_factor", "max_per_class", "class_order"]
-    elif args.profile.startswith("cacr"):
+    elif args.profile in FIXED_PROFILES:
         unused = ["imbalance_factor"]
     given = [name for name in unused if getattr(args, name) is not None]
     if given:
@@ -237,15 +238,14 @@ def _show(counts: list[int], svg: str | None, title: str, names: list[str] | Non
     print(f"classes    {len(counts)}, largest {max(counts)}, smallest {min(counts)}")
     empty = [index for index, count in enumerate(counts) if count == 0]
     if empty:
-        shown = ", ".join(map(str, empty[:10])) + (" ..." if len(empty) > 10 else "")
-        print(f"empty      {len(empty)} class(es): {shown}")
+        print(f"empty      {len(empty)} class(es): {listed(list(map(str, empty)))}")
     print()
-    print(splits.histogram_text(counts, names))
+    print(histogram_text(counts, names))
     if svg:
-        from bcl.report.charts import class_histogram
-
         if Path(svg).suffix != ".svg":
             raise InputError(f"{svg}: the histogram is written as .svg.")
+        from bcl.report.charts import class_histogram
+
         write_text(svg, class_histogram(counts, f"{title}: {sum(counts)} images", names) + "\n")
         print(f"\nhistogram  {svg}")
 
@@ -278,6 +278,6 @@ def _compare(args: argparse.Namespace) -> int:
     order = "" if not found["same"] or found["same_order"] else ", in another order"
     print(f"{same}{order}")
     if found["classes_that_differ"]:
-        shown = ", ".join(map(str, found["classes_that_differ"][:20]))
-        print(f"counts differ in {len(found['classes_that_differ'])} class(es): {shown}")
+        differ = [str(label) for label in found["classes_that_differ"]]
+        print(f"counts differ in {len(differ)} class(es): {listed(differ, 20)}")
     return 0

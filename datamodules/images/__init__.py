@@ -1,1 +1,1 @@
-"""From a path to a batch of images."""
+"""From a path to a batch: `Reader` (bytes), `ImageDataset` (pixels), `BatchLoader` (batches)."""

@@ -1,40 +1,25 @@
-"""Decoded images on disk: made once, whole or absent, shared by all processes."""
+"""Decoded images on disk: written once, whole or absent, shared by all processes."""
 
 import contextlib
 import json
 import os
 import shutil
-import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 import torch
-from torch import Tensor
 
 from bcl.core.errors import InputError
 from bcl.core.files import atomic_write
-from datamodules.images.dataset import fingerprint_of
-from datamodules.images.decode import DECODE_VERSION, decode_all
-from datamodules.images.readers import Source
+from bcl.core.hashing import fingerprint
+from bcl.core.progress import Progress
+from datamodules.images.decode import DECODE_VERSION
+from datamodules.images.files import Chunk, decode_all
+from datamodules.images.readers import Reader
 
+# A file holds the pixels, the digests, a JSON footer, the footer's length (8 bytes) and this.
 _MAGIC = b"BCLCACR2"
-
-
-@dataclass
-class Decoded:
-    """A set decoded to one tensor.
-
-    Attributes:
-        images: uint8 (N, 3, S, S) of the good images, mapped from the file.
-        digests: (N,) int64, `datamodules.images.decode.digest_of` their files.
-        bad: row and reason of the images that could not be read.
-    """
-
-    images: Tensor
-    digests: Tensor
-    bad: list[tuple[int, str]]
 
 
 def default_cache() -> Path:
@@ -46,163 +31,127 @@ def default_cache() -> Path:
 
 
 def decoded(
-    source: Source,
+    reader: Reader,
     names: Sequence[str],
     size: int,
     *,
     cache: str | Path | None = None,
     workers: int | None = None,
     progress: bool = False,
-) -> Decoded:
+) -> Chunk:
     """Decode images, or map what an earlier run decoded.
 
-    The file is named by a hash of names, sizes, times of change, image size and decoder, so
-    nothing stale is ever read. The first process decodes, others wait for it; a killed one leaves
-    nothing that is mistaken for a cache.
+    The cache's name is a hash of names, sizes, times of change, image size and decoder, so
+    nothing stale is read. The first process decodes while others wait for it; a killed one leaves
+    nothing that passes for a cache.
 
     Args:
-        source: where the files lie.
+        reader: the files.
         names: their names; they exist.
         size: height and width in pixels; 0 only checks that the images can be read.
         cache: folder of the cache (`default_cache` if not given).
-        workers: decoding processes; the usable cores if not given: other ranks wait meanwhile.
-        progress: show a bar.
+        workers: decoding processes; the usable cores if not given, because other ranks wait.
+        progress: show how far it is.
 
     Returns:
-        The images and what could not be read.
+        Pixels, mapped from the file, digests, and the images that could not be read.
 
     Raises:
         InputError: the folder cannot be written, the disk is full, or a process was killed.
     """
     folder = Path(cache).expanduser() if cache is not None else default_cache()
-    stamps = "\n".join([f"{name}\0{_stamp(source, name)}" for name in names])
-    key = fingerprint_of(f"{DECODE_VERSION} {size}", stamps)
+    stamps = "\n".join([f"{name}\0{_stamp(reader, name)}" for name in names])
+    key = fingerprint(f"{DECODE_VERSION} {size}", stamps)
     path = folder / f"{key}.u8"
     if (found := _load(path, size)) is not None:
         return found
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with _lock(folder / f"{key}.lock"):
-            if (found := _load(path, size)) is not None:  # made while we waited
+            if (found := _load(path, size)) is not None:  # written while we waited
                 return found
             for part in folder.glob(f".{path.name}.*.tmp"):
                 part.unlink(missing_ok=True)  # of a process that was killed: we hold its lock
-            _check_space(folder, len(names) * (3 * size * size + 8))
-            atomic_write(path, lambda file: _fill(file, source, names, size, workers, progress))
+            wanted, free = len(names) * (3 * size * size + 8), shutil.disk_usage(folder).free
+            if free < wanted:
+                text = f"{wanted / 2**20:.0f} MiB wanted, {free / 2**20:.0f} MiB free"
+                raise OSError(28, text, str(folder))
+            show = Progress(log=True) if progress else None
+            atomic_write(path, lambda file: _fill(file, reader, names, size, workers, show))
     except OSError as error:
         raise InputError(
-            f"cannot cache decoded images in {folder}: {error.strerror or error}; name a "
-            "writable folder with room with cache_dir or $BCL_CACHE."
+            f"cannot cache decoded images in {folder}: {error.strerror or error}; choose a "
+            "writable folder with room by cache_dir or $BCL_CACHE."
         ) from None
     if (found := _load(path, size)) is None:
-        raise InputError(f"the cache {path} was damaged as it was written; delete it and retry.")
+        raise InputError(f"the cache {path} was damaged while it was written; delete and retry.")
     return found
 
 
-def _stamp(source: Source, name: str) -> str:
+def _stamp(reader: Reader, name: str) -> str:
     try:
-        return source.stamp(name)
-    except OSError:  # a link that leads nowhere: decoding says so, beside the other bad images
+        return reader.stamp(name)
+    except OSError:  # a broken link: decoding lists it with the other bad images
         return "unreadable"
-
-
-def _check_space(folder: Path, wanted: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if free < wanted:
-        raise OSError(
-            28, f"{wanted / 2**20:.0f} MiB wanted, {free / 2**20:.0f} MiB free", str(folder)
-        )
 
 
 def _fill(
     file: BinaryIO,
-    source: Source,
+    reader: Reader,
     names: Sequence[str],
     size: int,
     workers: int | None,
-    progress: bool,
+    progress: Progress | None,
 ) -> None:
     bad: list[tuple[int, str]] = []
     digests: list[bytes] = []
     count = 0
-    bar = Progress(f"{'decoding' if size else 'checking'} {source.root}", len(names), progress)
-    for chunk in decode_all(source, names, size, workers):
-        file.write(chunk.pixels.data)
-        bad += chunk.bad
-        digests.append(chunk.digests.astype("<i8").tobytes())
+    for chunk in decode_all(reader, names, size, workers):
+        file.write(chunk.pixels.numpy().data)
+        digests.append(chunk.digests.numpy().astype("<i8").tobytes())
         count += len(chunk.digests)
-        bar.add(chunk.rows)
+        bad += chunk.bad
+        if progress is not None:
+            task = "decoding images of" if size else "checking images of"
+            progress(f"{task} {reader.root}", count + len(bad), len(names))
     file.write(b"".join(digests))
     footer = json.dumps({"count": count, "size": size, "bad": bad}).encode()
     file.write(footer + len(footer).to_bytes(8, "little") + _MAGIC)
 
 
-class Progress:
-    """A line on a terminal, or one in ten per cent elsewhere.
-
-    Args:
-        text: what is being done.
-        total: how many images.
-        shown: whether to show anything.
-    """
-
-    def __init__(self, text: str, total: int, shown: bool) -> None:
-        self.text = text
-        self.total = total
-        self.shown = shown
-        self._done = 0
-        self._told = 0.0
-        self._live = sys.stderr.isatty()
-
-    def add(self, count: int) -> None:
-        """Count images, and tell when it is time."""
-        self._done += count
-        share = self._done / max(self.total, 1)
-        if not self.shown or (share < 1 and share - self._told < (0.005 if self._live else 0.1)):
-            return
-        self._told = share
-        line = f"{self.text}: {self._done:,} of {self.total:,} images"
-        end = "\n" if share >= 1 or not self._live else ""
-        print(f"\r{line}" if self._live else line, end=end, file=sys.stderr, flush=True)
-
-
-def _load(path: Path, size: int) -> Decoded | None:
-    """Map a cache file; None if there is none that is whole."""
+def _load(path: Path, size: int) -> Chunk | None:
+    """Map a cache file; None if it is absent or damaged."""
     try:
         with path.open("rb") as file:
             total = file.seek(0, os.SEEK_END)
-            if total < 16:
-                return None
-            file.seek(total - 16)
+            file.seek(max(total - 16, 0))
             tail = file.read(16)
             length = int.from_bytes(tail[:8], "little")
             if tail[8:] != _MAGIC or length > total - 16:
                 return None
             file.seek(total - 16 - length)
             footer = json.loads(file.read(length))
-            count = int(footer["count"])
+            count, bad = int(footer["count"]), [(int(row), str(why)) for row, why in footer["bad"]]
             pixels = count * 3 * size * size
             if pixels + 8 * count + length + 16 != total:
                 return None
             file.seek(pixels)
-            # One number too many, since torch takes no empty buffer.
-            raw = bytearray(file.read(8 * count)) + bytes(8)
+            raw = bytearray(file.read(8 * count)) + bytes(8)  # torch refuses an empty buffer
             digests = torch.frombuffer(raw, dtype=torch.int64)[:count]
-    except (OSError, json.JSONDecodeError):
+    except (OSError, ValueError, LookupError, TypeError):
         return None
-    bad = [(int(row), str(why)) for row, why in footer["bad"]]
     if not pixels:
-        return Decoded(torch.empty(0, 3, size, size, dtype=torch.uint8), digests, bad)
+        return Chunk(torch.empty(0, 3, size, size, dtype=torch.uint8), digests, bad)
     flat = torch.from_file(str(path), shared=False, size=pixels, dtype=torch.uint8)
-    return Decoded(flat.view(count, 3, size, size), digests, bad)
+    return Chunk(flat.view(count, 3, size, size), digests, bad)
 
 
 @contextlib.contextmanager
 def _lock(path: Path) -> Iterator[None]:
-    """Let one process at a time in; freed by the system if the process dies."""
+    """Admit one process at a time; the system frees the lock of a process that dies."""
     try:
         import fcntl
-    except ImportError:  # no such locks on this system: both decode, and the last one's file stays
+    except ImportError:  # no such locks here: both decode, and the last one's file stays
         yield
         return
     with path.open("w") as file:

@@ -1,183 +1,154 @@
-"""Where images lie, and how a set of them is read."""
+"""Labelled images by position, in memory or in files."""
 
-import hashlib
-from collections.abc import Iterable, Iterator
-from typing import Protocol
+import copy
+from collections import deque
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from bcl.core.errors import InputError
+from bcl.core.hashing import fingerprint
+from datamodules.images.files import ImageFiles
 
 Batch = dict[str, Tensor]
 
 
-class Store(Protocol):
-    """Images that can be read by their row."""
-
-    image_size: int
-    fingerprint: str  # of the pool of images: their names or bytes, and their labels
-
-    def __len__(self) -> int: ...
-
-    def read(self, rows: Tensor) -> Tensor:
-        """(n,) rows to uint8 (n, 3, S, S)."""
-        ...
-
-    def stream(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
-        """Read one batch of rows after the other, ahead of use where that helps."""
-        ...
-
-    def images_hash(self, rows: Tensor | None) -> str:
-        """Hash of some images' bytes in order, of all if None."""
-        ...
-
-
-class MemoryStore:
-    """Decoded images in one uint8 tensor, on the host or on the device.
-
-    Args:
-        images: uint8 (N, 3, S, S).
-        fingerprint: hash of the pool; of the bytes if not given.
-        digests: (N,) int64, hashes of the files that the images were decoded from, if any.
-
-    Raises:
-        InputError: another shape or type.
-    """
-
-    def __init__(
-        self, images: Tensor, fingerprint: str | None = None, digests: Tensor | None = None
-    ) -> None:
-        square = images.ndim == 4 and images.shape[1] == 3 and images.shape[2] == images.shape[3]
-        if images.dtype != torch.uint8 or not square:
-            raise InputError(
-                "images must be uint8 of shape (N, 3, S, S), got "
-                f"{images.dtype} of shape {tuple(images.shape)}."
-            )
-        self.images = images
-        self.digests = digests
-        self.image_size = images.shape[2]
-        self.fingerprint = fingerprint or fingerprint_of(images.contiguous().numpy().tobytes())
-
-    def __len__(self) -> int:
-        return self.images.shape[0]
-
-    def read(self, rows: Tensor) -> Tensor:
-        """(n,) rows to uint8 (n, 3, S, S) on the store's device."""
-        return self.images.index_select(0, rows.to(self.images.device))
-
-    def stream(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
-        """Read one batch of rows after the other."""
-        return map(self.read, batches)
-
-    def images_hash(self, rows: Tensor | None) -> str:
-        """Hash of some images, in order: of their files' bytes, or of pixels without files."""
-        rows = torch.arange(len(self)) if rows is None else rows
-        if self.digests is not None:
-            return fingerprint_of(self.digests[rows])
-        return fingerprint_of(*(self.read(part) for part in torch.split(rows, 4096)))
-
-
-def fingerprint_of(*parts: bytes | str | Tensor) -> str:
-    """Sixteen hexadecimal digits of the SHA-256 of all parts.
-
-    Example:
-        >>> len(fingerprint_of("a", b"b", torch.arange(3)))
-        16
-    """
-    digest = hashlib.sha256()
-    for part in parts:
-        if isinstance(part, Tensor):
-            part = part.detach().cpu().contiguous().numpy().tobytes()
-        raw = part.encode(errors="surrogateescape") if isinstance(part, str) else part
-        digest.update(len(raw).to_bytes(8, "little"))  # so that ("ab", "c") is not ("a", "bc")
-        digest.update(raw)
-    return digest.hexdigest()[:16]
-
-
 class ImageDataset:
-    """Some images of a store in a fixed order; an image's id is its position here.
+    """Images with labels in a fixed order; an image's id is its position here.
 
     Args:
-        store: where the images lie.
-        rows: (N,) int64 rows of the store; None for all of them in order, which takes no memory.
-        labels: (N,) int64 classes.
-        content_hash: hash of the images and labels, where it is known already.
+        images: uint8 (N, 3, S, S), or image files that are decoded when they are read.
+        labels: (N,) integer classes.
+        name: stands for the images in `content_hash`; a hash of their pixels if not given.
+        content_hash: of the set, if another than the one of its names.
+        digests: (N,) int64 hashes of the images' files, if known.
+        blocks: sizes of the consecutive blocks that the images are stored in; batches then read
+            few blocks at a time.
 
     Raises:
-        InputError: rows outside the store, or labels of another length.
+        InputError: another shape or type, or not one label per image.
 
     Example:
         >>> levels = torch.arange(4, dtype=torch.uint8)[:, None, None, None]
-        >>> store = MemoryStore(levels.expand(4, 3, 8, 8))
-        >>> data = ImageDataset(store, rows=torch.tensor([3, 1]), labels=torch.tensor([0, 1]))
-        >>> data.images(torch.tensor([0, 1]))[:, 0, 0, 0].tolist()
+        >>> data = ImageDataset(levels.expand(4, 3, 8, 8), labels=torch.tensor([0, 0, 0, 1]))
+        >>> tail = data.subset(torch.tensor([3, 1]))
+        >>> tail.images(torch.tensor([0, 1]))[:, 0, 0, 0].tolist()
         [3, 1]
-        >>> [batch["label"].tolist() for batch in data.batches(batch_size=1)]
-        [[0], [1]]
+        >>> [batch["label"].tolist() for batch in tail.batches(batch_size=1)]
+        [[1], [0]]
     """
 
     def __init__(
-        self, store: Store, rows: Tensor | None, labels: Tensor, content_hash: str | None = None
+        self,
+        images: Tensor | ImageFiles,
+        labels: Tensor,
+        name: str | None = None,
+        *,
+        content_hash: str | None = None,
+        digests: Tensor | None = None,
+        blocks: Sequence[int] | None = None,
     ) -> None:
-        self.store = store
+        if isinstance(images, Tensor) and (
+            images.dtype != torch.uint8
+            or images.ndim != 4
+            or images.shape[1] != 3
+            or images.shape[2] != images.shape[3]
+        ):
+            raise InputError(
+                f"images must be uint8 of shape (N, 3, S, S), got {images.dtype} of shape "
+                f"{tuple(images.shape)}."
+            )
+        if labels.shape != (len(images),):
+            raise InputError(
+                f"{len(images)} images and labels of shape {tuple(labels.shape)}; every image "
+                "needs one label."
+            )
         self.labels = labels.to(torch.int64)
-        self._rows = None if rows is None else rows.to(torch.int64)
-        if self._rows is None:
-            if self.labels.shape != (len(store),):
-                raise InputError(f"{len(store)} images and {len(self.labels)} labels.")
-        else:
-            self._check(self._rows)
+        self.blocks = blocks
+        self._images = images
+        self._name = name
         self._hash = content_hash
+        self._digests = digests
+        self._rows: Tensor | None = None  # of `_images`; all in order
 
-    def _check(self, rows: Tensor) -> None:
-        if rows.shape != self.labels.shape or rows.ndim != 1:
-            raise InputError(
-                f"{tuple(rows.shape)} rows and {tuple(self.labels.shape)} labels; "
-                "every image needs one label."
-            )
-        if len(rows) and (int(rows.min()) < 0 or int(rows.max()) >= len(self.store)):
-            bad = rows[(rows < 0) | (rows >= len(self.store))]
-            raise InputError(
-                f"index {int(bad[0])} lies outside the set of {len(self.store)} images; "
-                "was the split made for another data set?"
-            )
+    def subset(self, rows: Tensor, content_hash: str | None = None) -> "ImageDataset":
+        """Some of the images, by position, in a new order; they stay where they are.
 
-    @property
-    def rows(self) -> Tensor:
-        """(N,) int64 rows of the store."""
-        return torch.arange(len(self)) if self._rows is None else self._rows
+        Args:
+            rows: (n,) int64 positions.
+            content_hash: of the subset, if another than its own.
 
-    @property
-    def content_hash(self) -> str:
-        """Hash of the pool, of which of its images are here, and of their labels.
+        Returns:
+            The data set of these n images.
 
-        Image files count by their names: another copy of the set, encoded or sized otherwise,
-        has the same (`images_hash` tells them apart).
+        Raises:
+            InputError: a position outside the set.
         """
-        if self._hash is None:
-            self._hash = fingerprint_of(self.store.fingerprint, self.rows, self.labels)
-        return self._hash
+        self._check(rows)
+        part = copy.copy(self)
+        part.labels, part.blocks = self.labels[rows], None
+        part._rows, part._hash = self.rows[rows], content_hash
+        return part
 
-    @property
-    def images_hash(self) -> str:
-        """Hash of the images' bytes, in order."""
-        return self.store.images_hash(self._rows)
+    def to(self, device: torch.device) -> "ImageDataset":
+        """The data set with its images and labels on a device, if they are in memory."""
+        if self.files is not None or device.type == "cpu":
+            return self
+        there = copy.copy(self)
+        there._images = self.images(torch.arange(len(self))).to(device)
+        there.labels, there._rows = self.labels.to(device), None
+        return there
 
-    def locate(self, ids: Tensor) -> Tensor:
-        """(n,) ids to (n,) rows of the store."""
-        return ids if self._rows is None else self._rows[ids]
+    def _check(self, indices: Tensor) -> None:
+        if indices.numel() and not 0 <= int(indices.min()) <= int(indices.max()) < len(self):
+            outside = indices[(indices < 0) | (indices >= len(self))]
+            raise InputError(
+                f"index {int(outside[0])} lies outside the set of {len(self)} images; was it made "
+                "for another data set?"
+            )
 
     def __len__(self) -> int:
         return len(self.labels)
 
     @property
+    def files(self) -> ImageFiles | None:
+        """Image files that `rows` selects from; None where the images are in memory."""
+        return None if isinstance(self._images, Tensor) else self._images
+
+    @property
+    def rows(self) -> Tensor:
+        """(N,) int64 positions of the images among all that are in memory or in `files`."""
+        return torch.arange(len(self)) if self._rows is None else self._rows
+
+    @property
     def image_size(self) -> int:
         """Height and width in pixels."""
-        return self.store.image_size
+        return self._images.shape[2] if isinstance(self._images, Tensor) else self._images.size
+
+    @property
+    def content_hash(self) -> str:
+        """Hash of the images' names, of which images these are, and of their labels.
+
+        A copy of the data with other sizes or encodings has the same (see `images_hash`).
+        """
+        if self._hash is None:
+            if self._name is None and isinstance(self._images, Tensor):
+                self._name = fingerprint(self._images)
+            self._hash = fingerprint(self._name or "", self.rows, self.labels)
+        return self._hash
+
+    @property
+    def images_hash(self) -> str:
+        """Hash of the images' files in order, or of their pixels where there are no files."""
+        if self._digests is not None:
+            return fingerprint(self._digests[self.rows])
+        if isinstance(self._images, Tensor):
+            return fingerprint(*(self._images[rows] for rows in torch.split(self.rows, 4096)))
+        return self.content_hash  # packed images: it covers their bytes
 
     def images(self, indices: Tensor) -> Tensor:
-        """Read images by their position in this set.
+        """Read images by position.
 
         Args:
             indices: (n,) int64 in [0, N).
@@ -186,11 +157,39 @@ class ImageDataset:
             uint8 (n, 3, S, S).
 
         Raises:
-            InputError: a position outside the set.
+            InputError: a position outside the set, or an unreadable file.
         """
-        if indices.numel() and not 0 <= int(indices.min()) <= int(indices.max()) < len(self):
-            raise InputError(f"image positions must lie in [0, {len(self)}).")
-        return self.store.read(self.locate(indices.cpu()))
+        self._check(indices)
+        return self._read(self._locate(indices.cpu()))
+
+    def _locate(self, ids: Tensor) -> Tensor:
+        return ids if self._rows is None else self._rows[ids]
+
+    def _read(self, rows: Tensor) -> Tensor:
+        if isinstance(self._images, Tensor):
+            return self._images.index_select(0, rows.to(self._images.device))
+        return self._images.read(rows)
+
+    def stream(self, batches: Iterator[Tensor]) -> Iterator[Batch]:
+        """Read batches of positions, ahead of use where the images are in files.
+
+        Args:
+            batches: (B,) int64 positions each.
+
+        Yields:
+            ``{"image": uint8 (B, 3, S, S), "id": int64 (B,), "label": int64 (B,)}``.
+        """
+        ahead: deque[Tensor] = deque()  # positions whose images are being read
+
+        def rows() -> Iterator[Tensor]:
+            for ids in batches:
+                ahead.append(ids)
+                yield self._locate(ids)
+
+        files = self.files
+        for images in map(self._read, rows()) if files is None else files.stream(rows()):
+            ids = ahead.popleft()
+            yield {"image": images, "id": ids, "label": self.labels[ids]}
 
     def batches(self, batch_size: int = 512, device: torch.device | str = "cpu") -> Iterator[Batch]:
         """Read the whole set in id order, each image once; the last batch may be short.
@@ -200,13 +199,7 @@ class ImageDataset:
             device: where the batches are put.
 
         Yields:
-            ``{"image": uint8 (B, 3, S, S), "id": int64 (B,), "label": int64 (B,)}``.
+            Batches as of `stream`.
         """
-        everything = torch.split(torch.arange(len(self)), batch_size)
-        rows = (self.locate(ids) for ids in everything)
-        for ids, images in zip(everything, self.store.stream(rows), strict=True):
-            yield {
-                "image": images.to(device, non_blocking=True),
-                "id": ids.to(device),
-                "label": self.labels[ids].to(device),
-            }
+        for batch in self.stream(iter(torch.split(torch.arange(len(self)), batch_size))):
+            yield {key: value.to(device, non_blocking=True) for key, value in batch.items()}

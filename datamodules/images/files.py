@@ -1,30 +1,235 @@
-"""Images that stay in their files: decoded by workers, batch by batch."""
+"""Images that stay in their files: decoded by worker processes, in order."""
 
+import multiprocessing
+import os
+import sys
+import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, cast
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from itertools import islice
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from bcl.core.errors import InputError, find_input_error
-from datamodules.images.dataset import fingerprint_of
-from datamodules.images.decode import decode, default_workers, reason
-from datamodules.images.readers import Source, shown
+from bcl.core.machine import usable_cores
+from datamodules.images.decode import check, decode, digest_of, reason
+from datamodules.images.readers import Reader, shown
 
-# Images that a worker decodes at a time: small, so that a first batch is soon there and all
+# Images per task of a worker while training: few, so that a first batch comes soon and all
 # workers share in every batch.
 _CHUNK = 16
+_CHUNK_BYTES = 1 << 20  # pixels per task while a whole set is decoded
+
+
+class Chunk(NamedTuple):
+    """Some decoded images."""
+
+    pixels: Tensor  # uint8 (n, 3, S, S) of the readable ones
+    digests: Tensor  # (n,) int64 hashes of their files
+    bad: list[tuple[int, str]]  # row and reason of the others
+
+
+class ImageFiles:
+    """Images decoded when they are read (see `datamodules.images.decode.decode`).
+
+    Args:
+        reader: the files.
+        names: N names, in the order of the rows.
+        size: height and width S in pixels.
+        workers: decoding processes; the usable cores over this machine's ranks if not given,
+            0 for none.
+    """
+
+    def __init__(
+        self, reader: Reader, names: Sequence[str], size: int, workers: int | None = None
+    ) -> None:
+        self.reader = reader
+        self.names = PackedNames(names) if isinstance(names, list) else names
+        self.size = size
+        self.ranks: int | None = None  # that decode on this machine, if known
+        self._workers = workers
+        self._decoder = _Decoder(reader, self.names, size)
+        self._stream: _Stream | None = None
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def workers(self) -> int:
+        """Decoding processes."""
+        if self._workers is not None:
+            return self._workers
+        ranks = self.ranks or int(os.environ.get("LOCAL_WORLD_SIZE", "1") or 1)
+        return max(usable_cores() // max(ranks, 1), 1)
+
+    def read(self, rows: Tensor) -> Tensor:
+        """(n,) rows to uint8 (n, 3, S, S), decoded in this process."""
+        return self._readable(self._decoder.read(rows.tolist()))
+
+    def stream(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Decode batches of rows in worker processes, ahead of use."""
+        if self.workers == 0:
+            return map(self.read, batches)
+        if self._stream is None or self._stream.busy:
+            self._stream = _Stream(self._decoder, self.workers)
+        return self._assemble(self._stream, batches)
+
+    def _assemble(self, stream: "_Stream", batches: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Whole batches from their chunks."""
+        pinned = torch.cuda.is_available()
+        images, done = torch.empty(0), 0
+        for chunk in stream.run(batches):
+            pixels = self._readable(chunk)
+            if done == len(images):
+                shape = (stream.sizes.popleft(), 3, self.size, self.size)
+                images, done = torch.empty(shape, dtype=torch.uint8, pin_memory=pinned), 0
+            images[done : done + len(pixels)] = pixels
+            done += len(pixels)
+            if done == len(images):
+                yield images
+
+    def _readable(self, chunk: Chunk) -> Tensor:
+        for row, why in chunk.bad:
+            name = shown(self.names[row])
+            raise InputError(f"{self.reader.root}/{name} became unreadable since the scan: {why}.")
+        return chunk.pixels
+
+
+def decode_all(
+    reader: Reader, names: Sequence[str], size: int, workers: int | None = None
+) -> Iterator[Chunk]:
+    """Decode images in order, with several processes; size 0 only checks them.
+
+    Raises:
+        InputError: a process was killed, as by a system that runs out of memory.
+    """
+    step = min(max(_CHUNK_BYTES // max(3 * size * size, 1), 1), 256)
+    chunks = iter([range(a, min(a + step, len(names))) for a in range(0, len(names), step)])
+    decoder = _Decoder(reader, names, size, digests=True)
+    processes = min(usable_cores() if workers is None else workers, len(names) // step + 1)
+    if processes < 2:
+        yield from map(decoder.read, chunks)
+        return
+    # A plain pool would wait forever for a killed worker. Forked workers share the names and need
+    # no guarded main module.
+    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+    pool = ProcessPoolExecutor(processes, context, _start, (decoder,))
+    waiting: deque[Future[Any]] = deque()
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*multi-threaded.*", DeprecationWarning)
+            # A few chunks per process may wait, so that a slow disk does not fill the memory.
+            waiting += [pool.submit(_run, rows) for rows in islice(chunks, 4 * processes)]
+        while waiting:
+            pixels, digests, bad = waiting.popleft().result()
+            yield Chunk(torch.from_numpy(pixels), torch.from_numpy(digests), bad)
+            waiting += [pool.submit(_run, rows) for rows in islice(chunks, 1)]
+    except BrokenProcessPool:
+        raise InputError(
+            f"a process that decoded {reader.root} was killed, maybe because memory ran out; use "
+            f"fewer than {processes} with workers."
+        ) from None
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _start(decoder: "_Decoder") -> None:
+    global _decoder
+    _decoder = decoder
+    torch.set_num_threads(
+        1
+    )  # the processes share the cores; OpenMP's threads do not survive a fork
+
+
+def _run(rows: Sequence[int]) -> tuple[Any, Any, list[tuple[int, str]]]:
+    """Decode in a worker process; arrays, because tensors would need it to stay alive."""
+    chunk = _decoder.read(rows)
+    return chunk.pixels.numpy(), chunk.digests.numpy(), chunk.bad
+
+
+class _Decoder(Dataset[Chunk]):
+    """Decodes lists of rows; each worker process holds one."""
+
+    def __init__(
+        self, reader: Reader, names: Sequence[str], size: int, digests: bool = False
+    ) -> None:
+        self.reader, self.names, self.size, self.digests = reader, names, size, digests
+
+    def __getitems__(self, rows: Sequence[int]) -> Chunk:
+        return self.read(rows)
+
+    def read(self, rows: Sequence[int]) -> Chunk:
+        pixels = torch.empty((len(rows), 3, self.size, self.size), dtype=torch.uint8)
+        if get_worker_info() is not None and self.size:
+            pixels.untyped_storage().share_memory_()  # decoded in place; torch would copy it later
+        array, good = pixels.numpy(), 0
+        digests, bad = torch.zeros(len(rows), dtype=torch.int64), []
+        for row in rows:
+            try:
+                data = self.reader.read(self.names[row])
+                if self.size:
+                    array[good] = decode(data, self.size)
+                else:
+                    check(data)
+            except OSError as error:
+                bad.append((row, reason(error)))
+            else:
+                if self.digests:
+                    digests[good] = digest_of(data)
+                good += 1
+        return Chunk(pixels[:good], digests[:good], bad)
+
+
+_decoder: _Decoder  # of a process of `decode_all`
+
+
+class _Stream:
+    """Worker processes that persist from one epoch to the next."""
+
+    def __init__(self, decoder: _Decoder, workers: int) -> None:
+        self.busy = False
+        self.sizes: deque[int] = deque()  # of the batches under way
+        self._batches: Iterable[Tensor] = ()
+        self._loader: DataLoader[Any] = DataLoader(
+            decoder,
+            batch_sampler=cast("Any", self),
+            collate_fn=cast("Any", _unchanged),
+            num_workers=workers,
+            prefetch_factor=8,
+            persistent_workers=True,
+            # Otherwise each epoch would draw a seed from torch's global generator.
+            generator=torch.Generator(),
+        )
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for rows in self._batches:
+            self.sizes.append(len(rows))
+            for chunk in torch.split(rows, _CHUNK):
+                yield chunk.tolist()
+
+    def run(self, batches: Iterable[Tensor]) -> Iterator[Chunk]:
+        self.busy = True
+        try:
+            self._batches = batches
+            self.sizes.clear()
+            yield from cast("Iterable[Chunk]", self._loader)
+        except RuntimeError as error:  # of a worker that was killed
+            raise find_input_error(error) or error from None
+        finally:
+            self.busy = False
+
+
+def _unchanged(chunk: Chunk) -> Chunk:
+    return chunk
 
 
 class PackedNames(Sequence[str]):
-    """Strings in one block of bytes, which forked workers share.
-
-    A list's strings would be copied by every worker, as their reference counts change.
-
-    Args:
-        names: the strings.
+    """Strings in one block of bytes, which forked workers share; they would copy a list's.
 
     Example:
         >>> PackedNames(["a.jpg", "b.jpg"])[1]
@@ -32,11 +237,9 @@ class PackedNames(Sequence[str]):
     """
 
     def __init__(self, names: Sequence[str]) -> None:
-        # A file name that is no UTF-8 comes back as it was.
-        encoded = [name.encode(errors="surrogateescape") for name in names]
+        encoded = [name.encode(errors="surrogateescape") for name in names]  # any bytes survive
         self._bytes = b"".join(encoded)
-        lengths = torch.tensor([0, *map(len, encoded)], dtype=torch.int64)
-        self._ends = lengths.cumsum(0)  # (N + 1,)
+        self._ends = torch.tensor([0, *map(len, encoded)]).cumsum(0)  # (N + 1,)
 
     def __len__(self) -> int:
         return len(self._ends) - 1
@@ -46,157 +249,3 @@ class PackedNames(Sequence[str]):
             raise IndexError(index)
         first, last = self._ends[index : index + 2].tolist()
         return self._bytes[first:last].decode(errors="surrogateescape")
-
-
-class FileStore:
-    """Images decoded when they are read (see `decode.decode`).
-
-    Args:
-        source: where the files lie.
-        names: their names.
-        image_size: height and width S in pixels.
-        fingerprint: of the pool.
-        workers: decoding processes; the usable cores over this machine's ranks if not given,
-            0 for none.
-        digests: (N,) int64, hashes of the files, where they are known.
-    """
-
-    def __init__(
-        self,
-        source: Source,
-        names: Sequence[str],
-        image_size: int,
-        fingerprint: str,
-        workers: int | None = None,
-        digests: Tensor | None = None,
-    ) -> None:
-        self.image_size = image_size
-        self.fingerprint = fingerprint
-        self.ranks: int | None = None  # that decode on this machine, where that is known
-        self._workers = workers
-        self.source = source
-        self.digests = digests
-        # Names that are not a plain list are lean already.
-        self.names = PackedNames(names) if isinstance(names, list) else names
-        self._images = _Images(source, self.names, image_size)
-        self._stream: _Stream | None = None
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    @property
-    def workers(self) -> int:
-        """Decoding processes."""
-        return default_workers(self.ranks) if self._workers is None else self._workers
-
-    def read(self, rows: Tensor) -> Tensor:
-        """(n,) rows to uint8 (n, 3, S, S), decoded in this process."""
-        return self._images.read(rows.tolist())
-
-    def images_hash(self, rows: Tensor | None) -> str:
-        """Hash of some images' files, in order; of all if None."""
-        if self.digests is None:  # shards: their fingerprint is of the bytes, and they are whole
-            return self.fingerprint
-        return fingerprint_of(self.digests if rows is None else self.digests[rows])
-
-    def stream(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
-        """Decode one batch of rows after the other in worker processes, ahead of use."""
-        if self.workers == 0:
-            return map(self.read, batches)
-        if self._stream is None or self._stream.busy:
-            self._stream = _Stream(self._images, self.workers)
-        return self._stream.run(batches)
-
-
-class _Chunks:
-    """Cuts batches of rows into the small lists that workers decode."""
-
-    def __init__(self) -> None:
-        self.batches: Iterable[Tensor] = ()
-        self.sizes: deque[int] = deque()  # of the batches under way
-
-    def __iter__(self) -> Iterator[list[int]]:
-        for rows in self.batches:
-            self.sizes.append(len(rows))
-            for chunk in torch.split(rows, _CHUNK):
-                yield chunk.tolist()
-
-
-class _Stream:
-    """Worker processes that live on from one epoch to the next."""
-
-    def __init__(self, images: "_Images", workers: int) -> None:
-        self.busy = False
-        self._size = images.size
-        self._chunks = _Chunks()
-        self._loader: DataLoader[Any] = DataLoader(
-            images,
-            batch_sampler=cast("Any", self._chunks),
-            collate_fn=_as_it_is,
-            num_workers=workers,
-            prefetch_factor=8,
-            persistent_workers=True,
-            # Else every epoch would draw a seed from torch's global generator.
-            generator=torch.Generator(),
-        )
-
-    def run(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
-        self.busy = True
-        try:
-            self._chunks.batches = batches
-            self._chunks.sizes.clear()
-            pinned = torch.cuda.is_available()
-            images, done = torch.empty(0), 0
-            for chunk in self._loader:
-                if isinstance(chunk, InputError):
-                    raise chunk
-                if done == len(images):
-                    shape = (self._chunks.sizes.popleft(), 3, self._size, self._size)
-                    images, done = torch.empty(shape, dtype=torch.uint8, pin_memory=pinned), 0
-                images[done : done + len(chunk)] = chunk
-                done += len(chunk)
-                if done == len(images):
-                    yield images
-        except RuntimeError as error:  # of a worker that was killed
-            raise find_input_error(error) or error from None
-        finally:
-            self.busy = False
-
-
-def _as_it_is(chunk: Any) -> Any:
-    return chunk
-
-
-class _Images(Dataset[Any]):
-    """Decodes lists of rows; what a worker process holds."""
-
-    def __init__(self, source: Source, names: Sequence[str], size: int) -> None:
-        self.source = source
-        self.names = names
-        self.size = size
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def __getitems__(self, rows: list[int]) -> Tensor | InputError:
-        try:
-            return self.read(rows)
-        except InputError as error:
-            return error  # torch would raise it with the worker's stack trace in its text
-
-    def read(self, rows: list[int]) -> Tensor:
-        images = torch.empty((len(rows), 3, self.size, self.size), dtype=torch.uint8)
-        if torch.utils.data.get_worker_info() is not None:
-            # Decoded in place; torch would copy it there afterwards.
-            images.untyped_storage().share_memory_()
-        pixels = images.numpy()
-        for place, row in enumerate(rows):
-            name = self.names[row]
-            try:
-                pixels[place] = decode(self.source.read(name), self.size)
-            except OSError as error:
-                raise InputError(
-                    f"{self.source.root}/{shown(name)} became unreadable since the scan: "
-                    f"{reason(error)}."
-                ) from None
-        return images

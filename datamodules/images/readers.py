@@ -1,4 +1,4 @@
-"""Files in a folder or in a zip archive, read by their relative name."""
+"""Files of a folder or a zip archive, read by their relative name."""
 
 import os
 import zipfile
@@ -13,8 +13,8 @@ EXTENSIONS = frozenset(
 )
 
 
-class Source(Protocol):
-    """Files that are read by name; can be sent to worker processes."""
+class Reader(Protocol):
+    """Encoded images by name; can be sent to worker processes."""
 
     root: Path
 
@@ -23,16 +23,16 @@ class Source(Protocol):
         ...
 
     def read(self, name: str) -> bytes:
-        """The bytes of one file."""
+        """The bytes of one file; raises OSError."""
         ...
 
     def stamp(self, name: str) -> str:
-        """Changes whenever the file's content may have; raises FileNotFoundError."""
+        """Text that changes whenever the file may have changed; raises FileNotFoundError."""
         ...
 
 
-class FolderSource:
-    """Files below a folder."""
+class FolderReader:
+    """Files below a folder; hidden ones are not listed."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -42,7 +42,7 @@ class FolderSource:
         return {"root": self.root, "_names": None}
 
     def names(self) -> list[str]:
-        """All files below the folder, hidden ones left out."""
+        """All files below the folder, sorted."""
         if self._names is None:
             self._names = self._walk()
         return self._names
@@ -66,7 +66,7 @@ class FolderSource:
             except OSError as error:
                 raise InputError(
                     f"cannot read folder {shown(str(self.root / prefix))}: {error.strerror}; "
-                    "make it readable, or give another root."
+                    "make it readable, or use another root."
                 ) from None
         return sorted(found)
 
@@ -76,7 +76,7 @@ class FolderSource:
             return file.read()
 
     def stamp(self, name: str) -> str:
-        """Size and times of the last change, of which the second cannot be set by an unpacker."""
+        """Size and times of the last change; unpackers restore the first time, not the second."""
         status = os.stat(f"{self.root}/{name}")  # noqa: PTH116 - half the time of Path.stat
         return f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
 
@@ -84,18 +84,18 @@ class FolderSource:
 def _is_folder(entry: "os.DirEntry[str]") -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a link to itself: no folder, and no image either, as decoding will say
+    except OSError:  # a link to itself: listed as a file, which decoding then refuses
         return False
 
 
 def _leads_to(link: "os.DirEntry[str]", above: frozenset[tuple[int, int]]) -> bool:
-    """Whether a link leads back to a folder that it lies in, and so round and round."""
+    """Whether a link leads back to a folder that it lies in."""
     status = link.stat()
     return (status.st_dev, status.st_ino) in above
 
 
-class ZipSource:
-    """Files in a zip archive, read without unpacking it.
+class ZipReader:
+    """Files in a zip archive, read without unpacking it; hidden ones are not listed.
 
     Raises:
         InputError: not a zip archive, or one with names that leave its folder.
@@ -106,64 +106,62 @@ class ZipSource:
         self._process: int | None = None
         self._open()
         for info in self._archive.infolist():
-            check_inside(info.filename, f"archive {root}")
+            if leaves_folder(info.filename):
+                raise InputError(
+                    f"archive {root}: '{shown(info.filename)}' leaves its folder; pack the "
+                    "archive again with relative names."
+                )
 
     def _open(self) -> None:
         try:
             self._archive = zipfile.ZipFile(self.root)
         except zipfile.BadZipFile as error:
             raise InputError(
-                f"{self.root} is not a whole zip archive: {error}; copy or pack it anew, or unpack "
-                "it and give the folder."
+                f"{self.root} is not a whole zip archive: {error}; copy or pack it again, or "
+                "unpack it and use the folder as root."
             ) from None
         except OSError as error:
             raise InputError(f"cannot read {self.root}: {error.strerror or error}.") from None
-        self._files = {
-            info.filename: info for info in self._archive.infolist() if not info.is_dir()
-        }
+        infos = [info for info in self._archive.infolist() if not info.is_dir()]
+        self._files = {info.filename: info for info in infos}
         self._names = sorted(name for name in self._files if not is_hidden(name))
         self._process = os.getpid()
 
     def __getstate__(self) -> dict[str, object]:
-        return {"root": self.root}
+        return {"root": self.root, "_process": None}
 
-    def __setstate__(self, state: dict[str, Path]) -> None:
-        self.root = state["root"]
-        self._process = None
-
-    def _own(self) -> None:
-        # Two processes must not share one file position.
-        if self._process != os.getpid():
+    def _info(self, name: str) -> zipfile.ZipInfo:
+        if self._process != os.getpid():  # two processes must not share one file position
             self._open()
+        if name not in self._files:
+            raise FileNotFoundError(2, "No such file in the archive", f"{self.root}/{name}")
+        return self._files[name]
 
     def names(self) -> list[str]:
-        """All files of the archive, hidden ones left out."""
-        self._own()
+        """All files of the archive, sorted."""
+        if self._process is None:
+            self._open()
         return self._names
 
     def read(self, name: str) -> bytes:
         """The bytes of one file."""
-        self._own()
-        if name not in self._files:
-            raise FileNotFoundError(2, "No such file in the archive", f"{self.root}/{name}")
-        if self._files[name].flag_bits & 1:
+        info = self._info(name)
+        if info.flag_bits & 1:
             raise OSError("encrypted in the archive")
         try:
-            return self._archive.read(self._files[name])
+            return self._archive.read(info)
         except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
-            # The last (NotImplementedError): of a compression that Python lacks.
+            # NotImplementedError, a RuntimeError: a compression that Python lacks.
             raise OSError(f"{error}") from None
 
     def stamp(self, name: str) -> str:
         """Size and checksum that the archive states."""
-        self._own()
-        if name not in self._files:
-            raise FileNotFoundError(2, "No such file in the archive", f"{self.root}/{name}")
-        return f"{self._files[name].file_size} {self._files[name].CRC}"
+        info = self._info(name)
+        return f"{info.file_size} {info.CRC}"
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a folder's listing leaves a file out, for its own name or for a folder above it.
+    """Whether a file or a folder above it is hidden, so that listings leave it out.
 
     Example:
         >>> is_hidden("ant/.cache/a.jpg"), is_hidden("ant/a.jpg"), is_hidden("lost+found/a.jpg")
@@ -172,47 +170,27 @@ def is_hidden(name: str) -> bool:
     if name[:1] != "." and "/." not in name and "lost+found" not in name:
         return False  # nearly all names
     # "." alone is the folder itself: some archives name their files "./ant/a.jpg".
-    return any(
-        (part.startswith(".") and part != ".") or part == "lost+found" for part in name.split("/")
-    )
-
-
-def check_inside(name: str, where: str) -> None:
-    """Refuse a file name that leaves its folder.
-
-    Args:
-        name: a relative name with forward slashes.
-        where: what holds the name, for the message.
-
-    Raises:
-        InputError: the name is absolute or climbs out with ``..``.
-
-    Example:
-        >>> check_inside("a/b.jpg", "list.txt")
-        >>> check_inside("../b.jpg", "list.txt")
-        Traceback (most recent call last):
-        bcl.core.errors.InputError: list.txt: '../b.jpg' leaves its folder; ...
-    """
-    if leaves_folder(name):
-        raise InputError(
-            f"{where}: '{name}' leaves its folder; names must be relative and stay inside. Mend "
-            "the name, or pack the archive anew."
-        )
+    parts = name.split("/")
+    return any((p.startswith(".") and p != ".") or p == "lost+found" for p in parts)
 
 
 def leaves_folder(name: str) -> bool:
-    """Whether a name is absolute or climbs out with ``..``, on any system."""
+    """Whether a name is absolute or climbs out with ``..``, on any system.
+
+    Example:
+        >>> [leaves_folder(name) for name in ("a/b.jpg", "../b.jpg", "C:/b.jpg", "12:30.jpg")]
+        [False, True, True, False]
+    """
     if name[:1] != "/" and ".." not in name and "\\" not in name and ":" not in name:
-        return False  # nearly all names; the rest of this takes ten times as long
+        return False  # nearly all names; the rest takes ten times as long
     path = PurePosixPath(name.replace("\\", "/"))
-    # "C:/a.jpg" and "C:a.jpg" are of a drive of Windows; a colon elsewhere, as in "12:30.jpg", is
-    # a letter like any other.
+    # "C:/a.jpg" and "C:a.jpg" name a Windows drive; any other colon is an ordinary character.
     drive = path.parts and path.parts[0][:1].isalpha() and path.parts[0][1:2] == ":"
     return path.is_absolute() or ".." in path.parts or bool(drive)
 
 
 def shown(name: str) -> str:
-    r"""A file name for messages and reports; what is no UTF-8 in it as ``\udcff``.
+    r"""A file name for messages and reports; bytes that are not UTF-8 become ``\udcff``.
 
     Example:
         >>> shown("a b/\udcff.jpg")
@@ -221,40 +199,26 @@ def shown(name: str) -> str:
     return name.encode("utf-8", "backslashreplace").decode()
 
 
-def open_source(root: str | Path) -> Source:
+def open_reader(root: str | Path, option: str = "--data.root DIR") -> Reader:
     """Open a folder or a zip archive of images.
 
     Args:
         root: its path; ``~`` is the home folder.
+        option: how the user gives it, for the message.
 
     Returns:
-        The source.
+        The reader.
 
     Raises:
-        InputError: there is nothing, or a file that is not a zip archive.
-    """
-    path = check_root(root)
-    return FolderSource(path) if path.is_dir() else ZipSource(path)
-
-
-def check_root(root: str | Path, how: str = "--data.root DIR") -> Path:
-    """Refuse a root that is not there.
-
-    Args:
-        root: a folder or file; ``~`` is the home folder.
-        how: the words with which the user gives it, for the message.
-
-    Returns:
-        Its path.
-
-    Raises:
-        InputError: there is nothing.
+        InputError: it does not exist, or is a file other than a zip archive.
     """
     path = Path(root).expanduser()
-    if path.is_dir() or path.is_file():
-        return path
+    if path.is_dir():
+        return FolderReader(path)
+    if path.is_file():
+        return ZipReader(path)
     raise InputError(
-        f"folder {path} does not exist; give a folder (or a zip archive) of images: {how}."
+        f"folder {path} does not exist; give a folder (or a zip archive) of images: {option}."
     )
 
 

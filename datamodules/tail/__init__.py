@@ -1,1 +1,1 @@
-"""What makes a dataset long-tailed: profiles, recipes, splits. No image and no Lightning here."""
+"""What makes a data set long-tailed: profiles, recipes, splits. No images, no Lightning."""

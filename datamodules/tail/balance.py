@@ -1,4 +1,4 @@
-"""What to tell of a probe or test set that should be balanced and is not."""
+"""Notes on classes without images and on sets that should be balanced and are not."""
 
 from collections.abc import Sequence
 
@@ -6,10 +6,15 @@ import torch
 from torch import Tensor
 
 
-def balance_notes(what: str, labels: Tensor, classes: Sequence[str]) -> list[str]:
-    """Tell of classes without an image, and of classes of different size.
+def listed(names: Sequence[str], most: int = 10) -> str:
+    """The first names, separated by commas, with dots for the rest."""
+    return ", ".join(names[:most]) + (" ..." if len(names) > most else "")
 
-    A mean over the images of such a set is not the mean over its classes.
+
+def balance_notes(what: str, labels: Tensor, classes: Sequence[str]) -> list[str]:
+    """Note classes without images and unequal class sizes.
+
+    The mean over the images of such a set is not the mean over its classes.
 
     Args:
         what: the set, such as ``"test set"``.
@@ -17,21 +22,18 @@ def balance_notes(what: str, labels: Tensor, classes: Sequence[str]) -> list[str
         classes: C names.
 
     Returns:
-        Notes, none for a balanced set.
+        Notes; none for a balanced set.
 
     Example:
         >>> balance_notes("test set", torch.tensor([0, 0, 1]), ["ant", "bee"])
-        ['the test set is not balanced: 1 to 2 images a class']
+        ['the test set is not balanced: 1 to 2 images per class']
     """
-    counts = torch.bincount(labels, minlength=len(classes))  # (C,)
+    counts = torch.bincount(labels, minlength=len(classes)).tolist()  # C
     notes = []
-    if empty := (counts == 0).nonzero()[:, 0].tolist():
-        listed = ", ".join(classes[index] for index in empty[:10])
-        more = " ..." if len(empty) > 10 else ""
-        notes.append(f"{len(empty)} class(es) without an image in the {what}: {listed}{more}")
-    filled = counts[counts > 0].tolist()
-    if filled and min(filled) < max(filled):
-        notes.append(
-            f"the {what} is not balanced: {min(filled):,} to {max(filled):,} images a class"
-        )
+    if empty := [name for name, count in zip(classes, counts, strict=True) if not count]:
+        notes.append(f"{len(empty)} class(es) without an image in the {what}: {listed(empty)}")
+    filled = [count for count in counts if count] or [0]
+    if min(filled) < max(filled):
+        sizes = f"{min(filled):,} to {max(filled):,}"
+        notes.append(f"the {what} is not balanced: {sizes} images per class")
     return notes

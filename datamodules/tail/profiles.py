@@ -1,15 +1,17 @@
 """How many images each class keeps: the long-tailed profiles of the literature."""
 
 import math
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
+from bcl.core.checks import check_count, check_positive
 from bcl.core.errors import InputError
 from bcl.core.random import permutation
 
 _CLASS_STREAM = 0xC1A5
-# 49 * (1 / 49) is below 1 in floating point, and would be rounded down to an empty class.
+# 49 * (1 / 49) is below 1 in floating point and would round down to an empty class.
 _ROUNDING = 1e-9
 
 
@@ -27,7 +29,7 @@ def exponential_counts(n_max: int, imbalance_factor: float, num_classes: int) ->
         C counts, largest first.
 
     Raises:
-        InputError: an argument out of its range.
+        InputError: an argument is out of range.
 
     Source: Cui et al. 2019 (arXiv 1901.05555) and LDAM (Cao et al. 2019, arXiv 1906.07413). With
     n_max 450 or 4,500 of the 500 or 5,000, the subsets of SDCLR (arXiv 2106.02990).
@@ -43,10 +45,10 @@ def exponential_counts(n_max: int, imbalance_factor: float, num_classes: int) ->
 
 
 def step_counts(n_max: int, imbalance_factor: float, num_classes: int) -> list[int]:
-    r"""Full classes and rare ones: the first half keeps n_max, the rest n_max / IF.
+    r"""Two levels: the first half of the classes (rounded down) keeps n_max, the rest n_max / IF.
 
     Args:
-        n_max: images of each class of the first half (rounded down).
+        n_max: images of each class of the first half.
         imbalance_factor: IF >= 1.
         num_classes: C.
 
@@ -54,7 +56,7 @@ def step_counts(n_max: int, imbalance_factor: float, num_classes: int) -> list[i
         C counts, largest first.
 
     Raises:
-        InputError: an argument out of its range.
+        InputError: an argument is out of range.
 
     Source: LDAM (arXiv 1906.07413), step imbalance.
 
@@ -63,65 +65,9 @@ def step_counts(n_max: int, imbalance_factor: float, num_classes: int) -> list[i
         [500, 500, 5, 5]
     """
     _check(n_max, num_classes, imbalance_factor)
-    rare = int(n_max * (1 / imbalance_factor) + _ROUNDING)
     head = num_classes // 2
+    rare = int(n_max * (1 / imbalance_factor) + _ROUNDING)
     return [n_max] * head + [rare] * (num_classes - head)
-
-
-def cacr_linear_counts(n_max: int, num_classes: int) -> list[int]:
-    r"""Counts that rise by tenths of n_max from the first tenth of the classes to the last.
-
-    .. math:: n_i = \lfloor \frac{\lfloor 10 i / C \rfloor + 1}{10} \, n_{max} \rfloor
-
-    Args:
-        n_max: images of the largest classes.
-        num_classes: C, a multiple of ten.
-
-    Returns:
-        C counts by class id, smallest first.
-
-    Raises:
-        InputError: an argument out of its range.
-
-    Source: CACR (arXiv 2105.03746), imbalanced CIFAR as in its released code.
-
-    Example:
-        >>> cacr_linear_counts(5000, 10)[:3], sum(cacr_linear_counts(500, 100))
-        ([500, 1000, 1500], 27500)
-    """
-    return [(step + 1) * n_max // 10 for step in _tenths(n_max, num_classes)]
-
-
-def cacr_exponential_counts(n_max: int, num_classes: int, *, repaired: bool = False) -> list[int]:
-    r"""Counts that rise by a factor e from each tenth of the classes to the next.
-
-    .. math:: n_i = \lfloor e^{\lfloor 10 i / C \rfloor + 1 - 10} \, n_{max} \rfloor
-
-    The released code rounds down to zero: class 0 of CIFAR-10 and the first 30 classes of CIFAR-100
-    are empty (`empty_classes`).
-
-    Args:
-        n_max: images of the largest classes.
-        num_classes: C, a multiple of ten.
-        repaired: leave one image at least in every class.
-
-    Returns:
-        C counts by class id, smallest first.
-
-    Raises:
-        InputError: an argument out of its range.
-
-    Source: CACR (arXiv 2105.03746), imbalanced CIFAR as in its released code.
-
-    Example:
-        >>> cacr_exponential_counts(5000, 10)
-        [0, 1, 4, 12, 33, 91, 248, 676, 1839, 5000]
-        >>> sum(cacr_exponential_counts(500, 100)), sum(cacr_exponential_counts(500, 100,
-        ...                                                                     repaired=True))
-        (7870, 7900)
-    """
-    counts = [int(math.exp(step + 1 - 10) * n_max) for step in _tenths(n_max, num_classes)]
-    return [max(count, 1) for count in counts] if repaired else counts
 
 
 def pareto_counts(n_max: int, n_min: int, num_classes: int, alpha: float = 6.0) -> list[int]:
@@ -144,7 +90,7 @@ def pareto_counts(n_max: int, n_min: int, num_classes: int, alpha: float = 6.0) 
         C counts, largest first.
 
     Raises:
-        InputError: an argument out of its range.
+        InputError: an argument is out of range.
 
     Source: OLTR (arXiv 1904.05160), ImageNet-LT; the 0.81 is fitted to its total.
 
@@ -153,17 +99,84 @@ def pareto_counts(n_max: int, n_min: int, num_classes: int, alpha: float = 6.0) 
         115897
     """
     _check(n_max, num_classes)
+    check_positive("alpha", alpha)
     if not 0 <= n_min <= n_max:
         raise InputError(f"n_min must lie in 0 to n_max ({n_max}), got {n_min!r}.")
-    if not alpha > 0:
-        raise InputError(f"alpha must be positive, got {alpha!r}.")
     quantiles = [((i + 0.81) / num_classes) ** (-1 / alpha) - 1 for i in range(num_classes)]
     low, spread = quantiles[-1], max(quantiles[0] - quantiles[-1], 1e-300)
     return [int(n_min + (n_max - n_min) * (q - low) / spread) for q in quantiles]
 
 
-def empty_classes(counts: list[int] | Tensor) -> list[int]:
-    """Ids of the classes that a profile leaves without an image.
+def cacr_linear_counts(n_max: int, num_classes: int) -> list[int]:
+    r"""Counts that rise by tenths of n_max from the first tenth of the classes to the last.
+
+    .. math:: n_i = \lfloor \frac{\lfloor 10 i / C \rfloor + 1}{10} \, n_{max} \rfloor
+
+    Args:
+        n_max: images of the largest classes.
+        num_classes: C, a multiple of ten.
+
+    Returns:
+        C counts by class id, smallest first.
+
+    Raises:
+        InputError: an argument is out of range.
+
+    Source: CACR (arXiv 2105.03746), imbalanced CIFAR as in its released code.
+
+    Example:
+        >>> cacr_linear_counts(5000, 10)[:3], sum(cacr_linear_counts(500, 100))
+        ([500, 1000, 1500], 27500)
+    """
+    return [(step + 1) * n_max // 10 for step in _tenths(n_max, num_classes)]
+
+
+def cacr_exponential_counts(n_max: int, num_classes: int, *, repaired: bool = False) -> list[int]:
+    r"""Counts that rise by a factor e from each tenth of the classes to the next.
+
+    .. math:: n_i = \lfloor e^{\lfloor 10 i / C \rfloor + 1 - 10} \, n_{max} \rfloor
+
+    The released code rounds down to zero: class 0 of CIFAR-10 and the first 30 classes of CIFAR-100
+    are empty (`empty_classes`).
+
+    Args:
+        n_max: images of the largest classes.
+        num_classes: C, a multiple of ten.
+        repaired: keep at least one image in every class.
+
+    Returns:
+        C counts by class id, smallest first.
+
+    Raises:
+        InputError: an argument is out of range.
+
+    Source: CACR (arXiv 2105.03746), imbalanced CIFAR as in its released code.
+
+    Example:
+        >>> cacr_exponential_counts(5000, 10)
+        [0, 1, 4, 12, 33, 91, 248, 676, 1839, 5000]
+        >>> sum(cacr_exponential_counts(500, 100, repaired=True))
+        7900
+    """
+    counts = [int(math.exp(step + 1 - 10) * n_max) for step in _tenths(n_max, num_classes)]
+    return [max(count, 1) for count in counts] if repaired else counts
+
+
+PROFILES: dict[str, Callable[[int, float, int], list[int]]] = {
+    "exponential": exponential_counts,
+    "step": step_counts,
+    "pareto": lambda n_max, factor, classes: pareto_counts(n_max, int(n_max / factor), classes),
+    "cacr-linear": lambda n_max, _, classes: cacr_linear_counts(n_max, classes),
+    "cacr-exponential": lambda n_max, _, classes: cacr_exponential_counts(n_max, classes),
+}
+"""Name of a profile to its counts, from (n_max, imbalance factor, C)."""
+
+FIXED_PROFILES = ("cacr-linear", "cacr-exponential")
+"""Profiles that ignore the imbalance factor."""
+
+
+def empty_classes(counts: Sequence[int] | Tensor) -> list[int]:
+    """Ids of the classes without images.
 
     Example:
         >>> empty_classes(cacr_exponential_counts(5000, 10))
@@ -172,40 +185,8 @@ def empty_classes(counts: list[int] | Tensor) -> list[int]:
     return [index for index, count in enumerate(counts) if int(count) == 0]
 
 
-def refuse_empty(counts: list[int], n_max: int, imbalance_factor: float) -> None:
-    """Refuse counts of a profile that leave classes without an image.
-
-    Args:
-        counts: C counts.
-        n_max: images of the largest class.
-        imbalance_factor: that made them.
-
-    Raises:
-        InputError: some count is 0.
-    """
-    if min(counts) < 1:
-        raise InputError(
-            f"imbalance_factor {imbalance_factor:g} leaves {len(empty_classes(counts))} of "
-            f"{len(counts)} classes without images: the largest has {n_max}; take at most "
-            f"{n_max}."
-        )
-
-
-def check_factor(imbalance_factor: float) -> None:
-    """Refuse what is no imbalance factor.
-
-    Raises:
-        InputError: below 1, infinite or not a number.
-    """
-    if not 1 <= imbalance_factor < float("inf"):  # False for nan, too
-        raise InputError(
-            "imbalance_factor must be a finite number of at least 1 (1: balanced), got "
-            f"{imbalance_factor!r}."
-        )
-
-
-def shuffled_counts(counts: list[int], seed: int) -> Tensor:
-    """Deal the counts of a profile to the classes at random, as a function of the seed.
+def shuffled_counts(counts: Sequence[int], seed: int) -> Tensor:
+    """Assign a profile's counts to the classes at random, as a function of the seed.
 
     Args:
         counts: C counts, largest first.
@@ -223,16 +204,32 @@ def shuffled_counts(counts: list[int], seed: int) -> Tensor:
     return dealt
 
 
+def check_none_empty(counts: Sequence[int], n_max: int, imbalance_factor: float) -> None:
+    """Refuse an imbalance factor that leaves classes without images."""
+    if min(counts) < 1:
+        raise InputError(
+            f"imbalance_factor {imbalance_factor:g} leaves {len(empty_classes(counts))} of "
+            f"{len(counts)} classes without images: the largest has {n_max}; use at most {n_max}."
+        )
+
+
+def check_factor(imbalance_factor: float) -> None:
+    """Refuse an imbalance factor below 1, or one that is not finite."""
+    if not 1 <= imbalance_factor < float("inf"):  # False for NaN
+        raise InputError(
+            "imbalance_factor must be a finite number of at least 1 (1: balanced), got "
+            f"{imbalance_factor!r}."
+        )
+
+
 def _tenths(n_max: int, num_classes: int) -> list[int]:
     _check(n_max, num_classes)
     if num_classes % 10:
-        raise InputError(f"this profile goes by tenths of the classes; {num_classes} has none.")
+        raise InputError(f"this profile needs a multiple of ten classes, got {num_classes}.")
     return [index * 10 // num_classes for index in range(num_classes)]
 
 
 def _check(n_max: int, num_classes: int, imbalance_factor: float = 1.0) -> None:
-    if num_classes < 1:
-        raise InputError(f"num_classes must be positive, got {num_classes!r}.")
-    if n_max < 1:
-        raise InputError(f"the largest class must have at least one image, got {n_max!r}.")
+    check_count("num_classes", num_classes)
+    check_count("n_max", n_max)
     check_factor(imbalance_factor)

@@ -1,7 +1,8 @@
-"""Named subsets of the literature: which counts, in which order, chosen how."""
+"""Named subsets of the literature: class counts, their order, and how images are chosen."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -9,11 +10,8 @@ from torch import Tensor
 from bcl.core.errors import InputError, unknown_name
 from bcl.core.random import hash64
 from datamodules.tail import profiles
-from datamodules.tail.counts import IMAGENET100_LT, PLACES_LT
 
 _TRAIN_STREAM = 0x17A1
-
-Selection = Literal["hash", "ldam"]
 
 
 @dataclass(frozen=True)
@@ -22,24 +20,24 @@ class Recipe:
 
     Attributes:
         name: ``<data set>/<variant>``.
-        counts: images by class id (before a shuffle of the classes).
-        published: the total that the source states or whose released files hold; None for ours.
-        shuffled: the counts are dealt to the classes at random, one way a split seed.
-        selection: ``"hash"``: chosen by our hash of the split seed; ``"ldam"``: exactly as the
-            released generator of LDAM chooses, from NumPy's legacy generator.
-        grouping: the published grouping into Many / Medium / Few.
+        counts: images by class id, before the classes are shuffled.
+        published: total that the source states or its released files hold; None for ours.
         source: the paper.
         note: what to know about it.
+        shuffled: counts are assigned to classes at random, as a function of the split seed.
+        selection: ``"hash"``: images are chosen by a hash of the split seed; ``"ldam"``: exactly
+            as LDAM's released generator chooses them, with NumPy's legacy generator.
+        grouping: published grouping into Many / Medium / Few.
     """
 
     name: str
     counts: tuple[int, ...]
     published: int | None
     source: str
-    shuffled: bool = False
-    selection: Selection = "hash"
-    grouping: str = "thirds"
     note: str = ""
+    shuffled: bool = False
+    selection: Literal["hash", "ldam"] = "hash"
+    grouping: str = "thirds"
 
     @property
     def total(self) -> int:
@@ -52,116 +50,91 @@ class Recipe:
         return len(self.counts)
 
 
-def _recipes() -> dict[str, Recipe]:
-    found: list[Recipe] = []
-    published = {
-        ("cifar10", 100): 12406,
-        ("cifar10", 50): 13996,
-        ("cifar10", 10): 20431,
-        ("cifar100", 100): 10847,
-        ("cifar100", 50): 12608,
-        ("cifar100", 10): 19573,
-    }
-    for (data, factor), total in published.items():
-        classes = 10 if data == "cifar10" else 100
-        counts = profiles.exponential_counts(50_000 // classes, factor, classes)
-        found.append(
-            Recipe(
-                f"{data}/exponential-{factor}",
-                tuple(counts),
-                total,
-                "LDAM, arXiv 1906.07413; Cui et al., arXiv 1901.05555",
-                selection="ldam",
-                note="GH (NeurIPS 2023) trains on imbalance 100",
-            )
-        )
-    for data, classes, total in (("cifar10", 10, 11165), ("cifar100", 100, 9754)):
-        largest = 45_000 // classes
-        found.append(
-            Recipe(
-                f"{data}/sdclr",
-                tuple(profiles.exponential_counts(largest, 100, classes)),
-                total,
-                "SDCLR, arXiv 2106.02990; BCL, arXiv 2205.12693",
-                shuffled=True,
-                note=f"n_max {largest}; the published splits are index files (split_file)",
-            )
-        )
-    for data, classes in (("cifar10", 10), ("cifar100", 100)):
-        largest = 50_000 // classes
-        source = "CACR, arXiv 2105.03746"
-        rising = profiles.cacr_exponential_counts(largest, classes)
-        empty = len(profiles.empty_classes(rising))
-        found += [
-            Recipe(
-                f"{data}/cacr-linear",
-                tuple(profiles.cacr_linear_counts(largest, classes)),
-                27500,
-                source,
-            ),
-            Recipe(
-                f"{data}/cacr-exponential",
-                tuple(rising),
-                sum(rising),
-                source,
-                note=f"{empty} class(es) empty, as in the released code",
-            ),
-            Recipe(
-                f"{data}/cacr-exponential-repaired",
-                tuple(profiles.cacr_exponential_counts(largest, classes, repaired=True)),
-                None,
-                "ours, after CACR",
-                note="one image at least in every class",
-            ),
-            Recipe(
-                f"{data}/step-100",
-                tuple(profiles.step_counts(largest, 100, classes)),
-                None,
-                "LDAM, arXiv 1906.07413",
-                selection="ldam",
-            ),
-        ]
-    found += [
-        Recipe(
-            "imagenet/pareto",
-            tuple(profiles.pareto_counts(1280, 5, 1000)),
-            115846,
-            "after OLTR, arXiv 1904.05160",
-            shuffled=True,
-            grouping="thresholds",
-            note="our deterministic quantiles; ImageNet-LT itself is a list file",
-        ),
-        Recipe(
-            "imagenet100/sdclr",
-            IMAGENET100_LT,
-            12205,
-            "SDCLR, arXiv 2106.02990",
-            grouping="thresholds",
-            note="published counts; the images themselves are a list file",
-        ),
-        Recipe(
-            "places365/oltr",
-            PLACES_LT,
-            62500,
-            "OLTR, arXiv 1904.05160",
-            grouping="thresholds",
-            note="published counts; the images themselves are a list file",
-        ),
-    ]
-    return {recipe.name: recipe for recipe in found}
+# Counts that follow no formula, by class id.
+_IMAGENET100_LT = """
+    30 75 100 61 23 126 511 120 354 39 229 268 143 34 55 14 130 108 20 69 12 85 54 32 9 124 137
+    18 26 89 63 172 152 110 184 392 215 80 330 21 16 43 78 456 201 236 113 36 37 282 59 248 305
+    73 32 45 27 19 15 22 6 50 8 149 86 41 133 165 178 52 31 93 44 48 169 71 65 157 25 82 11 66
+    42 15 57 290 116 679 28 189 47 104 96 35 7 1280 102 83 10 138
+"""
+_PLACES_LT = """
+    219 20 115 86 229 33 25 4980 108 2612 33 39 2400 87 12 225 41 98 191 1582 37 78 48 7 1530 56
+    93 84 18 183 155 72 92 78 10 120 22 6 143 98 195 36 1487 93 73 1406 8 40 1380 138 11 14 1085
+    43 59 20 6 129 103 98 46 41 1036 82 14 23 1023 841 8 91 20 30 19 34 44 11 198 129 135 132 29
+    830 725 11 689 88 668 48 5 38 643 605 71 6 566 72 34 547 54 72 6 33 36 97 76 78 521 97 116
+    157 499 8 99 74 24 62 28 128 176 72 87 482 148 86 40 147 5 108 6 8 35 24 480 32 140 7 84 6
+    46 22 104 85 118 59 72 36 34 80 33 100 475 470 79 164 451 7 28 171 65 15 8 80 20 208 450 28
+    9 60 9 10 13 431 9 22 34 428 72 17 34 42 73 98 188 422 42 20 60 21 6 39 50 23 408 167 99 5
+    25 97 13 105 55 13 41 392 389 383 54 12 17 207 57 18 63 81 374 371 48 367 25 16 366 98 7 104
+    364 28 89 68 15 17 46 113 334 56 60 12 55 51 87 58 26 15 22 331 179 318 12 18 8 94 65 71 315
+    29 173 9 14 315 226 124 33 9 9 51 15 52 309 34 209 61 116 298 298 149 60 70 89 218 291 290
+    30 36 16 186 287 36 195 80 283 39 141 14 181 152 11 6 22 39 19 280 11 173 11 43 112 177 111
+    279 108 153 103 19 265 264 95 72 40 263 19 229 45 54 12 260 253 32 253 27 52 34 250 10 11 49
+    250 17 24 242 74 14 48 216 241 16 238 232 8 33 205 93 46 7 46 82 44 230 91 218 21 69 156 206
+    103 14 20
+"""
+_LDAM = "LDAM, arXiv 1906.07413"
+_SDCLR = "SDCLR, arXiv 2106.02990"
+_CACR = "CACR, arXiv 2105.03746"
+_OLTR = "OLTR, arXiv 1904.05160"
+_LISTED = "published counts; the images themselves are a list file"
 
 
-RECIPES: dict[str, Recipe] = _recipes()
+def _cifar(data: str, classes: int, totals: tuple[int, ...]) -> Iterator[Recipe]:
+    """Recipes of one CIFAR, with its published totals."""
+    full, most = 50_000 // classes, 45_000 // classes
+
+    def row(name: str, counts: list[int], *rest: int | str | None, **more: bool | str) -> Recipe:
+        return Recipe(f"{data}/{name}", tuple(counts), *rest, **more)  # type: ignore[arg-type]
+
+    source, note = f"{_LDAM}; Cui et al., arXiv 1901.05555", "GH (NeurIPS 2023) uses imbalance 100"
+    for factor, total in zip((100, 50, 10), totals[:3], strict=True):
+        counts = profiles.exponential_counts(full, factor, classes)
+        yield row(f"exponential-{factor}", counts, total, source, note, selection="ldam")
+    counts = profiles.exponential_counts(most, 100, classes)
+    source = f"{_SDCLR}; BCL, arXiv 2205.12693"
+    note = f"n_max {most}; the published splits are index files (split_file)"
+    yield row("sdclr", counts, totals[3], source, note, shuffled=True)
+    yield row("cacr-linear", profiles.cacr_linear_counts(full, classes), totals[4], _CACR)
+    counts = profiles.cacr_exponential_counts(full, classes)
+    note = f"{len(profiles.empty_classes(counts))} class(es) empty, as in the released code"
+    yield row("cacr-exponential", counts, totals[5], _CACR, note)
+    counts = profiles.cacr_exponential_counts(full, classes, repaired=True)
+    note = "at least one image in every class"
+    yield row("cacr-exponential-repaired", counts, None, "ours, after CACR", note)
+    counts = profiles.step_counts(full, 100, classes)
+    yield row("step-100", counts, None, _LDAM, selection="ldam")
+
+
+def _others() -> Iterator[Recipe]:
+    note = "our deterministic quantiles; ImageNet-LT itself is a list file"
+    pareto = tuple(profiles.pareto_counts(1280, 5, 1000))
+    rule = "thresholds"
+    source = f"after {_OLTR}"
+    yield Recipe("imagenet/pareto", pareto, 115846, source, note, shuffled=True, grouping=rule)
+    counts = tuple(map(int, _IMAGENET100_LT.split()))
+    yield Recipe("imagenet100/sdclr", counts, 12205, _SDCLR, _LISTED, grouping=rule)
+    counts = tuple(map(int, _PLACES_LT.split()))
+    yield Recipe("places365/oltr", counts, 62500, _OLTR, _LISTED, grouping=rule)
+
+
+RECIPES: dict[str, Recipe] = {
+    found.name: found
+    for found in (
+        *_cifar("cifar10", 10, (12406, 13996, 20431, 11165, 27500, 7904)),
+        *_cifar("cifar100", 100, (10847, 12608, 19573, 9754, 27500, 7870)),
+        *_others(),
+    )
+}
 """The named subsets."""
 
-# Published subsets whose images are given by list files and whose class counts follow no formula:
-# totals of train, validation and test lists, against which a user's lists are checked.
 LISTS: dict[str, dict[str, int]] = {
     "ImageNet-LT": {"train": 115_846, "val": 20_000, "test": 50_000, "classes": 1000},
     "ImageNet-100-LT": {"train": 12_205, "val": 2_000, "test": 5_000, "classes": 100},
     "Places-LT": {"train": 62_500, "val": 7_300, "test": 36_500, "classes": 365},
     "iNaturalist18": {"train": 437_513, "test": 24_426, "classes": 8142},
 }
+"""Published totals of benchmarks given by list files, with which a user's lists are compared."""
 
 
 def recipe(name: str) -> Recipe:
@@ -174,7 +147,7 @@ def recipe(name: str) -> Recipe:
         The recipe.
 
     Raises:
-        InputError: no such name.
+        InputError: no recipe has this name.
 
     Example:
         >>> recipe("cifar100/sdclr").total
@@ -183,6 +156,28 @@ def recipe(name: str) -> Recipe:
     if name not in RECIPES:
         raise unknown_name("recipe", name, RECIPES)
     return RECIPES[name]
+
+
+def check_no_effect(recipe: str | None, split_file: str | None, options: dict[str, Any]) -> None:
+    """Refuse options that a recipe or a split file leaves without effect.
+
+    Args:
+        recipe: name of a subset, if one is wanted.
+        split_file: a saved subset, if one is wanted.
+        options: those that were given and differ from their default; a recipe fixes the counts,
+            and ``split_seed`` still chooses its images.
+    """
+    if recipe is not None and split_file is not None:
+        raise InputError("give a recipe or a split_file, not both.")
+    if recipe is not None:
+        options = {name: value for name, value in options.items() if name != "split_seed"}
+    if (recipe or split_file) and options:
+        what = f"recipe '{recipe}'" if recipe is not None else f"split_file {split_file}"
+        given = ", ".join(f"{name} {value}" for name, value in options.items())
+        raise InputError(
+            f"{what} decides which images are used, so {given} would have no effect; remove "
+            "either of the two."
+        )
 
 
 def apply(chosen: Recipe, labels: Tensor, split_seed: int = 0) -> Tensor:
@@ -210,18 +205,16 @@ def apply(chosen: Recipe, labels: Tensor, split_seed: int = 0) -> Tensor:
         # GH shuffles the classes of CIFAR-10 but not those of CIFAR-100; LDAM neither.
         return select_ldam(labels, list(chosen.counts), split_seed)
     if chosen.shuffled:
-        counts = profiles.shuffled_counts(list(chosen.counts), split_seed)
-    else:
-        counts = torch.tensor(chosen.counts)
-    return select(labels, counts, split_seed)
+        return select(labels, profiles.shuffled_counts(chosen.counts, split_seed), split_seed)
+    return select(labels, torch.tensor(chosen.counts), split_seed)
 
 
 def select(labels: Tensor, counts: Tensor, split_seed: int) -> Tensor:
-    """Choose so many images of each class by a hash of the seed.
+    """Choose a number of images of each class by a hash of the seed.
 
     Args:
         labels: (N,) int64 classes.
-        counts: (C,) how many of each.
+        counts: (C,) images of each class.
         split_seed: which random subset.
 
     Returns:
@@ -230,15 +223,15 @@ def select(labels: Tensor, counts: Tensor, split_seed: int) -> Tensor:
     Raises:
         InputError: a class has too few images.
     """
-    check_available(labels, counts)
+    _check_available(labels, counts)
     return choose(labels, counts, _TRAIN_STREAM, split_seed)
 
 
 def select_ldam(labels: Tensor, counts: list[int], seed: int = 0) -> Tensor:
     """Choose as LDAM's released generator does, image for image and in its order.
 
-    It seeds NumPy's legacy generator, and for one class after the other shuffles the class's
-    positions and keeps the first n.
+    It seeds NumPy's legacy generator, shuffles the positions of one class after the other, and
+    keeps the first n of each.
 
     Args:
         labels: (N,) int64 classes.
@@ -253,7 +246,7 @@ def select_ldam(labels: Tensor, counts: list[int], seed: int = 0) -> Tensor:
     """
     import numpy as np
 
-    check_available(labels, torch.tensor(counts))
+    _check_available(labels, torch.tensor(counts))
     if not 0 <= seed < 2**32:
         raise InputError(f"split_seed must lie in 0 to 2**32 - 1 for this recipe, got {seed!r}.")
     generator = np.random.RandomState(seed)  # the legacy stream is what was published
@@ -265,31 +258,14 @@ def select_ldam(labels: Tensor, counts: list[int], seed: int = 0) -> Tensor:
     return torch.cat(kept)
 
 
-def check_available(labels: Tensor, counts: Tensor) -> None:
-    """Refuse counts that a data set cannot give.
-
-    Raises:
-        InputError: names the first class that is too poor.
-    """
-    sizes = torch.bincount(labels, minlength=len(counts))  # (C,)
-    if len(sizes) != len(counts):
-        raise InputError(f"counts for {len(counts)} classes, the data set has {len(sizes)}.")
-    if bool((counts > sizes).any()):
-        short = int((sizes - counts).argmin())
-        raise InputError(
-            f"class {short} has {int(sizes[short])} images, the profile wants "
-            f"{int(counts[short])}; lower max_per_class or take another recipe."
-        )
-
-
 def choose(labels: Tensor, counts: Tensor, *keys: int) -> Tensor:
-    """Choose so many images of each class at random, as a function of the keys.
+    """Choose a number of images of each class at random, as a function of the keys.
 
     Args:
         labels: (N,) int64 classes.
-        counts: (C,) how many of each; at most as many as there are.
-        keys: integers; the same keys choose the same images, and a larger count of a class
-            contains the smaller.
+        counts: (C,) images of each class; at most as many as there are.
+        keys: integers; equal keys choose equal images, and a larger count of a class contains the
+            smaller.
 
     Returns:
         (n,) int64 positions, ascending.
@@ -297,7 +273,7 @@ def choose(labels: Tensor, counts: Tensor, *keys: int) -> Tensor:
     import numpy as np
 
     hashes = hash64(*keys, torch.arange(len(labels)))
-    # Random order within each class. NumPy's sort, since torch's waits for busy cores.
+    # Random order within each class. NumPy's sort, because torch's waits for busy cores.
     order = torch.from_numpy(np.lexsort((hashes.numpy(), labels.numpy())))  # (N,)
     sizes = torch.bincount(labels, minlength=len(counts))  # (C,)
     first = sizes.cumsum(0) - sizes  # (C,) where each class starts in `order`
@@ -305,3 +281,16 @@ def choose(labels: Tensor, counts: Tensor, *keys: int) -> Tensor:
     chosen = torch.zeros(len(labels), dtype=torch.bool)
     chosen[order[place < counts[labels[order]]]] = True
     return chosen.nonzero()[:, 0]
+
+
+def _check_available(labels: Tensor, counts: Tensor) -> None:
+    """Refuse counts that the data set cannot give."""
+    sizes = torch.bincount(labels, minlength=len(counts))  # (C,)
+    if len(sizes) != len(counts):
+        raise InputError(f"counts for {len(counts)} classes, the data set has {len(sizes)}.")
+    if bool((counts > sizes).any()):
+        short = int((sizes - counts).argmin())
+        raise InputError(
+            f"class {short} has {int(sizes[short])} images, the profile wants "
+            f"{int(counts[short])}; lower max_per_class or use another recipe."
+        )

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from bcl.core.errors import InputError
 from bcl.core.files import atomic_write, write_text
-from datamodules.images.dataset import fingerprint_of
+from bcl.core.hashing import fingerprint
 
 _FORMAT = "bcl-split-1"
-MOST_CLASSES = 10_000_000  # where nobody says how many: labels beyond are a mistake
+MOST_CLASSES = 10_000_000  # a label beyond is a mistake
 _SDCLR_TOTALS = (9754, 11165)  # CIFAR-100, CIFAR-10
 
 
@@ -44,12 +44,12 @@ class Split:
     def content_hash(self) -> str:
         """Hash of the data set, the images and their classes: the one that reports carry."""
         labels = torch.empty(0, dtype=torch.int64) if self.labels is None else self.labels
-        return fingerprint_of(self.pool, self.indices, labels)
+        return fingerprint(self.pool, self.indices, labels)
 
     @property
     def index_hash(self) -> str:
-        """Hash of the sorted indices alone: equal for the same subset in any order and form."""
-        return fingerprint_of(self.indices.sort().values)
+        """Hash of the sorted indices: equal for the same subset in any order and file format."""
+        return fingerprint(self.indices.sort().values)
 
     @property
     def counts(self) -> list[int] | None:
@@ -63,12 +63,12 @@ class Split:
 
 
 def pool_fingerprint(names: Sequence[str], labels: Tensor) -> str:
-    """Fingerprint of a data set: the names of its images and their classes, in order."""
-    return fingerprint_of("\n".join(names), labels)
+    """Hash the names and classes of a data set's images, in order."""
+    return fingerprint("\n".join(names), labels)
 
 
 def with_labels(split: Split, labels: Tensor, num_classes: int, pool: str) -> Split:
-    """Complete a split by the data set that it is of.
+    """Complete a split with the labels of its data set.
 
     Args:
         split: the split.
@@ -85,30 +85,26 @@ def with_labels(split: Split, labels: Tensor, num_classes: int, pool: str) -> Sp
     if split.pool and split.pool != pool:
         raise InputError(
             f"the split '{split.recipe}' was made for the data set {split.pool} of "
-            f"{split.pool_size} images, this one is {pool} of {len(labels)}; give the data that "
-            "it was made for, or make the split anew."
+            f"{split.pool_size} images, this one is {pool} of {len(labels)}; use the data it was "
+            "made for, or make a new split."
         )
     check_indices(split.indices, len(labels), f"the split '{split.recipe}'")
     chosen = labels[split.indices]
     if not split.pool and len(split) in _SDCLR_TOTALS:
-        # An index file does not say whose indices it holds; that of another order of the images
-        # would pass as a random subset.
+        # An index file does not name its data set. Indices for another order of the images would
+        # pass as a random subset.
         counts = torch.bincount(chosen, minlength=num_classes)
         if int(counts.max()) < 2 * int(counts.min()):
             raise InputError(
                 f"the split '{split.recipe}' of {len(split)} images should be long-tailed, but "
-                f"gives {int(counts.min())} to {int(counts.max())} images a class here; its "
-                "indices are those of CIFAR's own order, as CIFAR10LT and CIFAR100LT load it."
+                f"gives {int(counts.min())} to {int(counts.max())} images per class here; its "
+                "indices follow CIFAR's own order, as CIFAR10LT and CIFAR100LT load it."
             )
     return Split(split.indices, chosen, num_classes, split.recipe, pool, len(labels))
 
 
 def check_indices(indices: Tensor, size: int, where: str) -> None:
-    """Refuse indices that are doubled or, with a size above 0, outside the data set.
-
-    Raises:
-        InputError: names the first one and its position.
-    """
+    """Refuse duplicate indices and, if ``size`` is positive, those outside the data set."""
     outside = (indices < 0) | ((indices >= size) if size else torch.zeros_like(indices).bool())
     if bool(outside.any()):
         position = int(outside.nonzero()[0, 0])
@@ -122,8 +118,8 @@ def check_indices(indices: Tensor, size: int, where: str) -> None:
     if len(doubled):
         first = int(order[doubled[0] + 1])
         raise InputError(
-            f"{where}: index {int(indices[first])} at position {first} stands there twice "
-            f"({len(doubled)} doubled in all); a sample may be named once."
+            f"{where}: index {int(indices[first])} at position {first} occurs twice "
+            f"({len(doubled)} duplicates in all); list each sample once."
         )
 
 
@@ -135,10 +131,10 @@ def load_split(path: str | Path) -> Split:
             by `save_split`.
 
     Returns:
-        The split; an index file knows no labels (`with_labels`).
+        The split; one from an index file has no labels (`with_labels`).
 
     Raises:
-        InputError: a missing, foreign, damaged or pickled file.
+        InputError: the file is missing, damaged, pickled or of another format.
 
     Example:
         >>> import tempfile
@@ -163,8 +159,8 @@ def load_split(path: str | Path) -> Split:
         split = _read_json(path)
     else:
         raise InputError(
-            f"{path}: a split is an index file (.npy) or a saved split (.json); list files "
-            "(`path label`) are read by ImageListLT."
+            f"{path}: a split is an index file (.npy) or a saved split (.json); ImageListLT reads "
+            "list files (`path label`)."
         )
     check_indices(split.indices, split.pool_size, str(path))
     if not len(split):
@@ -173,7 +169,7 @@ def load_split(path: str | Path) -> Split:
 
 
 def read_npy(path: Path) -> Tensor:
-    """Read a NumPy array without ever unpickling.
+    """Read a NumPy array without unpickling.
 
     Raises:
         InputError: not a .npy file, a damaged one, or one that holds pickled objects.
@@ -187,23 +183,21 @@ def read_npy(path: Path) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(native))
     except MemoryError:  # the header of a damaged file may state any shape
         raise InputError(
-            f"{path} is not a whole .npy file, or larger than memory: {path.stat().st_size:,} "
-            "bytes, and its header states more than can be held. Copy or save it anew."
+            f"{path} is not a whole .npy file, or larger than memory: it has "
+            f"{path.stat().st_size:,} bytes and its header states more. Copy or save it again."
         ) from None
     except (ValueError, EOFError, TypeError, SyntaxError, tokenize.TokenError) as error:
         if "pickle" in str(error) or "Object arrays" in str(error) or _is_pickle(path):
             raise InputError(
-                f"{path} holds pickled objects, which can run code when they are read; it was not "
-                "read. Where you trust it, save a plain array with "
+                f"{path} holds pickled objects, which can run code when they are loaded; it was "
+                "not loaded. If you trust it, save a plain array with "
                 "numpy.save(path, numpy.array(values, dtype='int64'))."
             ) from None
-        raise InputError(
-            f"{path} is not a whole .npy file: {error}. Copy it anew, or write it with numpy.save."
-        ) from None
+        raise InputError(f"{path} is not a whole .npy file ({error}); copy it again.") from None
 
 
 def _is_pickle(path: Path) -> bool:
-    """Whether a file is a pickle from beginning to end; its opcodes are named, not carried out."""
+    """Whether a file is a pickle from beginning to end; its opcodes are parsed, not executed."""
     try:
         with path.open("rb") as file:
             for _ in pickletools.genops(file):
@@ -235,31 +229,24 @@ def _read_json(path: Path) -> Split:
                 raise ValueError(f"labels {low} to {high} in {split.num_classes} classes")
     except InputError:
         raise
-    except (
-        ValueError,
-        AttributeError,
-        KeyError,
-        TypeError,
-        RuntimeError,
-        OverflowError,
-    ) as error:
+    except (ValueError, AttributeError, LookupError, TypeError, RuntimeError, OverflowError) as e:
         raise InputError(
-            f"{path} is not a whole saved split: {error!r}; make it anew with `bcl split make`."
+            f"{path} is not a whole saved split: {e!r}; make it again with `bcl split make`."
         ) from None
     if split.content_hash != stated:
         raise InputError(
-            f"{path} was changed since it was saved: content hash {split.content_hash}, it says "
-            f"{stated}; make it anew with `bcl split make`."
+            f"{path} was changed since it was saved: its content hash is {split.content_hash}, "
+            f"it states {stated}; make it again with `bcl split make`."
         )
     return split
 
 
 def save_split(split: Split, path: str | Path) -> None:
-    """Write a split, whole or not at all.
+    """Write a split atomically.
 
     Args:
         split: the split.
-        path: ``.npy`` for an index file in the published form, ``.json`` for all that is known.
+        path: ``.npy`` for an index file in the published format, ``.json`` for everything known.
 
     Raises:
         InputError: another ending.
@@ -285,22 +272,22 @@ def save_split(split: Split, path: str | Path) -> None:
         }
         write_text(path, json.dumps(data) + "\n")
     else:
-        raise InputError(f"{path}: save a split as .npy (indices) or .json (all that is known).")
+        raise InputError(f"{path}: save a split as .npy (indices) or .json (everything).")
 
 
 def compare(one: Split, other: Split) -> dict[str, Any]:
-    """Say how two splits differ.
+    """Compare two splits of the same data set.
 
     Args:
         one: a split.
-        other: another, of the same data set.
+        other: another.
 
     Returns:
-        ``same``, ``same_order``, sizes, the number of common images, and the classes whose
-        counts differ (None where labels are unknown).
+        ``same``, ``same_order``, ``sizes``, the number of images in ``common``, and
+        ``classes_that_differ``, those with other counts (None where labels are unknown).
 
     Raises:
-        InputError: splits of different data sets.
+        InputError: the splits are of different data sets.
     """
     if one.pool and other.pool and one.pool != other.pool:
         raise InputError(
@@ -311,8 +298,7 @@ def compare(one: Split, other: Split) -> dict[str, Any]:
     classes: list[int] | None = None
     if one.counts is not None and other.counts is not None:
         width = max(len(one.counts), len(other.counts))
-        first = one.counts + [0] * (width - len(one.counts))
-        second = other.counts + [0] * (width - len(other.counts))
+        first, second = (c + [0] * (width - len(c)) for c in (one.counts, other.counts))
         classes = [index for index in range(width) if first[index] != second[index]]
     return {
         "same": common == len(one) == len(other),
@@ -321,38 +307,3 @@ def compare(one: Split, other: Split) -> dict[str, Any]:
         "common": common,
         "classes_that_differ": classes,
     }
-
-
-def histogram_text(counts: Sequence[int], names: Sequence[str] | None = None) -> str:
-    """Draw class counts as bars of text, largest first; at most forty rows.
-
-    Args:
-        counts: C counts by class id.
-        names: C class names.
-
-    Returns:
-        Lines of text.
-
-    Example:
-        >>> print(histogram_text([4, 2]))
-        class 0  4 ########################################
-        class 1  2 ####################
-    """
-    order = sorted(range(len(counts)), key=lambda index: (-counts[index], index))
-    step = -(-len(order) // 40)
-    label = [_short(names[i]) if names else f"class {i}" for i in range(len(counts))]
-    width = max((len(label[i]) for i in order[::step]), default=0)
-    digits = max((len(f"{count:,}") for count in counts), default=0)
-    largest = max([*counts, 1])
-    lines = []
-    for index in order[::step]:
-        bar = "#" * -(-counts[index] * 40 // largest)
-        lines.append(f"{label[index]:<{width}}  {counts[index]:>{digits},} {bar}".rstrip())
-    if step > 1:
-        lines.append(f"(every {step}th of {len(order)} classes)")
-    return "\n".join(lines)
-
-
-def _short(name: str, most: int = 24) -> str:
-    """A class name of at most so many characters, so that a bar fits beside it in 80 columns."""
-    return name if len(name) <= most else f"{name[: most - 1]}…"

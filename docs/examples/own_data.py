@@ -3,9 +3,7 @@
 # --8<-- [start:data]
 import torch
 
-from datamodules import ImageDataset, LongTailedDataModule
-from datamodules.base import Sets
-from datamodules.images.dataset import MemoryStore
+from datamodules import ImageDataset, LongTailedDataModule, Sets
 
 
 class Stripes(LongTailedDataModule):
@@ -35,7 +33,7 @@ class Stripes(LongTailedDataModule):
             images.append((((phase + shift) % 8) * 30).expand(-1, 3, -1, -1))
             labels += [label] * count
         pixels = torch.cat(images).to(torch.uint8)  # (N, 3, S, S)
-        return ImageDataset(MemoryStore(pixels, name), None, torch.tensor(labels))
+        return ImageDataset(pixels, torch.tensor(labels), name)
 
 
 # --8<-- [end:data]

@@ -1,5 +1,7 @@
 """Order, ranks, resume and sets of the datamodules."""
 
+from types import SimpleNamespace
+
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -9,8 +11,8 @@ from torch import Tensor, nn
 from bcl import InputError, shot_groups
 from datamodules import DigitsLT
 from datamodules.base import few_shot
-from datamodules.images.dataset import ImageDataset, MemoryStore
-from datamodules.images.loader import MemoryLoader
+from datamodules.images.dataset import ImageDataset
+from datamodules.images.loader import BatchLoader
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +24,7 @@ def digits() -> DigitsLT:
 
 def image_set(n: int = 20) -> ImageDataset:
     images = torch.arange(n, dtype=torch.uint8)[:, None, None, None].expand(n, 3, 4, 4)
-    return ImageDataset(MemoryStore(images.contiguous()), torch.arange(n), torch.arange(n) % 3)
+    return ImageDataset(images.contiguous(), torch.arange(n) % 3)
 
 
 def test_digits_sets(digits: DigitsLT) -> None:
@@ -44,7 +46,7 @@ def test_digits_sets(digits: DigitsLT) -> None:
 
 def test_digits_leave_no_class_empty() -> None:
     assert min(DigitsLT(imbalance_factor=124).class_counts.tolist()) == 1
-    with pytest.raises(InputError, match=r"leaves 1 of 10 classes .* take at most 124"):
+    with pytest.raises(InputError, match=r"leaves 1 of 10 classes .* use at most 124"):
         DigitsLT(imbalance_factor=200).setup()
     for factor in (float("nan"), float("inf"), 0.5):
         with pytest.raises(InputError, match="finite number of at least 1"):
@@ -71,31 +73,31 @@ def test_in_id_order() -> None:
     assert [len(batch["id"]) for batch in batches] == [6, 6, 6, 2]
 
 
-def ids_of(loader: MemoryLoader) -> list[list[int]]:
+def ids_of(loader: BatchLoader) -> list[list[int]]:
     return [batch["id"].tolist() for batch in loader]
 
 
 def test_order_is_a_function_of_seed_and_epoch() -> None:
-    first = MemoryLoader(image_set(), 4, seed=3)
-    second = MemoryLoader(image_set(), 4, seed=3)
+    first = BatchLoader(image_set(), 4, seed=3)
+    second = BatchLoader(image_set(), 4, seed=3)
     epochs = [ids_of(first) for _ in range(3)]  # read to the end: goes on by itself
     assert epochs[0] != epochs[1] != epochs[2]
     second.set_epoch(2)
     assert ids_of(second) == epochs[2]
     second.set_epoch(0)
     assert ids_of(second) == epochs[0]
-    assert ids_of(MemoryLoader(image_set(), 4, seed=4)) != epochs[0]
+    assert ids_of(BatchLoader(image_set(), 4, seed=4)) != epochs[0]
 
 
 def test_ranks_share_the_global_batch() -> None:
-    whole = ids_of(MemoryLoader(image_set(), 6, seed=1))
-    parts = [ids_of(MemoryLoader(image_set(), 6, seed=1, rank=r, world_size=3)) for r in range(3)]
+    whole = ids_of(BatchLoader(image_set(), 6, seed=1))
+    parts = [ids_of(BatchLoader(image_set(), 6, seed=1, rank=r, world_size=3)) for r in range(3)]
     assert [[i for share in slices for i in share] for slices in zip(*parts, strict=True)] == whole
 
 
 @pytest.mark.parametrize("stop", range(5))
 def test_resume_goes_on_after_the_last_batch(stop: int) -> None:
-    loader = MemoryLoader(image_set(), 4, seed=2)
+    loader = BatchLoader(image_set(), 4, seed=2)
     loader.set_epoch(1)
     whole = ids_of(loader)
     loader.set_epoch(0)
@@ -103,7 +105,7 @@ def test_resume_goes_on_after_the_last_batch(stop: int) -> None:
     iterator = iter(loader)
     seen = [next(iterator)["id"].tolist() for _ in range(stop)]
     state = loader.state_dict()
-    again = MemoryLoader(image_set(), 4, seed=2, rank=0)
+    again = BatchLoader(image_set(), 4, seed=2, rank=0)
     again.load_state_dict(state)
     iterator = iter(again)  # Lightning makes the iterator first, then sets the epoch
     again.set_epoch(1)
@@ -113,53 +115,55 @@ def test_resume_goes_on_after_the_last_batch(stop: int) -> None:
 
 
 def test_resume_after_a_whole_epoch_and_on_other_ranks() -> None:
-    loader = MemoryLoader(image_set(), 4, seed=2)
+    loader = BatchLoader(image_set(), 4, seed=2)
     ids_of(loader)
     state = loader.state_dict()
     next_epoch = ids_of(loader)
-    again = MemoryLoader(image_set(), 4, seed=2, rank=1, world_size=2)
+    again = BatchLoader(image_set(), 4, seed=2, rank=1, world_size=2)
     again.load_state_dict(state)
     assert ids_of(again) == [batch[2:] for batch in next_epoch]
     # A whole epoch binds the next one to nothing.
-    other = MemoryLoader(image_set(), 5, seed=9)
+    other = BatchLoader(image_set(), 5, seed=9)
     other.load_state_dict(state)
     assert len(ids_of(other)) == 4
 
 
 def test_resume_amid_another_order_is_refused() -> None:
-    loader = MemoryLoader(image_set(), 4, seed=2)
+    loader = BatchLoader(image_set(), 4, seed=2)
     next(iter(loader))
     state = loader.state_dict()
     for other in (
-        MemoryLoader(image_set(), 5, seed=2),
-        MemoryLoader(image_set(), 4, seed=3),
-        MemoryLoader(image_set(19), 4, seed=2),
+        BatchLoader(image_set(), 5, seed=2),
+        BatchLoader(image_set(), 4, seed=3),
+        BatchLoader(image_set(19), 4, seed=2),
     ):
-        with pytest.raises(InputError, match="in the middle of epoch 0"):
+        with pytest.raises(InputError, match="middle of epoch 0"):
             other.load_state_dict(state)
 
 
 def test_bad_batches() -> None:
-    with pytest.raises(InputError, match="4 does not among 3; take 3"):
-        MemoryLoader(image_set(), 4, world_size=3)
+    with pytest.raises(InputError, match="4 does not among 3; use 3"):
+        BatchLoader(image_set(), 4, world_size=3)
     with pytest.raises(InputError, match="larger than the training set of 20"):
-        MemoryLoader(image_set(), 21)
-    with pytest.raises(InputError, match="positive"):
-        MemoryLoader(image_set(), 0)
+        BatchLoader(image_set(), 21)
+    with pytest.raises(InputError, match="batch_size"):
+        BatchLoader(image_set(), 0)
     with pytest.raises(InputError, match="batch_size"):
         DigitsLT(batch_size=0)
 
 
 def test_bad_sets() -> None:
-    store = MemoryStore(torch.zeros(3, 3, 2, 2, dtype=torch.uint8))
-    with pytest.raises(InputError, match="index 3 lies outside the set of 3"):
-        ImageDataset(store, torch.tensor([3]), torch.tensor([0]))
-    with pytest.raises(InputError, match="needs one label"):
-        ImageDataset(store, torch.tensor([0, 1]), torch.tensor([0]))
-    with pytest.raises(InputError, match="uint8"):
-        MemoryStore(torch.zeros(3, 3, 2, 2))
-    with pytest.raises(InputError, match="positions"):
-        image_set().images(torch.tensor([20]))
+    images, labels = torch.zeros(3, 3, 2, 2, dtype=torch.uint8), torch.arange(3)
+    for index in (3, -1):
+        with pytest.raises(InputError, match=f"index {index} lies outside the set of 3"):
+            ImageDataset(images, labels).subset(torch.tensor([0, index]))
+        with pytest.raises(InputError, match=f"index {index} lies outside"):
+            ImageDataset(images, labels).images(torch.tensor([0, index]))
+    with pytest.raises(InputError, match="label"):
+        ImageDataset(images, labels[:2])
+    for wrong in (images.float(), images[0], images[:, :1], images[..., :1]):
+        with pytest.raises(InputError, match="uint8"):
+            ImageDataset(wrong, labels)
 
 
 def test_few_shot(digits: DigitsLT) -> None:
@@ -174,7 +178,7 @@ def test_few_shot(digits: DigitsLT) -> None:
         digits.few_shot(125, 0)
     with pytest.raises(InputError, match=r"\(0, 1\]"):
         digits.few_shot(1.5, 0)
-    with pytest.raises(InputError, match="positive"):
+    with pytest.raises(InputError, match="shots"):
         few_shot(labels, 10, 0)
 
 
@@ -262,35 +266,34 @@ def test_ranks_share_the_cores(tmp_path, monkeypatch) -> None:
     """Lightning starts its ranks without LOCAL_WORLD_SIZE; the trainer alone knows them."""
     from folders import make_folder, module
 
-    monkeypatch.setattr("datamodules.images.decode.usable_cores", lambda: 16)
+    monkeypatch.setattr("datamodules.images.files.usable_cores", lambda: 16)
     monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
     root = make_folder(tmp_path / "set", {"ant": 10, "bee": 10})
 
     class Trainer:
         num_devices = 8
+        strategy = SimpleNamespace(root_device=torch.device("cpu"))
 
     data = module(root, storage="files", workers=None)
     data.setup()
-    store = data.train_set().store
-    assert store.workers == 16
+    files = data.train_set().files
+    assert files.workers == 16
     data.trainer = Trainer()
-    monkeypatch.setattr(type(data), "loader_options", lambda _: {})
     data.train_dataloader()
-    assert store.workers == 2
+    assert files.workers == 2
     chosen = module(root, storage="files", workers=5)
     chosen.trainer = Trainer()
     chosen.train_dataloader()
-    assert chosen.train_set().store.workers == 5
+    assert chosen.train_set().files.workers == 5
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
-    assert module(root, storage="files", workers=None).train_set().store.workers == 4
+    assert module(root, storage="files", workers=None).train_set().files.workers == 4
 
 
 def test_a_device_that_is_too_small() -> None:
-    class Full(MemoryStore):
-        def read(self, rows: torch.Tensor) -> torch.Tensor:
+    class Full(ImageDataset):
+        def images(self, indices: torch.Tensor) -> torch.Tensor:
             raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
-    store = Full(torch.zeros(4, 3, 8, 8, dtype=torch.uint8))
-    data = ImageDataset(store, None, torch.zeros(4))
+    data = Full(torch.zeros(4, 3, 8, 8, dtype=torch.uint8), torch.zeros(4))
     with pytest.raises(InputError, match=r"0\.0 GiB.*does not fit on meta.*storage='host'"):
-        MemoryLoader(data, 2, device="meta")
+        BatchLoader(data, 2, device="meta")

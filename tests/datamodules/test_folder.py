@@ -12,7 +12,7 @@ from folders import left_out, make_folder, module
 from PIL import Image
 
 from bcl import InputError
-from datamodules.images.readers import open_source
+from datamodules.images.readers import open_reader
 
 
 @pytest.fixture
@@ -43,12 +43,12 @@ def test_train_and_test_folders(tmp_path: Path) -> None:
     data = module(tmp_path / "set")
     assert torch.bincount(data.test_set().labels).tolist() == [3, 5]
     assert data.class_counts.tolist() == [20, 5]
-    assert data.notes == ["the test set is not balanced: 3 to 5 images a class"]
+    assert data.notes == ["the test set is not balanced: 3 to 5 images per class"]
     make_folder(tmp_path / "set" / "test", {"ant": 2, "bee": 2})
     natural = module(tmp_path / "set", imbalance_factor=None)
     assert natural.num_samples == 40
     assert torch.bincount(natural.test_set().labels).tolist() == [2, 2]
-    assert natural.notes == ["folders beside train/ that are not read: val"]
+    assert natural.notes == ["left out 8 images in val/ (not read)"]
 
 
 def test_archive_gives_the_same(folder: Path) -> None:
@@ -110,7 +110,7 @@ def test_sets_that_are_not_balanced_are_told(tmp_path: Path) -> None:
     root = tmp_path / "set"
     make_folder(root / "train", {"ant": 8, "bee": 12})
     make_folder(root / "test", {"ant": 2, "bee": 2})
-    assert module(root).notes == ["the probe set is not balanced: 8 to 12 images a class"]
+    assert module(root).notes == ["the probe set is not balanced: 8 to 12 images per class"]
     for path in (root / "test" / "bee").iterdir():
         path.write_text("no image")
     data = module(root, on_bad_image="skip")
@@ -126,7 +126,7 @@ def test_other_classes_in_the_test_folder(tmp_path: Path) -> None:
 
 
 def test_impossible_profiles(folder: Path) -> None:
-    with pytest.raises(InputError, match="take at most 16"):
+    with pytest.raises(InputError, match="use at most 16"):
         module(folder, imbalance_factor=100.0).setup()
     for factor in (0.5, float("nan"), float("inf")):
         with pytest.raises(InputError, match="finite number of at least 1"):
@@ -141,10 +141,10 @@ def test_archive_that_leaves_its_folder(tmp_path: Path) -> None:
     archive = tmp_path / "evil.zip"
     with zipfile.ZipFile(archive, "w") as file:
         file.writestr("../../etc/a.png", b"x")
-    with pytest.raises(InputError, match=r"leaves its folder.*pack the archive anew"):
+    with pytest.raises(InputError, match=r"leaves its folder.*pack the archive again"):
         module(archive).setup()
     archive.write_bytes(b"not an archive")
-    with pytest.raises(InputError, match=r"not a whole zip archive.*unpack it and give the folder"):
+    with pytest.raises(InputError, match=r"not a whole zip archive.*unpack it and use the folder"):
         module(archive).setup()
 
 
@@ -161,8 +161,8 @@ def test_hidden_folders_of_an_archive_are_no_classes(folder: Path) -> None:
     one, other = module(folder), module(archive)
     assert one.class_names == other.class_names == ["ant", "bee", "cat"]
     assert one.content_hash == other.content_hash
-    source = open_source(archive)  # what a list names is read all the same
-    assert source.read(".cache/a.png") == open_source(folder).read(".cache/a.png") == whole
+    source = open_reader(archive)  # what a list names is read all the same
+    assert source.read(".cache/a.png") == open_reader(folder).read(".cache/a.png") == whole
 
 
 def test_options_beside_a_recipe_or_a_file(folder: Path) -> None:

@@ -49,7 +49,7 @@ def test_sets(root: Path) -> None:
     assert (
         data.train_set().images(torch.tensor([5])).equal(data.probe_set().images(torch.tensor([0])))
     )
-    assert len(data.train_set().store) == 17
+    assert len(data.train_set().rows) == 8
     assert "train.txt: 8 images" in data.recipe
     assert len(list(data.train_dataloader())) == 2
 
@@ -71,9 +71,9 @@ def test_bad_rows_are_all_listed(tmp_path: Path) -> None:
         read_list(path, num_classes=5)
     text = str(caught.value)
     for part in (
-        f"{path}:2: no label behind 'b/y.jpg'",
+        f"{path}:2: no label after 'b/y.jpg'",
         f"{path}:3: the label 'one' is not a whole number",
-        f"{path}:4: 'a/x.jpg' stands on line 1 already",
+        f"{path}:4: 'a/x.jpg' is on line 1 already",
         f"{path}:5: label 7 is out of range (0 to 4)",
         f"{path}:6: label -1",
         f"{path}:8: '../u.jpg' leaves its folder",
@@ -138,7 +138,7 @@ def test_bad_images_are_left_out_of_every_list(root: Path) -> None:
     assert data.class_counts.tolist() == [5, 2]
     assert len(data.probe_set()) == 5
     assert "train/n01/005.png" in data.notes[0]
-    assert "the probe list is not balanced: 2 to 3 images a class" in data.notes
+    assert "the probe list is not balanced: 2 to 3 images per class" in data.notes
     assert not any("class(es)" in note for note in data.notes)
     for number in range(2):
         (root / "train" / "n02" / f"{number:03}.png").write_text("no image")
@@ -203,13 +203,13 @@ def test_a_colon_is_a_letter_but_for_a_drive(tmp_path: Path) -> None:
     assert read_list(tmp_path / "a.txt").names == ["12:30.jpg", "a/b:c.jpg", "ab:c/d.jpg"]
     for name in ("C:/a.jpg", "c:\\a.jpg", "C:a.jpg"):
         (tmp_path / "a.txt").write_text(f"{name} 0\n")
-        with pytest.raises(InputError, match="leaves its folder; write paths relative"):
+        with pytest.raises(InputError, match="leaves its folder"):
             read_list(tmp_path / "a.txt")
 
 
 def test_one_image_in_two_spellings(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("./a/x.jpg 0\na//x.jpg 1\n")
-    with pytest.raises(InputError, match=r"a\.txt:2: 'a/x\.jpg' stands on line 1 already"):
+    with pytest.raises(InputError, match=r"a\.txt:2: 'a/x\.jpg' is on line 1 already"):
         read_list(tmp_path / "a.txt")
 
 
@@ -227,7 +227,7 @@ def test_names_that_the_system_refuses(root: Path) -> None:
         listed(root).setup()
     assert "train.txt:2: " in str(caught.value)
     assert "train.txt:3: loop/a.png (Too many levels" in str(caught.value)
-    with pytest.raises(InputError, match="num_classes must be positive"):
+    with pytest.raises(InputError, match="num_classes"):
         listed(root, num_classes=0)
 
 

@@ -31,8 +31,8 @@ def jobs():
 @pytest.mark.slow
 @pytest.mark.parametrize("job", jobs(), ids=lambda job: job.name)
 def test_runs_at_toy_size(job, module, monkeypatch, tmp_path):
-    if "shards" in job.name and importlib.util.find_spec("litdata") is None:
-        pytest.skip("litdata is not installed: pip install 'bcl-cacr[shards]'")
+    if "packed" in job.name and importlib.util.find_spec("datasets") is None:
+        pytest.skip("datasets is not installed: pip install 'bcl-cacr[datasets]'")
     words = shlex.split(job.quick)
     path = tmp_path / "result.json"
     monkeypatch.setattr(sys, "argv", [str(FOLDER / words[0]), *words[1:], "--json", str(path)])

@@ -18,9 +18,9 @@ from bcl import InputError
 from datamodules import ImageFolderLT
 from datamodules.images import cache as cache_module
 from datamodules.images.cache import decoded
-from datamodules.images.decode import check, decode, decode_all
-from datamodules.images.files import FileStore
-from datamodules.images.readers import FolderSource
+from datamodules.images.decode import check, decode, shrink
+from datamodules.images.files import ImageFiles, decode_all
+from datamodules.images.readers import FolderReader
 
 
 @pytest.fixture
@@ -140,7 +140,8 @@ def test_other_files_are_told(folder: Path) -> None:
     for name in ("ant/a.avif", "ant/b.AVIF", "bee/README"):
         (folder / name).write_text("")
     assert module(folder).notes == [
-        "files in class folders that are no images by their ending: 2 .avif, 1 without ending"
+        "left out 2 .avif files (not images)",
+        "left out 1 files without ending (not images)",
     ]
 
 
@@ -156,7 +157,7 @@ def test_a_folder_around_the_class_folders(folder: Path) -> None:
 
 def test_disk_full_in_earnest(folder: Path, tmp_path: Path) -> None:
     """The system stops the write in the middle."""
-    source = FolderSource(folder)
+    source = FolderReader(folder)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     old = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (5000, hard))
@@ -167,10 +168,10 @@ def test_disk_full_in_earnest(folder: Path, tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         signal.signal(signal.SIGXFSZ, old)
     assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".lock"]
-    assert len(decoded(source, source.names(), 12, cache=tmp_path / "cache").images) == 40
+    assert len(decoded(source, source.names(), 12, cache=tmp_path / "cache").pixels) == 40
 
 
-class KilledBy(FolderSource):
+class KilledBy(FolderReader):
     """Its reader is killed, as by a system without memory."""
 
     def read(self, name: str) -> bytes:
@@ -181,7 +182,7 @@ class KilledBy(FolderSource):
 
 def test_decoding_process_that_is_killed(folder: Path, monkeypatch) -> None:
     """It ends with a message; a plain pool would wait for its result for ever."""
-    monkeypatch.setattr("datamodules.images.decode._CHUNK_BYTES", 1)  # a chunk an image
+    monkeypatch.setattr("datamodules.images.files._CHUNK_BYTES", 1)  # a chunk an image
     source = KilledBy(folder)
     with pytest.raises(InputError, match=r"was killed.*fewer than 2"):
         list(decode_all(source, source.names(), 12, workers=2))
@@ -189,10 +190,10 @@ def test_decoding_process_that_is_killed(folder: Path, monkeypatch) -> None:
 
 def test_decoding_runs_ahead_by_a_few_chunks_alone(folder: Path, tmp_path: Path, monkeypatch):
     """A slow disk must not leave a whole set's pixels waiting in memory."""
-    monkeypatch.setattr("datamodules.images.decode._CHUNK_BYTES", 1)
+    monkeypatch.setattr("datamodules.images.files._CHUNK_BYTES", 1)
     log = tmp_path / "log"
 
-    class Logged(FolderSource):
+    class Logged(FolderReader):
         def read(self, name: str) -> bytes:
             with log.open("a") as file:
                 file.write("x")
@@ -240,7 +241,7 @@ def test_same_size_and_time_but_other_content(folder: Path) -> None:
 
 
 def test_older_caches_are_not_read(folder: Path, tmp_path: Path) -> None:
-    source = FolderSource(folder)
+    source = FolderReader(folder)
     expected = decoded(source, source.names(), 12, cache=tmp_path / "cache", workers=0)
     path = next((tmp_path / "cache").glob("*.u8"))
     assert path.read_bytes()[-8:] == cache_module._MAGIC
@@ -314,15 +315,15 @@ class KilledInLoader(KilledBy):
 
     def read(self, name: str) -> bytes:
         if torch.utils.data.get_worker_info() is None:
-            return FolderSource.read(self, name)
+            return FolderReader.read(self, name)
         return super().read(name)
 
 
 def test_loader_process_that_is_killed(folder: Path) -> None:
     source = KilledInLoader(folder)
-    store = FileStore(source, source.names(), 12, "", workers=1)
+    files = ImageFiles(source, source.names(), 12, workers=1)
     with pytest.raises(InputError, match=r"(?s)was lost.*fewer with data\.workers"):
-        list(store.stream([torch.arange(40)]))
+        list(files.stream([torch.arange(40)]))
 
 
 def test_a_loader_process_tells_an_error_without_its_stack_trace(folder: Path) -> None:
@@ -337,8 +338,6 @@ def test_a_loader_process_tells_an_error_without_its_stack_trace(folder: Path) -
 
 def test_shrinking_keeps_the_upper_bits_of_a_gray() -> None:
     """As decoding does; Pillow's own conversion makes everything above 255 white."""
-    from datamodules.shards import shrink
-
     gray = np.full((40, 40), 128 << 8, np.uint16)
     with Image.open(BytesIO(shrink(encoded(Image.fromarray(gray), "PNG"), 20))) as small:
         assert small.size == (20, 20)

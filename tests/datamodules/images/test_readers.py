@@ -201,14 +201,14 @@ def test_arrays_hash_covers_all_images() -> None:
         (np.zeros((4, 3, 8, 9), np.uint8), np.arange(4), "uint8 of shape"),
         (np.zeros((4, 8, 8), np.uint8), np.arange(3), "need 4 integer labels"),
         (np.zeros((4, 8, 8), np.uint8), np.arange(4) * 0.5, "integer labels"),
-        (np.zeros((4, 8, 8), np.uint8), np.arange(4) - 1, "negative"),
+        (np.zeros((4, 8, 8), np.uint8), np.arange(4) - 1, "label -1 is out"),
         (np.zeros((4, 8, 8), np.uint8), np.arange(4) * 2, "without gaps"),
         (np.zeros((4, 8, 8), np.uint8), np.array(list("abcd")), "labels must .* got <U1.*unique"),
         (np.zeros((4, 8, 8), np.uint8), list("abcd"), "labels must .* got list.*numpy.unique"),
         (np.zeros((4, 8, 8), np.uint8), np.arange(4) * 1j, "integer labels"),
         (np.zeros((4, 8, 8), object), np.arange(4), "images must .* got object.*numpy.stack"),
         ("missing.npy", np.arange(4), "does not exist"),
-        (np.zeros((0, 8, 8), np.uint8), np.arange(0), "are empty"),
+        (np.zeros((0, 8, 8), np.uint8), np.arange(0), "not empty"),
         (np.zeros((2, 8, 8), np.uint8), np.array([0, 10**12]), "label 1000000000000 is out"),
     ],
 )
@@ -295,7 +295,7 @@ def test_hugging_face(tmp_path: Path) -> None:
             HuggingFaceLT(str(tmp_path / "single"), **odd, **settings).setup()
     for column, value, told in (
         ("image", None, r"train/0: no image in this row"),
-        ("label", None, "holds no class numbers, or not in every row"),
+        ("label", None, "class number"),
     ):
         odd = datasets.Dataset.from_dict(
             {

@@ -13,14 +13,8 @@ from places import ROOT
 
 from bcl import InputError
 from bcl.cli import split as command
-from datamodules.tail.splits import (
-    Split,
-    compare,
-    histogram_text,
-    load_split,
-    save_split,
-    with_labels,
-)
+from bcl.cli.histogram import histogram_text
+from datamodules.tail.splits import Split, compare, load_split, save_split, with_labels
 
 
 def run(*words: str) -> int:
@@ -97,7 +91,7 @@ def test_header_that_states_more_than_memory_holds(tmp_path: Path) -> None:
         (np.array([[0, 1]]), "one row of integers"),
         (np.array([True]), "integers"),
         (np.array([1j]), "integers"),
-        (np.array([3, 1, 3]), "index 3 at position 2 stands there twice"),
+        (np.array([3, 1, 3]), "index 3 at position 2 occurs twice"),
         (np.array([3, -1]), "index -1 at position 1 lies outside"),
         (np.array([], dtype=np.int64), "empty"),
     ],
@@ -144,7 +138,7 @@ def test_damaged_files(tmp_path: Path) -> None:
         "negative.json": "not a whole saved split.*num_classes -1",
         "classes.json": "not a whole saved split.*num_classes 1000000000000",
         "labels.json": "not a whole saved split.*labels 0 to 2 in 2 classes",
-        "unhashed.json": "not a whole saved split.*content_hash.*make it anew",
+        "unhashed.json": "not a whole saved split.*content_hash.*make it again",
         "missing.npy": "does not exist",
     }.items():
         with pytest.raises(InputError, match=message):

@@ -1,0 +1,34 @@
+"""Histograms of class counts as text."""
+
+from collections.abc import Sequence
+
+
+def histogram_text(counts: Sequence[int], names: Sequence[str] | None = None) -> str:
+    """Draw class counts as bars of text, largest first, in at most forty rows.
+
+    Args:
+        counts: C counts by class id.
+        names: C class names.
+
+    Returns:
+        Lines of at most 80 columns.
+
+    Example:
+        >>> print(histogram_text([4, 2]))
+        class 0  4 ########################################
+        class 1  2 ####################
+    """
+    order = sorted(range(len(counts)), key=lambda index: (-counts[index], index))
+    step = -(-len(order) // 40)
+    full = names or [f"class {index}" for index in range(len(counts))]
+    label = [name if len(name) <= 24 else f"{name[:23]}…" for name in full]
+    width = max((len(label[index]) for index in order[::step]), default=0)
+    digits = max((len(f"{count:,}") for count in counts), default=0)
+    largest = max([*counts, 1])
+    lines = []
+    for index in order[::step]:
+        bar = "#" * -(-counts[index] * 40 // largest)
+        lines.append(f"{label[index]:<{width}}  {counts[index]:>{digits},} {bar}".rstrip())
+    if step > 1:
+        lines.append(f"(every {step}th of {len(order)} classes)")
+    return "\n".join(lines)
