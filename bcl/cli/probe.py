@@ -3,14 +3,13 @@
 import argparse
 import math
 import re
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
 from bcl.core.checks import check_count
 from bcl.core.errors import InputError
 from bcl.core.files import check_writable, file_hash
+from bcl.core.progress import Progress
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -216,19 +215,3 @@ def _move_data(data: Any, root: str) -> None:
     if not Path(root).exists():
         raise InputError(f"--data.root: nothing at {root}; check the path.")
     data.root = type(data.root)(root) if isinstance(data.root, (str, Path)) else root
-
-
-class Progress:
-    """One line on a terminal, rewritten at most ten times a second; silent elsewhere."""
-
-    def __init__(self) -> None:
-        self.last = 0.0
-
-    def __call__(self, name: str, done: int, total: int) -> None:
-        """Show how far a step is."""
-        now = time.monotonic()
-        if not sys.stderr.isatty() or (done < total and now - self.last < 0.1):
-            return
-        self.last = now
-        end = "\n" if done >= total else ""
-        print(f"\r{name}: {done:,} of {total:,}\033[K", end=end, file=sys.stderr, flush=True)
