@@ -37,7 +37,7 @@ from bcl.training.record import RunRecorder
 from cacr import CACR, CACRLoss
 from cacr.method import TeacherSettings
 from datamodules import DigitsLT
-from datamodules.images.loader import MemoryLoader
+from datamodules.images.loader import BatchLoader
 
 pytestmark = [
     pytest.mark.gpu,
@@ -486,7 +486,7 @@ def test_neighbors_are_those_of_a_cpu(metric, temperature):
 
 def test_batches_lie_on_the_device_in_the_order_of_a_cpu():
     data = DigitsLT(batch_size=64).train_set()
-    here, there = MemoryLoader(data, 64), MemoryLoader(data, 64, device=GPU)
+    here, there = BatchLoader(data, 64), BatchLoader(data, 64, device=GPU)
     for epoch in (0, 1):
         for loader in (here, there):
             loader.set_epoch(epoch)
