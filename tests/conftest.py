@@ -4,9 +4,8 @@ import os
 from pathlib import Path
 
 import pytest
-import torch
 from hypothesis import HealthCheck, settings
-from pytorch_lightning.utilities import rank_zero_only
+from lightning_utilities.core.rank_zero import rank_zero_only  # without Lightning itself
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -20,7 +19,7 @@ settings.load_profile("any machine")
 @pytest.fixture(autouse=True)
 def environment_is_restored():
     """Lightning sets MASTER_ADDR, its rank and more; a later test would wait for that host."""
-    before, rank = dict(os.environ), rank_zero_only.rank
+    before, rank = dict(os.environ), getattr(rank_zero_only, "rank", 0)
     yield
     rank_zero_only.rank = rank
     now = "PYTEST_CURRENT_TEST"  # pytest removes its own
@@ -50,6 +49,8 @@ def shared_data() -> Path:
 @pytest.fixture
 def one_thread():
     """One thread: on small images, threads wait for one another longer than they work."""
+    import torch
+
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
