@@ -100,6 +100,7 @@ def test_tensorboard_holds_curves_and_histogram_and_a_resume_purges_the_rest(tmp
     assert events[0].value == pytest.approx(record["history"][0]["loss"])
 
 
+@pytest.mark.slow
 def test_wandb_offline_holds_histogram_table_and_probe_curves(tmp_path, monkeypatch):
     wandb = pytest.importorskip("wandb")
     from wandb_file import history, records
