@@ -1,5 +1,7 @@
 """Probe reports of made-up runs: of encoders that see more or less through noise."""
 
+import copy
+import functools
 from dataclasses import replace
 
 import torch
@@ -8,6 +10,12 @@ from fakes import QUICK, FakeData, encode
 import bcl
 
 __all__ = ["recorded", "replace", "strong_and_weak"]
+
+
+def built_once(build):
+    """Build for the first caller of a session; each caller gets a copy."""
+    kept = functools.cache(build)
+    return functools.wraps(build)(lambda *arguments: copy.deepcopy(kept(*arguments)))
 
 
 def noisy(seed, strength):
@@ -20,6 +28,7 @@ def noisy(seed, strength):
     return noisy_encode
 
 
+@built_once
 def strong_and_weak():
     """Three seeds of two runs, the weaker first."""
     return [
@@ -35,6 +44,7 @@ def strong_and_weak():
     ]
 
 
+@built_once
 def recorded(name, seed, strength):
     """A report with all that a page can show: history, tracker, images, configuration."""
     tracker = bcl.MemorizationTracker(128)
