@@ -1,4 +1,4 @@
-"""Checks of arguments, for the public functions and the settings of every room."""
+"""Refusals of bad input that the losses share."""
 
 from collections.abc import Mapping, Sequence
 from numbers import Real
@@ -10,20 +10,23 @@ from bcl.core.errors import InputError, unknown_name
 
 
 def check_features(name: str, x: Tensor, shape: str) -> None:
-    """Refuse anything but a floating-point tensor with the dimensions of ``shape``.
+    """Refuse what is not a floating-point tensor of the given dimensions.
 
     Args:
         name: the argument's name.
-        x: its value.
-        shape: the dimensions as text, such as ``"(V, B, D)"``; D is at least 1.
+        x: what was given.
+        shape: the dimensions as text, such as ``"(V, B, D)"``.
+
+    Raises:
+        InputError: no tensor, wrong number of dimensions, no width, or not floating point.
     """
     if not isinstance(x, Tensor):
         raise InputError(
-            f"{name} must be a tensor of shape {shape}, got {type(x).__name__}; torch.stack "
-            "combines several."
+            f"{name} must be a tensor of shape {shape}, got {type(x).__name__}; torch.stack makes "
+            "one tensor of several."
         )
     if x.ndim != shape.count(",") + 1 or x.shape[-1] == 0:
-        step = "torch.stack the views" if shape.count(",") == 2 else "pass one row per sample"
+        step = "torch.stack the views" if shape.count(",") == 2 else "pass one row a sample"
         raise InputError(f"{name} must be of shape {shape}, got {tuple(x.shape)}; {step}.")
     if not x.is_floating_point():
         raise InputError(
@@ -33,11 +36,14 @@ def check_features(name: str, x: Tensor, shape: str) -> None:
 
 
 def check_together(reference: tuple[str, Tensor], others: Mapping[str, Tensor | None]) -> None:
-    """Refuse tensors whose device or width D differs from the reference's.
+    """Refuse tensors on different devices or of different widths.
 
     Args:
-        reference: name and tensor.
-        others: name to tensor, or to None for an argument that was not given.
+        reference: name and tensor that the others must fit.
+        others: name to tensor; None stands for an argument not given.
+
+    Raises:
+        InputError: a device or a width D that differs.
     """
     name, x = reference
     for other_name, other in others.items():
@@ -51,14 +57,22 @@ def check_together(reference: tuple[str, Tensor], others: Mapping[str, Tensor | 
         if other.shape[-1] != x.shape[-1]:
             raise InputError(
                 f"{name} has width {x.shape[-1]} and {other_name} {other.shape[-1]}; both must "
-                "come from projectors of the same output size."
+                "come from projectors of one output size."
             )
 
 
 def check_positive(name: str, value: float | Tensor, zero: bool = False) -> None:
-    """Refuse a number, or a tensor with one, that is not finite and above 0 (or 0, if ``zero``).
+    """Refuse a negative (and, unless ``zero``, a zero) number, or one that is not finite.
 
-    Tensors on a GPU are not checked: that would stop the device at every step.
+    Tensors are looked at on the CPU only: on a GPU that would stop the device at every step.
+
+    Args:
+        name: the argument's name.
+        value: what was given.
+        zero: whether 0 is allowed.
+
+    Raises:
+        InputError: the number is out of range.
     """
     if isinstance(value, Tensor):
         if value.device.type != "cpu" or torch.compiler.is_compiling():
@@ -66,47 +80,78 @@ def check_positive(name: str, value: float | Tensor, zero: bool = False) -> None
         try:
             low, high = value.detach().aminmax()
             value = float(high if high == float("inf") else low)
-        except RuntimeError:  # torch.func.vmap hides values
+        except RuntimeError:  # within torch.func.vmap a value cannot be looked at
             return
     if not isinstance(value, Real):
         raise InputError(
-            f"{name} must be a number, got {value!r}; where one per sample is allowed, they "
+            f"{name} must be a number, got {value!r}; where one for each sample is allowed, they "
             "must be a tensor."
         )
-    in_range = value >= 0 if zero else value > 0  # False for NaN
-    if not in_range or value == float("inf"):
+    right = value >= 0 if zero else value > 0  # False for NaN
+    if not right or value == float("inf"):
         raise InputError(
             f"{name} must be a finite number {'at least' if zero else 'above'} 0, got {value!r}."
         )
 
 
 def check_count(name: str, value: int, at_least: int = 1) -> None:
-    """Refuse anything but an integer of at least ``at_least``."""
+    """Refuse what is not an integer of at least ``at_least``.
+
+    Args:
+        name: the argument's name.
+        value: what was given.
+        at_least: the smallest value that is allowed.
+
+    Raises:
+        InputError: it is something else.
+    """
     if isinstance(value, bool) or not isinstance(value, int) or value < at_least:
         raise InputError(f"{name} must be an integer of at least {at_least}, got {value!r}.")
 
 
 def check_choice(kind: str, value: str, allowed: Sequence[str]) -> None:
-    """Refuse a name that is not allowed; the error suggests the nearest that is."""
+    """Refuse a name that is not among those allowed.
+
+    Args:
+        kind: the argument's name.
+        value: what was given.
+        allowed: the names that are right.
+
+    Raises:
+        InputError: with the nearest right name.
+    """
     if value not in allowed:
         raise unknown_name(kind, str(value), allowed)
 
 
 def check_chunk_size(chunk_size: int | None) -> None:
-    """Refuse anything but a number of rows, 0 (dense) or None (chosen by size)."""
-    if chunk_size is not None:
-        check_count("chunk_size", chunk_size, at_least=0)
+    """Refuse a block size that is not None, 0 or a positive integer.
+
+    Args:
+        chunk_size: what was given.
+
+    Raises:
+        InputError: it is something else.
+    """
+    if chunk_size is None:
+        return
+    if isinstance(chunk_size, bool) or not isinstance(chunk_size, int) or chunk_size < 0:
+        raise InputError(
+            "chunk_size must be a number of rows, 0 for the dense form or None for a choice by "
+            f"size, got {chunk_size!r}."
+        )
 
 
 def faults(x: Tensor, unit: bool) -> Tensor:
-    """Count rows that are not finite and, if ``unit``, rows whose length is not one.
+    """Count rows that are not finite and, if asked for, rows whose length is not one.
 
     Args:
         x: (..., D).
-        unit: whether the rows must have length one, to 1e-3 or the rounding of a coarser type.
+        unit: whether the rows must be of length one.
 
     Returns:
-        (2,) int64: rows not finite, rows of another length.
+        (2,) int64: rows not finite, rows of another length than one (to 1e-3, or to the rounding
+        of a type that is coarser).
     """
     finite = x.isfinite().all(-1)
     away = (x.float().norm(dim=-1) - 1).abs() > max(1e-3, torch.finfo(x.dtype).eps)
@@ -116,7 +161,14 @@ def faults(x: Tensor, unit: bool) -> Tensor:
 
 
 def refuse_faults(counts: Tensor) -> None:
-    """Raise if `faults` counted any, summed over tensors and ranks."""
+    """Raise for rows that `faults` counted, added over tensors and ranks.
+
+    Args:
+        counts: (2,).
+
+    Raises:
+        InputError: any count is not zero.
+    """
     not_finite, not_unit = (int(count) for count in counts.tolist())
     if not_finite:
         raise InputError(
