@@ -5,10 +5,9 @@ from typing import TYPE_CHECKING
 from bcl.core.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from cacr.functional import CACRSettings as CACRSettings
     from cacr.functional import CACRTerms as CACRTerms
-    from cacr.functional import CACRWeights as CACRWeights
     from cacr.functional import cacr_terms as cacr_terms
-    from cacr.functional import cacr_weights as cacr_weights
     from cacr.loss import CACRLoss as CACRLoss
     from cacr.method import CACR as CACR
     from cacr.queue import MomentumQueue as MomentumQueue
@@ -17,11 +16,10 @@ if TYPE_CHECKING:
 _HOMES = {
     "CACR": "cacr.method",
     "CACRLoss": "cacr.loss",
+    "CACRSettings": "cacr.functional",
     "CACRTerms": "cacr.functional",
-    "CACRWeights": "cacr.functional",
     "MomentumQueue": "cacr.queue",
     "cacr_terms": "cacr.functional",
-    "cacr_weights": "cacr.functional",
     "momentum_update": "cacr.queue",
 }
 __all__ = sorted(_HOMES)

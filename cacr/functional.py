@@ -1,8 +1,8 @@
 """CACR's attraction and repulsion as functions: per sample, exact across ranks."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -13,15 +13,12 @@ from bcl.core.checks import (
     check_features,
     check_positive,
     check_together,
-    faults,
-    refuse_faults,
 )
 from bcl.core.distributed import gather_rows, rank, row_counts, sum_over_ranks, world_size
 from bcl.core.errors import InputError
-from bcl.losses.blocks import at_least_float32, full_precision, unit_rows
-from bcl.losses.logsumexp import row_logsumexp
 from bcl.losses.nt_xent import Reduction, reduce_samples
-from cacr.cost import dense_weights, softmin_cost
+from bcl.losses.precision import at_least_float32, full_precision, unit_rows
+from cacr.cost import soft_nearest, softmin_cost
 
 Cost = Literal["euclidean", "rbf"]
 Weights = Literal["conditional", "uniform"]
@@ -48,25 +45,78 @@ class CACRTerms(NamedTuple):
     repulsion: Tensor
 
 
-class CACRWeights(NamedTuple):
-    """The conditional weights, for inspection.
+@dataclass(eq=False)
+class CACRSettings:
+    r"""What both terms depend on besides the features.
 
-    Attributes:
-        attraction: (A, B, P), of anchor a and its P positives; they sum to 1 over the last
-            dimension and grow with the distance.
-        repulsion: (R, B, M), of one comparison r, a row's M negatives (its own sample has weight
-            0); they sum to 1 over the last dimension and grow with closeness.
+    Args:
+        attraction_temperature: :math:`t^+ \ge 0`.
+        repulsion_temperature: :math:`t^- \ge 0`.
+        cost: ``"euclidean"`` or ``"rbf"``, the cost of repulsion; attraction is always Euclidean.
+        rbf_scale: s > 0. With views or a queue, above some 20 the cost :math:`e^{-4s}` of opposite
+            rows leaves float32 and the loss may become NaN; float64 reaches 170.
+        attraction: ``"conditional"`` or ``"uniform"`` weights (the paper's ablation).
+        repulsion: likewise.
+        debias: :math:`\tau^+` in [0, 1), for the Euclidean cost; the paper uses 0.1.
+        constant_weights: which weights are constants in the backward pass: ``"none"`` (the paper),
+            ``"all"`` (released for MoCo v3), or ``"queue"``: those of the attraction, and the
+            queue's part of the repulsion's (released for MoCo).
+        normalize: False takes the rows, which must have length one, as they are.
+        reduction: ``"mean"``, ``"sum"`` or ``"none"`` (one number per sample).
+        gather: compare with the samples of all ranks.
+        chunk_size: rows per block; 0 for plain PyTorch; None for a choice by size.
+
+    Raises:
+        InputError: a name or number out of range.
 
     Example:
-        >>> weights = cacr_weights(torch.rand(3, 4, 8))
-        >>> weights.attraction.shape, weights.repulsion.shape
-        (torch.Size([3, 4, 2]), torch.Size([3, 4, 4]))
-        >>> torch.allclose(weights.repulsion.sum(-1), torch.ones(3, 4))
-        True
+        >>> CACRSettings(repulsion_temperature=0.9).cost
+        'euclidean'
     """
 
-    attraction: Tensor
-    repulsion: Tensor
+    attraction_temperature: float = 1.0
+    repulsion_temperature: float = 2.0
+    cost: Cost = "euclidean"
+    rbf_scale: float = 2.0
+    attraction: Weights = "conditional"
+    repulsion: Weights = "conditional"
+    debias: float = 0.0
+    constant_weights: Constant = "none"
+    normalize: bool = True
+    reduction: Reduction = "mean"
+    gather: bool = True
+    chunk_size: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check every value once."""
+        check_choice("cost", self.cost, get_args(Cost))
+        check_choice("attraction", self.attraction, get_args(Weights))
+        check_choice("repulsion", self.repulsion, get_args(Weights))
+        check_choice("constant_weights", self.constant_weights, get_args(Constant))
+        check_choice("reduction", self.reduction, get_args(Reduction))
+        check_positive("attraction_temperature", self.attraction_temperature, zero=True)
+        check_positive("repulsion_temperature", self.repulsion_temperature, zero=True)
+        check_positive("rbf_scale", self.rbf_scale)
+        check_chunk_size(self.chunk_size)
+        if not 0 <= self.debias < 1:
+            raise InputError(f"debias must lie in [0, 1), got {self.debias!r}; the paper uses 0.1.")
+        if self.debias and self.cost != "euclidean":
+            raise InputError("debias is defined for cost='euclidean' alone; pass debias=0.0.")
+
+    @property
+    def pull(self) -> float:
+        """The temperature of the attraction's weights, 0 for uniform ones."""
+        return self.attraction_temperature if self.attraction == "conditional" else 0.0
+
+    @property
+    def push(self) -> float:
+        """The temperature of the repulsion's weights, 0 for uniform ones."""
+        return self.repulsion_temperature if self.repulsion == "conditional" else 0.0
+
+    @property
+    def scale(self) -> float | None:
+        """The rate s of the RBF cost, None for the Euclidean cost."""
+        return self.rbf_scale if self.cost == "rbf" else None
 
 
 def cacr_terms(
@@ -74,20 +124,8 @@ def cacr_terms(
     negatives: Tensor | None = None,
     *,
     keys: Tensor | None = None,
-    attraction_temperature: float = 1.0,
-    repulsion_temperature: float = 2.0,
-    cost: Cost = "euclidean",
-    rbf_scale: float = 2.0,
-    attraction: Weights = "conditional",
-    repulsion: Weights = "conditional",
-    debias: float = 0.0,
-    both_directions: bool = False,
-    constant_weights: Constant = "none",
-    normalize: bool = True,
-    reduction: Reduction = "mean",
-    gather: bool = True,
-    chunk_size: int | None = None,
-    validate: bool = False,
+    settings: CACRSettings | None = None,
+    **changes: Any,
 ) -> CACRTerms:
     r"""Contrastive attraction and contrastive repulsion: far positives pull, near negatives push.
 
@@ -104,8 +142,7 @@ def cacr_terms(
 
     - ``views`` alone: every view of a sample is a query whose positives are the other V - 1.
       Negatives are the other samples in another view, for all pairs of views a < b with the
-      queries from a, as released; ``both_directions=True`` takes b's queries too, and the loss no
-      longer depends on the order of the views.
+      queries from a, as released; the loss depends on the order of the views.
     - with ``negatives``, a queue (MoCo): positives are the other views, or their ``keys``
       where given; negatives are the queue and the other samples in the query's own view.
     - with ``keys`` alone (MoCo v3): the anchor is a key and its positives are the queries of the
@@ -142,30 +179,15 @@ def cacr_terms(
         negatives: (Q, D) a queue, without gradient.
         keys: (V, B, D) momentum features of the same samples and views; without ``negatives`` also
             (G, B, D) with G < V, of the first G views.
-        attraction_temperature: :math:`t^+ \ge 0`.
-        repulsion_temperature: :math:`t^- \ge 0`.
-        cost: ``"euclidean"`` or ``"rbf"``, the cost of repulsion; attraction is Euclidean always.
-        rbf_scale: s > 0. With views or a queue, above some 20 the cost :math:`e^{-4s}` of opposite
-            rows leaves float32 and the loss may become NaN; float64 reaches 170.
-        attraction: ``"conditional"`` or ``"uniform"`` weights (the paper's ablation).
-        repulsion: likewise.
-        debias: :math:`\tau^+` in [0, 1), for the Euclidean cost; the paper uses 0.1.
-        both_directions: queries from both views of a pair (``views`` alone).
-        constant_weights: which weights are constants in the backward pass: ``"none"`` (the paper),
-            ``"all"`` (released for MoCo v3), or ``"queue"``: those of the attraction, and the
-            queue's part of the repulsion's (released for MoCo).
-        normalize: False takes rows of length one as they are.
-        reduction: ``"mean"``, ``"sum"`` or ``"none"`` (one number a sample).
-        gather: compare with the samples of all ranks.
-        chunk_size: rows of a block; 0 for the dense form; None for a choice by size.
-        validate: look for NaN, infinity and (with ``normalize=False``) rows not of length one.
+        settings: temperatures, cost, reduction and the rest; the defaults if None.
+        changes: fields of `CACRSettings`, in place of ``settings``.
 
     Returns:
         The two terms, each () or (B,). Their weighted sum is the loss (`CACRLoss`).
 
     Raises:
-        InputError: shapes, types, devices, names or numbers out of range, no negatives (one sample
-            without a queue), or (with ``validate``) values that are not finite.
+        InputError: shapes, types, devices, names or numbers out of range, or no negatives (one
+            sample without a queue).
 
     Source: CACR (arXiv 2105.03746), the forms of its small-scale, MoCo and MoCo v3 experiments.
 
@@ -174,113 +196,23 @@ def cacr_terms(
         >>> cacr_terms(z)
         CACRTerms(attraction=tensor(0.), repulsion=tensor(-2.))
     """
-    check_settings(
-        attraction_temperature, repulsion_temperature, cost, rbf_scale, attraction, repulsion,
-        debias, constant_weights, reduction, chunk_size,
-    )  # fmt: skip
+    settings = settings or CACRSettings(**changes)
     _check_shapes(views, negatives, keys)
-    spread = gather and world_size() > 1
-    if validate:
-        _validate([views, negatives, keys], normalize, spread)
-    options = _Options(
-        pull=attraction_temperature if attraction == "conditional" else 0.0,
-        push=repulsion_temperature if repulsion == "conditional" else 0.0,
-        scale=rbf_scale if cost == "rbf" else None,
-        debias=debias,
-        constant=constant_weights,
-        chunk_size=chunk_size,
-    )
     with full_precision(views):
-        batch = _Batch.of(views, negatives, keys, normalize, spread)
+        batch = _Batch.of(views, negatives, keys, settings)
         if keys is not None and negatives is None:
-            pull, push = _teacher(batch, options)  # (B,) each
+            pull, push = _teacher(batch, settings)  # (G, B) each
         else:
             distance = _distances(batch.z, batch.positives)
-            pull = _attraction(distance, len(batch.z), options)  # (B,)
-            compare = _pairs(batch, options, distance, both_directions)
-            if negatives is not None:
-                compare = _queue(batch, options, distance)
-            push = torch.cat(list(compare), 1)  # (B, R)
-            if options.scale is not None:
+            pull = _attraction(distance, len(batch.z), settings)  # (V, B)
+            compare = _pairs if negatives is None else _queue
+            push = torch.cat(list(compare(batch, settings, distance)), 1).T  # (R, B)
+            if settings.scale is not None:
                 push = _log_mean(push, batch)
-            push = push.mean(1)  # (B,)
         return CACRTerms(
-            reduce_samples(pull, reduction, batch.total, batch.ranks),
-            reduce_samples(push, reduction, batch.total, batch.ranks),
+            reduce_samples(pull, settings.reduction, batch.counts),
+            reduce_samples(push, settings.reduction, batch.counts),
         )
-
-
-def cacr_weights(
-    views: Tensor,
-    negatives: Tensor | None = None,
-    *,
-    keys: Tensor | None = None,
-    attraction_temperature: float = 1.0,
-    repulsion_temperature: float = 2.0,
-    normalize: bool = True,
-) -> CACRWeights:
-    r"""Show the conditional weights that `cacr_terms` uses, on this rank's samples alone.
-
-    Takes memory for all pairs; meant for looking, not for training.
-
-    Args:
-        views: (V, B, D).
-        negatives: (Q, D) or None.
-        keys: (V, B, D) or None; with ``keys`` alone (G, B, D), G at most V.
-        attraction_temperature: :math:`t^+ \ge 0`.
-        repulsion_temperature: :math:`t^- \ge 0`.
-        normalize: False takes rows of length one as they are.
-
-    Returns:
-        Attraction (V, B, V - 1): of query v, over the other views in order; with ``keys`` alone
-        (G, B, V - 1): of key g, over the queries of the other views. Repulsion (R, B, M): for the
-        pairs of views a < b in the order (0, 1), (0, 2), ..., over the B samples of view b; with a
-        queue R = V, over the B samples of the own view and then the Q of the queue; with ``keys``
-        alone for query 0 and its keys, then query 1 and so on, over the B keys.
-
-    Raises:
-        InputError: as `cacr_terms`.
-
-    Example:
-        >>> weights = cacr_weights(torch.eye(3).expand(2, 3, 3))
-        >>> weights.repulsion[0]
-        tensor([[0.0000, 0.5000, 0.5000],
-                [0.5000, 0.0000, 0.5000],
-                [0.5000, 0.5000, 0.0000]])
-    """
-    check_positive("attraction_temperature", attraction_temperature, zero=True)
-    check_positive("repulsion_temperature", repulsion_temperature, zero=True)
-    _check_shapes(views, negatives, keys)
-    with torch.no_grad(), full_precision(views):
-        batch = _Batch.of(views, negatives, keys, normalize, spread=False)
-        z, targets, t = batch.z, batch.positives, repulsion_temperature
-        distance = _distances(z, targets)
-        rows: list[tuple[Tensor, Sequence[Tensor]]]
-        if keys is not None and negatives is None:
-            anchors = [[distance[v, g] for v in _others(g, len(z))] for g in range(len(targets))]
-            rows = [(z[v], [targets[g] for g in _others(v, len(targets))]) for v in range(len(z))]
-        else:
-            anchors = [[distance[v, u] for u in _others(v, len(z))] for v in range(len(z))]
-            rows = [(z[v], z[v + 1 :]) for v in range(len(z) - 1)]
-            if negatives is not None:
-                rows = [(view, [view]) for view in z]
-        pull = [(attraction_temperature * torch.stack(near)).softmax(0).T for near in anchors]
-        push = [
-            dense_weights(x, torch.stack(list(y)), batch.bank, 0, t)[0].transpose(0, 1)
-            for x, y in rows
-            if y
-        ]
-        return CACRWeights(torch.stack(pull), torch.cat(push))
-
-
-@dataclass
-class _Options:
-    pull: float  # t+
-    push: float  # t-
-    scale: float | None  # s, None for the Euclidean cost
-    debias: float
-    constant: Constant
-    chunk_size: int | None
 
 
 @dataclass
@@ -294,38 +226,31 @@ class _Batch:
     every: Views  # V of (N, D), all ranks' queries; with keys alone G, all ranks' keys
     positives: Views  # V or G of (B, D), this rank's keys, or its queries where there are none
     bank: Tensor | None  # (Q, D)
-    total: int  # N
+    counts: list[int]  # samples of each rank that was gathered, together N
     start: int  # place of this rank's first sample among the N
-    ranks: int  # that were gathered, 1 where nothing was
-    spread: bool
 
     @classmethod
     def of(
-        cls,
-        views: Tensor,
-        negatives: Tensor | None,
-        keys: Tensor | None,
-        normalize: bool,
-        spread: bool,
+        cls, views: Tensor, negatives: Tensor | None, keys: Tensor | None, settings: CACRSettings
     ) -> "_Batch":
-        prepare = unit_rows if normalize else at_least_float32
+        prepare = unit_rows if settings.normalize else at_least_float32
         queries = prepare(views)
-        z = queries.unbind(0)
         targets = queries if keys is None else prepare(keys).to(queries.dtype)
-        positives = z if keys is None else targets.unbind(0)
         bank = None if negatives is None else prepare(negatives).to(queries.dtype)
-        counts = row_counts(z[0]) if spread else [z[0].shape[0]]
-        total, start = sum(counts), sum(counts[: rank()]) if spread else 0
-        if total < (2 if negatives is None else 1):
+        z = queries.unbind(0)
+        positives = z if keys is None else targets.unbind(0)
+        spread = settings.gather and world_size() > 1
+        counts = row_counts(z[0]) if spread else [len(z[0])]
+        if sum(counts) < (2 if negatives is None else 1):
             raise InputError(
-                f"a batch of {total} sample has no negatives; CACR needs at least 2, or 1 and a "
-                "queue. Use drop_last=True in the loader, or a larger batch."
+                f"a batch of {sum(counts)} sample has no negatives; CACR needs at least 2, or 1 "
+                "and a queue. Use drop_last=True in the loader, or a larger batch."
             )
         every = positives if negatives is None else z
         if spread:
             rows = targets if negatives is None else queries
             every = gather_rows(rows.transpose(0, 1), counts).unbind(1)
-        return cls(z, every, positives, bank, total, start, len(counts), spread)
+        return cls(z, every, positives, bank, counts, sum(counts[: rank()]) if spread else 0)
 
 
 def _others(view: int, count: int) -> list[int]:
@@ -353,47 +278,38 @@ def _distances(x: Views, y: Views) -> Distances:
     return known
 
 
-def _attraction(distance: Distances, views: int, options: _Options) -> Tensor:
-    """Mean over the views of their positives' weighted distance, (B,)."""
+def _attraction(distance: Distances, views: int, settings: CACRSettings) -> Tensor:
+    """Weighted distance of each view to its positives, (V, B)."""
     parts = []
     for v in range(views):
         near = torch.stack([distance[v, u] for u in _others(v, views)])  # (V - 1, B)
-        parts.append((_pull_weights(near, options) * near).sum(0))
-    return torch.stack(parts).mean(0)
+        parts.append((_pull_weights(near, settings) * near).sum(0))
+    return torch.stack(parts)
 
 
-def _pull_weights(near: Tensor, options: _Options) -> Tensor:
+def _pull_weights(near: Tensor, settings: CACRSettings) -> Tensor:
     """(P, B) distances of an anchor to its positives, to their weights."""
-    logits = options.pull * near
-    return (logits if options.constant == "none" else logits.detach()).softmax(0)
+    logits = settings.pull * near
+    return (logits if settings.constant_weights == "none" else logits.detach()).softmax(0)
 
 
-def _pairs(
-    batch: _Batch, options: _Options, distance: Distances, both_directions: bool
-) -> Iterator[Tensor]:
-    """Repulsion from the other samples in another view: (B, comparisons) at a time."""
-    for a in range(len(batch.z)):
-        for others in ([*range(a)] if both_directions else [], [*range(a + 1, len(batch.z))]):
-            if others:
-                columns = [batch.every[b] for b in others]
-                near = [distance[a, b] for b in others]
-                yield _repulsion(batch.z[a], columns, near, batch, options)
+def _pairs(batch: _Batch, settings: CACRSettings, distance: Distances) -> Iterator[Tensor]:
+    """Repulsion from the other samples in the later views: (B, comparisons) at a time."""
+    for a in range(len(batch.z) - 1):
+        others = range(a + 1, len(batch.z))
+        near = [distance[a, b] for b in others]
+        yield _repulsion(batch.z[a], [batch.every[b] for b in others], near, batch, settings)
 
 
-def _queue(batch: _Batch, options: _Options, distance: Distances) -> Iterator[Tensor]:
+def _queue(batch: _Batch, settings: CACRSettings, distance: Distances) -> Iterator[Tensor]:
     """Repulsion from the queue and the own view's other samples: (B, 1) at a time."""
     for v, query in enumerate(batch.z):
         near = torch.stack([distance[v, u] for u in _others(v, len(batch.z))]).mean(0)  # (B,)
-        yield _repulsion(query, [batch.every[v]], [near], batch, options)
+        yield _repulsion(query, [batch.every[v]], [near], batch, settings)
 
 
 def _repulsion(
-    query: Tensor,
-    columns: Sequence[Tensor],
-    near: Sequence[Tensor],
-    batch: _Batch,
-    options: _Options,
-    even: bool = True,
+    query: Tensor, columns: list[Tensor], near: list[Tensor], batch: _Batch, settings: CACRSettings
 ) -> Tensor:
     """Repulsion of one view's rows from segments of columns.
 
@@ -402,51 +318,41 @@ def _repulsion(
         columns: S of (N, D).
         near: S of (B,), distances to the positives, for debiasing.
         batch: for the queue, and the place of the rows among the columns.
-        options: as given.
-        even: whether the samples weigh the same in the mean loss.
+        settings: as given.
 
     Returns:
         (B, S); with the RBF cost before the logarithm.
     """
-    segments = torch.stack(list(columns))  # (S, N, D)
     value = softmin_cost(
         query,
-        segments,
+        torch.stack(columns),
         batch.bank,
         skip=batch.start,
-        temperature=options.push,
-        rbf_scale=options.scale,
-        constant_from={"none": None, "queue": segments.shape[1], "all": 0}[options.constant],
-        chunk_size=options.chunk_size,
-        even=even,
+        temperature=settings.push,
+        rbf_scale=settings.scale,
+        constant=settings.constant_weights,
+        chunk_size=settings.chunk_size,
     )
-    if options.scale is not None:
+    if settings.scale is not None:
         return value
-    if not options.debias:
+    if not settings.debias:
         return -value
-    return (options.debias * torch.stack(list(near), 1) - value) / (1 - options.debias)
+    return (settings.debias * torch.stack(near, 1) - value) / (1 - settings.debias)
 
 
 def _log_mean(values: Tensor, batch: _Batch) -> Tensor:
-    """Per-sample numbers whose mean is the logarithm of the mean; see `cacr_terms`.
-
-    Args:
-        values: (B, R), above 0.
-        batch: for the ranks.
-
-    Returns:
-        (B, R).
-    """
-    mean = values.sum(0)
-    mean = (sum_over_ranks(mean) if batch.spread else mean) / batch.total  # (R,)
+    """(R, B) values above 0, to numbers whose mean is the log of the mean; see `cacr_terms`."""
+    total = values.sum(1, keepdim=True)
+    total = sum_over_ranks(total) if len(batch.counts) > 1 else total
+    mean = total / sum(batch.counts)  # (R, 1)
     return mean.log() + (values - mean) / mean
 
 
-def _teacher(batch: _Batch, options: _Options) -> tuple[Tensor, Tensor]:
+def _teacher(batch: _Batch, settings: CACRSettings) -> tuple[Tensor, Tensor]:
     """Momentum-teacher form: keys are anchors and weigh the queries of the other views.
 
     Returns:
-        Attraction and repulsion, (B,) each.
+        Attraction and repulsion, (G, B) each.
     """
     z, keys = batch.z, batch.positives
     distance = _distances(z, keys)
@@ -456,63 +362,21 @@ def _teacher(batch: _Batch, options: _Options) -> tuple[Tensor, Tensor]:
         if not others:  # the only key is of the query's own view
             continue
         columns = [batch.every[g] for g in others]
-        if options.scale is None:
+        if settings.scale is None:
             near = [distance[v, g] for g in others]
-            even = len(z) == 2  # with more views the weights differ from sample to sample
-            values = _repulsion(query, columns, near, batch, options, even).unbind(1)
+            values = _repulsion(query, columns, near, batch, settings)  # (B, others)
         else:
-            values = tuple(_soft_nearest(query, y, options) for y in columns)
-        known.update({(v, g): value for g, value in zip(others, values, strict=True)})
+            rate, size = settings.scale, settings.chunk_size
+            values = soft_nearest(query, torch.stack(columns), rate, size)
+        known.update({(v, g): values[:, i] for i, g in enumerate(others)})
     pulled, pushed = [], []
     for g in range(len(keys)):
         rows = _others(g, len(z))
         near_keys = torch.stack([distance[v, g] for v in rows])  # (P, B)
-        weights = _pull_weights(near_keys, options)
+        weights = _pull_weights(near_keys, settings)
         pulled.append((weights * near_keys).sum(0))
         pushed.append((weights * torch.stack([known[v, g] for v in rows])).sum(0))
-    return torch.stack(pulled).mean(0), torch.stack(pushed).mean(0)
-
-
-def _soft_nearest(query: Tensor, keys: Tensor, options: _Options) -> Tensor:
-    """(B,): 1 / s log sum exp(-s c) of each query over all keys (N, D)."""
-    s = options.scale or 1.0
-    # -s c = (2 s q, -s) . (k, |k|^2) - s |q|^2, so that a product of rows has it all.
-    ones = query.new_full((len(query), 1), -s)
-    rows = torch.cat([2 * s * query, ones], 1)
-    columns = torch.cat([keys, keys.square().sum(-1, keepdim=True)], 1)
-    return row_logsumexp(rows, columns, None, options.chunk_size) / s - query.square().sum(-1)
-
-
-def check_settings(
-    attraction_temperature: float,
-    repulsion_temperature: float,
-    cost: str,
-    rbf_scale: float,
-    attraction: str,
-    repulsion: str,
-    debias: float,
-    constant_weights: str,
-    reduction: str,
-    chunk_size: int | None,
-) -> None:
-    """Refuse settings of `cacr_terms` that are wrong for any features.
-
-    Raises:
-        InputError: a name or number out of range.
-    """
-    check_choice("cost", cost, get_args(Cost))
-    check_choice("attraction", attraction, get_args(Weights))
-    check_choice("repulsion", repulsion, get_args(Weights))
-    check_choice("constant_weights", constant_weights, get_args(Constant))
-    check_choice("reduction", reduction, get_args(Reduction))
-    check_positive("attraction_temperature", attraction_temperature, zero=True)
-    check_positive("repulsion_temperature", repulsion_temperature, zero=True)
-    check_positive("rbf_scale", rbf_scale)
-    check_chunk_size(chunk_size)
-    if not 0 <= debias < 1:
-        raise InputError(f"debias must lie in [0, 1), got {debias!r}; the paper uses 0.1.")
-    if debias and cost != "euclidean":
-        raise InputError("debias is defined for cost='euclidean' alone; pass debias=0.0.")
+    return torch.stack(pulled), torch.stack(pushed)
 
 
 def _check_shapes(views: Tensor, negatives: Tensor | None, keys: Tensor | None) -> None:
@@ -541,8 +405,3 @@ def _check_shapes(views: Tensor, negatives: Tensor | None, keys: Tensor | None) 
                 f"{tuple(keys.shape)}."
             )
     check_together(("views", views), {"negatives": negatives, "keys": keys})
-
-
-def _validate(tensors: list[Tensor | None], normalize: bool, spread: bool) -> None:
-    counts = torch.stack([faults(x, unit=not normalize) for x in tensors if x is not None]).sum(0)
-    refuse_faults(sum_over_ranks(counts) if spread else counts)

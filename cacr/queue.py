@@ -3,18 +3,17 @@
 import torch
 from torch import Tensor, nn
 
-from bcl.core.checks import check_features
+from bcl.core.checks import check_count, check_features
 from bcl.core.distributed import gather_rows, world_size
 from bcl.core.errors import InputError
-from bcl.losses.blocks import unit_rows
+from bcl.losses.precision import unit_rows
 
 
 class MomentumQueue(nn.Module):
     """First-in-first-out store of momentum keys, the same on every rank.
 
     Its state is buffers: it is saved, loaded and moved with the model. It starts with random unit
-    rows, as MoCo's does. Pass ``queue.keys`` to the loss as ``negatives``, and enqueue after the
-    backward pass: autograd refuses to run through a queue that has changed.
+    rows, as MoCo's does. Pass ``queue.keys`` to the loss as ``negatives``, then enqueue the keys.
 
     Args:
         size: Q, number of keys kept; the paper's ImageNet experiments have 65,536.
@@ -43,8 +42,7 @@ class MomentumQueue(nn.Module):
     def __init__(self, size: int, dim: int, seed: int = 0) -> None:
         super().__init__()
         for name, value in (("size", size), ("dim", dim)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise InputError(f"{name} must be a positive integer, got {value!r}.")
+            check_count(name, value)
         generator = torch.Generator().manual_seed(seed)
         self.register_buffer("keys", unit_rows(torch.randn(size, dim, generator=generator)))
         self.register_buffer("position", torch.zeros((), dtype=torch.int64))
@@ -84,7 +82,7 @@ class MomentumQueue(nn.Module):
         self.position.add_(count).remainder_(self.size)
 
     def extra_repr(self) -> str:
-        """Describe the queue in a model's print-out."""
+        """Describe the queue when a model is printed."""
         return f"size={self.size}, dim={self.keys.shape[1]}"
 
 

@@ -26,7 +26,7 @@ def check_features(name: str, x: Tensor, shape: str) -> None:
             "one tensor of several."
         )
     if x.ndim != shape.count(",") + 1 or x.shape[-1] == 0:
-        step = "torch.stack the views" if shape.count(",") == 2 else "pass one row a sample"
+        step = "torch.stack the views" if shape.count(",") == 2 else "pass one row per sample"
         raise InputError(f"{name} must be of shape {shape}, got {tuple(x.shape)}; {step}.")
     if not x.is_floating_point():
         raise InputError(
@@ -139,44 +139,4 @@ def check_chunk_size(chunk_size: int | None) -> None:
         raise InputError(
             "chunk_size must be a number of rows, 0 for the dense form or None for a choice by "
             f"size, got {chunk_size!r}."
-        )
-
-
-def faults(x: Tensor, unit: bool) -> Tensor:
-    """Count rows that are not finite and, if asked for, rows whose length is not one.
-
-    Args:
-        x: (..., D).
-        unit: whether the rows must be of length one.
-
-    Returns:
-        (2,) int64: rows not finite, rows of another length than one (to 1e-3, or to the rounding
-        of a type that is coarser).
-    """
-    finite = x.isfinite().all(-1)
-    away = (x.float().norm(dim=-1) - 1).abs() > max(1e-3, torch.finfo(x.dtype).eps)
-    return torch.stack(
-        [(~finite).sum(), (finite & away).sum() if unit else (finite & ~finite).sum()]
-    )
-
-
-def refuse_faults(counts: Tensor) -> None:
-    """Raise for rows that `faults` counted, added over tensors and ranks.
-
-    Args:
-        counts: (2,).
-
-    Raises:
-        InputError: any count is not zero.
-    """
-    not_finite, not_unit = (int(count) for count in counts.tolist())
-    if not_finite:
-        raise InputError(
-            f"{not_finite} feature rows hold NaN or infinity; lower the learning rate, or look at "
-            "these samples."
-        )
-    if not_unit:
-        raise InputError(
-            f"{not_unit} feature rows are not of length one although normalize=False; pass "
-            "normalize=True, or normalize them."
         )

@@ -1,153 +1,272 @@
-"""What the losses share: unit rows, the precision they compute in, and the size of a block.
+"""Statistics along the rows of a matrix of all pairs that need not be held as a whole.
 
-A loss over all pairs of B samples needs a (B, B) matrix, but only sums along its rows. Large ones
-are therefore worked on a block of rows at a time and recomputed in the backward pass: memory grows
-with B, time with B². Small ones are quicker as plain PyTorch, which is called the dense form here.
+A loss over all pairs of B samples needs only sums along the rows of a (B, B) matrix. A cheap matrix
+is kept for the backward pass. A larger one is computed a block of rows at a time, and again in the
+backward pass: memory grows with B, time with B². The first derivative is written out for both.
+Higher derivatives, ``torch.func``, ``torch.compile`` and ``chunk_size=0`` take the dense form in
+plain PyTorch, which holds the whole matrix. Exponentials are to the base 2: many CPUs are faster.
 """
 
 import functools
 import math
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from bcl.losses.precision import full_precision, plain_only
+
 LOG2_E = math.log2(math.e)
-LN_2 = math.log(2)
-
-# Pairs up to which the dense form is quicker (measured with benchmarks/losses.py), and pairs of a
-# block: on a CPU a block should stay in its cache, on a GPU it should fill the device.
-DENSE_PAIRS = {"cpu": 2**16, "other": 2**22}
-BLOCK_PAIRS = {"cpu": 2**19, "other": 2**25}
-SMALLEST_BLOCK = 64  # rows; thinner matrix products lose more than caches give
-
-
-def unit_rows(x: Tensor) -> Tensor:
-    """Scale rows to length one, in float32 or better, for rows of any length.
-
-    Squares of large or tiny rows would overflow or vanish, so the largest entry is divided out
-    first. A zero row stays zero and its gradient stays bounded; a row that is not finite becomes
-    NaN and is seen.
-
-    Args:
-        x: (..., D).
-
-    Returns:
-        (..., D), float32 for half precision, else of the dtype of ``x``.
-
-    Example:
-        >>> unit_rows(torch.tensor([[3e30, 4e30], [0.0, 0.0]]))
-        tensor([[0.6000, 0.8000],
-                [0.0000, 0.0000]])
-    """
-    x = at_least_float32(x)
-    largest = torch.linalg.vector_norm(x.detach(), math.inf, -1, keepdim=True)  # (..., 1)
-    x = x / largest.masked_fill(largest == 0, 1)
-    # The largest entry is now 1 except in a zero row, so a floor of 1/2 touches zero rows alone.
-    return x * x.square().sum(-1, keepdim=True).clamp_min(0.5).rsqrt()
-
-
-def at_least_float32(x: Tensor) -> Tensor:
-    """Half precision becomes float32; float32 and float64 stay."""
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-
-
-def full_precision(x: Tensor) -> torch.autocast:
-    """Context in which autocast lowers nothing on the device of ``x``."""
-    return torch.autocast(x.device.type, enabled=False)
+KEPT_PAIRS = 2**18  # the largest matrix that a CPU keeps
+BLOCK_PAIRS = 2**19  # a block of this size stays in the cache of a CPU
+SMALLEST_BLOCK = 64  # rows; thinner matrix products lose more than the cache saves
+LARGEST_SCALE = 50.0  # logits up to this size need no maximum subtracted before exp
 
 
 def rows_per_block(rows: int, columns: int, device: torch.device, chunk_size: int | None) -> int:
-    """Choose the rows of a block; 0 stands for the dense form.
+    """Choose how a matrix of all pairs is computed; the one place that looks at the device.
 
     Args:
-        rows: rows of the matrix of all pairs.
+        rows: rows of the matrix.
         columns: its columns.
-        device: where it would lie.
-        chunk_size: what the user asked for; None leaves the choice to the sizes.
+        device: where it is computed.
+        chunk_size: the user's choice; None leaves it to the sizes.
 
     Returns:
-        Rows of a block, 0 for dense.
+        Rows per block; all of them to keep the matrix; 0 for the dense form.
 
     Example:
-        >>> rows_per_block(100, 100, torch.device("cpu"), None)
-        0
         >>> rows_per_block(4096, 4096, torch.device("cpu"), None)
         128
     """
-    if chunk_size is not None:
-        return min(chunk_size, rows)
-    kind = "cpu" if device.type == "cpu" else "other"
-    if rows * columns <= DENSE_PAIRS[kind]:
+    if plain_only():
         return 0
-    return min(rows, max(SMALLEST_BLOCK, BLOCK_PAIRS[kind] // columns))
+    if chunk_size is not None:
+        return min(chunk_size, max(rows, 1))
+    kept, block = KEPT_PAIRS, BLOCK_PAIRS
+    if (
+        device.type != "cpu"
+    ):  # a GPU keeps what fits; three such matrices take a tenth of its memory
+        kept = _memory(device) // 128
+        block = kept // 8
+    if rows * columns <= kept:
+        return max(rows, 1)
+    return min(rows, max(SMALLEST_BLOCK, block // columns))
 
 
-def row_blocks(rows: int, size: int) -> Iterator[tuple[int, int]]:
-    """Yield the bounds (start, stop) of blocks of ``size`` rows; the last may be smaller."""
-    for start in range(0, rows, size):
-        yield start, min(start + size, rows)
+@functools.cache
+def _memory(device: torch.device) -> int:
+    """Bytes of memory of a device, 8 GB where PyTorch cannot tell."""
+    if device.type != "cuda":
+        return 2**33
+    return int(torch.cuda.get_device_properties(device).total_memory)
 
 
-def lowest(dtype: torch.dtype) -> float:
-    """A logit that has no weight; finite, since inf - inf would be NaN in a block of such."""
-    return torch.finfo(dtype).min / 4
+def gram_cross_entropy(z: Tensor, scale: float, chunk_size: int | None = None) -> Tensor:
+    r"""Cross-entropy of each row's partner among all other rows, for two views of B samples.
 
+    .. math:: \ell_i = \log \sum_{j \ne i} \exp(s\, z_i \cdot z_j) - s\, z_i \cdot z_{i^+}
 
-def fill_own(matrix: Tensor, skip: int | None, value: float, start: int = 0) -> None:
-    """Write ``value`` in place where column = row + ``start`` + ``skip``: a sample with itself.
-
-    Args:
-        matrix: (r, m) or (r, S, m), the rows from ``start`` on.
-        skip: column of row 0 in the whole matrix; None fills nothing.
-        value: what to write.
-        start: row of the whole matrix that the block's first row is.
-    """
-    if skip is not None:
-        matrix.diagonal(skip + start, 0, -1).fill_(value)
-
-
-def own_pairs(rows: int, columns: int, skip: int, device: torch.device) -> Tensor:
-    """(rows, columns) bool: where `fill_own` would write."""
-    row = torch.arange(rows, device=device)
-    return torch.arange(columns, device=device) == row[:, None] + skip
-
-
-_libraries: dict[str, Any] = {}  # an operator lives as long as its library
-
-
-def operator(
-    name: str, schema: str, shapes: Callable[..., Any]
-) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Register a function of tensors as an operator, one node for torch.compile.
-
-    What torch.library.custom_op does, without its import of the compiler at the first call, which
-    takes seconds and 150 MB. The operator has no derivative of its own.
+    The matrix is symmetric, so each pair is computed once and serves both of its rows.
 
     Args:
-        name: ``"space::name"``.
-        schema: arguments and results in PyTorch's notation.
-        shapes: empty results of the right shapes for the same arguments.
+        z: (2B, D) unit rows; the partner of row i is i ± B.
+        scale: s, at most `LARGEST_SCALE`.
+        chunk_size: as in `rows_per_block`.
 
     Returns:
-        A decorator; what it returns calls the operator.
+        (2, B).
     """
-    space, short = name.split("::")
-    if space not in _libraries:
-        library: Any = torch.library.Library
-        _libraries[space] = library(space, "FRAGMENT")
+    n = z.shape[0]
+    block = rows_per_block(n, n, z.device, chunk_size)
+    if block == 0:
+        return _dense_gram(z, scale)
+    if chunk_size is None and block < n:
+        # The thinner the blocks, the less of the lower triangle is computed.
+        block = min(block, max(128, -(-n // 8)))
+    losses: Tensor = _GramCrossEntropy.apply(z, scale, block)
+    return losses
 
-    def register(function: Callable[..., Any]) -> Callable[..., Any]:
-        _libraries[space].define(short + schema)
-        _libraries[space].impl(short, function, "CompositeExplicitAutograd")
-        torch.library.register_fake(name, shapes, lib=_libraries[space])
-        overload = getattr(getattr(torch.ops, space), short).default
 
-        @functools.wraps(function)
-        def call(*inputs: Any) -> Any:
-            return overload(*inputs)
+def _dense_gram(z: Tensor, scale: float) -> Tensor:
+    mass, _ = _dense_stats(z, z[None], Sums(scale, skip=0))
+    return mass.view(2, -1) - scale * _partner_products(z)
 
-        return call
 
-    return register
+def _partner_products(z: Tensor) -> Tensor:
+    half = z.shape[0] // 2
+    products: Tensor = torch.linalg.vecdot(z[:half], z[half:])  # (B,)
+    return products
+
+
+def _triangle(z: Tensor, scale: float, block: int) -> Iterator[tuple[slice, Tensor]]:
+    """Yield blocks (r, n - start) of the upper triangle of exp(scale z z'), a row's own pair 0."""
+    nothing = z.new_zeros(())
+    for start in range(0, len(z), block):
+        rows = slice(start, min(start + block, len(z)))
+        logits = torch.addmm(nothing, z[rows], z[start:].T, beta=0, alpha=scale * LOG2_E)
+        powers = logits.exp2_()
+        powers.diagonal().zero_()
+        yield rows, powers
+
+
+class _GramCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, scale: float, block: int) -> Tensor:
+        mass = z.new_zeros(len(z))
+        for rows, powers in _triangle(z, scale, block):
+            mass[rows] += powers.sum(1)
+            if rows.stop < len(z):
+                mass[rows.stop :] += powers[:, len(powers) :].sum(0)
+        ctx.scale, ctx.block = scale, block
+        ctx.save_for_backward(z, mass, powers if block >= len(z) else None)
+        return mass.log().view(2, -1).sub_(_partner_products(z), alpha=scale)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        z, mass, kept = ctx.saved_tensors
+        if torch.is_grad_enabled():  # for higher derivatives
+            dense = functools.partial(_dense_gram, scale=ctx.scale)
+            return torch.func.vjp(dense, z)[1](grads[0])[0], None, None
+        grad = grads[0] * ctx.scale  # (2, B)
+        share = grad.flatten() / mass  # pair (i, j) counts in row i and, by symmetry, in row j
+        with full_precision(z):
+            if kept is not None:
+                z_grad = (share[:, None] + share).mul_(kept) @ z
+            else:
+                z_grad = torch.zeros_like(z)
+                for rows, powers in _triangle(z, ctx.scale, ctx.block):
+                    powers.mul_(share[rows, None] + share[rows.start :])
+                    z_grad[rows].addmm_(powers, z[rows.start :])
+                    z_grad[rows.stop :].addmm_(powers[:, len(powers) :].T, z[rows])
+        pull = grad.sum(0)[:, None]  # (B, 1), towards the partner
+        half = len(pull)
+        z_grad[:half].addcmul_(z[half:], pull, value=-1)
+        z_grad[half:].addcmul_(z[:half], pull, value=-1)
+        return z_grad, None, None
+
+
+class Sums(NamedTuple):
+    r"""What `row_stats` sums along the rows.
+
+    Attributes:
+        scale: s; the logit of a product d is s d.
+        skip: row i leaves out column i + ``skip`` of each segment, its own sample; None for none.
+        cost: whether the mean cost is needed.
+        rate: the cost of a product is :math:`\exp(\text{rate}\, d)`; None for d itself.
+        constant: whether the weights have no gradient.
+    """
+
+    scale: float = 1.0
+    skip: int | None = None
+    cost: bool = False
+    rate: float | None = None
+    constant: bool = False
+
+
+def row_stats(
+    x: Tensor, y: Tensor, sums: Sums, chunk_size: int | None = None
+) -> tuple[Tensor, Tensor]:
+    r"""Compute the log-sum-exp of each row, and the mean cost under its softmax.
+
+    With :math:`d_{ij} = x_i \cdot y_j` and a cost h,
+
+    .. math:: m_i = \log \sum_j e^{s d_{ij}}, \qquad r_i = \sum_j e^{s d_{ij} - m_i} h(d_{ij})
+
+    Args:
+        x: (n, D).
+        y: (S, m, D), S segments of columns, each with sums of its own.
+        sums: s, h, and what is left out.
+        chunk_size: as in `rows_per_block`.
+
+    Returns:
+        m and r, (n, S) each; r is 0 where it is not needed.
+    """
+    block = rows_per_block(x.shape[0], y.shape[0] * y.shape[1], x.device, chunk_size)
+    if block == 0:
+        return _dense_stats(x, y, sums)
+    stats: tuple[Tensor, Tensor] = _RowStats.apply(x, y, sums, block)
+    return stats
+
+
+def _dense_stats(x: Tensor, y: Tensor, sums: Sums) -> tuple[Tensor, Tensor]:
+    products = _products(x, y)
+    logits = sums.scale * (products.detach() if sums.constant else products)
+    if sums.skip is not None:
+        row, column = (torch.arange(size, device=x.device) for size in (len(x), y.shape[1]))
+        own = (row[:, None] + sums.skip == column)[:, None]  # (n, 1, m)
+        logits = logits.masked_fill(own, _lowest(x))
+    mass = logits.logsumexp(-1)  # (n, S)
+    if not sums.cost:
+        return mass, torch.zeros_like(mass)
+    return mass, (logits.softmax(-1) * _costs(products, sums)).sum(-1)
+
+
+def _products(x: Tensor, y: Tensor) -> Tensor:
+    """(r, D) and (S, m, D) to (r, S, m)."""
+    return (x @ y.flatten(0, 1).T).view(len(x), *y.shape[:2])
+
+
+def _costs(products: Tensor, sums: Sums) -> Tensor:
+    return products if sums.rate is None else (products * (sums.rate * LOG2_E)).exp2_()
+
+
+def _lowest(x: Tensor) -> float:
+    """A logit without weight; finite, since inf - inf would be NaN in a row of such."""
+    return torch.finfo(x.dtype).min / 4
+
+
+def _weights(
+    x: Tensor, y: Tensor, sums: Sums, start: int, top: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Weights of a block's columns relative to the largest, (r, S, m), costs, largest logit."""
+    products = _products(x, y)
+    logits = products * (sums.scale * LOG2_E)
+    if sums.skip is not None:
+        logits.diagonal(sums.skip + start, 0, -1).fill_(_lowest(x))
+    top = logits.amax(-1, keepdim=True) if top is None else top  # (r, S, 1)
+    return logits.sub_(top).exp2_(), _costs(products, sums), top
+
+
+class _RowStats(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, y: Tensor, sums: Sums, block: int) -> tuple[Tensor, Tensor]:
+        parts = []
+        for start in range(0, max(len(x), 1), block):
+            weights, costs, top = _weights(x[start : start + block], y, sums, start)
+            mass = weights.sum(-1, keepdim=True)  # (r, S, 1)
+            cost = costs.mul(weights).sum(-1, keepdim=True) / mass if sums.cost else mass * 0
+            parts.append((top, mass, cost))
+        top, mass, cost = map(torch.cat, zip(*parts, strict=True))  # (n, S, 1)
+        kept = (weights, costs) if len(parts) == 1 else (None, None)
+        ctx.sums, ctx.block = sums, block
+        ctx.save_for_backward(x, y, top, mass, cost, *kept)
+        return (top + mass.log2()).squeeze(-1) / LOG2_E, cost.squeeze(-1)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, y, top, mass, cost, *kept = ctx.saved_tensors
+        sums, columns = ctx.sums, y.flatten(0, 1)
+        if torch.is_grad_enabled():  # for higher derivatives
+            both = torch.func.vjp(lambda a, b: _dense_stats(a, b, sums), x, y)[1](grads)
+            return *both, None, None
+        # The slope of a product d is its weight times (base + slope h(d)).
+        scale = 0.0 if sums.constant else sums.scale
+        linear, rate = (1.0, 0.0) if sums.rate is None else (0.0, sums.rate)
+        mass_grad, cost_grad = (grad[..., None] / mass for grad in grads)  # (n, S, 1)
+        base = scale * mass_grad + (linear - scale * cost) * cost_grad
+        slope = (rate + scale) * cost_grad
+        x_grad, y_grad = torch.empty_like(x), torch.zeros_like(columns)
+        with full_precision(x):
+            for start in range(0, len(x), ctx.block):
+                rows = slice(start, start + ctx.block)
+                weights, costs = kept
+                if weights is None:
+                    weights, costs, _ = _weights(x[rows], y, sums, start, top[rows])
+                slopes = torch.addcmul(base[rows], slope[rows], costs) if sums.cost else base[rows]
+                slopes = (weights * slopes).flatten(1)  # (r, S m)
+                torch.mm(slopes, columns, out=x_grad[rows])
+                if ctx.needs_input_grad[1]:
+                    y_grad.addmm_(slopes.T, x[rows])
+        return x_grad, y_grad.view_as(y) if ctx.needs_input_grad[1] else None, None, None

@@ -11,7 +11,6 @@ KEYS = features(3, seed=2)
 FORMS = {
     "views": {},
     "rbf": {"cost": "rbf"},
-    "both directions": {"both_directions": True},
     "uniform": {"repulsion": "uniform"},
     "debiased": {"debias": 0.1},
     "queue": {"negatives": QUEUE},
@@ -42,7 +41,6 @@ def test_equal_to_the_dense_form_in_float64(form, normalize, chunk_size):
 
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
 def test_the_gradient_of_the_mean_is_that_of_the_dense_form(form):
-    """Rows that weigh the same have their gradient prepared in the forward pass."""
     for reduction in ("mean", "none"):
         grads = []
         for chunk_size in (0, 4):
@@ -100,18 +98,15 @@ def test_constant_weights_are_constants(constant):
     """The gradient equals that of the weighted sum with the weights held fixed."""
     z = features(2).requires_grad_()
     grad = torch.autograd.grad(sum(cacr_terms(z, QUEUE, constant_weights=constant)), z)[0]
-    from cacr.cost import dense_weights
-
-    u = torch.nn.functional.normalize(z, dim=-1)
+    u, bank = torch.nn.functional.normalize(z, dim=-1), torch.nn.functional.normalize(QUEUE, dim=-1)
     attraction = (u[0] - u[1]).square().sum(-1).mean()
     repulsion = 0
-    for v in range(2):
-        bank = torch.nn.functional.normalize(QUEUE, dim=-1)
-        weights, c = dense_weights(
-            u[v], u[v : v + 1], bank, 0, 2.0, 6 if constant == "queue" else 0
-        )
-        if constant == "all":
-            weights = weights.detach()
+    for view in u:
+        c = (view[:, None] - torch.cat([view, bank])).square().sum(-1)  # (6, 6 + 7)
+        logits = (-2 * c).masked_fill(torch.eye(6, 13, dtype=torch.bool), -torch.inf)
+        near, far = logits.split([6, 7], 1)
+        near = near.detach() if constant == "all" else near
+        weights = torch.cat([near, far.detach()], 1).softmax(1)
         repulsion = repulsion - (weights * c).sum(-1).mean() / 2
     expected = torch.autograd.grad(attraction + repulsion, z)[0]
     torch.testing.assert_close(grad, expected)
@@ -179,27 +174,10 @@ def test_no_tensor_grows_with_the_square_of_the_batch():
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("chunk_size", [0, 64, None])
-@pytest.mark.parametrize("name", ["views", "rbf", "both directions", "debiased"])
+@pytest.mark.parametrize("name", ["views", "rbf", "debiased"])
 def test_a_gpu_gives_the_cpus_values_and_gradients(name, chunk_size):
     z = features(3, 300, 32)
     expected, grad = value_and_grad(z, chunk_size=0, **FORMS[name])
     actual, gpu_grad = value_and_grad(z.cuda(), chunk_size=chunk_size, **FORMS[name])
     torch.testing.assert_close(actual.cpu(), expected, rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(gpu_grad.cpu(), grad, rtol=1e-8, atol=1e-12)
-
-
-def test_the_operators_are_well_formed():
-    x, y, bank = torch.randn(5, 3), torch.randn(1, 6, 3), torch.randn(4, 3)
-    ops = torch.ops.cacr
-    checks = ("test_schema", "test_faketensor")
-    args = (x, y, bank, 0, 2.0, None, 10, 2, False, False)
-    torch.library.opcheck(ops.softmin_cost.default, args, test_utils=checks)
-    result, mass, *_ = ops.softmin_cost(*args)
-    for wanted in ((True, True), (False, True), (True, False)):
-        for scale, columns in ((None, bank), (0.5, None)):
-            args = (x, y, columns, 0, 2.0, scale, 6, 2, *wanted)
-            torch.library.opcheck(ops.softmin_cost.default, args, test_utils=checks)
-        args = (x, torch.randn(3, 6, 3), None, 0, 2.0, 0.5, 6, 2, *wanted)
-        torch.library.opcheck(ops.softmin_cost.default, args, test_utils=checks)
-        back = (torch.ones_like(result), x, y, bank, result, mass, 0, 2.0, None, 6, 2, *wanted)
-        torch.library.opcheck(ops.softmin_cost_backward.default, back, test_utils=checks)

@@ -233,10 +233,10 @@ def loss_cases():
     """Name, module maker and number of views; with keys and a queue where there are any."""
     return {
         "nt_xent": (lambda **o: NTXentLoss(**o), 2, ()),
-        "nt_xent keys": (lambda **o: NTXentLoss(symmetric=False, negatives="keys", **o), 2, ()),
+        "nt_xent low": (lambda **o: NTXentLoss(0.015, **o), 2, ()),
         "nt_xent focal": (lambda **o: NTXentLoss(focal=2.0, **o), 2, ()),
         "cacr": (lambda **o: CACRLoss(**o), 2, ()),
-        "cacr five": (lambda **o: CACRLoss(both_directions=True, **o), 5, ()),
+        "cacr five": (lambda **o: CACRLoss(**o), 5, ()),
         "cacr rbf": (lambda **o: CACRLoss(cost="rbf", rbf_scale=0.5, **o), 3, ()),
         "cacr moco": (lambda **o: CACRLoss.paper("imagenet-moco", **o), 2, (64, 2)),
         "cacr moco-v3": (lambda **o: CACRLoss.paper("imagenet-mocov3", **o), 4, (None, 2)),

@@ -63,13 +63,11 @@ def cacr_learning_keys(z, ids, **options):
 
 LOSSES = {
     "nt_xent": xent(),
-    "nt_xent one direction": xent(symmetric=False),
-    "nt_xent keys": xent(negatives="keys"),
     "nt_xent focal": xent(focal=2.0),
     "nt_xent blocks": xent(chunk_size=2),
     "nt_xent temperatures": xent_per_sample,
     "cacr": cacr(),
-    "cacr both directions": cacr(both_directions=True, debias=0.1),
+    "cacr debiased": cacr(debias=0.1),
     "cacr rbf": cacr(cost="rbf"),
     "cacr blocks": cacr(chunk_size=2),
     "cacr rbf blocks": cacr(cost="rbf", chunk_size=2),
@@ -159,14 +157,14 @@ def train(rank, split, kind):
     torch.manual_seed(0)
     encoder = nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 4)).double()
     model = DistributedDataParallel(encoder) if len(split) > 1 else encoder
-    loss_of = NTXentLoss(0.3) if kind == "nt_xent" else CACRLoss()
+    loss_of = NTXentLoss(0.3) if kind == "nt_xent" else CACRLoss(reduction="none")
     optimizer = torch.optim.SGD(encoder.parameters(), lr=0.5, momentum=0.9)
     for step in range(3):
         views = share(features(2) + step, split, rank)
         z = model(views.flatten(0, 1)).view(2, -1, 4)
-        loss = loss_of(z, reduction="none").mean() if kind == "cacr" else loss_of(z)
+        loss = loss_of(z)
         optimizer.zero_grad()
-        loss.backward()
+        loss.mean().backward()
         optimizer.step()
     return [p.detach() for p in encoder.parameters()]
 
@@ -202,34 +200,19 @@ def test_a_rank_without_samples_changes_nothing(name):
         torch.testing.assert_close(averaged, gradient)
 
 
-def refused(rank, kind):
-    """Text of the error on this rank; rank 1 alone has the fault."""
-    z = features(2)[:, :3].clone()
+def refused(rank):
+    """Text of the error on this rank; rank 1 alone has a sample."""
+    z = features(2)[:, :rank]
     try:
-        if kind == "nan":
-            z[0, 0, 0] = torch.nan if rank == 1 else 1
-            loss = NTXentLoss(validate=True)(z)
-        elif kind == "cacr nan":
-            z[0, 0, 0] = torch.inf if rank == 1 else 1
-            loss = CACRLoss(validate=True)(z)
-        else:
-            loss = nt_xent(z[0, :rank], z[1, :rank])  # ranks have 0 and 1 samples
+        loss = nt_xent(z[0], z[1])
     except InputError as error:
         return str(error)
     return f"no error: {loss}"
 
 
-@pytest.mark.parametrize(
-    ("kind", "message"),
-    [
-        ("nan", "1 feature rows hold NaN"),
-        ("cacr nan", "1 feature rows hold NaN"),
-        ("one sample", "a batch of 1 sample has no negatives"),
-    ],
-)
-def test_a_fault_on_one_rank_is_refused_on_all(kind, message):
-    for text in pool(2).run(refused, kind):
-        assert message in text
+def test_a_batch_of_one_sample_is_refused_on_all_ranks():
+    for text in pool(2).run(refused):
+        assert "no negatives" in text
 
 
 def gather_unequal(rank):
