@@ -4,14 +4,14 @@
     python benchmarks/losses.py --sizes 128 512 --loss nt_xent
     python benchmarks/losses.py --device cuda
 
-Forward and backward pass, float32, d = 128. Implementations take turns within a size, so that a
-machine that drifts does so for all alike: ratios within a row are what counts. Memory is the peak
-beyond what the inputs take, in a fresh process each: resident set on a CPU, the allocator's count
-on a GPU. An implementation is left out where it is not installed, where it would need more than
---max-gb, and runs once only where a pass takes longer than --max-seconds.
+Forward and backward pass, float32, d = 128. Implementations take turns within a size, so that drift
+of the machine affects all alike: compare ratios within a row. Memory is the peak beyond the inputs,
+in a fresh process each: resident set on a CPU, the allocator's count on a GPU. An implementation is
+left out if it is not installed or would need more than --max-gb, and runs only once if a pass takes
+longer than --max-seconds.
 
-On a machine that does other work at the same time, ``--clock cpu --threads 1`` counts the
-processor time of one thread, which the other work hardly changes.
+On a busy machine, ``--clock cpu --threads 1`` counts the processor time of one thread, which other
+work hardly changes.
 """
 
 import argparse
@@ -29,7 +29,7 @@ import results
 import torch
 from torch import Tensor
 
-from bcl import nt_xent
+from bcl import NTXentLoss
 from cacr import cacr_terms
 
 DIM = 128
@@ -47,10 +47,6 @@ Step = Callable[[Tensor], Tensor]
 # NT-Xent
 
 
-def ours_nt_xent(views: Tensor) -> Tensor:
-    return nt_xent(views[0], views[1], TEMPERATURE)
-
-
 def plain_nt_xent(views: Tensor) -> Tensor:
     """The usual few lines: one matrix, cross-entropy."""
     z = torch.nn.functional.normalize(views.flatten(0, 1), dim=1)  # (2B, D)
@@ -61,16 +57,16 @@ def plain_nt_xent(views: Tensor) -> Tensor:
 
 
 def lightly_nt_xent() -> Step:
-    from lightly.loss import NTXentLoss
+    from lightly.loss import NTXentLoss as LightlyLoss
 
-    loss = NTXentLoss(temperature=TEMPERATURE)
+    loss = LightlyLoss(temperature=TEMPERATURE)
     return lambda views: loss(views[0], views[1])
 
 
 def metric_learning_nt_xent() -> Step:
-    from pytorch_metric_learning.losses import NTXentLoss
+    from pytorch_metric_learning.losses import NTXentLoss as MetricLearningLoss
 
-    loss = NTXentLoss(temperature=TEMPERATURE)
+    loss = MetricLearningLoss(temperature=TEMPERATURE)
 
     def step(views: Tensor) -> Tensor:
         labels = torch.arange(views.shape[1], device=views.device).repeat(2)
@@ -135,7 +131,7 @@ def loss_step(name: str) -> Step:
     if name in makers:
         return makers[name]()
     return {
-        "bcl": ours_nt_xent,
+        "bcl": NTXentLoss(TEMPERATURE),
         "plain": plain_nt_xent,
         "cacr": ours_cacr,
         "Gram matrices": plain_cacr,

@@ -20,7 +20,7 @@ PAPER: dict[str, dict[str, Any]] = {
 }
 
 
-@dataclass(eq=False, repr=False)
+@dataclass(eq=False)
 class CACRLoss(CACRSettings, nn.Module):
     r"""Weighted sum of CACR's attraction and repulsion.
 
@@ -93,11 +93,3 @@ class CACRLoss(CACRSettings, nn.Module):
         """
         attraction, repulsion = cacr_terms(views, negatives, keys=keys, settings=self)
         return self.attraction_weight * attraction + self.repulsion_weight * repulsion
-
-    def extra_repr(self) -> str:
-        """Describe the loss when a model is printed."""
-        return (
-            f"attraction_temperature={self.attraction_temperature}, "
-            f"repulsion_temperature={self.repulsion_temperature}, cost='{self.cost}', "
-            f"reduction='{self.reduction}', gather={self.gather}"
-        )
