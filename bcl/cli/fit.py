@@ -14,83 +14,61 @@ from bcl.core.files import check_writable
 
 EXAMPLE = "image_folder/bcl_i"  # whose values the short help shows
 
-ABOUT = """Pretrain an encoder. A configuration names method, data and schedule (`bcl configs` lists
-them, or name a YAML file); several are merged, and later ones win, as do options. Checkpoints and
-the run's record go to outputs/NAME.
+HELP = """usage: bcl fit --config NAME|FILE [OPTIONS]
+
+Pretrain an encoder. A configuration names method, data and schedule: one of `bcl configs`, or a
+YAML file. Several are merged, and later ones win, as do options. Checkpoints and the run's record
+go to outputs/NAME.
 
   bcl fit --config digits_lt/bcl_i
   bcl fit --config image_folder/bcl_i --data.root DIR --trainer.max_epochs 100
   bcl fit --config cifar100_lt/bcl_d --config my.yaml --trainer.devices 4
   bcl fit --config digits_lt/bcl_i --ckpt_path last      # resume after an interrupt
-"""
+{options}
+Values in brackets are those of {name}; `bcl fit --config NAME --help` shows those of
+another, `bcl configs NAME` all of its options, `bcl fit --help-all` every option there is."""
 
-# What people set first; the values shown are those of a configuration.
+# The run's own options: type, default, help.
+OPTIONS: dict[str, tuple[Any, Any, str]] = {
+    "--seed_everything": (int, 0, "seed of weights, order and views"),
+    "--ckpt_path": (str | None, None, "checkpoint to resume from; 'last': the folder's, if any"),
+    "--save.every_n_epochs": (int, 1, "epochs between checkpoints"),
+    "--save.every_n_steps": (int | None, None, "optimizer steps between checkpoints"),
+    "--save.every_minutes": (float | None, None, "minutes between checkpoints"),
+    "--log": (str | list[str] | None, None, "csv, tensorboard, wandb, with commas between"),
+    "--online.every_n_epochs": (int | None, None, "epochs between measurements of an online probe"),
+    "--online.neighbors": (int, 10, "its nearest neighbors; 0 for none"),
+    "--online.learning_rate": (float, 1e-3, "learning rate of its linear head"),
+    "--history.every_n_epochs": (int | None, None, "epochs between files of all memory values"),
+}
+
+# What people set first.
 FIRST = {
-    "Data": {
+    "data": {
         "--data.root DIR": "folder of the images",
         "--data.batch_size N": "images per step, over all devices",
         "--data.image_size N": "side of the images in pixels",
     },
-    "Method": {
+    "method": {
         "--model.encoder NAME": "resnet8, resnet18, resnet50, or any timm model",
         "--model.learning_rate X": "peak of the schedule",
     },
-    "Training": {
-        "--trainer.max_epochs N": "epochs",
+    "training": {
+        "--trainer.max_epochs N": "passes over the data",
         "--trainer.devices N": "GPUs or processes; 'auto' for all GPUs",
         "--trainer.precision NAME": "32-true, bf16-mixed, ...",
-        "--seed_everything N": "seed of weights, order and views",
+        "--seed_everything N": OPTIONS["--seed_everything"][2],
     },
-    "Run": {
-        "--name NAME": "its name in reports and folder below outputs/",
+    "run": {
+        "--name NAME": "its name in reports, and its folder below outputs/",
         "--trainer.default_root_dir DIR": "another folder",
-        "--ckpt_path FILE": "checkpoint to resume from, or 'last'",
-        "--save.every_minutes X": "save within an epoch too",
-        "--log NAMES": "csv, tensorboard, wandb, with commas between",
-        "--online.every_n_epochs N": "measure a linear probe and neighbors while training",
         "--overwrite": "replace a run in the same folder",
+        "--ckpt_path FILE|last": OPTIONS["--ckpt_path"][2],
+        "--save.every_minutes X": OPTIONS["--save.every_minutes"][2],
+        "--log NAMES": OPTIONS["--log"][2],
+        "--online.every_n_epochs N": OPTIONS["--online.every_n_epochs"][2],
     },
 }
-
-# The run's own options: name, type, default, help.
-OPTIONS: tuple[tuple[str, Any, Any, str], ...] = (
-    ("--seed_everything", int, 0, "seed of weights, order and views"),
-    (
-        "--ckpt_path",
-        str | None,
-        None,
-        "checkpoint to resume from; 'last': the newest of the run's folder, or the beginning "
-        "while there is none",
-    ),
-    ("--save.every_n_epochs", int, 1, "epochs between checkpoints"),
-    (
-        "--save.every_n_steps",
-        int | None,
-        None,
-        "optimizer steps between checkpoints within an epoch",
-    ),
-    ("--save.every_minutes", float | None, None, "minutes between checkpoints within an epoch"),
-    (
-        "--log",
-        str | list[str] | None,
-        None,
-        "loggers, of csv, tensorboard and wandb with commas between; files go to the run's folder",
-    ),
-    (
-        "--online.every_n_epochs",
-        int | None,
-        None,
-        "epochs between measurements of an online linear probe and nearest neighbors",
-    ),
-    ("--online.neighbors", int, 10, "nearest neighbors; 0 for none"),
-    ("--online.learning_rate", float, 1e-3, "of the online head's Adam"),
-    (
-        "--history.every_n_epochs",
-        int | None,
-        None,
-        "epochs between files of all momentum losses and scores, below tracker/",
-    ),
-)
 
 
 def main(arguments: list[str]) -> int:
@@ -134,33 +112,17 @@ def _take_configs(arguments: list[str]) -> tuple[list[str], Config, str]:
 def short_help(config: Config, name: str) -> str:
     """The options that people set first, each with its value in a configuration."""
     width = max(len(option) for group in FIRST.values() for option in group)
-    defaults = {option: default for option, _, default, _ in OPTIONS}
-    lines = ["usage: bcl fit --config NAME|FILE [OPTIONS]", "", ABOUT]
+    lines: list[str] = []
     for title, group in FIRST.items():
-        lines.append(f"{title}:")
+        lines += ["", f"{title}:"]
         for option, text in group.items():
-            word = option.split()[0]
-            value = _value(config, word.removeprefix("--").split("."), defaults.get(word))
+            value: Any = config
+            for key in option.split()[0].removeprefix("--").split("."):
+                value = value if isinstance(value, dict) else {}
+                value = value.get(key, (value.get("init_args") or {}).get(key))
             shown = "" if value is None else f" [{value}]"
             lines.append(f"  {option:<{width}}  {text}{shown}")
-        lines.append("")
-    return "\n".join(
-        [
-            *lines,
-            f"Values in brackets are those of {name}; those of another: bcl fit --config NAME",
-            "--help. All of its options: `bcl configs NAME`. Every option there is, with its type:",
-            "`bcl fit --help-all`; those of a class: `--model.help bcl.BCL`.",
-        ]
-    )
-
-
-def _value(config: Config, path: list[str], default: Any) -> Any:
-    """Look an option up in a configuration; ``init_args`` may be left out."""
-    node: Any = config
-    for key in path:
-        node = node if isinstance(node, dict) else {}
-        node = node.get(key, node.get("init_args", {}).get(key))
-    return default if node is None else node
+    return HELP.format(options="\n".join([*lines, ""]), name=name)
 
 
 def make_parser(name: str = "run") -> Any:
@@ -169,40 +131,25 @@ def make_parser(name: str = "run") -> Any:
     import pytorch_lightning as pl
 
     # An abbreviated option would be accepted silently, and so would many a misspelled one.
-    parser = jsonargparse.ArgumentParser(
-        prog="bcl fit",
-        description=ABOUT[: ABOUT.index("\n\n")],
-        exit_on_error=False,
-        allow_abbrev=False,
-    )
+    parser = jsonargparse.ArgumentParser(prog="bcl fit", exit_on_error=False, allow_abbrev=False)
     parser.add_argument("-c", "--config", action="config", help="name or YAML file")
     parser.add_argument("--name", type=str, default=name, help="the run's name in reports")
-    for option, kind, default, text in OPTIONS:
+    for option, (kind, default, text) in OPTIONS.items():
         parser.add_argument(option, type=kind, default=default, help=text)
     parser.add_argument("--overwrite", action="store_true", help="replace a run in the same folder")
-    parser.add_class_arguments(
-        pl.Trainer, "trainer", fail_untyped=False, instantiate=False, sub_configs=True
-    )
-    classes = {"model": pl.LightningModule, "data": pl.LightningDataModule}
-    for key, kind in classes.items():
-        parser.add_subclass_arguments(kind, key, fail_untyped=False, required=True)
+    options = {"fail_untyped": False, "sub_configs": True}
+    parser.add_class_arguments(pl.Trainer, "trainer", instantiate=False, **options)
+    for key, base in (("model", pl.LightningModule), ("data", pl.LightningDataModule)):
+        parser.add_subclass_arguments(base, key, fail_untyped=False, required=True)
         parser.link_arguments("seed_everything", f"{key}.init_args.seed")
     return parser
 
 
 def parse(arguments: list[str], config: Config, name: str = "run") -> tuple[Any, Any]:
-    """Parse the options of a run.
-
-    Args:
-        arguments: the words after ``bcl fit``, without ``--config``.
-        config: the merged configurations.
-        name: the run's name if ``--name`` is not given.
-
-    Returns:
-        The parser, and the options as its namespace.
+    """Parse the words after ``bcl fit``, without ``--config``: the parser, and its namespace.
 
     Raises:
-        InputError: an unknown option, or a value of a wrong type.
+        InputError: an unknown option, or a value that it does not take.
     """
     from jsonargparse import ArgumentError
 
@@ -215,20 +162,15 @@ def parse(arguments: list[str], config: Config, name: str = "run") -> tuple[Any,
         known = [name for action in parser._actions for name in action.option_strings]
         raise readable_error(str(error), known) from None
     check_seed(options.seed_everything)
-    _check_name(options.name)
-    if options.trainer.default_root_dir is None:
-        options.trainer.default_root_dir = str(Path("outputs", *options.name.split("/")))
-    return parser, options
-
-
-def _check_name(name: str) -> None:
-    """A run's name is also its place below outputs/, and stays there."""
-    parts = name.split("/")
+    parts = options.name.split("/")
     if not all(parts) or {".", ".."} & set(parts):
         raise InputError(
-            f"--name '{name}' cannot name a folder below outputs/; take words such as "
+            f"--name '{options.name}' cannot name a folder below outputs/; choose words such as "
             "digits_lt/bcl_i, and --trainer.default_root_dir for another place."
         )
+    if options.trainer.default_root_dir is None:
+        options.trainer.default_root_dir = str(Path("outputs", *parts))
+    return parser, options
 
 
 def _train(parser: Any, options: Any) -> Path | None:
@@ -241,7 +183,7 @@ def _train(parser: Any, options: Any) -> Path | None:
     folder = Path(options.trainer.default_root_dir)
     check_writable(folder, "--trainer.default_root_dir")
     checkpoint = find_checkpoint(folder, options.ckpt_path, options.overwrite)
-    built = build(parser, options)
+    built = _build(parser, options)
     resumed_at = None
     if checkpoint is not None:
         content = read_checkpoint(checkpoint)
@@ -254,9 +196,11 @@ def _train(parser: Any, options: Any) -> Path | None:
         # The files in the folder are this run's only if the checkpoint is.
         if lies_in(checkpoint, folder / "checkpoints"):
             resumed_at = int(content["global_step"])
+    plain = yaml.safe_load(parser.dump(options, skip_link_targets=False, skip_unset=False))
+    config = {key: plain[key] for key in KEYS}
     online = options.online.every_n_epochs is not None
     trainer = make_trainer(
-        new_record(options.name, built.model, options.seed_everything, plain(parser, options)),
+        new_record(options.name, built.model, options.seed_everything, config),
         folder,
         vars(built.trainer),
         save=vars(options.save),
@@ -269,7 +213,7 @@ def _train(parser: Any, options: Any) -> Path | None:
     return folder / "checkpoints" / "last.ckpt" if trainer.is_global_zero else None
 
 
-def build(parser: Any, options: Any) -> Any:
+def _build(parser: Any, options: Any) -> Any:
     """Seed, and build what the options describe: model, data, and parts of the trainer."""
     import pytorch_lightning as pl
     from jsonargparse import ArgumentError
@@ -281,26 +225,11 @@ def build(parser: Any, options: Any) -> Any:
         raise find_input_error(error) or error from None
 
 
-def plain(parser: Any, options: Any) -> Config:
-    """The options as plain values that rebuild method and data."""
-    text = parser.dump(options, skip_link_targets=False, skip_unset=False)
-    content = yaml.safe_load(text)
-    return {key: content[key] for key in KEYS}
-
-
 def find_checkpoint(folder: Path, asked: str | None, overwrite: bool) -> Path | None:
-    """Find the checkpoint to resume from; never mix a new run into an old one.
-
-    Args:
-        folder: the run's.
-        asked: a path, ``"last"`` for the newest of the folder, or None.
-        overwrite: whether a run in the folder may be replaced.
-
-    Returns:
-        The checkpoint; None for a run from the beginning.
+    """Find the checkpoint to resume from, if any; never mix a new run into an old one.
 
     Raises:
-        InputError: the folder holds another run.
+        InputError: the folder holds another run, which is not to be replaced.
     """
     from pytorch_lightning.utilities import rank_zero_only
 
@@ -313,9 +242,11 @@ def find_checkpoint(folder: Path, asked: str | None, overwrite: bool) -> Path | 
             f"{folder} holds a run already; resume it with --ckpt_path last, replace it with "
             "--overwrite, or name another folder with --trainer.default_root_dir."
         )
+    if asked is None:
+        return None
     # A job that its scheduler starts again may have been killed before its first checkpoint.
     if asked == "last" and not any(last.parent.glob("*.ckpt")):
         said = f"No checkpoint in {last.parent} yet: the run starts at its beginning."
         rank_zero_only(print)(said)
         return None
-    return last if asked == "last" else None if asked is None else Path(asked)
+    return last if asked == "last" else Path(asked)
