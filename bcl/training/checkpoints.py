@@ -129,16 +129,11 @@ class Checkpoints(ModelCheckpoint):
         return {}
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Make sure that all ranks resume from the same place.
-
-        Raises:
-            InputError: some ranks see a checkpoint and others do not.
-        """
+        """Refuse a resume that only some ranks can see."""
         super().setup(trainer, pl_module, stage)
-        if trainer.world_size == 1:
-            return
-        found: list[Any] = [None] * trainer.world_size
-        torch.distributed.all_gather_object(found, trainer.ckpt_path is not None)
+        found: list[Any] = [trainer.ckpt_path is not None] * trainer.world_size
+        if trainer.world_size > 1:
+            torch.distributed.all_gather_object(found, found[0])
         if len(set(found)) > 1:
             raise InputError(
                 f"ranks {[rank for rank, seen in enumerate(found) if not seen]} see no checkpoint "
@@ -146,7 +141,7 @@ class Checkpoints(ModelCheckpoint):
                 "all nodes share (--trainer.default_root_dir)."
             )
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_start(self, trainer: pl.Trainer, *_: Any) -> None:
         """Start counting; a new run removes the checkpoints of the run that it replaces."""
         self._started = True
         self._resumed = None if trainer.ckpt_path is None else Path(trainer.ckpt_path)
@@ -188,9 +183,7 @@ class Checkpoints(ModelCheckpoint):
         every_n_steps = self.intervals[1]
         return every_n_steps is not None and trainer.global_step - self._saved_step >= every_n_steps
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any
-    ) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         """Save within an epoch, after an optimizer step."""
         stepped = trainer.global_step > self._seen_step  # not while gradients accumulate
         self._seen_step = trainer.global_step
@@ -204,7 +197,7 @@ class Checkpoints(ModelCheckpoint):
         if due:
             self._save(trainer)
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         """Save at the end of an epoch, after the scores were refreshed."""
         if is_cut(trainer) and self.path.exists():
             return  # what was saved after the last batch resumes exactly
@@ -255,7 +248,7 @@ class TorchRandomState(Callback):
         self._loaded = checkpoint.get("torch_random_state")
 
     def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any
     ) -> None:
         """Set the generators before the first step after a resume."""
         states, self._loaded = self._loaded, None

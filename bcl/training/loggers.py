@@ -24,6 +24,7 @@ from bcl.training.checkpoints import is_cut, is_last_epoch
 from bcl.training.record import RunRecorder
 
 LOGGERS = ("csv", "tensorboard", "wandb")
+_TABLE_EVERY = 50  # epochs
 _THUMBNAIL = 96  # pixels
 
 
@@ -41,8 +42,7 @@ class LogHistory(Callback):
         resumed_at: optimizer steps of the checkpoint that a run resumes from. The CSV file and the
             wandb run then continue, and what was logged after the checkpoint is dropped where that
             is possible (CSV, TensorBoard). None starts afresh.
-        table_every_n_epochs: epochs between two tables; the last epoch always has one.
-        rows: samples per table.
+        rows: samples in a table, which comes every 50 epochs and after the last.
 
     Raises:
         InputError: an unknown name, a package that is not installed, a number below 1, or, when
@@ -67,7 +67,6 @@ class LogHistory(Callback):
         recorder: RunRecorder,
         names: str | Iterable[str],
         resumed_at: int | None = None,
-        table_every_n_epochs: int = 50,
         rows: int = 32,
     ) -> None:
         words = names.split(",") if isinstance(names, str) else names
@@ -79,15 +78,13 @@ class LogHistory(Callback):
                     f"logging to {name} needs the package {name}; install it with "
                     f"pip install 'bcl-cacr[{name}]'."
                 )
-        check_count("table_every_n_epochs", table_every_n_epochs)
         check_count("rows", rows)
         self.recorder = recorder
         self.resumed_at = resumed_at
-        self.table_every_n_epochs = table_every_n_epochs
         self.rows = rows
         self.loggers: list[Logger] = []
 
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+    def setup(self, *_: Any, **__: Any) -> None:
         """Open the loggers; a refusal comes before training."""
         record, folder = self.recorder.record, self.recorder.folder
         self.loggers = [open_logger(name, folder, record, self.resumed_at) for name in self.names]
@@ -108,7 +105,7 @@ class LogHistory(Callback):
                 logger.experiment.add_histogram("scores", tracker.scores.cpu(), step)
             if tracker is not None and isinstance(logger, WandbLogger):
                 values["scores"] = _histogram(row["score_histogram"])
-                if is_last_epoch(trainer) or done % self.table_every_n_epochs == 0:
+                if is_last_epoch(trainer) or done % _TABLE_EVERY == 0:
                     data = getattr(trainer, "datamodule", None)
                     values["tail"] = tail_table(tracker, data, self.rows)
             logger.log_metrics({**scalars, **values}, step)

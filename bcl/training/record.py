@@ -81,7 +81,7 @@ class RunRecorder(Callback):
         history: list[dict[str, Any]] = self.record["history"]
         return history[-1] if history else None
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_start(self, trainer: pl.Trainer, *_: Any) -> None:
         """Start the clock; name the data, and say what it left out."""
         self.record.update(_data(trainer))
         self.record["notes"] = _notes(trainer)
@@ -90,9 +90,7 @@ class RunRecorder(Callback):
         self._before = self.record["wall_seconds"]
         self._start = time.monotonic()
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, *args: Any
-    ) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, _: Any, outputs: Any, *args: Any) -> None:
         """Add the step's loss to the epoch's."""
         self._sum = self._sum + outputs["loss"].detach().float()
         self._count += 1
@@ -122,17 +120,13 @@ class RunRecorder(Callback):
         self.record["epochs"] = epoch + 1
         self.record["wall_seconds"] = self._before + time.monotonic() - self._start
 
-    def on_save_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_save_checkpoint(self, trainer: pl.Trainer, _: Any, checkpoint: dict[str, Any]) -> None:
         """Put the record into the checkpoint."""
         self.record["wall_seconds"] = self._before + time.monotonic() - self._start
         record = {**self.record, "history": list(self.record["history"])}
         checkpoint[KEY] = {"format": FORMAT, "record": record, "running": self._running(trainer)}
 
-    def on_load_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_load_checkpoint(self, trainer: pl.Trainer, _: Any, checkpoint: dict[str, Any]) -> None:
         """Continue the history and the clock of an interrupted run.
 
         Raises:
@@ -150,7 +144,7 @@ class RunRecorder(Callback):
         self.record |= {key: saved[key] for key in ("history", "wall_seconds", "epochs")}
         self._sum, self._count = running["sum"], running["count"]
 
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_end(self, trainer: pl.Trainer, *_: Any) -> None:
         """Write ``run.json``."""
         if trainer.is_global_zero:
             text = json.dumps(self.record, indent=2, default=str)
