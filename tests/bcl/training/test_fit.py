@@ -1,0 +1,99 @@
+"""The one trainer of a recorded run, and errors that end it."""
+
+import io
+
+import pytest
+import pytorch_lightning as pl
+from small_runs import method
+
+from bcl import InputError, OnlineProbe
+from bcl.training import LogHistory, RunRecorder, make_trainer
+from bcl.training.checkpoints import AtomicCheckpointIO, Checkpoints
+from bcl.training.fit import fit
+from bcl.training.record import new_record
+from datamodules import DigitsLT
+
+SETTINGS = {"accelerator": "cpu", "logger": False, "enable_model_summary": False, "max_epochs": 2}
+
+
+class Stop(pl.Callback):
+    """An input error at a step, or before the first."""
+
+    def __init__(self, step=None):
+        self.step = step
+
+    def setup(self, trainer, module, stage):
+        if self.step is None:
+            raise InputError("too early.")
+
+    def on_train_batch_start(self, trainer, *_):
+        if trainer.global_step == self.step:
+            raise InputError("step 4: no.")
+
+
+def trainer(folder, *callbacks, **options):
+    model = method()
+    settings = {**SETTINGS, "callbacks": list(callbacks)}
+    return make_trainer(new_record("run", model, 0, {}), folder, settings, **options), model
+
+
+def test_callbacks_and_plugins_of_the_user_join_those_of_the_run(tmp_path):
+    probe = OnlineProbe(neighbors=0)
+    made, model = trainer(tmp_path, probe, log="csv", history_every=1)
+    kinds = [type(each) for each in made.callbacks]
+    assert kinds.index(RunRecorder) < kinds.index(OnlineProbe) < kinds.index(LogHistory)
+    assert kinds[-1] is Checkpoints  # after all that it saves
+    assert made.checkpoint_callback is made.callbacks[-1]
+    assert isinstance(made.strategy.checkpoint_io, AtomicCheckpointIO)
+    fit(made, model, DigitsLT())
+    assert "online_linear/few" in (tmp_path / "metrics.csv").read_text().splitlines()[0]
+    assert "linear head" in (tmp_path / "run.json").read_text()
+    assert len(list((tmp_path / "tracker").iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    ("step", "told"),
+    [(None, "too early."), (0, "no. There is no checkpoint yet."), (4, "no. The last good")],
+)
+def test_an_error_in_training_names_the_last_good_checkpoint(tmp_path, step, told):
+    made, model = trainer(tmp_path, Stop(step))
+    with pytest.raises(InputError) as error:
+        fit(made, model, DigitsLT())
+    assert told in str(error.value)
+    assert (str(tmp_path / "checkpoints" / "last.ckpt") in str(error.value)) == (step == 4)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"devices": 0}, {"accelerator": "gpuu"}, {"strategy": "dpp"}, {"precision": "7"}],
+)
+def test_settings_that_lightning_refuses_are_one_line(tmp_path, settings):
+    with pytest.raises(InputError, match="trainer: ") as error:
+        make_trainer({"name": "x"}, tmp_path, {**SETTINGS, **settings})
+    assert "\n" not in str(error.value)
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize("short", [True, False])
+def test_progress_is_a_bar_in_a_terminal_and_lines_elsewhere(tmp_path, monkeypatch, capsys, short):
+    fit(*trainer(tmp_path / "lines", short=short), DigitsLT())
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition("  loss")[0] for line in lines] == ["run: epoch 1/2", "run: epoch 2/2"]
+    screen = Terminal()
+    monkeypatch.setattr("sys.stdout", screen)
+    fit(*trainer(tmp_path / "bar", short=short), DigitsLT())
+    shown = screen.getvalue()
+    assert "2/2" in shown if short else "3/3" in shown  # epochs, or batches of one
+    assert "loss" in shown
+    assert "run: epoch" not in shown
+
+
+def test_a_run_without_progress_prints_nothing(tmp_path, capsys):
+    model = method()
+    settings = {**SETTINGS, "enable_progress_bar": False}
+    fit(make_trainer({"name": "x"}, tmp_path, settings), model, DigitsLT())
+    assert capsys.readouterr().out == ""
