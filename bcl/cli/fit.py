@@ -47,11 +47,12 @@ FIRST = {
     "data": {
         "--data.root DIR": "folder of the images",
         "--data.batch_size N": "images per step, over all devices",
-        "--data.image_size N": "side of the images in pixels",
+        "--data.image_size N": "side of the stored images in pixels",
     },
     "method": {
-        "--model.encoder NAME": "resnet8, resnet18, resnet50, or any timm model",
-        "--model.learning_rate X": "peak of the schedule",
+        "--model.encoder.name NAME": "resnet8, resnet18, resnet50, or any timm model",
+        "--model.views.size N": "side of the views in pixels",
+        "--model.optimizer.learning_rate X": "peak of the schedule; 0.5 if not configured",
     },
     "training": {
         "--trainer.max_epochs N": "passes over the data",

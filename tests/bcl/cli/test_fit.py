@@ -15,6 +15,7 @@ from bcl.cli import main
 from bcl.cli.configuration import compose
 from bcl.cli.fit import FIRST, make_parser, parse
 from bcl.evaluation import ProbeReport
+from bcl.methods import OptimizerSettings
 
 
 @pytest.fixture
@@ -229,11 +230,14 @@ class TestFit:
     def test_values_in_the_help_are_of_options_that_methods_and_data_take(self):
         words = [word for group in FIRST.values() for word in group]
         config = compose("image_folder/bcl_i")
-        given = {"--data.root DIR": ".", "--model.encoder NAME": "resnet14"}
+        given = {"--data.root DIR": ".", "--model.encoder.name NAME": "resnet14"}
         numbers = {word: "3" for word in words if word.startswith(("--model", "--data"))}
         pairs = {**numbers, **given}
         arguments = [each for word, value in pairs.items() for each in (word.split()[0], value)]
-        parse(arguments, config)
+        _, options = parse(arguments, config)
+        assert options.model.init_args.encoder.name == "resnet14"
+        assert options.model.init_args.views.init_args.size == 3
+        assert OptimizerSettings().learning_rate == 0.5  # as the help says
 
     def test_the_whole_help_documents_every_option(self, capsys):
         with pytest.raises(SystemExit) as stop:

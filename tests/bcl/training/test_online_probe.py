@@ -19,6 +19,7 @@ from bcl.memorization.history import TrackerHistory
 from bcl.training import RunRecorder
 from bcl.training.checkpoints import Checkpoints, TorchRandomState
 from cacr import CACR
+from cacr.method import TeacherSettings
 from datamodules import DigitsLT
 
 
@@ -92,7 +93,12 @@ def test_it_measures_every_n_epochs_and_after_the_last():
     [
         (BCL, {}, {"accumulate_grad_batches": 2}, 2),
         (SDCLR, {"prune_fraction": 0.5}, {"precision": "bf16-mixed"}, 1),
-        (CACR, {"form": "moco", "queue_size": 64}, {"limit_train_batches": 2}, 5),
+        (
+            CACR,
+            {"form": "moco", "teacher": TeacherSettings(queue_size=64)},
+            {"limit_train_batches": 2},
+            5,
+        ),
     ],
 )
 def test_all_methods_accumulation_and_half_precision(cls, more, settings, views):
