@@ -88,6 +88,9 @@ def test_it_measures_every_n_epochs_and_after_the_last():
     ]
 
 
+SHORT_QUEUE = TeacherSettings(queue_size=64)
+
+
 @pytest.mark.parametrize(
     ("cls", "more", "settings", "views"),
     [
