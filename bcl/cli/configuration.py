@@ -1,8 +1,8 @@
-"""Named configurations: ``RECIPE/METHOD`` composed from one file per recipe and one per method.
+"""Named configurations: ``RECIPE/METHOD``, composed from one file per recipe and one per method.
 
-A recipe says what is learned from (data, image size, encoder, schedule), a method says how
-(method, views, loss); ``base.yaml`` holds what all share. Later parts win over earlier ones:
-base, method, recipe, and what a recipe changes for this one method. A part may ``extends`` another.
+A recipe sets data, image size, encoder and schedule; a method sets method, views and loss;
+``base.yaml`` holds what all share. Later parts win: base, method, recipe, and what a recipe changes
+for one method. A part that ``extends`` another starts from it.
 """
 
 import importlib.resources
@@ -76,10 +76,7 @@ def _class_first(value: Any) -> Any:
 
 
 def config_names() -> dict[str, str]:
-    """Name every composed configuration, with one line on each.
-
-    Returns:
-        ``RECIPE/METHOD`` to its description, sorted.
+    """Every named configuration, ``RECIPE/METHOD``, with one line about it.
 
     Example:
         >>> "digits_lt/bcl_i" in config_names()
@@ -95,16 +92,10 @@ def config_names() -> dict[str, str]:
 
 
 def compose(name: str) -> Config:
-    """Compose a named configuration.
-
-    Args:
-        name: ``RECIPE/METHOD``, one of `config_names`.
-
-    Returns:
-        A mapping with ``seed_everything``, ``model``, ``data`` and ``trainer``.
+    """Compose a named configuration: ``seed_everything``, ``model``, ``data`` and ``trainer``.
 
     Raises:
-        InputError: unknown name; the nearest one is given.
+        InputError: an unknown name; the error names the nearest one.
 
     Example:
         >>> compose("digits_lt/bcl_i")["model"]["class_path"]
@@ -115,19 +106,12 @@ def compose(name: str) -> Config:
     recipe_name, method_name = name.split("/")
     recipe, method = _part("recipes", recipe_name), _part("methods", method_name)
     changes = recipe.get("methods", {}).get(method_name, {})
-    parts = [_read("base.yaml"), method, recipe, changes]
-    merged = merge({}, *parts)
+    merged = merge({}, _read("base.yaml"), method, recipe, changes)
     return {key: _class_first(merged[key]) for key in KEYS}
 
 
 def find_config(name: str) -> Config:
-    """Read a configuration by name or from a YAML file.
-
-    Args:
-        name: ``RECIPE/METHOD``, or a path to a YAML file.
-
-    Returns:
-        The configuration.
+    """Read a configuration by its name, ``RECIPE/METHOD``, or from a YAML file.
 
     Raises:
         InputError: neither a name nor a readable YAML file with a mapping.
@@ -154,39 +138,32 @@ def find_config(name: str) -> Config:
 
 
 def read_yaml(path: Path) -> Config:
-    """Read a mapping from a YAML file.
-
-    Args:
-        path: the file.
-
-    Returns:
-        What it says; empty sections are left out.
+    """Read a mapping from a YAML file, without its empty sections.
 
     Raises:
         InputError: no readable YAML file with a mapping.
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        json.dumps(content, default=str)
     except FileNotFoundError:
         raise InputError(
             f"no configuration file {path}; `bcl configs` lists the names that need no file."
         ) from None
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}.") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{path} is not a text file; a configuration is YAML in UTF-8.") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or "not YAML"
-        raise InputError(f"{path}{line}: {problem}; mend the file.") from None
-    if not isinstance(content, dict):
-        raise InputError(f"{path} holds no mapping; it needs keys such as model, data, trainer.")
-    try:
-        json.dumps(content, default=str)
+        raise InputError(f"{path}{line}: {problem}; correct the file.") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path} is not a text file; a configuration is YAML in UTF-8.") from None
     except (ValueError, TypeError, RecursionError):
         raise InputError(
             f"{path}: an alias contains itself, or a key is not text; write it out in full."
         ) from None
-    # A section that is left empty, as `trainer:` alone on its line, changes nothing.
+    if not isinstance(content, dict):
+        raise InputError(f"{path} holds no mapping; it needs keys such as model, data, trainer.")
+    # An empty section, as `trainer:` alone on its line, changes nothing.
     return {key: value for key, value in content.items() if value is not None}

@@ -1,4 +1,4 @@
-"""Output folders that are whole and never overwritten unasked; seeds that can be used."""
+"""Output folders that are whole and replaced only when asked; seeds that can be used."""
 
 import contextlib
 import shutil
@@ -13,20 +13,12 @@ from bcl.core.errors import InputError
 def new_folder(
     path: str | Path, overwrite: bool = False, marker: str = "report.json"
 ) -> Iterator[Path]:
-    """Give a working folder that becomes ``path`` at the end, or vanishes on an error.
+    """Yield a working folder that becomes ``path`` at the end, or vanishes on an error.
 
-    Args:
-        path: the folder to make.
-        overwrite: replace ``path`` if it exists already.
-        marker: a file by which a folder that may be replaced is known; another folder is only
-            replaced when it is empty.
-
-    Yields:
-        A temporary folder beside ``path``.
+    With ``overwrite`` an existing folder is replaced if it holds ``marker`` or is empty.
 
     Raises:
-        InputError: ``path`` exists and is not to be overwritten, is not of this command, or
-            cannot be written.
+        InputError: ``path`` exists and may not be replaced, or cannot be written.
     """
     target = Path(path).absolute()
     if target.exists() and not overwrite:
@@ -52,7 +44,7 @@ def new_folder(
 
 
 def _replaceable(target: Path, marker: str) -> bool:
-    """Whether a folder is empty or of this command; never the one that we stand in."""
+    """Whether a folder is empty or of this command, and not the working directory."""
     if not target.is_dir() or target.is_symlink():
         return False
     if Path.cwd().is_relative_to(target.resolve()):
@@ -75,13 +67,6 @@ def _replace(target: Path, work: Path) -> None:
 
 
 def check_seed(seed: object) -> None:
-    """Refuse a seed that NumPy's generator, which Lightning seeds too, cannot take.
-
-    Args:
-        seed: what was given.
-
-    Raises:
-        InputError: it lies outside [0, 2**32).
-    """
+    """Refuse a seed outside [0, 2**32), which NumPy's generator cannot take."""
     if isinstance(seed, int) and not 0 <= seed < 2**32:
-        raise InputError(f"a seed must lie between 0 and {2**32 - 1}, got {seed}; take another.")
+        raise InputError(f"a seed must lie between 0 and {2**32 - 1}, got {seed}.")
