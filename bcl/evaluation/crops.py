@@ -11,16 +11,9 @@ from bcl.evaluation.features import ImageDataset
 
 
 def crop_and_flip(images: Tensor, ids: Tensor, seed: int, epoch: int) -> Tensor:
-    """Random crop after zero-padding by an eighth, and flip, as a function of seed, epoch and id.
+    """Crop (B, 3, H, W) images at random after zero-padding by an eighth, and flip.
 
-    Args:
-        images: (B, 3, H, W) of any type.
-        ids: (B,) int64.
-        seed: of the run.
-        epoch: of the run.
-
-    Returns:
-        Images of the same shape and type.
+    The draws are a function of seed, epoch and the (B,) ids.
     """
     B, _, H, W = images.shape
     ids = ids.to(images.device)
@@ -37,12 +30,7 @@ def crop_and_flip(images: Tensor, ids: Tensor, seed: int, epoch: int) -> Tensor:
 
 
 class CroppedSet:
-    """An image set seen through one random crop and flip of every image.
-
-    Attributes:
-        labels: of the set.
-        content_hash: of the set, the crop and its seed.
-    """
+    """An image set seen through one random crop and flip of every image."""
 
     def __init__(self, base: ImageDataset, seed: int) -> None:
         self.base, self.seed = base, seed

@@ -26,15 +26,12 @@ class ImageDataset(Protocol):
 
     def __len__(self) -> int:
         """Number of images."""
-        ...
 
     def images(self, indices: Tensor) -> Tensor:
         """The images at (n,) indices, uint8 (n, 3, H, W)."""
-        ...
 
     def batches(self, batch_size: int, device: Any) -> Iterator[dict[str, Tensor]]:
         """Batches in the order of the ids."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ MAX_IMAGES = 4096  # pairs grow with the square; this many give the uniformity t
 
 
 class Measures(TypedDict):
-    """Measures of test features; ``docs/evaluation.md`` describes them."""
+    """Measures of test features."""
 
     uniformity: float | None
     alignment: float | None
@@ -25,15 +25,9 @@ class Measures(TypedDict):
 
 
 # Momentum losses of a class: mean and quartiles, None where the tracker saw none of its samples.
+Number = float | None
 ClassLoss = TypedDict(
-    "ClassLoss",
-    {
-        "class": int,
-        "mean": float | None,
-        "low": float | None,
-        "high": float | None,
-        "score": float | None,
-    },
+    "ClassLoss", {"class": int, "mean": Number, "low": Number, "high": Number, "score": Number}
 )
 
 
@@ -107,20 +101,11 @@ def alignment(first: Tensor, second: Tensor, alpha: float = 2.0) -> float:
 
 
 def class_spread(features: Tensor, labels: Tensor, num_classes: int) -> Tensor:
-    r"""How far the features of each class lie apart on the sphere.
+    r"""(C,) circular variance of the features of each class; NaN for absent classes.
 
     .. math:: 1 - \Bigl\lVert \frac1{n_c} \sum_{i: y_i = c} \hat x_i \Bigr\rVert
 
-    the circular variance of L2-normalized features: 0 where a class is one point, near 1 where it
-    covers the sphere.
-
-    Args:
-        features: (N, D).
-        labels: (N,).
-        num_classes: C.
-
-    Returns:
-        (C,) float64 on the CPU; NaN for absent classes.
+    for L2-normalized features: 0 where a class is one point, near 1 where it covers the sphere.
 
     Example:
         >>> class_spread(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 1]), 2)
@@ -139,18 +124,7 @@ def representation_measures(
     groups: ShotGroups,
     views: Callable[[], tuple[Tensor, Tensor]] | None = None,
 ) -> Measures:
-    """Uniformity, alignment and class spread of test features.
-
-    Args:
-        features: (N, D).
-        labels: (N,).
-        groups: of the training set, for the spread by group.
-        views: returns features of two views of the same images, for the alignment.
-
-    Returns:
-        ``uniformity``, ``alignment`` (None without views), ``spread`` with ``many``, ``medium``,
-        ``few``, ``all``, and ``spread_per_class``.
-    """
+    """Measure test features; ``views`` returns features of two views of the same images."""
     spread = class_spread(features, labels, groups.class_counts.numel())
     by_group = {name: nan_mean(spread[ids]) for name, ids in groups.as_dict().items()}
     return {
@@ -174,10 +148,9 @@ def tail_discovery(
         class_counts: (C,) training images.
 
     Returns:
-        ``spearman_samples`` and ``spearman_classes``, the rank correlation of momentum loss (and of
-        its class means) with class frequency, negative where rare classes have larger losses;
-        ``auroc_tail``, the chance that a sample of the rarer half of the classes has a larger loss
-        than one of the other half; ``score_histogram`` of 20 bins; and ``by_class``.
+        Rank correlations of the momentum loss (and of its class means) with class frequency,
+        negative where rare classes have larger losses; ``auroc_tail``, the chance that a sample of
+        the rarer half of the classes has a larger loss than one of the other half; and more.
     """
     frequency = class_counts[labels].double()  # (N,)
     by_class = [

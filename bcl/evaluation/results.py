@@ -38,46 +38,28 @@ class Estimate:
 
 @dataclass
 class Draw:
-    """One draw of a protocol.
-
-    Attributes:
-        accuracy: share of correct test predictions, in [0, 1].
-        top5: share of test images whose label is among the five best classes; NaN for knn.
-        per_class: C accuracies; NaN for a class without test images.
-        chosen: solver, its settings, and how they were chosen; see ``docs/evaluation.md``.
-    """
+    """One draw of a protocol: shares of correct test predictions, and how the probe was fitted."""
 
     accuracy: float
-    top5: float
-    per_class: list[float]
-    chosen: dict[str, Any]
+    top5: float  # NaN for knn
+    per_class: list[float]  # NaN for a class without test images
+    chosen: dict[str, Any]  # solver and settings
 
 
 @dataclass
 class ProtocolResult:
-    """What one protocol measured.
+    """What one protocol measured; the accuracies are means over draws."""
 
-    Attributes:
-        name: such as ``"full"`` or ``"knn@10"``.
-        kind: ``"linear"``, ``"knn"`` or ``"finetune"``.
-        description: the training images, in words.
-        draws: one entry per draw.
-        per_class: C accuracies, the mean over draws.
-        summary: ``"accuracy"`` and ``"top5"``.
-        groups: grouping to ``"many"``, ``"medium"``, ``"few"``, ``"class_mean"``,
-            ``"std_population"`` and ``"std_sample"``.
-        notes: what a reader should know, such as absent classes.
-    """
-
-    name: str
-    kind: str
-    description: str
+    name: str  # such as "full" or "knn@10"
+    kind: str  # "linear", "knn" or "finetune"
+    description: str  # the training images, in words
     draws: list[Draw]
     per_class: list[float]
     accuracy: Estimate
     top5: Estimate
+    # Grouping to "many", "medium", "few", "class_mean", "std_population" and "std_sample".
     groups: dict[str, dict[str, Estimate]]
-    notes: list[str]
+    notes: list[str]  # such as absent classes
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values; ``summary`` holds all means."""
@@ -115,26 +97,15 @@ class ProtocolResult:
 
 @dataclass
 class ShownImage:
-    """An image from either end of the memorization scores, or one that moved a lot.
+    """An image from either end of the memorization scores, or of a sample that moved a lot."""
 
-    Attributes:
-        which: ``"highest"``, ``"lowest"``, ``"risen"`` or ``"fallen"``.
-        id: of the sample.
-        label: its class.
-        class_name: the class's name.
-        score: its memorization score.
-        change: since the earlier scores; None without them.
-        file: path in the report's folder.
-        png: the file's bytes; empty if it is missing.
-    """
-
-    which: str
+    which: str  # "highest", "lowest", "risen" or "fallen"
     id: int
     label: int
     class_name: str
     score: float
-    change: float | None
-    file: str
+    change: float | None  # since the earlier scores
+    file: str  # path in the report's folder
     png: bytes = b""
 
 
@@ -212,13 +183,9 @@ class ProbeReport:
         return dict(_plain(values))
 
     def save(self, folder: str | Path) -> Path:
-        """Write ``report.json``, ``predictions.pt`` and the images into a folder.
+        """Write ``report.json``, ``predictions.pt`` and images into a folder; returns the first.
 
-        Args:
-            folder: created if missing; files of an older report in it are replaced.
-
-        Returns:
-            The path of ``report.json``, which is written last.
+        Files of an older report are replaced, ``report.json`` last.
 
         Raises:
             InputError: the folder cannot be written.
@@ -241,13 +208,7 @@ class ProbeReport:
 
     @classmethod
     def load(cls, folder: str | Path) -> "ProbeReport":
-        """Read what `save` wrote.
-
-        Args:
-            folder: the folder, or the path of its ``report.json``.
-
-        Returns:
-            The report.
+        """Read what `save` wrote, from the folder or its ``report.json``.
 
         Raises:
             InputError: nothing there, not a report, or of another schema version.

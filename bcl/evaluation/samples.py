@@ -7,9 +7,23 @@ import torch
 from torch import Tensor
 
 from bcl.core.errors import InputError
+from bcl.evaluation.measures import TailDiscovery, tail_discovery
 from bcl.evaluation.results import ShownImage
+from bcl.evaluation.sets import Sets
 
 SHOWN = 16  # images at either end of the scores
+
+
+def discover_tail(tracker: Any, sets: Sets) -> TailDiscovery:
+    """Does the run's tracker find the rare classes of its training set?"""
+    labels, loss = sets.train_labels(), tracker.momentum_loss.detach().cpu()
+    if loss.numel() != labels.numel():
+        raise InputError(
+            f"the tracker has {loss.numel()} samples, the training set {labels.numel()}; evaluate "
+            "a run with the data it was trained on."
+        )
+    scores, seen = tracker.scores.detach().cpu(), tracker.seen.cpu()
+    return tail_discovery(loss, scores, seen, labels, sets.counts)
 
 
 def score_change(tracker: Any, earlier: Tensor | None) -> Tensor | None:
@@ -28,17 +42,7 @@ def score_change(tracker: Any, earlier: Tensor | None) -> Tensor | None:
 def extreme_images(
     tracker: Any, train: Any, class_names: list[str], change: Tensor | None
 ) -> list[ShownImage]:
-    """Images of the samples at either end of the scores, and of those that moved most.
-
-    Args:
-        tracker: the run's `bcl.MemorizationTracker`.
-        train: the training set.
-        class_names: of the classes.
-        change: from `score_change`.
-
-    Returns:
-        Up to 16 images per end.
-    """
+    """Up to 16 images from either end of the scores, and of the samples that moved most."""
     seen = tracker.seen.cpu().nonzero()[:, 0]
     scores = tracker.scores.detach().cpu()
     count = min(SHOWN, seen.numel() // 2)

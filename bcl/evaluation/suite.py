@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,26 +11,24 @@ from torch import Tensor, nn
 from bcl.core.checks import check_choice, check_count
 from bcl.core.errors import InputError
 from bcl.core.random import permutation
-from bcl.evaluation.crops import CroppedSet
 from bcl.evaluation.features import (
     Encode,
     FeatureCache,
-    ImageDataset,
     Progress,
     extract_features,
 )
 from bcl.evaluation.finetune import SETTINGS, fine_tune
 from bcl.evaluation.knn import knn_predict
 from bcl.evaluation.layers import layer_encoder
-from bcl.evaluation.measures import representation_measures, tail_discovery
+from bcl.evaluation.measures import representation_measures
 from bcl.evaluation.metrics import class_accuracy, group_accuracy
-from bcl.evaluation.probe.draws import by_class
 from bcl.evaluation.probe.linear import absence_notes, check_probe_data, fit_heads, score
 from bcl.evaluation.probe.options import ProbeOptions, ProbeResult
 from bcl.evaluation.protocols import Protocol, parse_protocols
 from bcl.evaluation.results import Draw, Estimate, ProbeReport, ProtocolResult
-from bcl.evaluation.samples import extreme_images, score_change
-from bcl.evaluation.shots import GROUPINGS, ShotGroups, shot_groups
+from bcl.evaluation.samples import discover_tail, extreme_images, score_change
+from bcl.evaluation.sets import Sets
+from bcl.evaluation.shots import GROUPINGS, ShotGroups
 
 VIEWED = 1024  # test images whose two views give the alignment
 
@@ -124,42 +122,38 @@ def evaluate(
     method, encode = _method_and_encode(encode, options.layer, wanted)
 
     # Which sets do the protocols need? Refuse what cannot be measured before any work.
-    sets = _needed_sets(data, wanted, options.probe.seed)
-    run = Run(data, sets, method, options, progress)
-    subsets = {protocol.name: _subsets(protocol, run) for protocol in wanted}
+    sets = Sets(data, wanted, options.grouping, options.probe.seed, options.device)
+    subsets = [sets.subsets(protocol) for protocol in wanted]
     change = score_change(tracker, earlier_scores)
-    discovery = None if tracker is None else _tail_discovery(tracker, run)
+    discovery = None if tracker is None else discover_tail(tracker, sets)
 
     # Each image goes through the encoder once.
-    for name, images in sets.items():
-        run.features[name] = extract_features(
+    for name, images in sets.images.items():
+        sets.features[name] = extract_features(
             encode, images, batch_size=options.batch_size, device=options.device,
             autocast=options.autocast, cache=options.cache, progress=progress, name=name,
         ).to(options.device)  # fmt: skip
     extracted = time.perf_counter() - begin
 
     # Each protocol sees features and labels alone.
-    results: dict[str, ProtocolResult] = {}
-    predictions = {"labels": run.labels["test"].cpu()}
-    for done, protocol in enumerate(wanted):
-        run.tell("protocols", done, len(wanted))
-        for name, description, draws in RUNNERS[protocol.kind](
-            protocol, run, subsets[protocol.name]
-        ):
+    run, results = Run(sets, options, method, progress), dict[str, ProtocolResult]()
+    predictions = {"labels": sets.labels["test"].cpu()}
+    for done, (protocol, rows) in enumerate(zip(wanted, subsets, strict=True)):
+        if progress is not None:
+            progress("protocols", done + 1, len(wanted))
+        for name, description, draws in RUNNERS[protocol.kind](protocol, rows, run):
             if name not in results:  # knn and knn@10 share one
-                results[name] = _result(name, protocol.kind, description, draws, run.groups)
+                results[name] = _result(name, protocol.kind, description, draws, sets.groups)
                 predictions[name] = torch.stack([draw.predictions for draw in draws])
 
     # What else is known of the representation and of the samples?
-    measures = None
+    measures, shown = None, []
     if options.measures:
-        features, labels = run.features["test"], run.labels["test"]
         views = _two_views(encode, run) if hasattr(data, "image_size") else None
-        measures = representation_measures(features, labels, run.main_groups, views)
-    shown = []
+        features, labels = sets.features["test"], sets.labels["test"]
+        measures = representation_measures(features, labels, sets.main_groups, views)
     if tracker is not None:
-        shown = extreme_images(tracker, data.train_set(), run.class_names, change)
-    run.tell("protocols", len(wanted), len(wanted))
+        shown = extreme_images(tracker, data.train_set(), sets.class_names, change)
     return ProbeReport(
         record={
             **(record or {}),
@@ -168,8 +162,8 @@ def evaluate(
             "extraction_seconds": extracted,
             "evaluation_seconds": time.perf_counter() - begin,
         },
-        data=_provenance(run),
-        groups=run.groups,
+        data=sets.provenance(),
+        groups=sets.groups,
         protocols=list(results.values()),
         measures=measures,
         tracker=discovery,
@@ -178,112 +172,75 @@ def evaluate(
     )
 
 
-class Run:
-    """What the protocols of one evaluation share.
+class Run(NamedTuple):
+    """What a protocol's runner works with."""
 
-    Attributes:
-        data: the datamodule.
-        sets: name to image set.
-        labels: name to (N,) labels, on the device.
-        features: name to (N, D) features, on the device; filled by the extraction.
-        groups: grouping to classes, the main one first.
-    """
-
-    def __init__(
-        self,
-        data: Any,
-        sets: dict[str, ImageDataset],
-        method: nn.Module | None,
-        options: EvaluationOptions,
-        progress: Progress | None,
-    ) -> None:
-        self.data, self.sets, self.method, self.options = data, sets, method, options
-        self.progress = progress
-        self.num_classes = int(data.num_classes)
-        self.counts = torch.as_tensor(data.class_counts).cpu()
-        self.class_names = [
-            str(name) for name in getattr(data, "class_names", range(self.num_classes))
-        ]
-        self.labels = {
-            name: _labels(images, name, self.num_classes).to(options.device)
-            for name, images in sets.items()
-        }
-        self.features: dict[str, Tensor] = {}
-        possible = GROUPINGS if self.num_classes >= 3 else ("thresholds",)
-        main = options.grouping or getattr(data, "grouping", possible[0])
-        names = sorted({main, *possible}, key=lambda name: name != main)
-        self.groups = {name: shot_groups(self.counts, name) for name in names}
-
-    @property
-    def main_groups(self) -> ShotGroups:
-        """The main grouping."""
-        return next(iter(self.groups.values()))
-
-    def tell(self, name: str, done: int, total: int) -> None:
-        """Report progress."""
-        if self.progress is not None:
-            self.progress(name, done, total)
-
-    def fit(self, protocol: Protocol, subsets: list[Tensor]) -> list[ProbeResult]:
-        """Linear probes of a protocol, one per draw."""
-        x, y = self.features[protocol.source], self.labels[protocol.source]
-        test_x, test_y = self.features["test"], self.labels["test"]
-        check_probe_data(x, y, test_x, test_y, self.num_classes)
-        options = replace(
-            self.options.probe, solver=protocol.solver, few_shot=protocol.shots is not None
-        )
-        return fit_heads(
-            x, y, subsets, test_x, test_y, num_classes=self.num_classes, options=options
-        )
+    sets: Sets
+    options: EvaluationOptions
+    method: nn.Module | None
+    progress: Progress | None
 
 
 Measured = Iterator[tuple[str, str, list[ProbeResult]]]  # name, description, one entry per draw
 
 
-def _run_linear(protocol: Protocol, run: Run, subsets: list[Tensor]) -> Measured:
-    yield protocol.name, protocol.description, run.fit(protocol, subsets)
+def _run_linear(protocol: Protocol, subsets: list[Tensor], run: Run) -> Measured:
+    yield protocol.name, protocol.description, _probes(protocol, subsets, run)
 
 
-def _run_knn(protocol: Protocol, run: Run, _: list[Tensor]) -> Measured:
-    metric, test_y = protocol.solver, run.labels["test"]
-    x, y = run.features[protocol.train], run.labels[protocol.train]
-    predicted = knn_predict(
-        x, y, run.features["test"], protocol.neighbors, metric=metric, num_classes=run.num_classes
+def _probes(protocol: Protocol, subsets: list[Tensor], run: Run) -> list[ProbeResult]:
+    """Linear probes, one per draw."""
+    features, labels, num_classes = run.sets.features, run.sets.labels, run.sets.num_classes
+    train = features[protocol.source], labels[protocol.source]
+    test = features["test"], labels["test"]
+    check_probe_data(*train, *test, num_classes)
+    options = replace(
+        run.options.probe, solver=protocol.solver, few_shot=protocol.shots is not None
     )
-    present = torch.bincount(y, minlength=run.num_classes) > 0
-    for k, labels in predicted.items():
-        per_class = class_accuracy(labels, test_y, run.num_classes)
+    return fit_heads(*train, subsets, *test, num_classes=num_classes, options=options)
+
+
+def _run_knn(protocol: Protocol, _: list[Tensor], run: Run) -> Measured:
+    features, labels, num_classes = run.sets.features, run.sets.labels, run.sets.num_classes
+    x, y, test_y = features[protocol.train], labels[protocol.train], labels["test"]
+    found = knn_predict(
+        x, y, features["test"], protocol.neighbors, metric=protocol.solver, num_classes=num_classes
+    )
+    present = torch.bincount(y, minlength=num_classes) > 0
+    for k, predictions in found.items():
+        per_class = class_accuracy(predictions, test_y, num_classes)
         result = ProbeResult(
-            accuracy=float((labels == test_y).double().mean()),
+            accuracy=float((predictions == test_y).double().mean()),
             top5=float("nan"),
             per_class_accuracy=per_class,
-            predictions=labels.cpu(),
-            chosen={"solver": "knn", "k": k, "metric": metric},
+            predictions=predictions.cpu(),
+            chosen={"solver": "knn", "k": k, "metric": protocol.solver},
             weight=torch.empty(0),
             bias=torch.empty(0),
             notes=absence_notes(present, per_class),
         )
-        description = f"{k} nearest in the {protocol.description}, {metric}, equal votes"
-        yield f"{protocol.name}@{k}", description, [result]
+        where = f"{k} nearest in the {protocol.description}, {protocol.solver}, equal votes"
+        yield f"{protocol.name}@{k}", where, [result]
 
 
-def _run_finetune(protocol: Protocol, run: Run, subsets: list[Tensor]) -> Measured:
+def _run_finetune(protocol: Protocol, subsets: list[Tensor], run: Run) -> Measured:
     assert run.method is not None  # checked before the extraction
-    epochs = run.options.finetune_epochs or (20 if protocol.shots is None else 60)
-    test_y, results = run.labels["test"].cpu(), []
-    for probe, indices in zip(run.fit(protocol, subsets), subsets, strict=True):
+    options, images = run.options, run.sets.images
+    epochs = options.finetune_epochs or (20 if protocol.shots is None else 60)
+    results = []
+    for probe, rows in zip(_probes(protocol, subsets, run), subsets, strict=True):
         logits = fine_tune(
-            run.method, run.sets["probe"], indices, run.sets["test"], (probe.weight, probe.bias),
-            epochs=epochs, seed=run.options.probe.seed, device=run.options.device,
-            progress=run.progress,
+            run.method, images["probe"], rows, images["test"], (probe.weight, probe.bias),
+            epochs=epochs, seed=options.probe.seed, device=options.device, progress=run.progress,
         )  # fmt: skip
         settings = SETTINGS.format(epochs)
-        chosen = {"solver": "finetune", "train_images": len(indices), "settings": settings}
+        chosen = {"solver": "finetune", "train_images": len(rows), "settings": settings}
+        test_y = run.sets.labels["test"].cpu()
         results.append(score(logits, test_y, chosen, probe.weight, probe.bias))
     yield protocol.name, protocol.description, results
 
 
-RUNNERS: dict[str, Callable[[Protocol, Run, list[Tensor]], Measured]] = {
+RUNNERS: dict[str, Callable[[Protocol, list[Tensor], Run], Measured]] = {
     "linear": _run_linear,
     "knn": _run_knn,
     "finetune": _run_finetune,
@@ -294,9 +251,11 @@ def _method_and_encode(
     encode: Encode | nn.Module, layer: str, wanted: list[Protocol]
 ) -> tuple[nn.Module | None, Encode]:
     """The method, if there is one, and the function that reads its layer."""
-    method = encode if isinstance(encode, nn.Module) else getattr(encode, "__self__", None)
-    if isinstance(method, nn.Module):
-        return method, layer_encoder(method, layer)
+    if isinstance(encode, nn.Module):
+        return encode, layer_encoder(encode, layer)
+    owner = getattr(encode, "__self__", None)
+    if isinstance(owner, nn.Module):
+        return owner, encode if layer == "pooled" else layer_encoder(owner, layer)
     needy = [protocol.name for protocol in wanted if protocol.kind == "finetune"]
     if layer != "pooled" or needy:
         what = f"'{needy[0]}' trains the encoder" if needy else f"layer '{layer}' is of a method"
@@ -304,91 +263,21 @@ def _method_and_encode(
     return None, encode
 
 
-def _needed_sets(data: Any, wanted: list[Protocol], seed: int) -> dict[str, ImageDataset]:
-    """The sets of images to encode, by name."""
-    sets: dict[str, ImageDataset] = {"probe": data.probe_set(), "test": data.test_set()}
-    if any(protocol.train == "long-tailed" for protocol in wanted):
-        sets["long-tailed"] = data.train_set()
-    for protocol in wanted:
-        if protocol.cropped:
-            sets.setdefault(protocol.source, CroppedSet(sets[protocol.train], seed))
-    return sets
-
-
-def _labels(images: Any, name: str, num_classes: int) -> Tensor:
-    """The labels of a set, one for each image."""
-    labels = getattr(images, "labels", None)
-    if labels is None or labels.numel() != len(images):
-        raise InputError(
-            f"the {name} set has no label for each of its {len(images)} images; a probe needs "
-            "them. Use a labeled set."
-        )
-    labels = torch.as_tensor(labels).cpu().to(torch.int64)
-    outside = ((labels < 0) | (labels >= num_classes)).nonzero().flatten().tolist()
-    if outside:
-        raise InputError(
-            f"image {outside[0]} of the {name} set has label {int(labels[outside[0]])}, outside 0 "
-            f"to {num_classes - 1}; a probe needs a label for every image."
-        )
-    return labels
-
-
-def _subsets(protocol: Protocol, run: Run) -> list[Tensor]:
-    """Positions of each draw's training images."""
-    labels = run.labels[protocol.source]
-    if protocol.shots is None:
-        return [torch.arange(labels.numel(), device=labels.device)]
-    if protocol.shots == 0:
-        return [_as_rarest(labels, draw) for draw in range(protocol.draws)]
-    found = []
-    for draw in range(protocol.draws):
-        rows = torch.as_tensor(run.data.few_shot(protocol.shots, draw)).to(labels.device)
-        counts = torch.bincount(labels[rows], minlength=run.num_classes)
-        if isinstance(protocol.shots, int) and int(counts.min()) < protocol.shots:
-            raise InputError(
-                f"'{protocol.name}' needs {protocol.shots} images of every class, but class "
-                f"{int(counts.argmin())} has {int(counts.min())} in the probe set; take fewer."
-            )
-        found.append(rows)
-    return found
-
-
-def _as_rarest(labels: Tensor, draw: int) -> Tensor:
-    """As many images of each class as the rarest class that has any."""
-    counts = torch.bincount(labels)
-    order, rank = by_class(labels, draw, 0xBA1A)
-    return order[rank < counts[counts > 0].min()].sort().values
-
-
-def _tail_discovery(tracker: Any, run: Run) -> Any:
-    labels = _labels(run.data.train_set(), "long-tailed training", run.num_classes)
-    loss = tracker.momentum_loss.detach().cpu()
-    if loss.numel() != labels.numel():
-        raise InputError(
-            f"the tracker has {loss.numel()} samples, the training set {labels.numel()}; evaluate "
-            "a run with the data it was trained on."
-        )
-    scores, seen = tracker.scores.detach().cpu(), tracker.seen.cpu()
-    return tail_discovery(loss, scores, seen, labels, run.counts)
-
-
 def _two_views(encode: Encode, run: Run) -> Callable[[], tuple[Tensor, Tensor]]:
     """A function that returns the features of two SimCLR views of some test images."""
-    options, images = run.options, run.sets["test"]
+    options, images = run.options, run.sets.images["test"]
+    device, autocast = torch.device(options.device), options.autocast
 
     @torch.no_grad()
     def views() -> tuple[Tensor, Tensor]:
         from bcl.augment import ContrastiveViews
 
-        device = torch.device(options.device)
-        make, rows = ContrastiveViews(int(run.data.image_size)), []
+        make, rows = ContrastiveViews(int(run.sets.data.image_size)), []
         some = permutation(len(images), 0, 0xA116)[:VIEWED]
         for ids in torch.split(some, options.batch_size):
             pair = make(images.images(ids).to(device), ids=ids.to(device))  # (2, B, 3, S, S)
             pair = (pair * 255).round().to(torch.uint8)  # bytes, as encoders of images take them
-            with torch.autocast(
-                device.type, options.autocast, enabled=options.autocast is not None
-            ):
+            with torch.autocast(device.type, autocast, enabled=autocast is not None):
                 rows.append(torch.stack([encode(view).float() for view in pair]))
         first, second = torch.cat(rows, 1)
         return first, second
@@ -419,26 +308,3 @@ def _result(
         groups=means,
         notes=sorted({note for draw in draws for note in draw.notes}),
     )
-
-
-def _provenance(run: Run) -> dict[str, Any]:
-    """Which images the numbers are of."""
-    data, test = run.data, run.sets["test"]
-    return {
-        "recipe": str(getattr(data, "recipe", "")),
-        "content_hash": str(getattr(data, "content_hash", "")),
-        "probe_hash": str(run.sets["probe"].content_hash),
-        "test_hash": str(test.content_hash),
-        # Of the images' bytes; the hashes above know image files by their names.
-        "images_hash": str(getattr(data, "images_hash", "")),
-        "test_images_hash": str(getattr(test, "images_hash", "")),
-        "num_classes": run.num_classes,
-        "class_names": run.class_names,
-        "class_counts": run.counts.tolist(),
-        "train_images": int(run.counts.sum()),
-        "probe_images": len(run.sets["probe"]),
-        "test_images": len(test),
-        "test_counts": torch.bincount(run.labels["test"].cpu(), minlength=run.num_classes).tolist(),
-        "feature_dimensions": run.features["test"].shape[1],
-        "notes": [str(note) for note in getattr(data, "notes", [])],
-    }

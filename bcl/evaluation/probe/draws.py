@@ -15,18 +15,11 @@ FAINTEST = 1e-30  # a feature that varies by less has no inverse in float32
 
 @dataclass
 class Draws:
-    """P training sets, with the rows of the validation part last.
+    """P training sets, with the rows of the validation part last."""
 
-    Attributes:
-        x: (P, n, D) float32 features.
-        y: (P, n) int64 labels.
-        num_fit: rows before the validation part.
-        num_classes: C.
-    """
-
-    x: Tensor
-    y: Tensor
-    num_fit: int
+    x: Tensor  # (P, n, D) float32 features
+    y: Tensor  # (P, n) int64 labels
+    num_fit: int  # rows before the validation part
     num_classes: int
 
     @classmethod
@@ -62,8 +55,7 @@ class Draws:
     def standardize(self) -> tuple[Tensor, Tensor, Tensor]:
         """Bring features to mean 0 and deviation 1 in place, constant ones to 0.
 
-        Returns:
-            Mean, deviation (1 where constant), and whether a feature is constant, (P, 1, D) each.
+        Returns mean, deviation (1 where constant) and where features are constant, (P, 1, D) each.
         """
         x = self.x
         low, high = x.amin(1, keepdim=True), x.amax(1, keepdim=True)
@@ -80,15 +72,7 @@ class Draws:
 
 
 def by_class(labels: Tensor, *keys: int) -> tuple[Tensor, Tensor]:
-    """Positions sorted by class, random within; and the rank of each within its class.
-
-    Args:
-        labels: (N,).
-        keys: of the random order.
-
-    Returns:
-        Order and ranks, (N,) each.
-    """
+    """(N,) positions sorted by class, random within, and the rank of each within its class."""
     order = permutation(labels.numel(), *keys, device=labels.device)
     order = order[torch.sort(labels[order], stable=True).indices]
     counts = torch.bincount(labels)
@@ -97,17 +81,9 @@ def by_class(labels: Tensor, *keys: int) -> tuple[Tensor, Tensor]:
 
 
 def split_validation(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Split positions into a fitting and a validation part, stratified by class.
+    """Positions to fit on and to validate on, stratified by class.
 
-    A class with n images gives ``round(n * share)`` of them, at most n - 1 so that none is lost.
-
-    Args:
-        labels: (N,).
-        share: of each class, in [0, 1).
-        seed: decides which.
-
-    Returns:
-        Positions to fit on and positions to validate on.
+    A class with n images gives ``round(n * share)`` to the latter, at most n - 1.
     """
     order, rank = by_class(labels, seed, 0x5B117)
     counts = torch.bincount(labels)

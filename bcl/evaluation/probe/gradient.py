@@ -20,16 +20,7 @@ from bcl.evaluation.probe.options import (
 def fit_gradient(draws: Draws, options: ProbeOptions, test: tuple[Tensor, Tensor]) -> FittedHeads:
     """Choose the learning rate where several are given, then train on all rows.
 
-    Args:
-        draws: training sets, as they are.
-        options: solver, learning rates, epochs, selection, seed.
-        test: features (M, D) and labels (M,) for ``selection="best_test"`` only.
-
-    Returns:
-        The heads.
-
-    Raises:
-        InputError: several rates without a validation part, or training diverges.
+    Of ``test``, features (M, D) and labels (M,), only ``selection="best_test"`` makes use.
     """
     settings = gradient_settings(options, images=draws.x.shape[1])
     choice = _choose(draws, settings, options.seed)
@@ -75,18 +66,9 @@ def train_heads(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Train P x L heads, every draw at every learning rate, on the same order of positions.
 
-    Args:
-        x: (P, n, D) features of the draws.
-        y: (P, n) labels.
-        num_classes: C.
-        settings: optimizer, learning rates, schedule, epochs.
-        seed: of the initial weights and the order.
-        test: features (M, D) and labels (M,) for ``selection="best_test"`` only.
-
-    Returns:
-        Weights (P, L, D, C), biases (P, L, C), and the epoch (from 1) of each head (P, L).
+    Returns weights (P, L, D, C), biases (P, L, C), and the epoch (from 1) of each head (P, L).
     """
-    P, n, D = x.shape
+    P, n, D = x.shape  # y is (P, n)
     L, C = len(settings.learning_rates), num_classes
     # nn.Linear's start; the same for every head, so that rates are compared on equal terms.
     keys = torch.arange((D + 1) * C, device=x.device)

@@ -45,24 +45,16 @@ OFF = 0.2  # try another length if the slope at the end of a step exceeds this s
 class SoftmaxProblem:
     """P standardized training sets of equal shape, ready for any number of fits.
 
-    Parameters are (P, D + 1, C) tensors, the biases in the last row.
-
-    Attributes:
-        x: (P, n, D) standardized features.
-        y: (P, n) int64 labels.
-        num_classes: C.
-        log_share: (P, C) log of the class shares; -inf for a class without images.
-        eigenvalues: (D,) of the second moment of ``x``, over all P sets: they only precondition,
-            and draws from the same images have nearly the same.
-        eigenvectors: (D, D), in columns.
+    Parameters are (P, D + 1, C) tensors, the biases in the last row. The eigenvalues only
+    precondition; draws from the same images have nearly the same, so all P sets share them.
     """
 
-    x: Tensor
-    y: Tensor
+    x: Tensor  # (P, n, D)
+    y: Tensor  # (P, n) int64
     num_classes: int
-    log_share: Tensor
-    eigenvalues: Tensor
-    eigenvectors: Tensor
+    log_share: Tensor  # (P, C) log of the class shares; -inf for a class without images
+    eigenvalues: Tensor  # (D,) of the second moment of x
+    eigenvectors: Tensor  # (D, D), in columns
 
     @classmethod
     def of(cls, x: Tensor, y: Tensor, num_classes: int) -> "SoftmaxProblem":
@@ -99,15 +91,9 @@ class SoftmaxProblem:
         return (slice(start, start + block) for start in range(0, n, block))
 
     def along(self, logits: Tensor, change: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
-        """The mean loss after part of a step, without another product with the features.
+        """Mean loss and its slope, (P,) float64, after a share of a step, from the logits alone.
 
-        Args:
-            logits: (P, n, C) before the step.
-            change: (P, n, C) of the logits by the whole step.
-            length: (P,) share of the step to take.
-
-        Returns:
-            Mean loss and its derivative with respect to the length, (P,) in float64.
+        The logits are (P, n, C) before the step, the whole step changes them by ``change``.
         """
         P, n, _ = self.x.shape
         value = torch.zeros(P, dtype=torch.float64, device=logits.device)
@@ -124,17 +110,7 @@ class SoftmaxProblem:
         return value / n, slope / n
 
     def gradient(self, logits: Tensor, buffer: Tensor, weight: Tensor, l2: Tensor) -> Tensor:
-        """Gradient of the objective.
-
-        Args:
-            logits: (P, n, C).
-            buffer: (P, n, C), overwritten.
-            weight: (P, D, C) that the logits belong to.
-            l2: (P,).
-
-        Returns:
-            (P, D + 1, C).
-        """
+        """(P, D + 1, C) gradient of the objective; overwrites the (P, n, C) buffer."""
         for rows in self._blocks():
             p = torch.softmax(logits[:, rows], -1, out=buffer[:, rows])
             y = self.y[:, rows, None]
@@ -165,23 +141,14 @@ def _sample(rows: Tensor, most: int) -> Tensor:
 
 @dataclass
 class Preconditioner:
-    """An inverse Hessian of `SoftmaxProblem` in the coordinates where it is nearly diagonal.
+    """An inverse Hessian of `SoftmaxProblem` in the coordinates where it is nearly diagonal."""
 
-    Attributes:
-        center: (P, D, C) mean features where each class is uncertain.
-        class_values: (P, C) eigenvalues of the classes' curvature.
-        class_vectors: (P, C, C).
-        present: (P, 1, C), 1 for classes with images.
-        eigenvalues: (D,) of the features' second moment.
-        eigenvectors: (D, D).
-    """
-
-    center: Tensor
-    class_values: Tensor
-    class_vectors: Tensor
-    present: Tensor
-    eigenvalues: Tensor
-    eigenvectors: Tensor
+    center: Tensor  # (P, D, C) mean features where each class is uncertain
+    class_values: Tensor  # (P, C) eigenvalues of the classes' curvature
+    class_vectors: Tensor  # (P, C, C)
+    present: Tensor  # (P, 1, C), 1 for classes with images
+    eigenvalues: Tensor  # (D,) of the features' second moment
+    eigenvectors: Tensor  # (D, D)
 
     @classmethod
     def at(cls, problem: SoftmaxProblem, parameters: Tensor | None = None) -> "Preconditioner":
@@ -229,20 +196,14 @@ class Preconditioner:
 class Minimum:
     """What a minimization reached; another one may start from it.
 
-    Attributes:
-        parameters: (P, D + 1, C).
-        l2: (P,) penalties.
-        preconditioner: of its last steps.
-        pairs: steps and gradient changes.
-        steps: total number.
-        gap: the decrease that the quadratic model still promises, as a share of the objective; the
-            largest of the P problems.
+    ``gap`` is the decrease that the quadratic model still promises, as a share of the objective,
+    for the worst of the P problems.
     """
 
-    parameters: Tensor
-    l2: Tensor
-    preconditioner: Preconditioner
-    pairs: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    parameters: Tensor  # (P, D + 1, C)
+    l2: Tensor  # (P,)
+    preconditioner: Preconditioner  # of the last steps
+    pairs: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # steps, gradient changes
     steps: int = 0
     gap: float = float("inf")
 
@@ -269,20 +230,10 @@ def minimize(
     tolerance: float = EXACT,
     max_steps: int = 500,
 ) -> Minimum:
-    """Minimize all P problems together.
+    """Minimize all P problems together, with (P,) penalties ``l2``.
 
-    Args:
-        problem: the training sets.
-        l2: (P,) weight of the penalty, > 0.
-        start: the minimum for another penalty, of these rows or of most of them.
-        tolerance: stop where `Minimum.gap` is below it in every problem.
-        max_steps: the most steps to take.
-
-    Returns:
-        The minimum; its ``gap`` is larger than the tolerance where float32 cannot reach it.
-
-    Raises:
-        InputError: the objective is not finite, as with huge features.
+    Stops where the gap is below the tolerance in every problem, or where float32 gives no more.
+    ``start`` is the minimum for another penalty, of these rows or of most of them.
     """
     parameters, pairs, preconditioner = _begin(problem, l2, start)
     next_refresh = COLD if start is None else 0 if tolerance <= EXACT else REFRESH
@@ -370,13 +321,9 @@ def _search(
     """Length of the step (P,), 0 where none helps, and the objective after it.
 
     The whole step, or one secant step where the slope at its end says that it is too long or too
-    short; shorter ones where the objective would rise.
-
-    Args:
-        along: `_objective` as a function of the length.
-        value: (P,) the objective before the step.
-        promised: (P,) minus the slope at the start of the step.
-        open_: (P,) bool, problems that are not solved yet.
+    short; shorter ones where the objective would rise. ``along`` is the objective as a function of
+    the length, ``value`` (P,) the objective before, ``promised`` (P,) minus the slope there, and
+    ``open_`` (P,) says which problems are not solved yet.
     """
     length = open_.to(promised.dtype)
     reached = value

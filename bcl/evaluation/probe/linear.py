@@ -134,33 +134,8 @@ def check_probe_data(
     num_classes: int | None = None,
 ) -> int:
     """Refuse features and labels that cannot be probed; returns the number of classes C."""
-    for name, x, y in (
-        ("train", train_features, train_labels),
-        ("test", test_features, test_labels),
-    ):
-        if not isinstance(x, Tensor) or not isinstance(y, Tensor):
-            raise InputError(
-                f"{name} features and labels must be tensors, got {type(x).__name__} and "
-                f"{type(y).__name__}; convert them with torch.as_tensor."
-            )
-        if x.ndim != 2 or y.ndim != 1 or x.shape[0] != y.shape[0] or x.numel() == 0:
-            raise InputError(
-                f"{name} features must be (N, D) and {name} labels (N,), got {tuple(x.shape)} and "
-                f"{tuple(y.shape)}."
-            )
-        if x.dtype == torch.bool or x.is_complex():
-            raise InputError(f"{name} features must be real numbers, got {x.dtype}.")
-        if y.is_floating_point() or y.is_complex() or y.dtype == torch.bool or int(y.min()) < 0:
-            raise InputError(
-                f"{name} labels must be integers from 0, one label for every image, got {y.dtype} "
-                f"from {y.min() if not y.is_complex() else 'i'}; leave unlabeled images out."
-            )
-        check_finite(f"{name} features", x)
-        if bool((x.abs() > LARGEST).any()):
-            raise InputError(
-                f"{name} features reach {float(x.abs().max()):.3g}, too huge for float32; the "
-                "encoder has diverged, or scale them down."
-            )
+    _check_set("train", train_features, train_labels)
+    _check_set("test", test_features, test_labels)
     if train_features.shape[1] != test_features.shape[1]:
         raise InputError(
             f"train features have {train_features.shape[1]} dimensions and test features "
@@ -178,6 +153,30 @@ def check_probe_data(
     return largest + 1 if num_classes is None else num_classes
 
 
+def _check_set(name: str, x: Tensor, y: Tensor) -> None:
+    """Refuse features that are not finite real (N, D), or labels that are not (N,) from 0."""
+    if not isinstance(x, Tensor) or not isinstance(y, Tensor):
+        raise InputError(f"{name} features and labels must be tensors; use torch.as_tensor.")
+    if x.ndim != 2 or y.shape != x.shape[:1] or x.numel() == 0:
+        raise InputError(
+            f"{name} features must be (N, D) and {name} labels (N,), got {tuple(x.shape)} and "
+            f"{tuple(y.shape)}."
+        )
+    if x.dtype == torch.bool or x.is_complex():
+        raise InputError(f"{name} features must be real numbers, got {x.dtype}.")
+    if y.is_floating_point() or y.is_complex() or y.dtype == torch.bool or int(y.min()) < 0:
+        raise InputError(
+            f"{name} labels must be integers from 0, got {y.dtype}, first {y[0].item()}; leave "
+            "unlabeled images out."
+        )
+    check_finite(f"{name} features", x)
+    if bool((x.abs() > LARGEST).any()):
+        raise InputError(
+            f"{name} features reach {float(x.abs().max()):.3g}, too huge for float32; the encoder "
+            "has diverged, or scale them down."
+        )
+
+
 def fit_heads(
     features: Tensor,
     labels: Tensor,
@@ -191,21 +190,6 @@ def fit_heads(
     """Fit one probe per subset (the draws of a protocol) over shared features, together.
 
     The draws share one penalty or learning rate, chosen by their mean validation accuracy.
-
-    Args:
-        features: (N, D) of all training images.
-        labels: (N,).
-        subsets: positions of each draw's training images.
-        test_features: (M, D).
-        test_labels: (M,).
-        num_classes: C.
-        options: solver and its settings.
-
-    Returns:
-        One result per subset.
-
-    Raises:
-        InputError: a learning rate at which training diverges, huge features.
     """
     labels, test_labels = labels.long(), test_labels.long()  # bytes would index as a mask
     splits = []
@@ -245,18 +229,7 @@ def fit_heads(
 def score(
     logits: Tensor, labels: Tensor, chosen: dict[str, Any], weight: Tensor, bias: Tensor
 ) -> ProbeResult:
-    """Compare logits with the labels.
-
-    Args:
-        logits: (M, C).
-        labels: (M,).
-        chosen: how the classifier came about.
-        weight: (D, C) of the classifier.
-        bias: (C,); -inf for classes that were not trained.
-
-    Returns:
-        The result, with notes on absent classes.
-    """
+    """Compare (M, C) logits of a classifier with the labels."""
     predictions, trained = logits.argmax(1), ~bias.isinf()
     per_class = class_accuracy(predictions, labels, logits.shape[1])
     notes = absence_notes(trained, per_class)
@@ -285,12 +258,7 @@ def score(
 
 
 def absence_notes(trained: Tensor, per_class: Tensor) -> list[str]:
-    """Up to two sentences on classes without training or test images.
-
-    Args:
-        trained: (C,) bool.
-        per_class: (C,) accuracies, NaN for classes without test images.
-    """
+    """Up to two sentences on classes without training images or test images (NaN)."""
     untrained, untested = (~trained).nonzero().flatten(), per_class.isnan().nonzero().flatten()
     notes = []
     if len(untrained):
@@ -316,15 +284,7 @@ def _fit_standardized(draws: Draws, options: ProbeOptions) -> FittedHeads:
 
 
 def fit_lbfgs(draws: Draws, options: ProbeOptions) -> FittedHeads:
-    """Choose the penalty on the validation part, then find the minimum for all rows.
-
-    Args:
-        draws: standardized training sets.
-        options: ``l2`` and ``tolerance``.
-
-    Returns:
-        The heads, for standardized features.
-    """
+    """Choose the penalty on the validation part, then find the minimum for all rows."""
     problem = SoftmaxProblem.of(draws.x, draws.y, draws.num_classes)
     choice, start = _choose_l2(problem, draws, options)
     heads = len(draws.x)

@@ -125,31 +125,20 @@ class ProbeResult:
 
 @dataclass
 class FittedHeads:
-    """P linear heads before their test.
+    """P linear heads before their test, and what was chosen for each."""
 
-    Attributes:
-        weight: (P, D, C), for the features as given.
-        bias: (P, C).
-        chosen: what led to each of them.
-    """
-
-    weight: Tensor
-    bias: Tensor
+    weight: Tensor  # (P, D, C)
+    bias: Tensor  # (P, C)
     chosen: list[dict[str, Any]]
 
 
 @dataclass
 class Choice:
-    """How a penalty or a learning rate was chosen.
-
-    Attributes:
-        value: the one that was taken.
-        choice: ``"given"``, ``"validation part"`` or `FIXED`.
-        tried: value to the mean class accuracy of each of P heads on its validation part.
-    """
+    """How a penalty or a learning rate was chosen."""
 
     value: float
-    choice: str
+    choice: str  # "given", "validation part" or FIXED
+    # Value to the mean class accuracy of each of P heads on its validation part.
     tried: dict[float, list[float]] = field(default_factory=dict)
 
     def per_head(self, name: str, heads: int, **more: Any) -> list[dict[str, Any]]:
@@ -165,31 +154,17 @@ class Choice:
 
 @dataclass(frozen=True)
 class GradientSettings:
-    """A probe trained by gradient steps, as a paper describes it.
-
-    Attributes:
-        optimizer: ``"adam"`` or ``"sgd"``.
-        learning_rates: trained together; several are chosen from on a validation part.
-        epochs: passes over the training images.
-        batch_size: images per step.
-        weight_decay: L2, added to the gradient.
-        momentum: of SGD.
-        betas: of Adam.
-        last_rate: the rate decays to it exponentially, one factor per epoch.
-        milestones: epochs after which the rate is multiplied by ``factor``.
-        factor: see ``milestones``.
-        selection: which epoch's weights are reported.
-    """
+    """A probe trained by gradient steps, as a paper describes it."""
 
     optimizer: Literal["adam", "sgd"]
-    learning_rates: tuple[float, ...]
+    learning_rates: tuple[float, ...]  # trained together; a validation part chooses
     epochs: int
     batch_size: int
-    weight_decay: float = 0.0
-    momentum: float = 0.9
-    betas: tuple[float, float] = (0.9, 0.999)
-    last_rate: float | None = None
-    milestones: tuple[int, ...] = ()
+    weight_decay: float = 0.0  # added to the gradient
+    momentum: float = 0.9  # of SGD
+    betas: tuple[float, float] = (0.9, 0.999)  # of Adam
+    last_rate: float | None = None  # decay to it exponentially, one factor per epoch
+    milestones: tuple[int, ...] = ()  # epochs after which the rate is multiplied by the factor
     factor: float = 0.1
     selection: Selection = "last"
 

@@ -32,15 +32,7 @@ class RidgeSystem:
 
 
 def fit_ridge(draws: Draws, options: ProbeOptions) -> FittedHeads:
-    """Choose the penalty on the validation part, then solve for all rows.
-
-    Args:
-        draws: standardized training sets.
-        options: ``l2``.
-
-    Returns:
-        The heads, for standardized features.
-    """
+    """Choose the penalty on the validation part, then solve for all rows, standardized both."""
     choice = _choose(draws, options)
     weight, bias = RidgeSystem(draws.x, draws.y, draws.num_classes).solve(choice.value)
     return FittedHeads(weight, bias, choice.per_head("l2", len(weight)))

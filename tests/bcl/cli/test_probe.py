@@ -9,7 +9,7 @@ import torch
 from fakes import FakeData, encode
 
 import bcl
-from bcl.cli import probe, report
+from bcl.cli import main, probe, report
 from bcl.core.errors import InputError
 
 
@@ -183,3 +183,20 @@ def test_missing_things(checkpoint, tmp_path):
     words = [*checkpoint.paths, "--earlier", checkpoint.paths[0], "--out", tmp_path / "out"]
     with pytest.raises(InputError, match="probe its checkpoint alone"):
         command(probe, *words)
+
+
+def test_cache_that_is_a_file_is_refused_first(tmp_path, capsys):
+    file = tmp_path / "file"
+    file.write_text("")
+    words = ["probe", str(file), "--out", str(tmp_path / "out"), "--cache", str(file)]
+    assert main(words) == 2
+    assert "--cache" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_bad_checkpoint_leaves_no_folder(tmp_path, capsys):
+    file = tmp_path / "last.ckpt"
+    file.write_bytes(b"no checkpoint")
+    assert main(["probe", str(file), "--out", str(tmp_path / "new" / "out")]) == 2
+    assert "not a checkpoint" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()

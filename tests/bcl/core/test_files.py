@@ -3,7 +3,7 @@ import os
 import pytest
 
 from bcl import InputError
-from bcl.core.files import atomic_write, check_writable, write_text
+from bcl.core.files import atomic_write, check_writable, file_hash, write_text
 
 
 def test_a_failed_write_leaves_the_old_content_and_nothing_else(tmp_path):
@@ -37,3 +37,9 @@ def test_a_folder_that_cannot_be_written_is_refused_and_never_created(tmp_path, 
     monkeypatch.setattr(os, "access", lambda *_: False)
     with pytest.raises(InputError, match=r"not writable.*--out"):
         check_writable(tmp_path / "new", "--out")
+
+
+def test_file_hash_tells_contents_apart(tmp_path):
+    (tmp_path / "a").write_bytes(b"1")
+    (tmp_path / "b").write_bytes(b"2")
+    assert file_hash(tmp_path / "a") != file_hash(tmp_path / "b")

@@ -1,16 +1,14 @@
-"""Extraction: every image once, on one rank or two, cached, from any layer."""
+"""Extraction: every image once, on one rank or two, and cached."""
 
 import pytest
 import torch
-from fakes import FakeData, FakeMethod, FakeSet, encode
+from fakes import FakeData, FakeSet, encode
 from ranks import pool
 
 import bcl
 from bcl.core.errors import InputError
-from bcl.core.files import file_hash
 from bcl.evaluation import EvaluationOptions
 from bcl.evaluation.features import FeatureCache, extract_features
-from bcl.evaluation.layers import layer_encoder
 
 
 def extract_on_rank(rank, total, batch_size):
@@ -68,12 +66,6 @@ def test_damaged_cache_is_made_again(tmp_path):
     assert extract_features(encode, images, cache=cache).equal(first)
 
 
-def test_file_hash_tells_contents_apart(tmp_path):
-    (tmp_path / "a").write_bytes(b"1")
-    (tmp_path / "b").write_bytes(b"2")
-    assert file_hash(tmp_path / "a") != file_hash(tmp_path / "b")
-
-
 class Repeating(FakeSet):
     def batches(self, batch_size, device):
         for batch in super().batches(batch_size, device):
@@ -113,34 +105,18 @@ def test_empty_set():
         extract_features(encode, FakeSet(torch.zeros(0, dtype=torch.int64), 7))
 
 
-def test_layers_of_a_convolutional_encoder():
-    module = FakeMethod(bcl.SmallAlexNet(32), bcl.Projector(4096, 6))
-    images = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8)
-    pooled = layer_encoder(module)(images)
-    assert layer_encoder(module, "fc7")(images).equal(pooled)
-    assert layer_encoder(module, "fc6")(images).shape == (3, 4096)
-    assert layer_encoder(module, "convolutions")(images).shape == (3, 192)
-    assert layer_encoder(module, "projector")(images).shape == (3, 6)
-    with pytest.raises(InputError, match="unknown layer 'fc8'; did you mean 'fc"):
-        layer_encoder(module, "fc8")
-    with pytest.raises(InputError, match="vision transformers"):
-        layer_encoder(module, "class_token")
+@pytest.mark.parametrize("features", [torch.full((30, 2), torch.nan), torch.zeros(30, 2).long()])
+def test_cache_of_useless_values_is_made_again(features, tmp_path):
+    images, cache = FakeSet(torch.arange(30) % 6, 3), FeatureCache(tmp_path, "key")
+    expected = extract_features(encode, images, cache=cache)
+    torch.save({"features": features}, cache.path(images, None))
+    assert extract_features(encode, images, cache=cache).equal(expected)
 
 
-def test_layers_of_a_vision_transformer():
-    import timm
-
-    vit = timm.create_model(
-        "vit_tiny_patch16_224", img_size=32, patch_size=8, depth=2, num_classes=0
-    )
-    module = FakeMethod(vit).eval()
-    images = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
-    tokens = vit.forward_features(images.float() / 255)
-    assert torch.allclose(layer_encoder(module, "class_token")(images), tokens[:, 0], atol=1e-5)
-    assert torch.allclose(layer_encoder(module, "mean")(images), tokens[:, 1:].mean(1), atol=1e-5)
-    assert layer_encoder(module, "blocks.0")(images).shape == (2, vit.num_features)
-
-
-def test_checkpoint_without_encoder():
-    with pytest.raises(InputError, match="Linear has no encoder"):
-        layer_encoder(torch.nn.Linear(2, 2))
+def test_cache_tells_pixels_apart_where_names_are_the_same(tmp_path):
+    one, two = (FakeSet(torch.arange(30) % 6, seed) for seed in (3, 4))
+    two.content_hash = one.content_hash  # as of two folders with the same file names
+    cache = FeatureCache(tmp_path, "key")
+    first, second = (extract_features(encode, images, cache=cache) for images in (one, two))
+    assert not first.equal(second)
+    assert second.equal(extract_features(encode, two))

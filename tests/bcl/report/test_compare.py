@@ -4,8 +4,10 @@ import sys
 
 import pytest
 import torch
+from fakes import QUICK, FakeData, encode
 from probe_reports import replace, strong_and_weak
 
+import bcl
 from bcl.core.errors import InputError
 from bcl.report.compare import compare, difference_notes, methods
 from bcl.report.confusion import tail_confusion
@@ -149,3 +151,22 @@ def test_other_test_images_are_refused(reports):
     other = replace(reports[3], data={**reports[3].data, "test_hash": "other"})
     with pytest.raises(InputError, match="different images"):
         compare([reports[0], other])
+
+
+def test_equal_differences_are_no_proof():
+    assert paired_t([0.50, 0.60], [0.55, 0.65]) is None
+    assert paired_t([0.500001, 0.6], [0.55, 0.649999]) is None
+
+
+def test_other_class_counts_are_said_and_their_draws_not_paired():
+    def run(name, counts, content_hash):
+        data = FakeData(counts)
+        data.content_hash = content_hash
+        return bcl.evaluate(encode, data, "balanced-lt,10-shot", QUICK, record={"name": name})
+
+    first, again = (run(name, (60, 30, 20, 10, 5, 3), "one") for name in ("a", "b"))
+    other = run("c", (3, 5, 10, 20, 30, 60), "two")
+    assert not any("class counts" in note for note in difference_notes([first, again]))
+    assert any("Other class counts than a" in note for note in difference_notes([first, other]))
+    assert [table["test"] is None for table in compare([first, again])] == [False, False]
+    assert [table["test"] is None for table in compare([first, other])] == [True, False]

@@ -10,13 +10,16 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from fakes import QUICK, FakeData, encode
 from probe_reports import recorded
 
 import bcl
+from bcl.cli import main
 from bcl.core.errors import InputError
 from bcl.evaluation import ProbeReport
 from bcl.report import render_report
 from bcl.report.charts import COLORS
+from bcl.report.page import check_out
 
 
 @pytest.fixture(scope="module")
@@ -322,3 +325,33 @@ def test_clicked_in_a_browser(seen):
     # On paper, no heading stands over what is folded.
     assert seen["paper"] == ["none", "block"]
     assert seen["opened"] == "block"
+
+
+def test_a_comparison_never_replaces_results(tmp_path, capsys):
+    report = bcl.evaluate(encode, FakeData(), "full", QUICK)
+    path = report.save(tmp_path)
+    before = path.read_text()
+    words = ["report", str(tmp_path), "--out", str(tmp_path / "report.html"), "--overwrite"]
+    assert main([*words, "--formats", "json"]) == 2
+    assert "comparison" in capsys.readouterr().err
+    with pytest.raises(InputError, match="never replace"):
+        render_report(report, tmp_path / "report.html", formats=["json"])
+    assert path.read_text() == before
+    assert not (tmp_path / "report.html").exists()
+    assert main(words) == 0
+
+
+def test_page_and_table_have_their_own_files(tmp_path):
+    with pytest.raises(InputError, match=r"page\.md would be both"):
+        check_out(tmp_path / "page.md", True, ["md"])
+    assert len(check_out(tmp_path / "page.html", True, ["md", "md"])) == 2
+
+
+def test_a_report_without_protocols_cannot_be_shown(tmp_path):
+    empty = bcl.evaluate(encode, FakeData(), [], QUICK)
+    with pytest.raises(InputError, match="has no protocol"):
+        render_report(empty, tmp_path / "page.html")
+
+
+def test_the_seed_of_the_probe_is_on_the_page(page):
+    assert "<dt>Probe seed</dt><dd>0</dd>" in page.read_text()

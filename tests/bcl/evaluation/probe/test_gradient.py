@@ -1,23 +1,15 @@
-"""Ridge, the papers' gradient solvers and LinearSVC."""
+"""The papers' gradient solvers, step by step; and that every solver learns."""
 
 import math
 
 import pytest
 import torch
-from sklearn.linear_model import Ridge
+from blobs import blobs
 
 from bcl import fit_linear_probe
 from bcl.core.errors import InputError
 from bcl.evaluation.probe.gradient import train_heads
 from bcl.evaluation.probe.options import SOLVERS, ProbeOptions, gradient_settings
-from bcl.evaluation.protocols import parse_protocols
-
-
-def blobs(n, classes=5, dims=10, seed=0):
-    centers = torch.randn(classes, dims, generator=torch.Generator().manual_seed(0))
-    generator = torch.Generator().manual_seed(seed + 1)
-    labels = torch.arange(n) % classes
-    return centers[labels] + 0.7 * torch.randn(n, dims, generator=generator), labels
 
 
 @pytest.fixture(scope="module")
@@ -118,87 +110,3 @@ def test_divergence_is_an_error_with_a_way_out(features):
     x, y, test_x, test_y = features
     with pytest.raises(InputError, match="diverged at learning rate 1e\\+30"):
         fit_linear_probe(x * 1e6, y, test_x, test_y, solver="sgd", learning_rate=1e30, epochs=3)
-
-
-def test_ridge_equals_scikit_learn(features):
-    x, y, test_x, _ = features
-    result = fit_linear_probe(*features, solver="ridge", l2=0.1)
-    mean, std = x.mean(0), x.std(0, correction=0)
-    peer = Ridge(alpha=0.1 * len(x)).fit(
-        ((x - mean) / std).numpy(), torch.nn.functional.one_hot(y).numpy()
-    )
-    theirs = torch.as_tensor(peer.predict(((test_x - mean) / std).numpy()))
-    ours = test_x @ result.weight + result.bias
-    assert torch.allclose(ours.double(), theirs.double(), atol=1e-4)
-
-
-def test_published_settings():
-    # BCL and GH: 1e-2 to 1e-6 over 500 epochs, batch 1,000, weight decay 5e-6.
-    adam = settings("adam")
-    assert (adam.epochs, adam.batch_size, adam.weight_decay) == (500, 1000, 5e-6)
-    assert adam.rate(1e-2, 0) == 1e-2
-    assert adam.rate(1e-2, 500) == pytest.approx(1e-6)
-    # SDCLR: 30, a tenth at 10 and 20 of 30; few-shot at 40 and 60 of 100.
-    sgd = settings("sgd")
-    assert [sgd.rate(30, epoch) for epoch in (9, 10, 20)] == pytest.approx([30, 3, 0.3])
-    few = settings("sgd", few_shot=True)
-    assert (few.epochs, few.milestones, few.weight_decay) == (100, (40, 60), 0)
-    # CACR: Adam 1e-3, betas 0.5 and 0.999, a fifth at 60 and 80 of 100, batch 128.
-    cacr = settings("cacr")
-    assert (cacr.betas, cacr.epochs, cacr.batch_size) == ((0.5, 0.999), 100, 128)
-    assert cacr.rate(1e-3, 80) == pytest.approx(4e-5)
-    assert cacr.selection == "last"
-
-
-def test_suites_of_the_papers():
-    names = ["full:sgd", "1%:sgd", "balanced-lt:sgd", "full:cacr"]
-    assert [p.name for p in parse_protocols("sdclr,cacr")] == names
-    assert parse_protocols("colt") == parse_protocols("sdclr")
-    assert parse_protocols("mak") == parse_protocols("sdclr")[:2]  # ImageNet-100 alone
-    gh = parse_protocols("gh")
-    assert [p.cropped for p in gh] == [True, True, False]
-    assert [p.solver for p in gh] == ["adam", "adam", "euclidean"]
-    assert gh[0].source == "probe+crop"
-    assert "one random crop and flip" in gh[0].description
-    assert gh[2].neighbors == (5,)
-    assert [p.draws for p in parse_protocols("bcl")] == [1, 5, 5]
-
-
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("ful", "did you mean 'full'"),
-        ("full:lbgfs", "unknown solver 'lbgfs'; did you mean 'lbfgs'"),
-        ("0-shot", "unknown protocol"),
-        ("150%", "unknown protocol"),
-        ("knn:adam", "unknown protocol"),
-        ("knn@0", "unknown protocol"),
-        ("knn@", "unknown protocol"),
-        ("knn+crop", "unknown protocol"),
-        ("full+crp", "did you mean 'full'"),
-        ("finetune+crop", "unknown protocol"),
-        ("", "unknown protocol"),
-    ],
-)
-def test_unknown_protocols(name, message):
-    with pytest.raises(InputError, match=message):
-        parse_protocols(name)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"solver": "adam", "epochs": 0}, "epochs"),
-        ({"solver": "adam", "learning_rate": -1.0}, "positive"),
-        ({"solver": "adam", "selection": "best"}, "did you mean 'best_test'"),
-    ],
-)
-def test_bad_options(features, options, message):
-    with pytest.raises(InputError, match=message):
-        fit_linear_probe(*features, **options)
-
-
-@pytest.mark.parametrize("share", [-0.1, 1.0])
-def test_validation_share_leaves_images_to_fit(share):
-    with pytest.raises(InputError, match="validation_share"):
-        ProbeOptions(validation_share=share)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy import optimize
 
-from bcl import InputError, fit_linear_probe
+from bcl import fit_linear_probe
 from bcl.evaluation.probe.lbfgs import Preconditioner, SoftmaxProblem, minimize
 
 
@@ -133,9 +133,3 @@ def test_curvature_of_the_start():
     known, measured = Preconditioner.at(problem), Preconditioner.at(problem, problem.start())
     assert torch.allclose(known.class_values, measured.class_values, atol=1e-5)
     assert float(measured.center.abs().max()) < 1e-4
-
-
-def test_tolerance_must_be_a_share():
-    x, y = features("plain")
-    with pytest.raises(InputError, match=r"tolerance must lie in \(0, 1\), got 0"):
-        fit_linear_probe(x, y, x, y, tolerance=0)

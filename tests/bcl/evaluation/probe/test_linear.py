@@ -5,7 +5,6 @@ from sklearn.linear_model import LogisticRegression
 
 from bcl import fit_linear_probe
 from bcl.core.errors import InputError
-from bcl.evaluation.probe.draws import split_validation
 
 
 def blobs(n, classes=7, dims=12, seed=0):
@@ -54,13 +53,6 @@ def test_absent_classes_are_said(features):
     assert result.per_class_accuracy[4].isnan()
     assert "no training image of classes 2" in result.notes[0]
     assert "no test image of classes 4" in result.notes[1]
-
-
-def test_validation_part_is_stratified_and_spares_single_images():
-    labels = torch.tensor([0] * 10 + [1] * 5 + [2])
-    fit, held = split_validation(labels, 0.2, 0)
-    assert torch.bincount(labels[held], minlength=3).tolist() == [2, 1, 0]
-    assert torch.cat([fit, held]).sort().values.equal(torch.arange(16))
 
 
 def test_one_image_a_class_leaves_no_validation_part():
@@ -159,6 +151,10 @@ def test_without_a_validation_part_the_middle_of_a_list_is_taken(solver):
     ("change", "message"),
     [
         ({"train_features": torch.zeros(3)}, r"\(N, D\)"),
+        ({"train_features": torch.zeros(4, 0)}, r"\(N, D\)"),
+        ({"train_labels": [0, 0, 1, 1]}, "must be tensors"),
+        ({"train_features": torch.full((4, 2), 1e20)}, "too huge"),
+        ({"test_features": torch.full((4, 2), 1e60, dtype=torch.float64)}, "too huge"),
         ({"train_features": torch.eye(4)[:, :2] > 0}, "real numbers.*bool"),
         ({"test_features": torch.eye(4)[:, :2] * 1j}, "real numbers.*complex"),
         ({"test_labels": torch.tensor([0, 1, 1, 10**9])}, "label 1,000,000,000 .* 8 images"),
@@ -188,3 +184,10 @@ def test_bad_input(change, message):
     }
     with pytest.raises(InputError, match=message):
         fit_linear_probe(**arguments)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32])
+def test_labels_of_any_integer_type(features, dtype):
+    x, y, test_x, test_y = features
+    narrow = fit_linear_probe(x, y.to(dtype), test_x, test_y.to(dtype))
+    assert narrow.accuracy == fit_linear_probe(x, y, test_x, test_y).accuracy

@@ -1,17 +1,14 @@
 """The whole evaluation on a small made-up data set."""
 
-import json
 import math
 
 import pytest
 import torch
-from fakes import QUICK, FakeData, encode
+from fakes import QUICK, FakeData, FakeMethod, encode
 
 import bcl
 from bcl.core.errors import InputError
-from bcl.evaluation import EvaluationOptions, ProbeReport
-from bcl.evaluation.crops import CroppedSet, crop_and_flip
-from bcl.report import render_report
+from bcl.evaluation import EvaluationOptions, ProbeOptions
 
 
 @pytest.fixture(scope="module")
@@ -53,38 +50,6 @@ def test_tracker_correlation_matches_the_made_up_losses(report):
     # Losses rise with the id and classes get rarer with the id.
     assert report.tracker["spearman_classes"] == pytest.approx(-1)
     assert report.tracker["auroc_tail"] == pytest.approx(1)
-
-
-def test_saves_and_loads(report, tmp_path):
-    path = report.save(tmp_path / "a")
-    values = json.loads(path.read_text())
-    assert values["schema_version"] == 2
-    again = ProbeReport.load(tmp_path / "a")
-    assert again.to_dict() == report.to_dict()
-    assert again.predictions["full"].equal(report.predictions["full"])
-    assert [image.png for image in again.images] == [image.png for image in report.images]
-
-
-def test_renders_one_self_contained_page(report, tmp_path):
-    out = render_report([report, report], tmp_path / "report.html")
-    text = out.read_text()
-    assert "class &lt;0&gt;" in text
-    assert "http://" not in text.replace("http://www.w3.org", "")
-    assert "https://" not in text
-    assert text.count("data:image/png;base64,") == 64
-    with pytest.raises(InputError, match="overwrite"):
-        render_report(report, out, overwrite=False)
-
-
-def test_refuses_other_test_sets(report, tmp_path):
-    other = ProbeReport(**{**report.__dict__, "data": {**report.data, "test_hash": "other"}})
-    with pytest.raises(InputError, match="different images"):
-        render_report([report, other], tmp_path / "report.html")
-
-
-def test_unknown_protocol_names_the_nearest():
-    with pytest.raises(InputError, match="did you mean 'long-tailed'"):
-        bcl.evaluate(encode, FakeData(), protocols="long-tailled")
 
 
 def test_fewer_images_than_shots_names_the_class():
@@ -137,45 +102,53 @@ def test_probe_on_one_cropped_pass():
     assert "one random crop and flip of each" in report.protocol("full+crop").description
 
 
-def test_crops_do_not_depend_on_batches():
-    images = CroppedSet(FakeData().probe_set(), 3)
-    whole = torch.cat([batch["image"] for batch in images.batches(7, "cpu")])
-    ids = torch.arange(len(images)).flip(0)
-    assert whole.equal(images.images(ids).flip(0))
-    assert not whole.equal(images.base.images(ids).flip(0))
-    assert CroppedSet(images.base, 4).content_hash != images.content_hash
-
-
-@pytest.mark.parametrize("size", [(8, 8), (8, 24), (24, 8)])
-def test_crops_of_any_shape_are_windows_of_the_padded_image(size):
-    images = torch.rand(20, 3, *size, generator=torch.Generator().manual_seed(0))
-    made = crop_and_flip(images, torch.arange(20), 0, 0)
-    assert made.shape == images.shape
-    y, x = size[0] // 8, size[1] // 8
-    padded = torch.nn.functional.pad(images, (x, x, y, y))
-    windows = padded.unfold(2, size[0], 1).unfold(3, size[1], 1)  # (B, 3, tops, lefts, H, W)
-    for crop, every in zip(made, windows, strict=True):
-        both = torch.cat([every, every.flip(-1)], 1)
-        assert (both == crop[:, None, None]).flatten(3).all(-1).all(0).any()
-
-
-def test_samples_that_moved_most(tracker):
-    earlier = torch.zeros(128)
-    earlier[5] = 1.0
-    report = bcl.evaluate(encode, FakeData(), tracker=tracker, earlier_scores=earlier)
-    fallen = [image for image in report.images if image.which == "fallen"]
-    assert fallen[0].id == 5
-    assert fallen[0].change == pytest.approx(float(tracker.scores[5]) - 1)
-    with pytest.raises(InputError, match="earlier_scores has 3 samples"):
-        bcl.evaluate(encode, FakeData(), tracker=tracker, earlier_scores=torch.zeros(3))
-
-
 def test_measures_are_in_the_report(report):
     assert -4 < report.measures["uniformity"] < 0
     assert 0 < report.measures["alignment"] < 4
     assert set(report.measures["spread"]) == {"many", "medium", "few", "all"}
 
 
-def test_tracker_of_other_data_is_refused():
-    with pytest.raises(InputError, match="tracker has 3 samples"):
-        bcl.evaluate(encode, FakeData(), tracker=bcl.MemorizationTracker(3))
+def test_neighbors_name_absent_classes():
+    data = FakeData()
+    data._probe.labels = data._probe.labels.clamp(max=3)
+    data._test.labels = data._test.labels.clamp(min=1)
+    report = bcl.evaluate(encode, data, "knn", QUICK)
+    first, second = report.protocols[0].notes
+    assert first.startswith("no test image of classes 0")
+    assert second.startswith("no training image of classes 4, 5")
+
+
+def test_neighbors_asked_for_twice_are_reported_once():
+    report = bcl.evaluate(encode, FakeData(), "knn,knn@10,knn@3", QUICK)
+    names = [entry.name for entry in report.protocols]
+    assert names == ["knn@1", "knn@10", "knn@200", "knn@3"]
+
+
+@pytest.mark.parametrize("option", ["batch_size", "finetune_epochs"])
+def test_counts_must_be_positive(option):
+    with pytest.raises(InputError, match=f"{option} .* at least 1, got 0"):
+        EvaluationOptions(**{option: 0})
+
+
+def test_the_seed_of_the_probe_is_part_of_the_report():
+    options = EvaluationOptions(probe=ProbeOptions(seed=7), measures=False)
+    assert bcl.evaluate(encode, FakeData(), "full", options).record["probe_seed"] == 7
+
+
+def test_two_classes_have_thresholds_alone():
+    data = FakeData()
+    data.num_classes, data.class_counts = 2, torch.tensor([60, 3])
+    for images in (data._train, data._probe, data._test):
+        images.labels = images.labels % 2
+    assert list(bcl.evaluate(encode, data, "full", QUICK).groups) == ["thresholds"]
+
+
+def test_layers_and_fine_tuning_need_the_method():
+    method = FakeMethod(torch.nn.Flatten(), torch.nn.Linear(192, 4))
+    options = EvaluationOptions(layer="projector", measures=False)
+    report = bcl.evaluate(method, FakeData(), "full", options)
+    assert report.data["feature_dimensions"] == 4
+    with pytest.raises(InputError, match="pass the method"):
+        bcl.evaluate(encode, FakeData(), "full", options)
+    with pytest.raises(InputError, match="pass the method"):
+        bcl.evaluate(encode, FakeData(), "finetune-1%")

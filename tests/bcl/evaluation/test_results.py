@@ -1,0 +1,81 @@
+"""Reports on disk: what is saved is loaded, what was cut short or edited is refused."""
+
+import json
+
+import pytest
+import torch
+from fakes import FakeData, encode
+
+import bcl
+from bcl.core.errors import InputError
+from bcl.evaluation import EvaluationOptions, ProbeOptions, ProbeReport
+
+
+@pytest.fixture(scope="module")
+def report():
+    tracker = bcl.MemorizationTracker(128)
+    tracker.update(torch.arange(128), torch.linspace(1, 2, 128))
+    tracker.refresh()
+    record = {"name": "two\nlines |", "history": [{"epoch": 0, "loss": 5.0}]}
+    return bcl.evaluate(encode, FakeData(), "full,knn", tracker=tracker, record=record)
+
+
+def test_saves_and_loads(report, tmp_path):
+    path = report.save(tmp_path / "a")
+    values = json.loads(path.read_text())
+    assert values["schema_version"] == 2
+    again = ProbeReport.load(tmp_path / "a")
+    assert again.to_dict() == report.to_dict()
+    assert again.predictions["full"].equal(report.predictions["full"])
+    assert [image.png for image in again.images] == [image.png for image in report.images]
+
+
+def test_names_stay_on_one_line(report):
+    assert report.name == "two lines |"
+
+
+def test_a_protocol_that_is_not_there_names_the_others(report):
+    with pytest.raises(InputError, match="full, knn@1"):
+        report.protocol("10-shot")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"record": None},
+        {"groups": {}},
+        {"protocols": []},
+        {"protocols": [1]},
+        {"images": [{"id": 1}]},
+        {"images": ["text"]},
+        {"data": {}},
+        {"protocols": [{"name": "full", "kind": "linear"}]},
+    ],
+)
+def test_edited_reports_are_refused_in_one_line(report, change, tmp_path):
+    path = report.save(tmp_path)
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(InputError, match="cut short or edited"):
+        ProbeReport.load(tmp_path)
+
+
+@pytest.mark.parametrize("content", [torch.zeros(3), {"labels": torch.zeros(3)}])
+def test_predictions_of_another_report_are_refused(report, content, tmp_path):
+    report.save(tmp_path)
+    torch.save(content, tmp_path / "predictions.pt")
+    with pytest.raises(InputError, match="does not belong to"):
+        ProbeReport.load(tmp_path)
+
+
+def test_small_numbers_survive_saving(tmp_path):
+    report = bcl.evaluate(
+        encode, FakeData(), "full", EvaluationOptions(probe=ProbeOptions(l2=3e-7)),
+        record={"name": "small", "config": {"weight_decay": 1.5e-8}},
+    )  # fmt: skip
+    gap = report.protocols[0].draws[0].chosen["gap"]
+    report.save(tmp_path)
+    again = ProbeReport.load(tmp_path)
+    chosen = again.protocols[0].draws[0].chosen
+    assert chosen["l2"] == 3e-7
+    assert chosen["gap"] == pytest.approx(gap, rel=1e-4)
+    assert again.record["config"]["weight_decay"] == 1.5e-8
