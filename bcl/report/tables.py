@@ -13,17 +13,8 @@ from bcl.report.compare import COLUMNS, compare, difference_notes
 SCHEMA = "bcl-cacr/comparison"
 SCHEMA_VERSION = 2
 CSV_FIELDS = (
-    "protocol",
-    "method",
-    "seeds",
-    "draws",
-    "grouping",
-    "column",
-    "mean",
-    "ci95",
-    "gain",
-    "p",
-)
+    "protocol", "method", "seeds", "draws", "grouping", "column", "mean", "ci95", "gain", "p",
+)  # fmt: skip
 Values = dict[str, Any]
 TEX = {
     "\\": "\\textbackslash{}", "&": "\\&", "%": "\\%", "$": "\\$", "#": "\\#", "_": "\\_",
