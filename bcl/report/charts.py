@@ -60,6 +60,11 @@ def log_axis(title: str) -> Row:
     return made | {"scale": {"type": "log", "padding": 12, "nice": False}}
 
 
+def epochs() -> Row:
+    """An axis of epochs, of which there are no halves."""
+    return axis("epoch", nice=False, labelExpr="datum.value % 1 ? '' : format(datum.value, ',')")
+
+
 def layer(mark: str, rows: list[Row], method: Method | None = None, **options: Any) -> Row:
     """Marks of one kind; those of a method have a class by which the page can hide them.
 
@@ -319,8 +324,12 @@ def history_curve(
                 layers.append(layer("line", rows, method, strokeWidth=width))
     if not layers:
         return ""
-    x = axis("epoch", nice=False, tickMinStep=1)
-    return draw(title, f"{label} of each epoch, one line per run", x, axis(label), layers)
+    y = axis(label)
+    low, high = (edge(r["y"] for e in layers for r in e["data"]["values"]) for edge in (min, max))
+    if low == high:  # a flat line needs an axis of its own
+        margin = abs(low) / 10 or 1
+        y["scale"] |= {"domain": [low - margin, high + margin]}
+    return draw(title, f"{label} of each epoch, one line per run", epochs(), y, layers)
 
 
 def online_curves(methods: Sequence[Method]) -> list[dict[str, str]]:
@@ -417,7 +426,7 @@ def _score_map(method: Method, history: list[tuple[int, list[int]]]) -> str:
     return draw(
         f"Scores of {method.label} over training",
         "distribution of the memorization scores in each epoch; the darker, the more samples",
-        axis("epoch", nice=False, tickMinStep=1),
+        epochs(),
         axis("memorization score", nice=False),
         [cells],
     )

@@ -67,6 +67,18 @@ def test_history_of_each_run_is_a_line(together):
     ]
 
 
+def labels(svg):
+    return re.findall(r"<text[^>]*>([^<]*)</text>", svg)
+
+
+def test_axes_of_short_and_flat_histories_are_right(together):
+    flat = labels(charts.history_curve(together, "score_mean", "Scores", "mean score"))
+    assert {"0.46", "0.50", "0.54"} <= set(flat)
+    assert "1" in flat  # an epoch
+    short = labels(charts.history_curve(together, "online_knn/all", "knn", "accuracy"))
+    assert [each for each in short if each][:4] == ["1", "2", "3", "epoch"]
+
+
 def test_scores_over_training_or_at_the_end(together):
     assert "over training" in charts.score_histogram(together[0])
     (method,) = methods([recorded("short", 0, 0.1)])
