@@ -60,7 +60,7 @@ def log_axis(title: str) -> Row:
     return made | {"scale": {"type": "log", "padding": 12, "nice": False}}
 
 
-def epochs() -> Row:
+def epoch_axis() -> Row:
     """An axis of epochs, of which there are no halves."""
     return axis("epoch", nice=False, labelExpr="datum.value % 1 ? '' : format(datum.value, ',')")
 
@@ -329,7 +329,7 @@ def history_curve(
     if low == high:  # a flat line needs an axis of its own
         margin = abs(low) / 10 or 1
         y["scale"] |= {"domain": [low - margin, high + margin]}
-    return draw(title, f"{label} of each epoch, one line per run", epochs(), y, layers)
+    return draw(title, f"{label} of each epoch, one line per run", epoch_axis(), y, layers)
 
 
 def online_curves(methods: Sequence[Method]) -> list[dict[str, str]]:
@@ -426,7 +426,7 @@ def _score_map(method: Method, history: list[tuple[int, list[int]]]) -> str:
     return draw(
         f"Scores of {method.label} over training",
         "distribution of the memorization scores in each epoch; the darker, the more samples",
-        epochs(),
+        epoch_axis(),
         axis("memorization score", nice=False),
         [cells],
     )
