@@ -32,13 +32,6 @@ class Sets:
         recipe: one line that names how ``train`` was chosen.
         notes: what a report should also say, such as which images were left out.
         split: the split that selected ``train`` from a larger set, if any did.
-
-    Example:
-        >>> images = ImageDataset(torch.zeros(6, 3, 8, 8, dtype=torch.uint8), torch.arange(6) // 4)
-        >>> probe = images.subset(torch.tensor([0, 1, 4, 5]))
-        >>> sets = Sets(images, probe, None, ["cat", "dog"], "chosen by hand: 6 images")
-        >>> len(sets.train), sets.probe.labels.tolist(), sets.notes
-        (6, [0, 0, 1, 1], [])
     """
 
     train: ImageDataset
@@ -117,11 +110,7 @@ class LongTailedDataModule(pl.LightningDataModule):
         return self.sets.probe
 
     def test_set(self) -> ImageDataset:
-        """The balanced test set.
-
-        Raises:
-            InputError: the datamodule has none.
-        """
+        """The balanced test set; refused where there is none."""
         if self.sets.test is None:
             raise InputError(
                 f"{type(self).__name__} was given no test set, so nothing can be evaluated; give "
@@ -171,14 +160,7 @@ class LongTailedDataModule(pl.LightningDataModule):
         return self.sets.notes
 
     def train_dataloader(self) -> BatchLoader:
-        """Batches of the training set; this rank's slice of each global batch.
-
-        Returns:
-            A loader with ``set_epoch``, ``state_dict`` and ``load_state_dict``.
-
-        Raises:
-            InputError: the batch does not divide among the ranks, or exceeds the set.
-        """
+        """Batches of the training set; this rank's slice of each global batch."""
         self._share_cores()
         return BatchLoader(
             self.sets.train,
@@ -222,40 +204,19 @@ class LongTailedDataModule(pl.LightningDataModule):
         Raises:
             InputError: a class has too few images, or ``shots`` is out of range.
         """
-        return few_shot(self.sets.probe.labels, self.num_classes, shots, draw)
-
-
-def few_shot(labels: Tensor, num_classes: int, shots: int | float, draw: int = 0) -> Tensor:
-    """Choose the same number, or the same share, of every class at random.
-
-    Args:
-        labels: (N,) int64 classes.
-        num_classes: C.
-        shots: an integer for images per class, a float in (0, 1] for a share of each class.
-        draw: which of the random draws.
-
-    Returns:
-        (n,) int64 positions, ascending.
-
-    Raises:
-        InputError: a class has too few images, or ``shots`` is out of range.
-
-    Example:
-        >>> few_shot(torch.tensor([0, 0, 1, 1]), 2, 1).shape
-        torch.Size([2])
-    """
-    counts = torch.bincount(labels, minlength=num_classes)  # (C,)
-    if isinstance(shots, float):
-        if not 0 < shots <= 1:
-            raise InputError(f"a share of the probe set must lie in (0, 1], got {shots!r}.")
-        wanted = (counts * shots).round().to(torch.int64).clamp(min=1).minimum(counts)
-    else:
-        check_count("shots", shots)
-        if int(counts.min()) < shots:
-            poorest = int(counts.argmin())
-            raise InputError(
-                f"{shots} shots per class, but class {poorest} has {int(counts[poorest])} "
-                f"images in the probe set; use at most {int(counts.min())}."
-            )
-        wanted = torch.full_like(counts, shots)
-    return choose(labels, wanted, _SHOT_STREAM, draw)
+        labels = self.sets.probe.labels
+        counts = torch.bincount(labels, minlength=self.num_classes)  # (C,)
+        if isinstance(shots, float):
+            if not 0 < shots <= 1:
+                raise InputError(f"a share of the probe set must lie in (0, 1], got {shots!r}.")
+            wanted = (counts * shots).round().to(torch.int64).clamp(min=1).minimum(counts)
+        else:
+            check_count("shots", shots)
+            if int(counts.min()) < shots:
+                poorest = int(counts.argmin())
+                raise InputError(
+                    f"{shots} shots per class, but class {poorest} has {int(counts[poorest])} "
+                    f"images in the probe set; use at most {int(counts.min())}."
+                )
+            wanted = torch.full_like(counts, shots)
+        return choose(labels, wanted, _SHOT_STREAM, draw)

@@ -17,7 +17,7 @@ _TEST_NAMES = ("test", "val", "valid", "validation")
 # 2021, 2021-05, 202105, 2021-05-03 birthday, 20210503, 03.05.2021; and a camera's 100CANON.
 _YEAR, _MONTH, _DAY = r"(19|20)\d\d", r"(0[1-9]|1[0-2])", r"(0[1-9]|[12]\d|3[01])"
 _DATE = re.compile(
-    rf"({_YEAR}([-_. ]?{_MONTH}([-_. ]?{_DAY})?)?|{_DAY}[-_.]{_MONTH}[-_.]{_YEAR})([-_. ]\D.*)?"
+    rf"{_YEAR}([-_. ]?{_MONTH}([-_. ]?{_DAY}([-_. ]\D.*)?)?)?|{_DAY}[-_.]{_MONTH}[-_.]{_YEAR}"
     r"|\d{3}[A-Z0-9_]{5}|DCIM"
 )
 
@@ -63,12 +63,7 @@ class ImageFolderLT(PoolDataModule):
 
 
 def folder_pool(reader: Reader) -> Pool:
-    """List all images of a folder or archive of class folders; the test folder's are marked.
-
-    Raises:
-        InputError: no class folders, an empty one, folders named by date, or other classes in the
-            test folder.
-    """
+    """List all images of a folder or archive of class folders; the test folder's are marked."""
     train, test = layout(reader.names())
     names, labels, classes = scan(reader, train)
     is_test = None
@@ -101,18 +96,7 @@ def layout(names: list[str]) -> tuple[str, str | None]:
 
 
 def scan(reader: Reader, prefix: str) -> tuple[list[str], Tensor, list[str]]:
-    """List the images of the class folders below a prefix, sorted by class and name.
-
-    Args:
-        reader: the folder or archive.
-        prefix: ``""`` or a folder with a slash at its end.
-
-    Returns:
-        N names, (N,) int64 labels, and the class names, sorted.
-
-    Raises:
-        InputError: no class folders, a single one, one without images, or folders named by date.
-    """
+    """N images below a prefix, sorted by class and name, (N,) labels and sorted class names."""
     every = reader.names()
     classes = sorted({*_folders(reader, prefix), *_tops(every, prefix)})
     where = shown(f"{reader.root}/{prefix}".rstrip("/"))

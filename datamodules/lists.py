@@ -38,14 +38,6 @@ def read_list(path: str | Path, num_classes: int | None = None) -> ImageList:
         path: the file; one ``relative/path label`` per line, empty lines are skipped.
         num_classes: C; labels from 0 to C - 1 are allowed.
 
-    Returns:
-        Its rows.
-
-    Raises:
-        InputError: no such file, or rows without a label, with a label that is not a number or
-            out of range, with a path that leaves the folder, or that repeat an image; all are
-            listed with their line.
-
     Example:
         >>> import tempfile
         >>> path = Path(tempfile.mkdtemp()) / "list.txt"

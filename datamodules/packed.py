@@ -102,21 +102,6 @@ class PackedLT(LongTailedDataModule):
         return Sets(sets["train"], probe, test, names, manifest["recipe"], notes)
 
 
-class _Rows(Sequence[str]):
-    """The names ``"0"``, ``"1"``, ... of images known by their row, without holding them."""
-
-    def __init__(self, count: int) -> None:
-        self._count = count
-
-    def __len__(self) -> int:
-        return self._count
-
-    def __getitem__(self, index: Any) -> Any:
-        if not 0 <= index < self._count:
-            raise IndexError(index)
-        return str(index)
-
-
 class PackedReader:
     """Encoded images of one part of a packed set, read by row.
 
@@ -130,14 +115,14 @@ class PackedReader:
         self._files = files
         self._ends = list(accumulate(file["images"] for file in files))
         self._open: OrderedDict[int, Any] = OrderedDict()
-        self.rows = _Rows(self._ends[-1] if files else 0)
+        self.rows = range(self._ends[-1] if files else 0)  # which are the images' names
 
     def __getstate__(self) -> dict[str, object]:
         return self.__dict__ | {"_open": OrderedDict()}
 
     def names(self) -> list[str]:
         """All rows as text."""
-        return list(self.rows)
+        return list(map(str, self.rows))
 
     def stamp(self, name: str) -> str:
         """Packed files are checked as a whole, by their manifest."""
@@ -192,11 +177,7 @@ class PackedReader:
 
 
 def read_manifest(root: Path) -> dict[str, Any]:
-    """Read the manifest of a packed folder.
-
-    Raises:
-        InputError: there is none, it is damaged, or it names files outside the folder.
-    """
+    """Read the manifest of a packed folder; refuses damage and files outside the folder."""
     path = root / MANIFEST
     try:
         manifest: dict[str, Any] = json.loads(path.read_text("utf-8"))
@@ -317,7 +298,7 @@ def _encoded(
 
     for position, row in enumerate(images.rows.tolist()):
         if images.files is not None:
-            name = images.files.names[row]
+            name = str(images.files.names[row])
             raw = images.files.reader.read(name)
         else:
             name, buffer = str(row), BytesIO()
@@ -376,7 +357,7 @@ def _digest(reader: PackedReader, num_classes: int) -> str:
     """The digest of a part as it is read."""
     digest = hashlib.sha256()
     for row, label in zip(reader.rows, reader.labels(num_classes).tolist(), strict=True):
-        _update(digest, reader.read(row), label)
+        _update(digest, reader.read(str(row)), label)
     return digest.hexdigest()
 
 

@@ -70,15 +70,7 @@ class Pool:
         return pool_fingerprint([self.names[row] for row in rows.tolist()], self.labels[rows])
 
     def parts(self, test_share: float) -> tuple[Tensor, Tensor]:
-        """Rows of the training and the test images.
-
-        Args:
-            test_share: share of the poorest class that is held out of each class, where the data
-                set has no test images.
-
-        Raises:
-            InputError: the poorest class is too small to share.
-        """
+        """Rows of the training and the test images; `hold_out` where the data set has no test."""
         if self.test is None:
             return hold_out(self.labels, self.classes, test_share)
         return (~self.test).nonzero()[:, 0], self.test.nonzero()[:, 0]
@@ -166,17 +158,7 @@ class FilesDataModule(LongTailedDataModule):
         return torch.device("cpu") if self.storage == "host" else super().loader_device()
 
     def open_pool(self, pool: Pool) -> tuple[ImageDataset, Pool, Tensor]:
-        """Open a pool's images, without those that cannot be read.
-
-        Args:
-            pool: N images.
-
-        Returns:
-            The images, the pool that describes them, and (N,) bool, which of the N they are.
-
-        Raises:
-            InputError: unreadable images, unless they are to be skipped.
-        """
+        """Open the readable images of a pool of N: images, their pool, and (N,) bool, which."""
         if pool.reader is None:
             assert pool.images is not None
             data = ImageDataset(pool.images, pool.labels, pool.fingerprint_of())
@@ -321,19 +303,7 @@ class PoolDataModule(FilesDataModule):
         )
 
     def split(self, labels: Tensor, classes: Sequence[str], fingerprint: str) -> Split:
-        """Choose the long-tailed training set by recipe or profile.
-
-        Args:
-            labels: (N,) int64 classes of all training images.
-            classes: C names.
-            fingerprint: of all training images.
-
-        Returns:
-            The split.
-
-        Raises:
-            InputError: the classes have too few images for the recipe or profile.
-        """
+        """Choose the long-tailed training set of (N,) labels by recipe or profile."""
         if self.recipe_name is not None:
             chosen = recipes.recipe(self.recipe_name)
             indices = recipes.apply(chosen, labels, self.split_seed)
@@ -411,19 +381,7 @@ def _from_file(path: str, pool: Pool, rows: Tensor, kept: Tensor) -> Split:
 
 
 def hold_out(labels: Tensor, classes: Sequence[str], share: float) -> tuple[Tensor, Tensor]:
-    """Choose a balanced test set: a share of the poorest class, the same number of every class.
-
-    Args:
-        labels: (N,) int64.
-        classes: C names.
-        share: of the poorest class.
-
-    Returns:
-        Positions of the rest and of the test set, ascending.
-
-    Raises:
-        InputError: the poorest class is too small to share.
-    """
+    """Positions of the rest, and of a balanced test set: a share of the poorest class of each."""
     sizes = torch.bincount(labels, minlength=len(classes))
     number = max(round(int(sizes.min()) * share), 1)
     if int(sizes.min()) <= number:

@@ -52,12 +52,6 @@ def decoded(
         cache: folder of the cache (`default_cache` if not given).
         workers: decoding processes; the usable cores if not given, because other ranks wait.
         progress: show how far it is.
-
-    Returns:
-        Pixels, mapped from the file, digests, and the images that could not be read.
-
-    Raises:
-        InputError: the folder cannot be written, the disk is full, or a process was killed.
     """
     folder = Path(cache).expanduser() if cache is not None else default_cache()
     stamps = "\n".join([f"{name}\0{_stamp(reader, name)}" for name in names])

@@ -78,12 +78,6 @@ class ImageDataset:
         Args:
             rows: (n,) int64 positions.
             content_hash: of the subset, if another than its own.
-
-        Returns:
-            The data set of these n images.
-
-        Raises:
-            InputError: a position outside the set.
         """
         self._check(rows)
         part = copy.copy(self)
@@ -148,16 +142,10 @@ class ImageDataset:
         return self.content_hash  # packed images: it covers their bytes
 
     def images(self, indices: Tensor) -> Tensor:
-        """Read images by position.
+        """Read images by position: uint8 (n, 3, S, S).
 
         Args:
             indices: (n,) int64 in [0, N).
-
-        Returns:
-            uint8 (n, 3, S, S).
-
-        Raises:
-            InputError: a position outside the set, or an unreadable file.
         """
         self._check(indices)
         return self._read(self._locate(indices.cpu()))
@@ -171,13 +159,10 @@ class ImageDataset:
         return self._images.read(rows)
 
     def stream(self, batches: Iterator[Tensor]) -> Iterator[Batch]:
-        """Read batches of positions, ahead of use where the images are in files.
+        """Read batches of (B,) positions, ahead of use where the images are in files.
 
         Args:
             batches: (B,) int64 positions each.
-
-        Yields:
-            ``{"image": uint8 (B, 3, S, S), "id": int64 (B,), "label": int64 (B,)}``.
         """
         ahead: deque[Tensor] = deque()  # positions whose images are being read
 

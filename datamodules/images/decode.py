@@ -117,15 +117,7 @@ def _resize(pixels: "Tensor", size: int) -> "NDArray[np.uint8]":
 
 
 def shrink(data: bytes, max_side: int) -> bytes:
-    """Resize an image to a shorter side of ``max_side`` pixels; smaller ones stay as they are.
-
-    Args:
-        data: bytes of an image file.
-        max_side: pixels of the shorter side.
-
-    Returns:
-        Bytes of a JPEG of quality 92, or ``data``.
-    """
+    """Resize an image to a shorter side of ``max_side`` pixels; smaller ones stay as they are."""
     from PIL import Image
 
     with Image.open(BytesIO(data)) as image:

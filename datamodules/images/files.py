@@ -39,14 +39,14 @@ class ImageFiles:
 
     Args:
         reader: the files.
-        names: N names, in the order of the rows.
+        names: N names, in the order of the rows; numbers stand for their text.
         size: height and width S in pixels.
         workers: decoding processes; the usable cores over this machine's ranks if not given,
             0 for none.
     """
 
     def __init__(
-        self, reader: Reader, names: Sequence[str], size: int, workers: int | None = None
+        self, reader: Reader, names: Sequence[object], size: int, workers: int | None = None
     ) -> None:
         self.reader = reader
         self.names = PackedNames(names) if isinstance(names, list) else names
@@ -95,7 +95,7 @@ class ImageFiles:
 
     def _readable(self, chunk: Chunk) -> Tensor:
         for row, why in chunk.bad:
-            name = shown(self.names[row])
+            name = shown(str(self.names[row]))
             raise InputError(f"{self.reader.root}/{name} became unreadable since the scan: {why}.")
         return chunk.pixels
 
@@ -103,11 +103,7 @@ class ImageFiles:
 def decode_all(
     reader: Reader, names: Sequence[str], size: int, workers: int | None = None
 ) -> Iterator[Chunk]:
-    """Decode images in order, with several processes; size 0 only checks them.
-
-    Raises:
-        InputError: a process was killed, as by a system that runs out of memory.
-    """
+    """Decode images in order, with several processes; size 0 only checks them."""
     step = min(max(_CHUNK_BYTES // max(3 * size * size, 1), 1), 256)
     chunks = iter([range(a, min(a + step, len(names))) for a in range(0, len(names), step)])
     decoder = _Decoder(reader, names, size, digests=True)
@@ -156,7 +152,7 @@ class _Decoder(Dataset[Chunk]):
     """Decodes lists of rows; each worker process holds one."""
 
     def __init__(
-        self, reader: Reader, names: Sequence[str], size: int, digests: bool = False
+        self, reader: Reader, names: Sequence[object], size: int, digests: bool = False
     ) -> None:
         self.reader, self.names, self.size, self.digests = reader, names, size, digests
 
@@ -171,7 +167,7 @@ class _Decoder(Dataset[Chunk]):
         digests, bad = torch.zeros(len(rows), dtype=torch.int64), []
         for row in rows:
             try:
-                data = self.reader.read(self.names[row])
+                data = self.reader.read(str(self.names[row]))
                 if self.size:
                     array[good] = decode(data, self.size)
                 else:

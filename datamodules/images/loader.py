@@ -124,12 +124,7 @@ class BatchLoader:
         return keys if self.dataset.blocks is None else keys | {"window": self.window}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue after the last batch of a saved state.
-
-        Raises:
-            InputError: the state is within an epoch of another order (other data, seed, batch
-                size or window).
-        """
+        """Continue after the last batch of a saved state; refuses one within another order."""
         epoch, position = int(state["epoch"]), int(state["position"])
         steps = int(state["num_samples"]) // int(state["batch_size"])
         if position >= steps * int(state["batch_size"]):  # a whole epoch: nothing to match

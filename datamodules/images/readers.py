@@ -95,11 +95,7 @@ def _leads_to(link: "os.DirEntry[str]", above: frozenset[tuple[int, int]]) -> bo
 
 
 class ZipReader:
-    """Files in a zip archive, read without unpacking it; hidden ones are not listed.
-
-    Raises:
-        InputError: not a zip archive, or one with names that leave its folder.
-    """
+    """Files in a zip archive, read without unpacking it; hidden ones are not listed."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -200,18 +196,7 @@ def shown(name: str) -> str:
 
 
 def open_reader(root: str | Path, option: str = "--data.root DIR") -> Reader:
-    """Open a folder or a zip archive of images.
-
-    Args:
-        root: its path; ``~`` is the home folder.
-        option: how the user gives it, for the message.
-
-    Returns:
-        The reader.
-
-    Raises:
-        InputError: it does not exist, or is a file other than a zip archive.
-    """
+    """Open a folder or a zip archive of images."""
     path = Path(root).expanduser()
     if path.is_dir():
         return FolderReader(path)

@@ -16,14 +16,6 @@ def balance_notes(what: str, labels: Tensor, classes: Sequence[str]) -> list[str
 
     The mean over the images of such a set is not the mean over its classes.
 
-    Args:
-        what: the set, such as ``"test set"``.
-        labels: (N,) int64 classes.
-        classes: C names.
-
-    Returns:
-        Notes; none for a balanced set.
-
     Example:
         >>> balance_notes("test set", torch.tensor([0, 0, 1]), ["ant", "bee"])
         ['the test set is not balanced: 1 to 2 images per class']

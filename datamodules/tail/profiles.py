@@ -1,4 +1,8 @@
-"""How many images each class keeps: the long-tailed profiles of the literature."""
+"""How many images each class keeps: the long-tailed profiles of the literature.
+
+A profile returns one count per class, from ``n_max`` images in the largest class, ``num_classes``
+C, and the imbalance factor IF >= 1, largest over smallest class. What is out of range is refused.
+"""
 
 import math
 from collections.abc import Callable, Sequence
@@ -16,20 +20,9 @@ _ROUNDING = 1e-9
 
 
 def exponential_counts(n_max: int, imbalance_factor: float, num_classes: int) -> list[int]:
-    r"""Counts that fall exponentially from the first class to the last.
+    r"""Counts that fall exponentially from the first class, the largest, to the last.
 
     .. math:: n_i = \lfloor n_{max} \, (1 / IF)^{i / (C - 1)} \rfloor
-
-    Args:
-        n_max: images of the largest class.
-        imbalance_factor: IF >= 1, largest over smallest class.
-        num_classes: C.
-
-    Returns:
-        C counts, largest first.
-
-    Raises:
-        InputError: an argument is out of range.
 
     Source: Cui et al. 2019 (arXiv 1901.05555) and LDAM (Cao et al. 2019, arXiv 1906.07413). With
     n_max 450 or 4,500 of the 500 or 5,000, the subsets of SDCLR (arXiv 2106.02990).
@@ -46,17 +39,6 @@ def exponential_counts(n_max: int, imbalance_factor: float, num_classes: int) ->
 
 def step_counts(n_max: int, imbalance_factor: float, num_classes: int) -> list[int]:
     r"""Two levels: the first half of the classes (rounded down) keeps n_max, the rest n_max / IF.
-
-    Args:
-        n_max: images of each class of the first half.
-        imbalance_factor: IF >= 1.
-        num_classes: C.
-
-    Returns:
-        C counts, largest first.
-
-    Raises:
-        InputError: an argument is out of range.
 
     Source: LDAM (arXiv 1906.07413), step imbalance.
 
@@ -80,18 +62,6 @@ def pareto_counts(n_max: int, n_min: int, num_classes: int, alpha: float = 6.0) 
     ImageNet-LT was drawn at random with alpha 6; this deterministic form gives 115,897 images for
     its 115,846.
 
-    Args:
-        n_max: images of the largest class.
-        n_min: images of the smallest class.
-        num_classes: C.
-        alpha: the distribution's exponent.
-
-    Returns:
-        C counts, largest first.
-
-    Raises:
-        InputError: an argument is out of range.
-
     Source: OLTR (arXiv 1904.05160), ImageNet-LT; the 0.81 is fitted to its total.
 
     Example:
@@ -112,16 +82,6 @@ def cacr_linear_counts(n_max: int, num_classes: int) -> list[int]:
 
     .. math:: n_i = \lfloor \frac{\lfloor 10 i / C \rfloor + 1}{10} \, n_{max} \rfloor
 
-    Args:
-        n_max: images of the largest classes.
-        num_classes: C, a multiple of ten.
-
-    Returns:
-        C counts by class id, smallest first.
-
-    Raises:
-        InputError: an argument is out of range.
-
     Source: CACR (arXiv 2105.03746), imbalanced CIFAR as in its released code.
 
     Example:
@@ -138,17 +98,6 @@ def cacr_exponential_counts(n_max: int, num_classes: int, *, repaired: bool = Fa
 
     The released code rounds down to zero: class 0 of CIFAR-10 and the first 30 classes of CIFAR-100
     are empty (`empty_classes`).
-
-    Args:
-        n_max: images of the largest classes.
-        num_classes: C, a multiple of ten.
-        repaired: keep at least one image in every class.
-
-    Returns:
-        C counts by class id, smallest first.
-
-    Raises:
-        InputError: an argument is out of range.
 
     Source: CACR (arXiv 2105.03746), imbalanced CIFAR as in its released code.
 
@@ -186,14 +135,7 @@ def empty_classes(counts: Sequence[int] | Tensor) -> list[int]:
 
 
 def shuffled_counts(counts: Sequence[int], seed: int) -> Tensor:
-    """Assign a profile's counts to the classes at random, as a function of the seed.
-
-    Args:
-        counts: C counts, largest first.
-        seed: of the order of the classes.
-
-    Returns:
-        (C,) int64 count of each class.
+    """(C,) counts of a profile, assigned to the classes at random, as a function of the seed.
 
     Example:
         >>> sorted(shuffled_counts([5, 3, 1], 0).tolist())

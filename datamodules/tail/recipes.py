@@ -138,16 +138,7 @@ LISTS: dict[str, dict[str, int]] = {
 
 
 def recipe(name: str) -> Recipe:
-    """Find a named subset.
-
-    Args:
-        name: one of `RECIPES`.
-
-    Returns:
-        The recipe.
-
-    Raises:
-        InputError: no recipe has this name.
+    """Find a named subset, or refuse the name.
 
     Example:
         >>> recipe("cifar100/sdclr").total
@@ -159,14 +150,7 @@ def recipe(name: str) -> Recipe:
 
 
 def check_no_effect(recipe: str | None, split_file: str | None, options: dict[str, Any]) -> None:
-    """Refuse options that a recipe or a split file leaves without effect.
-
-    Args:
-        recipe: name of a subset, if one is wanted.
-        split_file: a saved subset, if one is wanted.
-        options: those that were given and differ from their default; a recipe fixes the counts,
-            and ``split_seed`` still chooses its images.
-    """
+    """Refuse options, other than their defaults, that a recipe or split file leaves unused."""
     if recipe is not None and split_file is not None:
         raise InputError("give a recipe or a split_file, not both.")
     if recipe is not None:
@@ -181,19 +165,10 @@ def check_no_effect(recipe: str | None, split_file: str | None, options: dict[st
 
 
 def apply(chosen: Recipe, labels: Tensor, split_seed: int = 0) -> Tensor:
-    """Choose a recipe's images from a data set.
+    """(n,) positions of a recipe's images in a data set with these (N,) labels.
 
-    Args:
-        chosen: the recipe.
-        labels: (N,) int64 classes of the whole data set.
-        split_seed: which of the random subsets (and orders of the classes, where the recipe
-            shuffles them).
-
-    Returns:
-        (n,) int64 positions.
-
-    Raises:
-        InputError: the data set has other classes, or a class has too few images.
+    The split seed chooses among random subsets, and orders the classes where the recipe shuffles
+    them. Other classes than the recipe's are refused, and ones with too few images.
     """
     classes = int(labels.max()) + 1 if len(labels) else 0
     if classes != chosen.num_classes:
@@ -210,19 +185,7 @@ def apply(chosen: Recipe, labels: Tensor, split_seed: int = 0) -> Tensor:
 
 
 def select(labels: Tensor, counts: Tensor, split_seed: int) -> Tensor:
-    """Choose a number of images of each class by a hash of the seed.
-
-    Args:
-        labels: (N,) int64 classes.
-        counts: (C,) images of each class.
-        split_seed: which random subset.
-
-    Returns:
-        (n,) int64 positions, ascending.
-
-    Raises:
-        InputError: a class has too few images.
-    """
+    """(n,) positions, ascending, of (C,) counts of images, chosen by a hash of the seed."""
     _check_available(labels, counts)
     return choose(labels, counts, _TRAIN_STREAM, split_seed)
 
@@ -231,18 +194,7 @@ def select_ldam(labels: Tensor, counts: list[int], seed: int = 0) -> Tensor:
     """Choose as LDAM's released generator does, image for image and in its order.
 
     It seeds NumPy's legacy generator, shuffles the positions of one class after the other, and
-    keeps the first n of each.
-
-    Args:
-        labels: (N,) int64 classes.
-        counts: C counts, by class id.
-        seed: the generator's; the papers use 0.
-
-    Returns:
-        (n,) int64 positions, class by class.
-
-    Raises:
-        InputError: a class has too few images.
+    keeps the first n of each. The papers use seed 0.
     """
     import numpy as np
 
@@ -259,16 +211,9 @@ def select_ldam(labels: Tensor, counts: list[int], seed: int = 0) -> Tensor:
 
 
 def choose(labels: Tensor, counts: Tensor, *keys: int) -> Tensor:
-    """Choose a number of images of each class at random, as a function of the keys.
+    """(n,) positions, ascending, of (C,) counts of images, chosen at random by the keys.
 
-    Args:
-        labels: (N,) int64 classes.
-        counts: (C,) images of each class; at most as many as there are.
-        keys: integers; equal keys choose equal images, and a larger count of a class contains the
-            smaller.
-
-    Returns:
-        (n,) int64 positions, ascending.
+    Equal keys choose equal images, and a larger count of a class contains the smaller.
     """
     import numpy as np
 

@@ -68,20 +68,7 @@ def pool_fingerprint(names: Sequence[str], labels: Tensor) -> str:
 
 
 def with_labels(split: Split, labels: Tensor, num_classes: int, pool: str) -> Split:
-    """Complete a split with the labels of its data set.
-
-    Args:
-        split: the split.
-        labels: (N,) int64 classes of the whole data set.
-        num_classes: C.
-        pool: the data set's fingerprint.
-
-    Returns:
-        The split with labels.
-
-    Raises:
-        InputError: the split was made for another data set, or an index lies outside of it.
-    """
+    """Complete a split with the (N,) labels of its data set; refuses another data set."""
     if split.pool and split.pool != pool:
         raise InputError(
             f"the split '{split.recipe}' was made for the data set {split.pool} of "
@@ -242,15 +229,7 @@ def _read_json(path: Path) -> Split:
 
 
 def save_split(split: Split, path: str | Path) -> None:
-    """Write a split atomically.
-
-    Args:
-        split: the split.
-        path: ``.npy`` for an index file in the published format, ``.json`` for everything known.
-
-    Raises:
-        InputError: another ending.
-    """
+    """Write a split: ``.npy``, indices in the published format, or ``.json``, everything."""
     import numpy as np
 
     path = Path(path).expanduser()
@@ -278,16 +257,8 @@ def save_split(split: Split, path: str | Path) -> None:
 def compare(one: Split, other: Split) -> dict[str, Any]:
     """Compare two splits of the same data set.
 
-    Args:
-        one: a split.
-        other: another.
-
-    Returns:
-        ``same``, ``same_order``, ``sizes``, the number of images in ``common``, and
-        ``classes_that_differ``, those with other counts (None where labels are unknown).
-
-    Raises:
-        InputError: the splits are of different data sets.
+    Returns ``same``, ``same_order``, ``sizes``, the number of images in ``common``, and
+    ``classes_that_differ`` in their counts (None where labels are unknown).
     """
     if one.pool and other.pool and one.pool != other.pool:
         raise InputError(

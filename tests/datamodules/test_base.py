@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from bcl import InputError, shot_groups
 from datamodules import DigitsLT
-from datamodules.base import few_shot
 from datamodules.images.dataset import ImageDataset
 from datamodules.images.loader import BatchLoader
 
@@ -179,7 +178,7 @@ def test_few_shot(digits: DigitsLT) -> None:
     with pytest.raises(InputError, match=r"\(0, 1\]"):
         digits.few_shot(1.5, 0)
     with pytest.raises(InputError, match="shots"):
-        few_shot(labels, 10, 0)
+        digits.few_shot(0)
 
 
 def test_groups_by_the_published_rule(digits: DigitsLT) -> None:

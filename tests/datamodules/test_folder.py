@@ -12,6 +12,7 @@ from folders import left_out, make_folder, module
 from PIL import Image
 
 from bcl import InputError
+from datamodules import ArraysLT, ImageFolderLT
 from datamodules.images.readers import open_reader
 
 
@@ -224,3 +225,106 @@ def test_many_notes_are_cut_where_they_are_printed(capsys) -> None:
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 21
     assert lines[-1] == "note: and 5 more, in the run's run.json and checkpoints"
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("2021-05-03", "2021-05-04"),
+        ("20210503", "20210504"),
+        ("2021", "2022"),
+        ("2021-05", "2021-06"),
+        ("202105", "202106"),
+        ("2021/05", "2021/06", "2022/01"),
+        ("2021/05/03", "2022/05/04"),
+        ("2021-05-03 lake", "2021_05_04"),
+        ("03.05.2021", "04.05.2021"),
+        ("DCIM", "100CANON"),
+        ("100CANON", "101_PANA"),
+        ("north/2021-05-03", "north/2021-05-04", "south/2021-05-03"),
+        ("north/2021/05", "south/2022/06"),
+        ("CAM01/20210503", "CAM02/20210503", "CAM03/20210504"),
+        ("set/2021-05-03",),
+        ("train/2021-05-03", "train/2021-05-04", "test/2021-05-03", "test/2021-05-04"),
+    ],
+)
+def test_dates_and_cameras_are_no_classes(tmp_path: Path, names) -> None:
+    root = make_folder(tmp_path / "set", dict.fromkeys(names, 3))
+    archive = tmp_path / "set.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        for path in sorted(root.rglob("*.png")):
+            file.write(path, path.relative_to(root))
+    for place in (root, archive):
+        with pytest.raises(InputError, match=r"are not classes.*ImageListLT") as caught:
+            module(place).setup()
+        assert "\n" not in str(caught.value)
+        assert str(place) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("0", "1", "2"),
+        ("1989", "sunset"),
+        ("5000", "5001"),
+        ("00001", "00002"),
+        ("n01440764", "n01443537"),
+        ("2021-05-03", "cat"),
+        ("1234", "5678"),
+        ("ant/2021-05-03", "ant/nest", "bee/2021-05-03"),
+        ("2021 Audi A4", "2020 Audi A4 coupe x", "Ford"),
+    ],
+)
+def test_other_numbers_may_be_classes(tmp_path: Path, names) -> None:
+    root = make_folder(tmp_path / "set", dict.fromkeys(names, 10))
+    data = module(root, imbalance_factor=None)
+    assert data.class_names == sorted({name.split("/")[0] for name in names})
+
+
+def test_what_is_left_out_is_announced(tmp_path: Path, capsys) -> None:
+    root = make_folder(tmp_path / "set", {"ant": 20, "bee": 20, "cat": 25})
+    module(root).setup()
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("set: 65 images in 3 classes; 12 test images (held out, test_share 0.2)")
+    assert "training on 28 of the other 53 (exponential, imbalance factor 4" in line
+    assert "left out" not in line
+    for path in (root / "ant").glob("00*.png"):
+        path.write_text("no image")
+    (root / "bee" / "notes.txt").write_text("")
+    (root / "cat" / "a.heic").write_text("")
+    (root / "loose.png").write_bytes((root / "bee" / "000.png").read_bytes())
+    data = module(root, on_bad_image="skip", imbalance_factor=None)
+    data.setup()
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("set: 65 images in 3 classes; ")
+    assert "left out: 10 unreadable, " in line
+    for reason in ("1 .txt files (not images)", "1 .heic files (not images)"):
+        assert reason in line
+        assert f"left out {reason}" in data.notes
+    assert "1 images outside class folders" in line
+    data.setup()  # once
+    assert capsys.readouterr().err == ""
+
+
+def test_images_beside_the_train_folder_are_announced(tmp_path: Path, capsys) -> None:
+    for part, count in (("train", 10), ("test", 3), ("extra", 4)):
+        make_folder(tmp_path / "set" / part, {"ant": count, "bee": count})
+    module(tmp_path / "set").setup()
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert "set: 26 images in 2 classes; 6 test images (its own); training on 12 of the" in line
+    assert line.endswith("left out: 8 images in extra/ (not read)")
+
+
+def test_only_the_first_rank_announces(tmp_path: Path, capsys, monkeypatch) -> None:
+    from pytorch_lightning.utilities import rank_zero_only
+
+    monkeypatch.setattr(rank_zero_only, "rank", 1)
+    ArraysLT(np.zeros((40, 8, 8), np.uint8), np.arange(40) % 2, imbalance_factor=4).setup()
+    assert capsys.readouterr().err == ""
+
+
+def test_a_folder_is_taken_as_it_is_unless_a_factor_is_given(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "set", {"ant": 20, "bee": 30})
+    data = ImageFolderLT(str(root), image_size=12, cache_dir=str(tmp_path / "cache"), workers=0)
+    assert data.class_counts.tolist() == [16, 26]
+    assert data.recipe == "set, as it is: 42 images"
