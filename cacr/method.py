@@ -66,18 +66,11 @@ class CACR(SimCLR):
 
     With boosted views this is BCL with CACR, a combination that no paper has.
 
+    The other arguments are those of `bcl.SimCLR`. The method's own views are five (K = 4) with the
+    augmentation of the paper's small-scale experiments; the loss is `cacr.CACRLoss` with the
+    settings of the form; the predictor has batch norms where the projector's settings have.
+
     Args:
-        encoder: as in `bcl.SimCLR`.
-        projector: as in `bcl.SimCLR`; the predictor has batch norms where its settings have.
-        views: as in `bcl.SimCLR`; the method's own are five views (K = 4) with the augmentation of
-            the paper's small-scale experiments.
-        loss: as in `bcl.SimCLR`; by default `cacr.CACRLoss` with the settings of the form.
-        memory: as in `bcl.SimCLR`.
-        optimizer: as in `bcl.SimCLR`.
-        schedule: as in `bcl.SimCLR`.
-        num_samples: as in `bcl.SimCLR`.
-        channels_last: as in `bcl.SimCLR`.
-        seed: as in `bcl.SimCLR`.
         form: ``"batch"``, ``"moco"`` or ``"moco-v3"``.
         teacher: settings of the momentum encoder of ``"moco"`` and ``"moco-v3"``.
 

@@ -1,4 +1,4 @@
-"""Momentum losses and scores of every epoch, on disk and not on the device."""
+"""Momentum losses and scores of every epoch, on disk."""
 
 import re
 from collections.abc import Iterable
@@ -17,21 +17,21 @@ _NAME = re.compile(r"epoch(\d{6})\.npy")
 
 
 def write_epoch(folder: str | Path, epoch: int, tracker: MemorizationTracker) -> Path:
-    """Write what the tracker knows at the end of an epoch; a file of the same epoch is replaced.
+    """Write the state of the tracker at the end of an epoch, atomically.
 
     The file, ``epochNNNNNN.npy``, holds a float32 array (2, N): momentum losses, which are NaN for
-    samples that were never seen, and the scores that follow from them.
+    samples never seen, and the scores that follow from them.
 
     Args:
-        folder: made if need be.
-        epoch: from 0.
+        folder: where the file goes; created if missing.
+        epoch: from 0; a file of the same epoch is replaced.
         tracker: before or after its ``refresh``.
 
     Returns:
         The file.
 
     Raises:
-        OSError: the folder cannot be written; no part of a file is left.
+        OSError: the folder cannot be written; no partial file is left.
 
     Example:
         >>> import tempfile
@@ -53,7 +53,7 @@ def write_epoch(folder: str | Path, epoch: int, tracker: MemorizationTracker) ->
 
 
 def forget_epochs(folder: str | Path, first: int) -> None:
-    """Remove the files of an epoch and all later ones, and what a killed writer left.
+    """Remove the files of epoch ``first`` and later, and what a killed writer left.
 
     Args:
         folder: may be missing.
@@ -66,15 +66,15 @@ def forget_epochs(folder: str | Path, first: int) -> None:
 
 
 class TrackerHistory:
-    """Read momentum losses and scores of a run's epochs (`bcl fit --history.every_n_epochs`).
+    """Momentum losses and scores of a run's epochs (`bcl fit --history.every_n_epochs`).
 
-    Files are mapped, not read: `of` touches no more of them than the samples asked for.
+    Files are memory-mapped: reading some ids touches only those.
 
     Args:
-        folder: ``tracker/`` of the run's folder, or the run's folder.
+        folder: the run's folder, or ``tracker/`` in it.
 
     Attributes:
-        epochs: the epochs that were written, ascending.
+        epochs: the epochs on disk, ascending.
 
     Raises:
         InputError: no such files, or files that do not belong together.
@@ -96,15 +96,15 @@ class TrackerHistory:
         if not found:
             raise InputError(
                 f"{folder} holds no history of the tracker (epochNNNNNN.npy); `bcl fit "
-                "--history.every_n_epochs 1` writes one into the run's folder, below tracker/."
+                "--history.every_n_epochs 1` writes one to tracker/ in the run's folder."
             )
         self.epochs = sorted(found)
         self._tables = [_map(found[epoch]) for epoch in self.epochs]
         sizes = {table.shape[1] for table in self._tables}
         if len(sizes) > 1:
             raise InputError(
-                f"the epochs in {folder} have {min(sizes)} to {max(sizes)} samples; they are of "
-                "different runs. Keep the files of one."
+                f"the epochs in {folder} have {min(sizes)} to {max(sizes)} samples, so they come "
+                "from different runs. Keep the files of one."
             )
 
     @property
@@ -113,18 +113,19 @@ class TrackerHistory:
         return int(self._tables[0].shape[1])
 
     def momentum_loss(self, ids: Iterable[int] | Tensor | None = None) -> Tensor:
-        """(E, N) momentum losses, NaN where a sample was not yet seen; (E, n) of some ids."""
+        """(E, N) momentum losses, NaN where a sample was not yet seen; (E, n) for n ids."""
         return self._rows(0, ids)
 
     def scores(self, ids: Iterable[int] | Tensor | None = None) -> Tensor:
-        """(E, N) memorization scores, 0 where a sample was not yet seen; (E, n) of some ids."""
+        """(E, N) memorization scores, 0 where a sample was not yet seen; (E, n) for n ids."""
         return self._rows(1, ids)
 
     def seen(self, ids: Iterable[int] | Tensor | None = None) -> Tensor:
-        """(E, N) bool, or (E, n) of some ids: the samples that had a loss by then."""
+        """(E, N) bool, or (E, n) for n ids: whether a sample had a loss by then."""
         return ~self.momentum_loss(ids).isnan()
 
     def _rows(self, row: int, ids: Iterable[int] | Tensor | None) -> Tensor:
+        """Row 0 (losses) or 1 (scores) of every epoch."""
         import numpy as np
 
         if ids is None:
@@ -140,20 +141,22 @@ class TrackerHistory:
 
 
 def _files(folder: Path) -> dict[int, Path]:
+    """The epochs' files in a folder."""
     paths = folder.iterdir() if folder.is_dir() else ()
     return {int(m[1]): path for path in paths if (m := _NAME.fullmatch(path.name))}
 
 
 def _map(path: Path) -> Any:
+    """Map a file as a float32 array (2, N)."""
     import numpy as np
 
     try:
         table = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError) as error:
-        raise InputError(f"{path} is not a whole .npy file ({error}); delete it.") from None
+        raise InputError(f"{path} is not a complete .npy file ({error}); delete it.") from None
     if table.ndim != 2 or table.shape[0] != 2 or table.dtype != np.float32:
         raise InputError(
-            f"{path} holds {table.dtype} {table.shape}, not float32 (2, N); it is not of a "
-            "tracker's history. Delete it."
+            f"{path} holds {table.dtype} {table.shape}, not the float32 (2, N) of a tracker's "
+            "history; delete it."
         )
     return table

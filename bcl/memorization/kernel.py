@@ -9,10 +9,10 @@ def update_kernel(
     refused, momentum_loss, updated_in, epoch, ids, losses, count, samples, momentum,
     block: tl.constexpr,
 ):  # fmt: skip
-    """Take the losses of a step, or none of them where one cannot be taken.
+    """Take all losses of a step, or none if one of them cannot be taken.
 
-    Every program looks at all rows, so that none needs to wait for another, and updates the
-    samples of its own. The first row of a sample counts.
+    Every program reads all rows, so none waits for another, and updates the samples of its own
+    rows. The first row of a sample counts.
     """
     mine = tl.program_id(0) * block + tl.arange(0, block)
     mask = mine < count
@@ -24,20 +24,20 @@ def update_kernel(
         there = row < count
         other = tl.load(ids + row, mask=there, other=0)
         loss = tl.load(losses + row, mask=there, other=0.0)
-        finite = tl.abs(loss) < float("inf")  # nor is NaN
+        finite = tl.abs(loss) < float("inf")  # False for NaN
         wrong += ((other < 0) | (other >= samples) | (finite == 0)).to(tl.int32)
         again = (sample[:, None] == other[None, :]) & (row[None, :] < mine[:, None])
         repeated = tl.maximum(repeated, tl.max(again.to(tl.int32), axis=1))
-    faults = tl.sum(wrong, axis=0)
+    bad = tl.sum(wrong, axis=0)
     if tl.program_id(0) == 0:
-        tl.store(refused, faults)
-    if faults == 0:
+        tl.store(refused, bad)
+    if bad == 0:
         now = tl.load(epoch)
         lead = mask & (repeated == 0)
         old = tl.load(momentum_loss + sample, mask=lead, other=0.0)
         last = tl.load(updated_in + sample, mask=lead, other=0)
         loss = tl.load(losses + mine, mask=lead, other=0.0)
-        # losses.lerp(old, momentum), which takes the nearer end as its start.
+        # losses.lerp(old, momentum), which starts from the nearer end.
         if momentum < 0.5:
             fresh = loss + momentum * (old - loss)
         else:

@@ -36,17 +36,9 @@ class SDCLR(SimCLR):
     backward pass instead of three and two. The batch norms of the pruned branch therefore update
     their running statistics once per step instead of twice.
 
+    The other arguments are those of `bcl.SimCLR`; the papers use a weight decay of 1e-4.
+
     Args:
-        encoder: as in `bcl.SimCLR`; it needs convolutions and batch norm.
-        projector: as in `bcl.SimCLR`.
-        views: as in `bcl.SimCLR`; two views.
-        loss: as in `bcl.SimCLR`.
-        memory: as in `bcl.SimCLR`.
-        optimizer: as in `bcl.SimCLR`; the weight decay is 1e-4 in the papers.
-        schedule: as in `bcl.SimCLR`.
-        num_samples: as in `bcl.SimCLR`.
-        channels_last: as in `bcl.SimCLR`.
-        seed: as in `bcl.SimCLR`.
         prune_fraction: share of the convolution weights that the second branch lacks.
 
     Raises:
