@@ -77,7 +77,7 @@ def test_unreadable_histories_are_refused(tmp_path):
     with pytest.raises(InputError, match="not a complete"):
         TrackerHistory(tmp_path)
     np.save(path, np.zeros(3))
-    with pytest.raises(InputError, match="not float32"):
+    with pytest.raises(InputError, match="float64"):
         TrackerHistory(tmp_path)
 
 
