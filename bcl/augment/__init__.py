@@ -1,6 +1,6 @@
-"""Augmentation of a whole batch on its device, with a strength for every sample."""
+"""Augmentation of a whole batch on its device, with a strength per sample."""
 
-from bcl.augment.boost import RULES as RULES
+from bcl.augment.boost import SCHEMES as SCHEMES
 from bcl.augment.boost import BoostedRandAugment as BoostedRandAugment
 from bcl.augment.grid import op_grid as op_grid
 from bcl.augment.grid import score_grid as score_grid
@@ -11,5 +11,4 @@ from bcl.augment.policy import OPS as OPS
 from bcl.augment.policy import POLICIES as POLICIES
 from bcl.augment.sampling import ChainSettings as ChainSettings
 from bcl.augment.views import ContrastiveViews as ContrastiveViews
-from bcl.augment.workers import DecodeCrop as DecodeCrop
 from bcl.augment.workers import ImageViews as ImageViews

@@ -1,14 +1,13 @@
-"""Images of what a score does: rows are images, columns scores or magnitudes."""
+"""Grids that show what a score does: rows are images or ops, columns scores or magnitudes."""
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from bcl.augment.boost import Policy, apply_op
-from bcl.augment.checks import check_images, check_pixels
+from bcl.augment.boost import BoostedRandAugment
 from bcl.augment.params import BoostParams
-from bcl.augment.policy import MAX_MAGNITUDE, OPS, check_policy, op_index
+from bcl.augment.policy import OPS, Policy, op_index
 from bcl.augment.views import ContrastiveViews
 from bcl.core.errors import InputError
 
@@ -16,13 +15,13 @@ from bcl.core.errors import InputError
 def score_grid(
     images: Tensor, views: ContrastiveViews, scores: Sequence[float], epoch: int = 0
 ) -> Tensor:
-    """The first view of each image at each score, with all other draws held fast.
+    """The first view of each image at each score, with all other draws fixed.
 
     Args:
         images: (B, 3, H, W) uint8 or float images.
         views: the settings, with ``boost``.
         scores: the columns.
-        epoch: whose draws to show.
+        epoch: number of the epoch.
 
     Returns:
         (B, len(scores), 3, rows, columns) float32.
@@ -40,7 +39,9 @@ def score_grid(
         True
     """
     if views.boost is None:
-        raise InputError("these views have no boost, so a score changes nothing; give them one.")
+        raise InputError(
+            "these views have no boost, so scores change nothing; pass boost=BoostedRandAugment()."
+        )
     ids = torch.arange(images.shape[0], device=images.device)
     columns = []
     for score in scores:
@@ -77,35 +78,29 @@ def op_grid(
         >>> changed[:, 0].tolist(), bool((changed.diff(dim=1) > 0).all())
         ([0.0, 0.0], True)
     """
-    check_images(image[None])
-    check_pixels(image)
-    check_policy(policy)
     if not len(magnitudes) or not len(ops):
         raise InputError("a grid needs at least one magnitude and one op.")
-    if any(not 0 <= m <= MAX_MAGNITUDE for m in magnitudes):
-        raise InputError(f"magnitudes must lie in [0, 30], got {list(magnitudes)}.")
-    levels = image.to(torch.float32) * (255 if image.is_floating_point() else 1)
-    index = torch.tensor([op_index(op) for op in ops]).repeat_interleave(len(magnitudes))
-    rows = index.shape[0]
-    half = torch.full((rows,), 0.5)
+    boost = BoostedRandAugment(policy=policy)
+    levels = image.to(torch.float32) / (1 if image.is_floating_point() else 255)
+    op = torch.tensor([op_index(name) for name in ops]).repeat_interleave(len(magnitudes))[:, None]
     params = BoostParams(
-        op=index,
-        active=torch.ones(rows, dtype=torch.bool),
-        magnitude=torch.tensor(list(magnitudes), dtype=torch.float32).repeat(len(ops)),
-        sign=torch.ones(rows),
-        center_x=half,
-        center_y=half,
+        op=op,
+        active=torch.ones_like(op, dtype=torch.bool),
+        magnitude=torch.tensor(magnitudes, dtype=torch.float32).repeat(len(ops))[:, None],
+        sign=torch.ones(op.shape),
+        center_x=torch.full(op.shape, 0.5),
+        center_y=torch.full(op.shape, 0.5),
     )
-    out = apply_op(levels.expand(rows, -1, -1, -1).clone(), params.to(image.device), policy)
-    return out.view(len(ops), len(magnitudes), *image.shape) / 255
+    out = boost.transform(levels.expand(len(op), -1, -1, -1), params.to(image.device))
+    return out.view(len(ops), len(magnitudes), *image.shape)
 
 
 def tile(grid: Tensor, gap: int = 2) -> Tensor:
-    """Lay a grid of images out as one.
+    """Arrange a grid of images in one.
 
     Args:
         grid: (rows, columns, 3, H, W) float in [0, 1].
-        gap: white pixels between them.
+        gap: white pixels between images.
 
     Returns:
         (3, height, width) uint8.

@@ -1,13 +1,14 @@
-"""Augmentation parameters: named tensors with one row a view, to store and to replay."""
+"""Augmentation parameters: named tensors with one row per view, to store and to replay."""
 
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor
 
+from bcl.augment.policy import MAX_MAGNITUDE, OPS
 from bcl.core.errors import InputError
 
 P = TypeVar("P", bound="Params")
@@ -16,31 +17,79 @@ P = TypeVar("P", bound="Params")
 class Params:
     """What the parameter classes share: every field is a tensor of R rows, or such a class."""
 
+    def fields(self) -> dict[str, Any]:
+        """Name to value, without the optional fields that are None."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}  # type: ignore[arg-type]
+        return {name: value for name, value in values.items() if value is not None}
+
     def map(self: P, change: Callable[[Tensor], Tensor]) -> P:
         """Apply ``change`` to every tensor."""
-        values: dict[str, Any] = {}
-        for field in dataclasses.fields(self):  # type: ignore[arg-type]
-            value = getattr(self, field.name)
-            values[field.name] = value.map(change) if isinstance(value, Params) else value
-            if isinstance(value, Tensor):
-                values[field.name] = change(value)
-        return type(self)(**values)
-
-    def rows(self: P, which: slice | Tensor) -> P:
-        """Take some of the rows, as indexing a tensor does."""
-        return self.map(lambda tensor: tensor[which])
+        return type(self)(
+            **{
+                name: value.map(change) if isinstance(value, Params) else change(value)
+                for name, value in self.fields().items()
+            }
+        )
 
     def to(self: P, device: torch.device | str) -> P:
         """Move every tensor to ``device``."""
         return self.map(lambda tensor: tensor.to(device))
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain dict of tensors, which ``torch.load(weights_only=True)`` reads back."""
-        values = {}
-        for field in dataclasses.fields(self):  # type: ignore[arg-type]
-            value = getattr(self, field.name)
-            values[field.name] = value.state_dict() if isinstance(value, Params) else value
-        return values
+        """Plain dict of tensors that ``torch.load(weights_only=True)`` can read."""
+        return {
+            name: value.state_dict() if isinstance(value, Params) else value
+            for name, value in self.fields().items()
+        }
+
+    @classmethod
+    def from_state_dict(cls: type[P], state: dict[str, Any]) -> P:
+        """Rebuild the parameters from their `state_dict`."""
+        fields = dataclasses.fields(cls)  # type: ignore[arg-type]
+        known = {field.name for field in fields}
+        needed = {field.name for field in fields if field.default is dataclasses.MISSING}
+        if not isinstance(state, dict) or not needed <= set(state) <= known:
+            got = sorted(state) if isinstance(state, dict) else type(state).__name__
+            raise InputError(
+                f"{cls.__name__} needs {', '.join(sorted(needed))}, got {got}; store parameters "
+                "with state_dict()."
+            )
+        values = dict(state)
+        if isinstance(values.get("boost"), dict):
+            values["boost"] = BoostParams.from_state_dict(values["boost"])
+        return cls(**values)
+
+    def check(self, rows: int, device: torch.device) -> None:
+        """Refuse stored parameters that do not have ``rows`` rows on ``device``.
+
+        Args:
+            rows: R, the views of the batch.
+            device: of the images.
+
+        Raises:
+            InputError: a field is not a tensor, or has another shape or device.
+        """
+        for name, value in self.fields().items():
+            if isinstance(value, Params):
+                value.check(rows, device)
+                continue
+            if not isinstance(value, Tensor):
+                raise InputError(f"the parameter {name} must be a tensor, got {value!r}.")
+            wanted = (rows, *self.inner_shape(name))
+            if value.shape != wanted:
+                raise InputError(
+                    f"the parameter {name} must have the shape {wanted} for this batch, got "
+                    f"{tuple(value.shape)}; sample the parameters with the ids of the batch."
+                )
+            if value.device != device:
+                raise InputError(
+                    f"the parameter {name} is on {value.device} and the images are on {device}; "
+                    f"move the parameters with params.to('{device}')."
+                )
+
+    def inner_shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a field without its rows."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -49,15 +98,15 @@ class BoostParams(Params):
 
     Attributes:
         op: (R, k) int64, row of the op table (`bcl.augment.OPS`).
-        active: (R, k) bool, whether the op's coin fell under its probability.
+        active: (R, k) bool, whether the op is applied.
         magnitude: (R, k) float32 strength in [0, 30].
-        sign: (R, k) float32, -1 or 1, for the ops that go both ways.
-        center_x: (R, k) float32 in [0, 1), Cutout's center as a share of the width.
-        center_y: (R, k) float32 in [0, 1), likewise of the height.
+        sign: (R, k) float32, -1 or 1, for ops with a direction.
+        center_x: (R, k) float32 in [0, 1), center of Cutout as a share of the width.
+        center_y: (R, k) float32 in [0, 1), the same as a share of the height.
 
     Example:
         >>> from bcl import BoostedRandAugment
-        >>> boost = BoostedRandAugment(rule="bcl-d")  # two ops a view
+        >>> boost = BoostedRandAugment("bcl-d")  # two ops per view
         >>> params = boost.sample(scores=torch.tensor([0.0, 1.0]), ids=torch.arange(2))
         >>> params.active.tolist()
         [[False, False], [True, True]]
@@ -72,10 +121,22 @@ class BoostParams(Params):
     center_x: Tensor
     center_y: Tensor
 
-    @classmethod
-    def from_state_dict(cls, state: dict[str, Any]) -> "BoostParams":
-        """Rebuild from `state_dict`."""
-        return cls(**_fields(cls, state))
+    def inner_shape(self, _: str) -> tuple[int, ...]:
+        """(k,)."""
+        return tuple(self.op.shape[1:]) if self.op.ndim == 2 else (1,)
+
+    def check_values(self) -> None:
+        """Refuse ops that are not in the table, and magnitudes outside [0, 30]."""
+        if not bool(((self.magnitude >= 0) & (self.magnitude <= MAX_MAGNITUDE)).all()):
+            raise InputError(
+                f"the parameter magnitude must be in [0, 30], got {float(self.magnitude.min()):g} "
+                f".. {float(self.magnitude.max()):g}."
+            )
+        if not bool(((self.op >= 0) & (self.op < len(OPS))).all()):
+            raise InputError(
+                f"the parameter op must be in 0 .. {len(OPS) - 1}, the rows of bcl.augment.OPS, "
+                f"got {int(self.op.min())} .. {int(self.op.max())}."
+            )
 
 
 @dataclass(frozen=True)
@@ -88,16 +149,16 @@ class ViewParams(Params):
         height: (R,) int64 rows of the crop.
         width: (R,) int64 columns of the crop.
         flip: (R,) bool, mirror left and right.
-        brightness: (R,) float32 factor, 1 where the view is not jittered.
-        contrast: (R,) float32 factor, likewise.
-        saturation: (R,) float32 factor, likewise.
-        hue: (R,) float32 shift in turns, 0 where the view is not jittered.
-        order: (R, 4) int64, at each step 0 brightness, 1 contrast, 2 saturation, 3 hue.
-        gray: (R,) bool.
-        blur: (R,) float32 standard deviation in pixels, 0 for no blur.
+        brightness: (R,) float32 factor, 1 without jitter.
+        contrast: (R,) float32 factor, 1 without jitter.
+        saturation: (R,) float32 factor, 1 without jitter.
+        hue: (R,) float32 shift in turns, 0 without jitter.
+        order: (R, 4) int64 jitter steps: 0 brightness, 1 contrast, 2 saturation, 3 hue.
+        gray: (R,) bool, convert to grayscale.
+        blur: (R,) float32 standard deviation in pixels, 0 without blur.
         solarize: (R,) bool.
         boost: parameters of the boosted ops, or None.
-        view: (R,) int64 number of the view, by which replaying knows its batch, or None.
+        view: (R,) int64 number of the view, or None; checked when the parameters are replayed.
 
     Example:
         >>> from bcl import ContrastiveViews
@@ -108,6 +169,8 @@ class ViewParams(Params):
         >>> views.transform(images, [stored]).equal(views(images, ids=ids))
         True
     """
+
+    JITTER: ClassVar[tuple[str, ...]] = ("brightness", "contrast", "saturation", "hue")
 
     top: Tensor
     left: Tensor
@@ -125,26 +188,39 @@ class ViewParams(Params):
     boost: BoostParams | None = None
     view: Tensor | None = None
 
-    @classmethod
-    def from_state_dict(cls, state: dict[str, Any]) -> "ViewParams":
-        """Rebuild from `state_dict`."""
-        values = _fields(cls, state)
-        if values.get("boost") is not None:
-            values["boost"] = BoostParams.from_state_dict(values["boost"])
-        return cls(**values)
+    def inner_shape(self, name: str) -> tuple[int, ...]:
+        """(4,) for ``order``, else none."""
+        return (4,) if name == "order" else ()
 
+    def check_values(self, views: range, image_size: tuple[int, int]) -> None:
+        """Refuse crops, views, jitter orders and ops that `ContrastiveViews` never samples.
 
-def _fields(cls: type, state: dict[str, Any]) -> dict[str, Any]:
-    if not isinstance(state, dict):
-        raise InputError(
-            f"parameters of {cls.__name__} are read from what its state_dict() returns, got "
-            f"{type(state).__name__}."
-        )
-    names = {field.name for field in dataclasses.fields(cls)}
-    if set(state) != names:
-        wrong = sorted(set(state) ^ names)
-        raise InputError(
-            f"these are not parameters of {cls.__name__}: {', '.join(wrong)} missing or unknown. "
-            "Store them with state_dict() of the same version."
-        )
-    return dict(state)
+        Args:
+            views: numbers of the views in these parameters.
+            image_size: rows and columns of the images.
+
+        Raises:
+            InputError: a crop leaves the image or is empty, or a number is out of its range.
+        """
+        bottom, right = self.top + self.height, self.left + self.width
+        bad = (self.top < 0) | (self.left < 0) | (bottom > image_size[0]) | (right > image_size[1])
+        bad |= (self.height < 1) | (self.width < 1)
+        if bool(bad.any()):
+            at = int(bad.nonzero()[0])
+            box = [int(side[at]) for side in (self.top, self.left, self.height, self.width)]
+            raise InputError(
+                f"crop {at} (top, left, height, width = {box}) must hold a pixel and lie within "
+                f"the image of {image_size[0]} x {image_size[1]}; sample with this image_size."
+            )
+        if self.view is not None:
+            count = len(self.view) // len(views)
+            if not self.view.equal(torch.tensor(views).repeat_interleave(count).to(self.view)):
+                raise InputError(
+                    f"the parameters must be of views {views.start} to {views.stop - 1} of "
+                    f"{count} images, view by view; sample them with the same num_views and "
+                    "num_local."
+                )
+        if not bool((self.order.sort(dim=1).values == torch.arange(4).to(self.order)).all()):
+            raise InputError("the parameter order must hold 0, 1, 2 and 3 once in each row.")
+        if self.boost is not None:
+            self.boost.check_values()

@@ -1,49 +1,84 @@
-"""The fifteen ops, their ranges in the released code, and ours that grow with magnitude."""
+"""The fifteen ops and their ranges: one row per op."""
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
-from bcl.augment.ops.constants import constant
-from bcl.core.errors import InputError, unknown_name
+from bcl.augment.ops import blur, color, geometry, tone
+from bcl.core.errors import unknown_name
 
 MAX_MAGNITUDE = 30.0
 
-OPS = (
-    "ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate",
-    "AutoContrast", "Invert", "Equalize", "Solarize", "Posterize",
-    "Contrast", "Color", "Brightness", "Sharpness", "Cutout",
-)  # fmt: skip
-(
-    SHEAR_X, SHEAR_Y, TRANSLATE_X, TRANSLATE_Y, ROTATE,
-    AUTO_CONTRAST, INVERT, EQUALIZE, SOLARIZE, POSTERIZE,
-    CONTRAST, COLOR, BRIGHTNESS, SHARPNESS, CUTOUT,
-) = range(15)  # fmt: skip
-
-# Value of an op at magnitude 0 and at magnitude 30.
-#   ShearX, ShearY: tangent; TranslateX, TranslateY, Cutout: share of the side; Rotate: degrees;
-#   Solarize: threshold; Posterize: bits kept; the four enhancements: factor, 1 is the original.
-#   AutoContrast, Invert and Equalize have no strength in the released code.
-_REFERENCE = (
-    (0.0, 0.6), (0.0, 0.6), (0.0, 0.66), (0.0, 0.66), (0.0, 60.0),
-    (0.0, 1.0), (0.0, 1.0), (0.0, 1.0), (0.0, 110.0), (4.0, 8.0),
-    (0.1, 1.9), (0.1, 1.9), (0.1, 1.9), (0.1, 1.9), (0.0, 0.4),
-)  # fmt: skip
-# Ours. AutoContrast, Equalize: share of the way to the full op; Invert, Solarize: levels from
-# the threshold up are inverted; Posterize: log2 of the step between levels; the enhancements:
-# distance of the factor from 1, to either side.
-_MONOTONE = (
-    (0.0, 0.6), (0.0, 0.6), (0.0, 0.66), (0.0, 0.66), (0.0, 45.0),
-    (0.0, 1.0), (256.0, 0.0), (0.0, 1.0), (256.0, 110.0), (0.0, 5.0),
-    (0.0, 0.9), (0.0, 0.9), (0.0, 0.9), (0.0, 0.9), (0.0, 0.4),
-)  # fmt: skip
-RANGES = {"reference": _REFERENCE, "monotone": _MONOTONE}
-POLICIES = tuple(RANGES)
+Policy = Literal["reference", "monotone"]
+POLICIES: tuple[Policy, ...] = get_args(Policy)
 
 
-def check_policy(policy: str) -> None:
-    """Refuse a policy that is not known, naming the nearest."""
-    if not isinstance(policy, str) or policy not in RANGES:
-        raise unknown_name("policy", policy, POLICIES)
+class Range(NamedTuple):
+    """Value of an op at magnitude 0 and at magnitude 30, linear in between.
+
+    Attributes:
+        low: value at magnitude 0.
+        high: value at magnitude 30.
+        signed: whether the value moves from ``low`` to either side, by the sign that is drawn.
+        whole: whether the value is rounded down to an integer.
+    """
+
+    low: float
+    high: float
+    signed: bool = False
+    whole: bool = False
+
+
+class Op(NamedTuple):
+    """One op.
+
+    Attributes:
+        name: as in the released code.
+        apply: function of whole levels (R, 3, H, W) and float64 values (R,).
+        reference: values of the released code.
+        monotone: values with which the image changes more as the magnitude grows.
+        placed: whether ``apply`` also takes a center: (R,) shares of the width and of the height.
+    """
+
+    name: str
+    apply: Callable[..., Tensor]
+    reference: Range
+    monotone: Range
+    placed: bool = False
+
+
+def _same(name: str, apply: Callable[..., Tensor], low: float, high: float, **more: Any) -> Op:
+    """One signed or placed op with the same range in both policies."""
+    span = Range(low, high, signed="placed" not in more)
+    return Op(name, apply, span, span, **more)
+
+
+def _enhancement(name: str, apply: Callable[..., Tensor]) -> Op:
+    """Pillow's enhancements: a factor, of which 1 is the original."""
+    return Op(name, apply, Range(0.1, 1.9), Range(1.0, 1.9, signed=True))
+
+
+TABLE = (
+    _same("ShearX", geometry.shear_x, 0.0, 0.6),  # tangent
+    _same("ShearY", geometry.shear_y, 0.0, 0.6),
+    _same("TranslateX", geometry.translate_x, 0.0, 0.66),  # share of the side
+    _same("TranslateY", geometry.translate_y, 0.0, 0.66),
+    # degrees; beyond 45 the black corners shrink again
+    Op("Rotate", geometry.rotate, Range(0.0, 60.0, signed=True), Range(0.0, 45.0, signed=True)),
+    Op("AutoContrast", tone.auto_contrast, Range(1.0, 1.0), Range(0.0, 1.0)),  # share of the way
+    Op("Invert", tone.solarize, Range(0.0, 0.0), Range(256.0, 0.0)),  # threshold
+    Op("Equalize", tone.equalize, Range(1.0, 1.0), Range(0.0, 1.0)),  # share of the way
+    Op("Solarize", tone.solarize, Range(0.0, 110.0), Range(256.0, 110.0)),  # threshold
+    Op("Posterize", tone.posterize, Range(4.0, 8.0, whole=True), Range(8.0, 3.0)),  # bits kept
+    _enhancement("Contrast", color.contrast),
+    _enhancement("Color", color.saturation),
+    _enhancement("Brightness", color.brightness),
+    _enhancement("Sharpness", blur.sharpness),
+    _same("Cutout", geometry.cutout, 0.0, 0.4, placed=True),  # share of the width
+)
+OPS = tuple(op.name for op in TABLE)
 
 
 def op_index(name: str) -> int:
@@ -56,7 +91,7 @@ def op_index(name: str) -> int:
         Its index.
 
     Raises:
-        InputError: no such op; the nearest name is given.
+        InputError: no such op; names the nearest.
 
     Example:
         >>> op_index("Rotate")
@@ -67,30 +102,28 @@ def op_index(name: str) -> int:
     return OPS.index(name)
 
 
-def op_values(op: Tensor, magnitude: Tensor, policy: str) -> Tensor:
-    r"""Value of each op at its magnitude: :math:`v_{min} + (v_{max} - v_{min}) m / 30`.
+def ranges(policy: Policy) -> Tensor:
+    """(15, 4) float64: low, high - low, signed and whole of each op."""
+    rows = [getattr(op, policy) for op in TABLE]
+    return torch.tensor(
+        [(r.low, r.high - r.low, r.signed, r.whole) for r in rows],
+        dtype=torch.float64, device="cpu",
+    )  # fmt: skip
+
+
+def op_values(op: Tensor, magnitude: Tensor, sign: Tensor, policy: Policy) -> Tensor:
+    r"""Value of each op: :math:`v_0 \pm (v_{30} - v_0)\, m / 30`.
 
     Args:
         op: (R,) int64 rows of the table.
         magnitude: (R,) float32 in [0, 30].
-        policy: ``"reference"`` or ``"monotone"``.
+        sign: (R,) -1 or 1.
+        policy: whose ranges.
 
     Returns:
-        (R,) float64, so that thresholds and pixel positions fall as in the released code.
+        (R,) float64, in which thresholds and pixel positions fall as in the released code.
     """
-    table = constant(RANGES[policy], op, torch.float64)  # (15, 2)
-    low, high = table[:, 0][op], table[:, 1][op]
-    return magnitude.to(torch.float64) / MAX_MAGNITUDE * (high - low) + low
-
-
-def check_magnitudes(low: float | None, high: float | None) -> None:
-    """Refuse magnitudes outside [0, 30] or in the wrong order; None is not checked."""
-    for value in (low, high):
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
-            raise InputError(f"a magnitude must be a number in [0, 30], got {value!r}.")
-    low, high = 0.0 if low is None else low, MAX_MAGNITUDE if high is None else high
-    if not 0 <= low <= high <= MAX_MAGNITUDE:
-        raise InputError(
-            f"magnitudes must satisfy 0 <= min_magnitude <= max_magnitude <= 30, got {low!r} and "
-            f"{high!r}; the released code uses 10..30 (k = 1), 5..30 (k = 2) and 0..30 (ImageNet)."
-        )
+    low, span, signed, whole = ranges(policy)[op].unbind(1)
+    change = magnitude.to(torch.float64) / MAX_MAGNITUDE * span
+    value = low + torch.where(signed > 0, sign.to(torch.float64), 1.0) * change
+    return torch.where(whole > 0, value.floor(), value)

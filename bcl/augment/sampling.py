@@ -1,61 +1,182 @@
-"""Draw the parameters of the base chain as a function of seed, epoch, sample id and view."""
+"""Settings of the views, and their parameters as a function of seed, epoch, sample id and view."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from bcl.augment.ops.constants import constant
-from bcl.augment.params import ViewParams
+from bcl.augment.params import BoostParams, ViewParams
+from bcl.augment.policy import MAX_MAGNITUDE, OPS
+from bcl.core.checks import check_choice, check_count
+from bcl.core.errors import InputError
 from bcl.core.random import hash64, uniform
 
-# Torchvision's number of attempts at a box that fits.
+# Torchvision's number of attempts at a crop that fits.
 TRIES = 10
 # Streams of the hash: 0-9 areas, 10-19 ratios, then one number each.
 _TOP, _LEFT, _FLIP, _JITTER = 20, 21, 22, 23
 _FACTORS, _ORDER, _GRAY, _BLUR, _SIGMA, _SOLARIZE = 24, 28, 32, 33, 34, 35
 _STREAMS = 36
+# Streams of the boosted ops: zeta, then five per op.
+ZETA, FIRST_OP = 1000, 1001
+
+Arithmetic = Literal["exact", "fast"]
 
 
 @dataclass(frozen=True)
 class ChainSettings:
-    """Ranges and probabilities of the base chain (see `bcl.ContrastiveViews`).
+    """Ranges and probabilities of the base chain of `bcl.ContrastiveViews`.
+
+    Args:
+        scale: smallest and largest share of the image's area in a crop.
+        ratio: smallest and largest width over height of a crop.
+        flip_probability: of mirroring left and right.
+        color_jitter: reach of brightness, contrast, saturation and hue, as in torchvision's
+            ``ColorJitter``.
+        color_jitter_probability: of jittering.
+        grayscale_probability: of converting to grayscale.
+        blur_probability: of a Gaussian blur.
+        blur_sigma: smallest and largest standard deviation of the blur, in pixels.
+        solarize_probability: of inverting the levels from 128 up.
+
+    Raises:
+        InputError: a value out of its range.
 
     Example:
-        >>> settings = ChainSettings(flip=1.0, jitter_probability=0.0)
-        >>> params = sample_chain(settings, torch.arange(9), (32, 32), seed=0, epoch=0, view=0)
-        >>> params.flip.all(), params.hue.any()
-        (tensor(True), tensor(False))
+        >>> ChainSettings(scale=(0.2, 1.0), flip_probability=0.0).scale
+        (0.2, 1.0)
     """
 
     scale: tuple[float, float] = (0.1, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    flip: float = 0.5
-    jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.4, 0.1)
-    jitter_probability: float = 0.8
+    flip_probability: float = 0.5
+    color_jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.4, 0.1)
+    color_jitter_probability: float = 0.8
     grayscale_probability: float = 0.2
     blur_probability: float = 0.0
     blur_sigma: tuple[float, float] = (0.1, 2.0)
     solarize_probability: float = 0.0
 
     def __post_init__(self) -> None:
-        """Lists, as configuration files have them, become tuples, which can be hashed."""
-        for name in ("scale", "ratio", "jitter", "blur_sigma"):
-            if isinstance(getattr(self, name), list):
-                object.__setattr__(self, name, tuple(getattr(self, name)))
+        """Check the ranges; lists, as configuration files have them, become tuples."""
+        for name, count, highest in (
+            ("scale", 2, 1.0), ("ratio", 2, math.inf), ("blur_sigma", 2, math.inf),
+            ("color_jitter", 4, math.inf),
+        ):  # fmt: skip
+            value = numbers(name, getattr(self, name), count, 0.0, highest)
+            if count == 2 and not 0 < value[0] <= value[1]:
+                raise InputError(f"{name} must be (low, high) with 0 < low <= high, got {value}.")
+            object.__setattr__(self, name, value)
+        if self.color_jitter[3] > 0.5:
+            raise InputError(f"the hue turns by at most 0.5, got color_jitter={self.color_jitter}.")
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name.endswith("probability") and not is_number(value, 0.0, 1.0):
+                raise InputError(f"{field.name} must be a number in [0, 1], got {value!r}.")
 
 
-def sample_chain(
+@dataclass(frozen=True)
+class ViewSettings:
+    """How views are made.
+
+    Args:
+        size: rows and columns.
+        arithmetic: ``"exact"`` or ``"fast"``.
+        mean: of the channels, or None.
+        std: of the channels, or None.
+
+    Raises:
+        InputError: a value out of its range.
+    """
+
+    size: tuple[int, int]
+    arithmetic: Arithmetic = "exact"
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        check_choice("arithmetic", self.arithmetic, ("exact", "fast"))
+        object.__setattr__(self, "size", sides("size", self.size))
+        if (self.mean is None) != (self.std is None):
+            raise InputError("mean and std go together; give both or neither.")
+        if self.mean is not None:
+            object.__setattr__(self, "mean", numbers("mean", self.mean, 3, -math.inf, math.inf))
+            object.__setattr__(self, "std", numbers("std", self.std, 3, 1e-9, math.inf))
+
+    @property
+    def exact(self) -> bool:
+        """Whether every step rounds to whole levels."""
+        return self.arithmetic == "exact"
+
+
+def sides(name: str, size: int | tuple[int, int]) -> tuple[int, int]:
+    """Turn a side or (rows, columns) into (rows, columns), both at least 1."""
+    pair = tuple(size) if isinstance(size, tuple | list) else (size, size)
+    if len(pair) != 2 or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in pair):
+        raise InputError(f"{name} must be a positive integer or two of them, got {size!r}.")
+    return pair
+
+
+def is_number(value: object, low: float, high: float) -> bool:
+    """Whether ``value`` is a finite number in [low, high]."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and math.isfinite(value) and low <= value <= high  # type: ignore[arg-type]
+
+
+def numbers(name: str, values: object, count: int, low: float, high: float) -> tuple[float, ...]:
+    """Turn a list or tuple of ``count`` finite numbers in [low, high] into a tuple."""
+    listed = isinstance(values, tuple | list) and len(values) == count
+    if not listed or not all(is_number(value, low, high) for value in values):  # type: ignore[attr-defined]
+        raise InputError(
+            f"{name} must be {count} finite numbers in [{low:g}, {high:g}], got {values!r}."
+        )
+    return tuple(values)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Strength:
+    """How a memorization score turns into ops (see `bcl.BoostedRandAugment`).
+
+    Args:
+        num_ops: k.
+        min_magnitude: at score 0.
+        max_magnitude: at score 1.
+        random_magnitude: whether zeta is drawn.
+
+    Raises:
+        InputError: a value out of its range.
+    """
+
+    num_ops: int
+    min_magnitude: float
+    max_magnitude: float
+    random_magnitude: bool
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        check_count("num_ops", self.num_ops)
+        if not isinstance(self.random_magnitude, bool):
+            raise InputError(f"random_magnitude must be a bool, got {self.random_magnitude!r}.")
+        low, high = self.min_magnitude, self.max_magnitude
+        if not all(is_number(value, 0, MAX_MAGNITUDE) for value in (low, high)) or low > high:
+            raise InputError(
+                "magnitudes must satisfy 0 <= min_magnitude <= max_magnitude <= 30, got "
+                f"{low!r} and {high!r}."
+            )
+
+
+def draw_chain(
     settings: ChainSettings,
     ids: Tensor,
     image_size: tuple[int, int],
-    *,
     seed: int,
     epoch: int,
-    view: int | Tensor,
+    views: range,
 ) -> ViewParams:
-    """Draw one view's parameters for a batch.
+    """Draw the base chain's parameters for some views of a batch.
 
     Args:
         settings: ranges and probabilities.
@@ -63,51 +184,87 @@ def sample_chain(
         image_size: rows and columns of the images.
         seed: of the run.
         epoch: number of the epoch.
-        view: number of the view, or (B,) int64.
+        views: numbers of the views.
 
     Returns:
-        Parameters of B rows, without boosted ops.
+        Parameters of len(views) * B rows, view by view, without boosted ops.
 
     Example:
-        >>> draw = dict(seed=0, epoch=3, view=1)
-        >>> one = sample_chain(ChainSettings(), torch.arange(4), (32, 32), **draw)
-        >>> two = sample_chain(ChainSettings(), torch.tensor([3]), (32, 32), **draw)
-        >>> one.width[3] == two.width[0]
+        >>> one = draw_chain(ChainSettings(), torch.arange(4), (32, 32), 0, 3, range(2))
+        >>> two = draw_chain(ChainSettings(), torch.tensor([3]), (32, 32), 0, 3, range(1, 2))
+        >>> one.width[7] == two.width[0]
         tensor(True)
     """
-    streams = torch.arange(_STREAMS, device=ids.device)
-    u = uniform(hash64(seed, epoch, ids, view)[:, None], streams)  # (B, streams)
-    top, left, height, width = sample_boxes(
-        u[:, :TRIES], u[:, TRIES:_TOP], u[:, _TOP], u[:, _LEFT], image_size, settings
-    )
-    # jitter: factors in [max(0, 1 - j), 1 + j], hue in [-j, j]; neutral where not jittered.
-    jittered = u[:, _JITTER] < settings.jitter_probability
-    neutral = constant([1.0, 1.0, 1.0, 0.0], u)
-    reach = constant(settings.jitter, u)
+    key, view = _keys(ids, seed, epoch, views)
+    u = uniform(key[:, None], torch.arange(_STREAMS, device=key.device))  # (R, streams)
+    boxes = _boxes(u[:, :TRIES], u[:, TRIES:_TOP], u[:, _TOP], u[:, _LEFT], image_size, settings)
+    # Factors in [max(0, 1 - j), 1 + j], hue in [-j, j]; neutral without jitter.
+    neutral, reach = u.new_tensor([1.0, 1.0, 1.0, 0.0]), u.new_tensor(settings.color_jitter)
     low = torch.cat([(1 - reach[:3]).clamp(min=0), -reach[3:]])
-    high = neutral + reach
-    factors = low + (high - low) * u[:, _FACTORS:_ORDER]  # (B, 4)
+    factors = low + (neutral + reach - low) * u[:, _FACTORS:_ORDER]  # (R, 4)
+    jittered = u[:, _JITTER] < settings.color_jitter_probability
     factors = torch.where(jittered[:, None], factors, neutral)
     low_sigma, high_sigma = settings.blur_sigma
     sigma = low_sigma + (high_sigma - low_sigma) * u[:, _SIGMA]
     return ViewParams(
-        top=top,
-        left=left,
-        height=height,
-        width=width,
-        flip=u[:, _FLIP] < settings.flip,
-        brightness=factors[:, 0],
-        contrast=factors[:, 1],
-        saturation=factors[:, 2],
-        hue=factors[:, 3],
+        *boxes,
+        u[:, _FLIP] < settings.flip_probability,
+        *factors.unbind(1),
         order=u[:, _ORDER:_GRAY].argsort(dim=1, stable=True),
         gray=u[:, _GRAY] < settings.grayscale_probability,
         blur=torch.where(u[:, _BLUR] < settings.blur_probability, sigma, 0.0),
         solarize=u[:, _SOLARIZE] < settings.solarize_probability,
-    )
+        view=view,
+    ).to(ids.device)
 
 
-def sample_boxes(
+def draw_ops(
+    strength: Strength, scores: Tensor, ids: Tensor, seed: int, epoch: int, views: range
+) -> BoostParams:
+    """Draw the boosted ops for some views of a batch.
+
+    Args:
+        strength: what a score does.
+        scores: (B,) float32 in [0, 1].
+        ids: (B,) int64 sample ids.
+        seed: of the run.
+        epoch: number of the epoch.
+        views: numbers of the views.
+
+    Returns:
+        Parameters of len(views) * B rows, view by view.
+    """
+    k = strength.num_ops
+    key, _ = _keys(ids, seed, epoch, views)
+    u = uniform(key[:, None], torch.arange(5 * k, device=key.device) + FIRST_OP)  # (R, 5 k)
+    op, coin, sign, center_x, center_y = u.view(-1, k, 5).unbind(2)
+    scores = scores.cpu()
+    magnitude = magnitudes(strength, scores, ids.cpu(), seed, epoch).repeat(len(views))  # (R,)
+    return BoostParams(
+        op=(op * len(OPS)).to(torch.int64),
+        active=coin < scores.repeat(len(views))[:, None],
+        magnitude=magnitude[:, None].expand(-1, k),
+        sign=torch.where(sign < 0.5, 1.0, -1.0),
+        center_x=center_x,
+        center_y=center_y,
+    ).to(ids.device)
+
+
+def magnitudes(strength: Strength, scores: Tensor, ids: Tensor, seed: int, epoch: int) -> Tensor:
+    """(B,) magnitudes in [0, 30] of scores (B,)."""
+    share = scores.to(torch.float32)
+    if strength.random_magnitude:
+        share = share * uniform(hash64(seed, epoch, ids), ZETA)
+    return strength.min_magnitude + (strength.max_magnitude - strength.min_magnitude) * share
+
+
+def _keys(ids: Tensor, seed: int, epoch: int, views: range) -> tuple[Tensor, Tensor]:
+    """Hash and view of each of the V B rows, view by view, on the CPU."""
+    view = torch.arange(views.start, views.stop, device="cpu").repeat_interleave(len(ids))
+    return hash64(seed, epoch, ids.cpu().repeat(len(views)), view), view
+
+
+def _boxes(
     area: Tensor,
     aspect: Tensor,
     place_y: Tensor,
@@ -119,40 +276,39 @@ def sample_boxes(
 
     Each try takes an area share :math:`a` and a ratio :math:`r` (uniform in its logarithm),
     :math:`w = \sqrt{aHWr}, h = \sqrt{aHW/r}`, rounded; the first box that fits is taken, else the
-    largest central box whose ratio is allowed.
+    largest central box of an allowed ratio.
 
     Args:
-        area: (B, tries) uniform numbers.
-        aspect: (B, tries) uniform numbers.
-        place_y: (B,) uniform numbers.
-        place_x: (B,) uniform numbers.
+        area: (R, tries) uniform numbers.
+        aspect: (R, tries) uniform numbers.
+        place_y: (R,) uniform numbers.
+        place_x: (R,) uniform numbers.
         image_size: rows H and columns W.
         settings: ``scale`` and ``ratio``.
 
     Returns:
-        top, left, height, width, each (B,) int64.
+        top, left, height, width, each (R,) int64.
     """
     rows, cols = image_size
-    # float64 lets devices whose exp differs in the last bit agree on the rounded sides.
-    exact = torch.float32 if area.device.type == "mps" else torch.float64
+    # In float64 devices whose exp differs in the last bit agree on the rounded sides.
     low, high = settings.scale
-    share = low + (high - low) * area.to(exact)
+    share = low + (high - low) * area.to(torch.float64)
     log_low, log_high = math.log(settings.ratio[0]), math.log(settings.ratio[1])
-    ratio = torch.exp(log_low + (log_high - log_low) * aspect.to(exact))
-    width = (share * (rows * cols) * ratio).sqrt().round()  # (B, tries)
+    ratio = torch.exp(log_low + (log_high - log_low) * aspect.to(torch.float64))
+    width = (share * (rows * cols) * ratio).sqrt().round()  # (R, tries)
     height = (share * (rows * cols) / ratio).sqrt().round()
     fits = (width >= 1) & (width <= cols) & (height >= 1) & (height <= rows)
-    first = fits.to(torch.int64).argmax(dim=1, keepdim=True)  # (B, 1), the first that fits
-    any_fits = fits.any(dim=1)
-    best_h, best_w = largest_box(rows, cols, settings.ratio)
-    height = torch.where(any_fits, height.gather(1, first)[:, 0], float(best_h))
-    width = torch.where(any_fits, width.gather(1, first)[:, 0], float(best_w))
-    # The largest box stands in the middle.
-    top = torch.where(any_fits, place_y.to(exact), 0.5) * (rows - height + 1)
-    left = torch.where(any_fits, place_x.to(exact), 0.5) * (cols - width + 1)
+    first = fits.to(torch.int64).argmax(dim=1, keepdim=True)  # (R, 1), the first that fits
+    found = fits.any(dim=1)
+    best_height, best_width = largest_box(rows, cols, settings.ratio)
+    height = torch.where(found, height.gather(1, first)[:, 0], float(best_height))
+    width = torch.where(found, width.gather(1, first)[:, 0], float(best_width))
+    # The largest box is central.
+    top = torch.where(found, place_y.to(torch.float64), 0.5) * (rows - height + 1)
+    left = torch.where(found, place_x.to(torch.float64), 0.5) * (cols - width + 1)
     top, left = top.floor().minimum(rows - height), left.floor().minimum(cols - width)
-    i = torch.int64
-    return top.to(i), left.to(i), height.to(i), width.to(i)
+    whole = torch.int64
+    return top.to(whole), left.to(whole), height.to(whole), width.to(whole)
 
 
 def largest_box(rows: int, cols: int, ratio: tuple[float, float]) -> tuple[int, int]:

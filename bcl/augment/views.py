@@ -1,82 +1,51 @@
 """Views for contrastive learning, a whole batch at a time on its device."""
 
 from dataclasses import replace
-from typing import Literal
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from bcl.augment.boost import BoostedRandAugment
-from bcl.augment.chain import chain_at_once, chain_in_blocks
-from bcl.augment.checks import (
-    CheckValues,
-    ValueChecks,
-    bad_pixels,
-    bad_scores,
-    check_boxes,
-    check_drawn,
-    check_ids,
-    check_images,
-    check_key,
-    check_pixels,
-    check_rows,
-    check_scores,
-)
-from bcl.augment.kernels.launch import chain_fits, fused_chain, fused_draw, fused_finish
-from bcl.augment.ops.blocks import device_blocks, waits_for_nothing, without_autocast
-from bcl.augment.ops.color import enhance, shift_hue
-from bcl.augment.ops.constants import constant
-from bcl.augment.ops.crop import ORDERS
-from bcl.augment.ops.jitter import ColorOps
-from bcl.augment.params import BoostParams, ViewParams
-from bcl.augment.sampling import ChainSettings, sample_chain
-from bcl.augment.settings import (
-    check_count,
-    check_normalization,
-    check_settings,
-    check_size,
-)
-from bcl.core.errors import InputError, unknown_name
-from bcl.core.triton import runs_triton
+from bcl.augment.checks import check_ids, check_images, check_integer, check_pixels, check_scores
+from bcl.augment.kernels.launch import path_for
+from bcl.augment.params import ViewParams
+from bcl.augment.sampling import Arithmetic, ChainSettings, ViewSettings, sides
+from bcl.core.checks import check_count
+from bcl.core.errors import InputError
 
-Arithmetic = Literal["exact", "fast"]
-ARITHMETICS: tuple[Arithmetic, ...] = ("exact", "fast")
-ResizeOrder = Literal["pillow-13", "pillow-12"]
+
+class Group(NamedTuple):
+    """Views of one size: their numbers, and how they are drawn and made."""
+
+    views: range
+    chain: ChainSettings
+    settings: ViewSettings
 
 
 class ContrastiveViews(nn.Module):
     r"""Random views of a batch: the SimCLR chain, then ops as strong as each score says.
 
     Random resized crop (antialiased bicubic), flip, color jitter, gray, optional blur and
-    solarize, then `BoostedRandAugment` if ``boost`` is given. What is drawn is a function of
+    solarize, then `BoostedRandAugment` if ``boost`` is given. The draws are a function of
     (seed, epoch, id, view) alone: the same on every device, rank and resume.
+
+    Where Triton is installed a GPU runs our kernels; elsewhere the views are made in plain PyTorch
+    on the CPU. The kernels never make the host wait, so a score or a float image outside [0, 1] is
+    not refused there: its views are NaN, which the losses and the tracker refuse.
 
     Args:
         size: side of a view in pixels, or (rows, columns).
         num_views: V.
-        scale: least and largest share of the image's area in a crop.
-        ratio: least and largest width over height of a crop.
-        flip: probability of mirroring.
-        jitter: reach of brightness, contrast, saturation and hue.
-        jitter_probability: of jittering.
-        grayscale_probability: of taking the color away.
-        blur_probability: of a Gaussian blur.
-        blur_sigma: least and largest standard deviation of the blur, in pixels.
-        solarize_probability: of inverting the levels from 128 up.
+        chain: ranges and probabilities of crop, flip, jitter, gray, blur and solarize.
         boost: the boosted ops, or None for the plain chain.
-        num_local: further, smaller views (multi-crop).
+        num_local: number of additional, smaller views (multi-crop).
         local_size: their side, or (rows, columns).
-        local_scale: their share of the area.
+        local_scale: their ``scale``, instead of the chain's.
         mean: subtracted from each channel at the end, or None.
         std: divides each channel at the end, or None.
         arithmetic: ``"exact"`` rounds to 8-bit levels after every step as Pillow does, ``"fast"``
             computes the base chain in float without rounding.
-        resize_order: whether crops that lose far more rows than columns are resized rows first,
-            as by Pillow 13, or columns first like all others, as up to Pillow 12.
-        check_values: scores outside [0, 1], float images outside [0, 1] and NaN are refused
-            always on a CPU, and on a device in the ``"first"`` batch or ``"always"``, for which
-            the host waits, or ``"never"`` on either. Where they are not looked at, the views of
-            such an image are NaN.
         seed: of the draws.
 
     Raises:
@@ -94,15 +63,7 @@ class ContrastiveViews(nn.Module):
         self,
         size: int | tuple[int, int],
         num_views: int = 2,
-        scale: tuple[float, float] = (0.1, 1.0),
-        ratio: tuple[float, float] = (3 / 4, 4 / 3),
-        flip: float = 0.5,
-        jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.4, 0.1),
-        jitter_probability: float = 0.8,
-        grayscale_probability: float = 0.2,
-        blur_probability: float = 0.0,
-        blur_sigma: tuple[float, float] = (0.1, 2.0),
-        solarize_probability: float = 0.0,
+        chain: ChainSettings = ChainSettings(),  # noqa: B008 - immutable
         boost: BoostedRandAugment | None = None,
         num_local: int = 0,
         local_size: int | tuple[int, int] | None = None,
@@ -111,52 +72,28 @@ class ContrastiveViews(nn.Module):
         std: tuple[float, float, float] | None = None,
         arithmetic: Arithmetic = "exact",
         seed: int = 0,
-        resize_order: ResizeOrder = "pillow-13",
-        check_values: CheckValues = "first",
     ) -> None:
         super().__init__()
-        if arithmetic not in ARITHMETICS:
-            raise unknown_name("arithmetic", arithmetic, ARITHMETICS)
-        if resize_order not in ORDERS:
-            raise unknown_name("resize_order", resize_order, ORDERS)
-        self.size = check_size("size", size)
-        self.num_views = num_views
-        self.num_local = num_local
-        self.boost = boost
-        self.arithmetic: Arithmetic = arithmetic
-        self.seed = seed
-        self.resize_order: ResizeOrder = resize_order
-        self._checks = ValueChecks(check_values)
-        self._ops = ColorOps()
-        check_key("seed", seed)
-        check_count("num_views", num_views, 1)
-        check_count("num_local", num_local, 0)
+        check_count("num_views", num_views)
+        check_count("num_local", num_local, at_least=0)
         if boost is not None and not isinstance(boost, BoostedRandAugment):
-            raise InputError(
-                f"boost must be a BoostedRandAugment or None, got {boost!r}; for instance "
-                "BoostedRandAugment(rule='bcl-d')."
-            )
+            raise InputError(f"boost must be a BoostedRandAugment or None, got {boost!r}.")
         if num_local and local_size is None:
             raise InputError(
                 "num_local needs local_size, the side of the local views; 96 is usual."
             )
-        self.local_size = None if local_size is None else check_size("local_size", local_size)
-        check_normalization(mean, std)
-        self.mean, self.std = mean, std
-        self.settings = ChainSettings(
-            scale=scale,
-            ratio=ratio,
-            flip=flip,
-            jitter=jitter,
-            jitter_probability=jitter_probability,
-            grayscale_probability=grayscale_probability,
-            blur_probability=blur_probability,
-            blur_sigma=blur_sigma,
-            solarize_probability=solarize_probability,
-        )
-        self.local_settings = ChainSettings(**{**vars(self.settings), "scale": local_scale})
-        check_settings(self.settings)
-        check_settings(self.local_settings)
+        settings = ViewSettings(size, arithmetic, mean, std)  # type: ignore[arg-type]
+        self.size = settings.size
+        self.num_views = num_views
+        self.num_local = num_local
+        self.chain = chain
+        self.boost = boost
+        self.seed = check_integer("seed", seed)
+        self._groups = [Group(range(num_views), chain, settings)]
+        if num_local:
+            numbers = range(num_views, num_views + num_local)
+            local = replace(settings, size=sides("local_size", local_size))  # type: ignore[arg-type]
+            self._groups.append(Group(numbers, replace(chain, scale=local_scale), local))
 
     def sample(
         self,
@@ -174,57 +111,17 @@ class ContrastiveViews(nn.Module):
             epoch: number of the epoch.
 
         Returns:
-            The parameters of the num_views * B views, row ``v * B + b`` for view v of image b;
-            with local views a second item with those of the num_local * B local ones.
+            The parameters of num_views * B views, row ``v * B + b`` for view v of image b; with
+            local views a second item for the num_local * B local ones.
 
         Raises:
             InputError: bad ids or scores, or no scores where ``boost`` needs them.
         """
-        ids = check_ids(ids, ids)
-        check_key("epoch", epoch)
-        image_size = check_size("image_size", image_size)
-        if self.boost is not None:
-            look = self._checks.looks_at(ids, scores)
-            scores = check_scores(scores, ids, look, mark=not self._draws_at_once(ids, epoch))
-        first = self._draw(range(self.num_views), self.settings, ids, image_size, scores, epoch)
-        if not self.num_local:
-            return [first]
-        local = range(self.num_views, self.num_views + self.num_local)
-        return [first, self._draw(local, self.local_settings, ids, image_size, scores, epoch)]
-
-    def _draw(
-        self,
-        views: range,
-        settings: ChainSettings,
-        ids: Tensor,
-        image_size: tuple[int, int],
-        scores: Tensor | None,
-        epoch: int,
-    ) -> ViewParams:
-        if self._draws_at_once(ids, epoch):
-            drawn = fused_draw(settings, ids, image_size, self.seed, epoch, views)
-            if self.boost is None or scores is None:
-                return drawn
-            ops = self.boost.draw_views(scores, ids, epoch, views, seed=self.seed)
-            return replace(drawn, boost=ops)
-        number = torch.arange(views.start, views.stop, device=ids.device)
-        view = number.repeat_interleave(ids.shape[0], output_size=len(views) * ids.shape[0])
-        ids = ids.repeat(len(views))  # (V B,)
-        params = sample_chain(settings, ids, image_size, seed=self.seed, epoch=epoch, view=view)
-        if self.boost is None or scores is None:
-            return replace(params, view=view)
-        scores = scores.repeat(len(views))
-        return replace(
-            params, view=view, boost=self.boost.draw(scores, ids, epoch, view, seed=self.seed)
-        )
-
-    def _draws_at_once(self, ids: Tensor, epoch: int) -> bool:
-        # A tensor's value would have to be waited for.
-        return runs_triton(ids) and not any(isinstance(x, Tensor) for x in (epoch, self.seed))
+        return self._draw(check_ids(ids, ids), image_size, scores, epoch)
 
     @torch.no_grad()
     def transform(self, images: Tensor, params: list[ViewParams]) -> Tensor | list[Tensor]:
-        """Make the views that ``params`` describe (from `sample`, or stored ones).
+        """Make the views of ``params`` (from `sample`, or stored ones).
 
         Args:
             images: (B, 3, H, W) uint8, or float in [0, 1].
@@ -232,30 +129,15 @@ class ContrastiveViews(nn.Module):
 
         Returns:
             As `forward`.
+
+        Raises:
+            InputError: bad images, or parameters that do not belong to this batch and these views.
         """
         check_images(images)
-        self._check_groups(params, images)
-        look = self._checks.looks_at(images)
-        if look:
-            check_pixels(images)
-        numbers = range(self.num_views), range(self.num_views, self.num_views + self.num_local)
-        views = []
-        for drawn, size, group in zip(params, (self.size, self.local_size), numbers, strict=False):
-            if size is not None:
-                check_boxes(drawn, images, look)
-                if look:
-                    check_drawn(drawn, group, images.shape[0])
-                if self._fuses(images, size):
-                    views.append(self._fused(images, drawn, size, look))
-                    continue
-                bad = None if look else self._bad(images, drawn)
-                with without_autocast(images):
-                    views.append(self._finish(self._levels(images, drawn, size), bad))
-        self._checks.passed(images)
-        if len(views) == 1:
-            return views[0]
-        return [view for group in views for view in group.unbind(0)]
+        self._check_params(images, params)
+        return self._make(images, params)
 
+    @torch.no_grad()
     def forward(
         self,
         images: Tensor,
@@ -282,103 +164,57 @@ class ContrastiveViews(nn.Module):
         check_images(images)
         ids = check_ids(ids, images)
         rows, cols = images.shape[2:]
-        return self.transform(images, self.sample(ids, (rows, cols), scores, epoch))
+        return self._make(images, self._draw(ids, (rows, cols), scores, epoch))
 
-    def _check_groups(self, params: list[ViewParams], images: Tensor) -> None:
-        """Refuse parameters that these views would not follow to the letter."""
-        groups = 2 if self.num_local else 1
-        listed = isinstance(params, list | tuple)
-        if (
-            not listed
-            or len(params) != groups
-            or any(not isinstance(drawn, ViewParams) for drawn in params)
-        ):
-            kinds = ", ".join(type(drawn).__name__ for drawn in params) if listed else ""
-            got = f"{len(params)} ({kinds})" if listed else type(params).__name__
-            raise InputError(
-                f"params must be the list that sample() returns, here of {groups} ViewParams (the "
-                f"views, then the local ones if there are any), got {got}."
+    def _draw(
+        self, ids: Tensor, image_size: tuple[int, int], scores: Tensor | None, epoch: int
+    ) -> list[ViewParams]:
+        path, keys = path_for(ids), (self.seed, check_integer("epoch", epoch))
+        drawn = [
+            path.draw_chain(group.chain, ids, image_size, *keys, group.views)
+            for group in self._groups
+        ]
+        if self.boost is None:
+            return drawn
+        scores = check_scores(scores, ids, values=path.waits)
+        return [
+            replace(
+                params,
+                boost=path.draw_ops(self.boost.strength, scores, ids, *keys, group.views),
             )
-        if self.boost is None and any(drawn.boost is not None for drawn in params):
+            for params, group in zip(drawn, self._groups, strict=True)
+        ]
+
+    def _make(self, images: Tensor, params: list[ViewParams]) -> Tensor | list[Tensor]:
+        path = path_for(images)
+        if path.waits:
+            check_pixels(images)
+        policy = "reference" if self.boost is None else self.boost.policy
+        made = [
+            path.make_views(images, drawn, group.settings, policy)
+            for drawn, group in zip(params, self._groups, strict=True)
+        ]
+        made = [views.view(-1, len(images), *views.shape[1:]) for views in made]
+        return made[0] if len(made) == 1 else [view for views in made for view in views]
+
+    def _check_params(self, images: Tensor, params: list[ViewParams]) -> None:
+        """Refuse stored parameters that are not of this batch and these views."""
+        right = isinstance(params, list | tuple) and len(params) == len(self._groups)
+        if not right or not all(isinstance(drawn, ViewParams) for drawn in params):
             raise InputError(
-                "the parameters hold boosted ops, and these views have no boost to apply them; "
-                "give them the one that drew them, whose policy says what a magnitude means."
+                f"params must be the list that sample() returns, here {len(self._groups)} "
+                f"ViewParams, got {type(params).__name__}: {params!r:.80}"
             )
-        count = images.shape[0]
-        for drawn, number in zip(params, (self.num_views, self.num_local), strict=False):
-            what = f"{number} views of each of {count} images"
-            check_rows(drawn, number * count, images, what)
-
-    def _fuses(self, images: Tensor, size: tuple[int, int]) -> bool:
-        """Whether kernels make these views; what was compiled is used where it is wanted."""
-        return runs_triton(images) and chain_fits(images, size) and self._ops == ColorOps()
-
-    def _fused(
-        self, images: Tensor, params: ViewParams, size: tuple[int, int], look: bool
-    ) -> Tensor:
-        """(V, B, 3, *size) as they are handed out, by `bcl.augment.kernels.chain`."""
-        exact = self.arithmetic == "exact"
-        out = fused_chain(images, params, size, exact, self.resize_order == "pillow-13")
-        out = self._boosted(out, params.boost)
-        pixels = bad_pixels(images) if images.is_floating_point() and not look else None
-        magnitude = None if look or params.boost is None else params.boost.magnitude
-        out = fused_finish(out, pixels, magnitude, self.mean, self.std)
-        return out.view(-1, *images.shape[:2], *size)
-
-    @staticmethod
-    def _bad(images: Tensor, params: ViewParams) -> Tensor:
-        """(V, B) bool, views of an image or a score with values that it must not have."""
-        bad = bad_pixels(images)[None].expand(params.top.shape[0] // images.shape[0], -1)
-        if params.boost is None:
-            return bad
-        return bad | bad_scores(params.boost.magnitude).view_as(bad)
-
-    def _levels(self, images: Tensor, params: ViewParams, size: tuple[int, int]) -> Tensor:
-        """(V, B, 3, *size) levels 0 .. 255."""
-        exact = self.arithmetic == "exact"
-        if not waits_for_nothing(images):
-            out = chain_in_blocks(images, params, size, exact, self.resize_order, self._ops)
-            out = self._boosted(out, params.boost)
-        else:
-            parts, levels = [], 3 * size[0] * size[1]
-            for rows in device_blocks(params.top.shape[0], levels, images[0].numel()):
-                part = chain_at_once(
-                    images, params, rows, size, exact, self.resize_order, self._ops
+        rows, cols = images.shape[2:]
+        for drawn, group in zip(params, self._groups, strict=True):
+            if drawn.boost is not None and self.boost is None:
+                raise InputError(
+                    "the parameters hold boosted ops, but these views have no boost, whose policy "
+                    "says what a magnitude means; pass the boost that drew them."
                 )
-                boost = None if params.boost is None else params.boost.rows(rows)
-                parts.append(self._boosted(part, boost))
-            out = parts[0] if len(parts) == 1 else torch.cat(parts)
-        return out.view(-1, *images.shape[:2], *size)
-
-    def _boosted(self, x: Tensor, params: BoostParams | None) -> Tensor:
-        if self.boost is None or params is None:
-            return x
-        return self.boost.apply_levels(x, params, whole=self.arithmetic == "exact")
-
-    def _finish(self, views: Tensor, bad: Tensor | None) -> Tensor:
-        """Levels to [0, 1], then ``mean`` and ``std``; the ``bad`` ones to NaN."""
-        # By a tensor: a GPU would turn 255 into a product with 1 / 255, whose last bit differs.
-        full = views.new_full((*views.shape[:2], 1, 1, 1), 255)
-        if bad is not None:
-            full = full.masked_fill_(bad[:, :, None, None, None], float("nan"))
-        views = views.div_(full)
-        if self.mean is not None and self.std is not None:
-            views = views.sub_(constant(self.mean, views)[:, None, None])
-            views = views.div_(constant(self.std, views)[:, None, None])
-        return views
-
-    def compile_parts(self) -> "ContrastiveViews":
-        """Compile the color operations with ``torch.compile`` and return the module.
-
-        On a CPU this is faster than compiling the module as a whole, since each image still
-        gets only the ops that it needs; on a GPU use ``torch.compile(views)``.
-        """
-        self._ops = ColorOps(
-            enhance=torch.compile(enhance, dynamic=True),
-            shift_hue=torch.compile(shift_hue, dynamic=True),
-        )
-        return self
+            drawn.check(len(group.views) * len(images), images.device)
+            drawn.check_values(group.views, (rows, cols))
 
     def extra_repr(self) -> str:
-        """Describe the module in the model's print-out."""
-        return f"size={self.size}, num_views={self.num_views}, {self.settings}, seed={self.seed}"
+        """Describe the module when it is printed."""
+        return f"size={self.size}, num_views={self.num_views}, {self.chain}, seed={self.seed}"

@@ -3,18 +3,19 @@
 import argparse
 import io
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from bcl.augment.boost import RULES, BoostedRandAugment
+from bcl.augment.boost import SCHEMES, BoostedRandAugment
 from bcl.augment.grid import op_grid, score_grid, tile
 from bcl.augment.policy import OPS, POLICIES
+from bcl.augment.sampling import ChainSettings
 from bcl.augment.views import ContrastiveViews
-from bcl.augment.workers import DecodeCrop
 from bcl.core.errors import InputError
 from bcl.core.files import atomic_write
+from datamodules.images.decode import decode
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -35,13 +36,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", type=int, default=96, help="side of a view (default 96)")
     parser.add_argument("--columns", type=int, default=6, help="scores or magnitudes (default 6)")
     parser.add_argument("--ops", action="store_true", help="op by op, of the first image")
-    parser.add_argument("--rule", default="bcl-i", help=f"one of {', '.join(RULES)}")
+    parser.add_argument("--scheme", default="bcl-i", help=f"one of {', '.join(SCHEMES)}")
     parser.add_argument("--policy", default="reference", help=f"one of {', '.join(POLICIES)}")
     parser.add_argument(
         "--whole", action="store_true", help="boosted ops alone, without crop, flip and jitter"
     )
     parser.add_argument("--seed", type=int, default=0, help="of the draws (default 0)")
-    parser.add_argument("--epoch", type=int, default=0, help="whose draws to show (default 0)")
+    parser.add_argument(
+        "--epoch", type=int, default=0, help="epoch whose draws to show (default 0)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -54,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     out = Path(args.out)
     if out.suffix.lower() != ".png" or out.is_dir():
         raise InputError(f"--out must name a .png file to write, got '{out}'.")
-    boost = BoostedRandAugment(rule=args.rule, policy=args.policy)
+    boost = BoostedRandAugment(args.scheme, args.policy)
     images = _load(Path(args.images), args.count, args.size)
     if args.ops:
         steps = torch.linspace(0, 30, args.columns).tolist()
@@ -62,12 +65,13 @@ def run(args: argparse.Namespace) -> int:
         rows, columns = list(OPS), [f"m {step:g}" for step in steps]
     else:
         steps = torch.linspace(0, 1, args.columns).tolist()
-        plain = {
-            "scale": (1.0, 1.0), "ratio": (1.0, 1.0), "flip": 0.0, "jitter_probability": 0.0,
-            "grayscale_probability": 0.0,
-        }  # fmt: skip
-        settings: dict[str, Any] = plain if args.whole else {}
-        views = ContrastiveViews(args.size, boost=boost, seed=args.seed, **settings)
+        chain = ChainSettings()
+        if args.whole:
+            chain = ChainSettings(
+                scale=(1.0, 1.0), ratio=(1.0, 1.0), flip_probability=0.0,
+                color_jitter_probability=0.0, grayscale_probability=0.0,
+            )  # fmt: skip
+        views = ContrastiveViews(args.size, chain=chain, boost=boost, seed=args.seed)
         grid = score_grid(images, views, steps, args.epoch)
         rows, columns = [], [f"score {step:.1f}" for step in steps]
     sheet = _label(tile(grid), rows, columns, args.size)
@@ -89,8 +93,15 @@ def _load(folder: Path, count: int, size: int) -> Tensor:
         )
     count = min(count, len(files))
     chosen = [files[i * len(files) // count] for i in range(count)]
-    decode = DecodeCrop(size)
-    return torch.stack([decode(path) for path in chosen])
+    return torch.stack([_decode(path, size) for path in chosen])
+
+
+def _decode(path: Path, size: int) -> Tensor:
+    """(3, size, size) uint8, the center square."""
+    try:
+        return torch.from_numpy(decode(path.read_bytes(), size))
+    except OSError as error:
+        raise InputError(f"--images: '{path}' cannot be read as an image ({error}).") from None
 
 
 def _label(sheet: Tensor, rows: list[str], columns: list[str], size: int) -> "Image":

@@ -1,17 +1,27 @@
-"""Triton kernel of the boosted ops, one program a view: `families` and `boost.apply_op`."""
+"""Triton kernel of the boosted ops, a view per program, as `bcl.augment.chain.apply_ops`."""
 
 import triton
 import triton.language as tl
 
-from bcl.augment.kernels.chain import blended, cut_levels, gray_of, inverted, store_rgb
+from bcl.augment.kernels.color import blended, gray_of, inverted
+from bcl.augment.kernels.levels import cut_levels, store_rgb
+from bcl.augment.ops.geometry import CUTOUT_COLOR
+from bcl.augment.policy import MAX_MAGNITUDE, OPS
 
-# Rows of the op table (bcl.augment.policy); kernels read constants only in this form.
-SHEAR_X, SHEAR_Y = tl.constexpr(0), tl.constexpr(1)
-TRANSLATE_X, TRANSLATE_Y, ROTATE = tl.constexpr(2), tl.constexpr(3), tl.constexpr(4)
-AUTO_CONTRAST, INVERT, EQUALIZE = tl.constexpr(5), tl.constexpr(6), tl.constexpr(7)
-SOLARIZE, POSTERIZE, CONTRAST = tl.constexpr(8), tl.constexpr(9), tl.constexpr(10)
-COLOR, BRIGHTNESS, SHARPNESS = tl.constexpr(11), tl.constexpr(12), tl.constexpr(13)
-CUTOUT = tl.constexpr(14)
+# Kernels read constants in this form only; each name has the number of its row in the table.
+(
+    SHEAR_X, SHEAR_Y, TRANSLATE_X, TRANSLATE_Y, ROTATE, AUTO_CONTRAST, INVERT, EQUALIZE, SOLARIZE,
+    POSTERIZE, CONTRAST, COLOR, BRIGHTNESS, SHARPNESS, CUTOUT,
+) = (
+    tl.constexpr(OPS.index(name))
+    for name in (
+        "ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate", "AutoContrast", "Invert",
+        "Equalize", "Solarize", "Posterize", "Contrast", "Color", "Brightness", "Sharpness",
+        "Cutout",
+    )
+)  # fmt: skip
+FULL_MAGNITUDE = tl.constexpr(MAX_MAGNITUDE)
+RED, GREEN, BLUE = map(tl.constexpr, CUTOUT_COLOR)
 
 
 @triton.jit
@@ -51,8 +61,7 @@ def _equalize(to, x, counts, plane, share, whole: tl.constexpr, block: tl.conste
     for start in range(0, plane, block):
         place = start + tl.arange(0, block)
         mask = place < plane
-        # An op before this one, of a stored magnitude beyond 30, must not write beyond the bins.
-        level = cut_levels(_levels(x, place, mask, whole)).to(tl.int32)
+        level = _levels(x, place, mask, whole).to(tl.int32)
         tl.atomic_add(counts + level, 1, mask=mask)
     tl.debug_barrier()
     bins = tl.arange(0, 256)
@@ -68,7 +77,7 @@ def _equalize(to, x, counts, plane, share, whole: tl.constexpr, block: tl.conste
     for start in range(0, plane, block):
         place = start + tl.arange(0, block)
         mask = place < plane
-        level = cut_levels(_levels(x, place, mask, whole))
+        level = _levels(x, place, mask, whole)
         full = tl.load(counts + level.to(tl.int32), mask=mask, other=0).to(tl.float32)
         tl.store(to + place, tl.floor(level + share * (full - level) + 0.5), mask=mask)
 
@@ -126,29 +135,33 @@ def boost_kernel(
     to, views, counts, ops, active, magnitudes, signs, centers_x, centers_y, ranges,
     stride_op, stride_active, stride_magnitude, stride_sign, stride_x, stride_y,
     rows, cols,
-    monotone: tl.constexpr, whole: tl.constexpr, block: tl.constexpr,
+    whole: tl.constexpr, block: tl.constexpr,
 ):  # fmt: skip
     """Write one view with its op applied, or as it is where the op is not active."""
     view = tl.program_id(0)
     plane = rows * cols
     x = views + view.to(tl.int64) * 3 * plane
     to = to + view.to(tl.int64) * 3 * plane
-    # Stored ops that are none must not read beyond the table.
-    op = tl.minimum(tl.maximum(tl.load(ops + view * stride_op), 0), 14).to(tl.int32)
+    op = tl.load(ops + view * stride_op).to(tl.int32)
     sign = tl.load(signs + view * stride_sign).to(tl.float64)
     magnitude = tl.load(magnitudes + view * stride_magnitude)
     magnitude = tl.where(magnitude == magnitude, magnitude, 0.0).to(tl.float64)
-    low, high = tl.load(ranges + 2 * op), tl.load(ranges + 2 * op + 1)
-    value = magnitude / 30.0 * (high - low) + low
+    low, span = tl.load(ranges + 4 * op), tl.load(ranges + 4 * op + 1)
+    signed, floored = tl.load(ranges + 4 * op + 2), tl.load(ranges + 4 * op + 3)
+    value = low + tl.where(signed > 0.0, sign, 1.0) * (magnitude / FULL_MAGNITUDE * span)
+    value = tl.where(floored > 0.0, tl.floor(value), value)
     if tl.load(active + view * stride_active) == 0:
         for start in range(0, 3 * plane, block):
             place = start + tl.arange(0, block)
             mask = place < 3 * plane
             tl.store(to + place, tl.load(x + place, mask=mask), mask=mask)
-    elif op <= ROTATE:
-        _warp(to, x, op, sign * value, rows, cols, plane, whole, block)
+    elif (
+        (op == SHEAR_X) | (op == SHEAR_Y)
+        | (op == TRANSLATE_X) | (op == TRANSLATE_Y) | (op == ROTATE)
+    ):  # fmt: skip
+        _warp(to, x, op, value, rows, cols, plane, whole, block)
     elif (op == AUTO_CONTRAST) | (op == EQUALIZE):
-        share = tl.where(monotone, value, 1.0).to(tl.float32)
+        share = value.to(tl.float32)
         for channel in range(3):
             if op == EQUALIZE:
                 bins = counts + (view.to(tl.int64) * 3 + channel) * 256
@@ -158,13 +171,13 @@ def boost_kernel(
             else:
                 _stretch(to + channel * plane, x + channel * plane, plane, share, whole, block)
     elif op == SHARPNESS:
-        factor = tl.where(monotone, 1.0 + sign * value, value).to(tl.float32)
+        factor = value.to(tl.float32)
         for channel in range(3):
             _sharpen(
                 to + channel * plane, x + channel * plane, factor, rows, cols, plane, whole, block
             )
-    elif (op >= CONTRAST) & (op <= BRIGHTNESS):
-        factor = tl.where(monotone, 1.0 + sign * value, value).to(tl.float32)
+    elif (op == CONTRAST) | (op == COLOR) | (op == BRIGHTNESS):
+        factor = value.to(tl.float32)
         mean = 0.0
         if op == CONTRAST:
             mean = _level_mean(x, plane, whole, block)
@@ -180,12 +193,7 @@ def boost_kernel(
             store_rgb(to, place, plane, mask, red, green, blended(base, blue, factor, True))
     else:
         threshold = tl.ceil(value).to(tl.float32)
-        if not monotone:
-            threshold = tl.where(op == INVERT, 0.0, threshold)
-        if monotone:
-            step = tl.exp2(value).to(tl.float32)
-        else:
-            step = tl.exp2((8.0 - tl.floor(value)).to(tl.float32))
+        step = tl.exp2(8.0 - value).to(tl.float32)
         side = value * cols
         left = tl.floor(tl.maximum(tl.load(centers_x + view * stride_x) * cols - side / 2, 0.0))
         top = tl.floor(tl.maximum(tl.load(centers_y + view * stride_y) * rows - side / 2, 0.0))
@@ -193,7 +201,7 @@ def boost_kernel(
         right = tl.where(value > 0.0, tl.minimum(left + side, cols * 1.0), -1.0)
         bottom = tl.minimum(top + side, rows * 1.0)
         for channel in range(3):
-            color = tl.where(channel == 0, 125.0, tl.where(channel == 1, 123.0, 114.0))
+            color = tl.where(channel == 0, RED, tl.where(channel == 1, GREEN, BLUE))
             for start in range(0, plane, block):
                 place = start + tl.arange(0, block)
                 mask = place < plane

@@ -1,4 +1,4 @@
-"""Triton kernels that draw the parameters of views, a view a thread: `sampling` and `boost`."""
+"""Triton kernels that draw the parameters of views as `bcl.augment.sampling`, a view per thread."""
 
 import triton
 import triton.language as tl
@@ -13,7 +13,7 @@ def _mix(x):
 
 @triton.jit
 def _hashed(state, key):
-    """`bcl.core.random.hash64` with one key more, unsigned."""
+    """`bcl.core.random.hash64` with one more key, unsigned."""
     return _mix((state ^ key.to(tl.uint64, bitcast=True)) + 0x9E3779B97F4A7C15)
 
 
@@ -33,7 +33,7 @@ def _rounded(x):
 
 @triton.jit
 def _rows_of(ids, first_view, count, total, block: tl.constexpr):
-    """Rows of this program, which there are, and their views and samples."""
+    """Rows of this program, which of them exist, and their views and samples."""
     row = tl.program_id(0) * block + tl.arange(0, block)
     mask = row < total
     view = (first_view + row // count).to(tl.int64)
@@ -42,12 +42,12 @@ def _rows_of(ids, first_view, count, total, block: tl.constexpr):
 
 
 @triton.jit(do_not_specialize=["start", "count", "total"])
-def draw_kernel(
+def draw_chain_kernel(
     boxes, factors, order, coins, ids, numbers,
     start, count, first_view, total, rows, cols,
     tries: tl.constexpr, block: tl.constexpr,
 ):  # fmt: skip
-    """Draw the base chain's parameters: `bcl.augment.sampling.sample_chain`, a row a thread."""
+    """Draw the base chain's parameters: `bcl.augment.sampling.draw_chain`, a row per thread."""
     row, mask, view, sample = _rows_of(ids, first_view, count, total, block)
     state = start.to(tl.int64).to(tl.uint64, bitcast=True) + tl.zeros((block,), tl.uint64)
     state = _hashed(_hashed(state, sample), view)
@@ -113,7 +113,7 @@ def draw_ops_kernel(
     start, count, first_view, total, k, zeta_stream, first_stream, op_count,
     zeta: tl.constexpr, block: tl.constexpr,
 ):  # fmt: skip
-    """Draw the boosted ops: `BoostedRandAugment.draw`, a row a thread."""
+    """Draw the boosted ops: `bcl.augment.sampling.draw_ops`, a row per thread."""
     row, mask, view, sample = _rows_of(ids, first_view, count, total, block)
     score = tl.load(scores + row % count, mask=mask, other=0.0).to(tl.float32)
     score = tl.where((score >= 0.0) & (score <= 1.0), score, float("nan"))

@@ -1,38 +1,57 @@
-"""Views on a GPU by a few kernels of our own, where Triton is there."""
+"""Choose between plain PyTorch and Triton kernels, and launch the kernels."""
 
 import functools
 import math
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from bcl.augment import chain
 from bcl.augment.params import BoostParams, ViewParams
-from bcl.augment.policy import OPS, RANGES
-from bcl.augment.sampling import TRIES, ChainSettings, largest_box
+from bcl.augment.policy import OPS, Policy, ranges
+from bcl.augment.sampling import (
+    FIRST_OP,
+    TRIES,
+    ZETA,
+    ChainSettings,
+    Strength,
+    ViewSettings,
+    draw_chain,
+    draw_ops,
+    largest_box,
+)
 from bcl.core.random import hash64_of
+from bcl.core.triton import runs_triton
 
-# Levels of a channel that a program works on at a time, and its threads (32 a warp).
+# Levels of a channel that a program works on at a time, and its warps of 32 threads.
 _SMALL, _LARGE = (1024, 4), (2048, 8)
 # Views that a program draws.
 _DRAWS = 128
-# More taps than these both ways are cheaper one direction after the other (`bcl.augment.ops.crop`).
-_MOST_TAPS = 144
 
 
-def row_and_column_taps(image_size: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
-    """Source rows and columns that one pixel of a view is made of, at most."""
-    rows, cols = (math.ceil(4 * max(a / b, 1)) for a, b in zip(image_size, size, strict=True))
-    return rows, cols
+class Path(NamedTuple):
+    """The four functions that make views; both paths have the same signatures and results.
+
+    Attributes:
+        draw_chain: parameters of the base chain, as `bcl.augment.sampling.draw_chain`.
+        draw_ops: parameters of the boosted ops, as `bcl.augment.sampling.draw_ops`.
+        make_views: views from parameters, as `bcl.augment.chain.make_views`.
+        apply_ops: boosted ops on levels, as `bcl.augment.chain.apply_ops`.
+        waits: whether values may be looked at; otherwise bad ones turn the views into NaN.
+    """
+
+    draw_chain: Callable[..., ViewParams]
+    draw_ops: Callable[..., BoostParams]
+    make_views: Callable[..., Tensor]
+    apply_ops: Callable[..., Tensor]
+    waits: bool
 
 
-def chain_fits(images: Tensor, size: tuple[int, int]) -> bool:
-    """Whether the crop is worth doing in one go."""
-    rows, cols = row_and_column_taps((images.shape[2], images.shape[3]), size)
-    return rows * cols <= _MOST_TAPS
-
-
-def _shape(size: tuple[int, int]) -> tuple[int, int]:
-    return _SMALL if size[0] * size[1] <= 4 * _SMALL[0] else _LARGE
+def path_for(x: Tensor) -> Path:
+    """Kernels where Triton can work on ``x``; elsewhere plain PyTorch on the CPU."""
+    return KERNELS if runs_triton(x) else PLAIN
 
 
 # --- drawing --------------------------------------------------------------------------------------
@@ -47,23 +66,23 @@ def _on_device(values: tuple[float, ...], device: torch.device) -> Tensor:
 def _chain_numbers(
     settings: ChainSettings, image_size: tuple[int, int], device: torch.device
 ) -> Tensor:
-    """What `draw_kernel` is told; differences are formed in the precision of `sample_chain`."""
+    """Numbers for `draw_chain_kernel`, with differences in the precision of `draw_chain`."""
     (low, high), (log_low, log_high) = settings.scale, map(math.log, settings.ratio)
-    reach = torch.tensor(settings.jitter, dtype=torch.float32, device="cpu").tolist()
+    reach = torch.tensor(settings.color_jitter, dtype=torch.float32, device="cpu").tolist()
     least = [max(1 - r, 0.0) for r in reach[:3]] + [-reach[3]]
     most = [1 + r for r in reach[:3]] + [reach[3]]
     factors = torch.tensor(least + most, dtype=torch.float32, device="cpu")
-    least_sigma, most_sigma = settings.blur_sigma
+    low_sigma, high_sigma = settings.blur_sigma
     values = (
         low, high - low, log_low, log_high - log_low, *largest_box(*image_size, settings.ratio),
-        settings.flip, settings.jitter_probability, settings.grayscale_probability,
-        settings.blur_probability, settings.solarize_probability,
-        least_sigma, most_sigma - least_sigma, *factors.tolist(), image_size[0] * image_size[1],
+        settings.flip_probability, settings.color_jitter_probability,
+        settings.grayscale_probability, settings.blur_probability, settings.solarize_probability,
+        low_sigma, high_sigma - low_sigma, *factors.tolist(), image_size[0] * image_size[1],
     )  # fmt: skip
     return _on_device(values, device)
 
 
-def fused_draw(
+def _launch_draw_chain(
     settings: ChainSettings,
     ids: Tensor,
     image_size: tuple[int, int],
@@ -71,19 +90,6 @@ def fused_draw(
     epoch: int,
     views: range,
 ) -> ViewParams:
-    """Draw what `sample_chain` draws for these views of a batch, by one kernel.
-
-    Args:
-        settings: ranges and probabilities.
-        ids: (B,) integer sample ids.
-        image_size: rows and columns of the images.
-        seed: of the run.
-        epoch: number of the epoch.
-        views: numbers of the views.
-
-    Returns:
-        Parameters of len(views) * B rows, view-major, without boosted ops.
-    """
     from bcl.augment.kernels import draws
 
     total, device = len(views) * ids.shape[0], ids.device
@@ -91,8 +97,8 @@ def fused_draw(
     factors = torch.empty(5, total, dtype=torch.float32, device=device)
     order = torch.empty(total, 4, dtype=torch.int64, device=device)
     coins = torch.empty(3, total, dtype=torch.bool, device=device)
-    with torch.cuda.device(ids.device):
-        draws.draw_kernel[(-(-total // _DRAWS),)](
+    with torch.cuda.device(device):
+        draws.draw_chain_kernel[(-(-total // _DRAWS),)](
             boxes, factors, order, coins, ids.contiguous(),
             _chain_numbers(settings, image_size, device),
             hash64_of(seed, epoch), ids.shape[0], views.start, total, *image_size,
@@ -107,48 +113,22 @@ def fused_draw(
     )  # fmt: skip
 
 
-def fused_draw_ops(
-    scores: Tensor,
-    ids: Tensor,
-    seed: int,
-    epoch: int,
-    views: range,
-    *,
-    num_ops: int,
-    magnitudes: tuple[float, float],
-    zeta_stream: int | None,
-    first_stream: int,
+def _launch_draw_ops(
+    strength: Strength, scores: Tensor, ids: Tensor, seed: int, epoch: int, views: range
 ) -> BoostParams:
-    """Draw what `BoostedRandAugment.draw` draws, by one kernel.
-
-    Args:
-        scores: (B,) in [0, 1]; others are taken for NaN.
-        ids: (B,) integers.
-        seed: of the run.
-        epoch: number of the epoch.
-        views: numbers of the views.
-        num_ops: k.
-        magnitudes: at score 0 and 1.
-        zeta_stream: stream of zeta, or None where nothing is multiplied by it.
-        first_stream: of the ops.
-
-    Returns:
-        Parameters of len(views) * B rows, view-major.
-    """
     from bcl.augment.kernels import draws
 
-    total, device = len(views) * ids.shape[0], ids.device
-    ops = torch.empty(num_ops, total, dtype=torch.int64, device=device)
-    active = torch.empty(num_ops, total, dtype=torch.bool, device=device)
-    numbers = torch.empty(num_ops, 4, total, dtype=torch.float32, device=device)
-    low, high = magnitudes
-    with torch.cuda.device(ids.device):
+    k, total, device = strength.num_ops, len(views) * ids.shape[0], ids.device
+    ops = torch.empty(k, total, dtype=torch.int64, device=device)
+    active = torch.empty(k, total, dtype=torch.bool, device=device)
+    numbers = torch.empty(k, 4, total, dtype=torch.float32, device=device)
+    low, high = strength.min_magnitude, strength.max_magnitude
+    with torch.cuda.device(device):
         draws.draw_ops_kernel[(-(-total // _DRAWS),)](
             ops, active, numbers, ids.contiguous(), scores.contiguous(),
             _on_device((low, high - low), device),
-            hash64_of(seed, epoch), ids.shape[0], views.start, total, num_ops,
-            zeta_stream or 0, first_stream, len(OPS),
-            zeta=zeta_stream is not None, block=_DRAWS, enable_fp_fusion=False,
+            hash64_of(seed, epoch), ids.shape[0], views.start, total, k, ZETA, FIRST_OP, len(OPS),
+            zeta=strength.random_magnitude, block=_DRAWS, enable_fp_fusion=False,
         )  # fmt: skip
     magnitude, sign, center_x, center_y = numbers.transpose(0, 2).unbind(1)  # each (R, k)
     return BoostParams(ops.T, active.T, magnitude, sign, center_x, center_y)
@@ -157,71 +137,61 @@ def fused_draw_ops(
 # --- making ---------------------------------------------------------------------------------------
 
 
-def fused_chain(
-    images: Tensor, params: ViewParams, size: tuple[int, int], exact: bool, rows_first: bool
+def _shape(size: tuple[int, int]) -> tuple[int, int]:
+    return _SMALL if size[0] * size[1] <= 4 * _SMALL[0] else _LARGE
+
+
+def _launch_make_views(
+    images: Tensor, params: ViewParams, settings: ViewSettings, policy: Policy
 ) -> Tensor:
-    """Crop, resize, flip, jitter, gray, blur, solarize.
+    views = launch_chain(images, params, settings.size, settings.exact)
+    if params.boost is not None:
+        views = launch_ops(views, params.boost, policy, whole=settings.exact)
+    return _finish(views, images, params, settings)
 
-    Args:
-        images: (B, 3, H, W) uint8, or float in [0, 1].
-        params: of R = V B rows, view-major.
-        size: rows and columns of the views.
-        exact: Pillow's 8-bit arithmetic after every step.
-        rows_first: resize the rows of crops that lose far more rows than columns first.
 
-    Returns:
-        (R, 3, *size) float32 levels.
-    """
-    from bcl.augment.kernels import chain
+def launch_chain(images: Tensor, params: ViewParams, size: tuple[int, int], exact: bool) -> Tensor:
+    """Crop, resize, flip, jitter, gray, blur and solarize, as `bcl.augment.chain.base_chain`."""
+    from bcl.augment.kernels import color, crop
 
-    count, p = params.top.shape[0], params
-    rows, cols = images.shape[2:]
+    p, count = params, params.top.shape[0]
     block, warps = _shape(size)
     views = torch.empty(count, 3, *size, device=images.device, dtype=torch.float32)
     box = (p.top, p.left, p.height, p.width, p.flip)
-    # Stored factors may be of any float; a kernel's sums are of one.
-    brightness, contrast, saturation, hue, blur = (
-        field.to(torch.float32) for field in (p.brightness, p.contrast, p.saturation, p.hue, p.blur)
-    )
-    color = (brightness, contrast, saturation, hue, p.order, p.gray, blur, p.solarize)
+    # Stored factors may be of another float type.
+    factors = (field.to(torch.float32) for field in (p.brightness, p.contrast, p.saturation, p.hue))
+    steps = (*factors, p.order, p.gray, p.blur.to(torch.float32), p.solarize)
     lengths, strides = images.shape[1:], images.stride()[1:]
     if sum((n - 1) * stride for n, stride in zip(lengths, strides, strict=True)) >= 2**31:
         images = images.contiguous()  # offsets within an image are 32 bits
     with torch.cuda.device(images.device):
-        chain.crop_kernel[(count, -(-size[0] * size[1] // block))](
+        crop.crop_kernel[(count, -(-size[0] * size[1] // block))](
             views, images, *(field.contiguous() for field in box),
-            images.shape[0], rows, cols, *images.stride(), *size,
-            *row_and_column_taps((rows, cols), size),
-            exact=exact, is_float=images.is_floating_point(), rows_first=rows_first and exact,
+            images.shape[0], *images.stride(), *size,
+            exact=exact, is_float=images.is_floating_point(),
             block=block, num_warps=warps, enable_fp_fusion=False,
         )  # fmt: skip
-        chain.color_kernel[(count,)](
-            views, torch.empty_like(views), *(field.contiguous() for field in color), *size,
+        color.color_kernel[(count,)](
+            views, torch.empty_like(views), *(field.contiguous() for field in steps), *size,
             exact=exact, block=block, num_warps=warps, enable_fp_fusion=False,
         )  # fmt: skip
     return views
 
 
-def fused_boost(views: Tensor, params: BoostParams, policy: str, whole: bool) -> Tensor:
-    """Apply k ops a view.
+@functools.lru_cache(maxsize=16)
+def _ranges(policy: Policy, device: torch.device) -> Tensor:
+    return ranges(policy).to(device)
 
-    Args:
-        views: (R, 3, rows, columns) float32 levels; where k > 1 they are overwritten.
-        params: of R rows.
-        policy: whose ranges to use.
-        whole: the levels are whole.
 
-    Returns:
-        (R, 3, rows, columns) float32 levels.
-    """
+def launch_ops(x: Tensor, params: BoostParams, policy: Policy, whole: bool) -> Tensor:
+    """Apply k ops per view, as `bcl.augment.chain.apply_ops`; for k > 1 ``x`` is overwritten."""
     from bcl.augment.kernels.boost import boost_kernel
 
-    size = views.shape[2], views.shape[3]
+    size = x.shape[2], x.shape[3]
     block, warps = _shape(size)
-    views = views.contiguous()
+    views = x.contiguous()
     spare = torch.empty_like(views)
     counts = torch.empty(len(views), 3, 256, device=views.device, dtype=torch.int32)
-    ranges = _on_device(tuple(value for pair in RANGES[policy] for value in pair), views.device)
     p = params
     for j in range(p.op.shape[1]):
         fields = [
@@ -229,47 +199,36 @@ def fused_boost(views: Tensor, params: BoostParams, policy: str, whole: bool) ->
         ]
         with torch.cuda.device(views.device):
             boost_kernel[(len(views),)](
-                spare, views, counts.zero_(), *fields, ranges,
-                *(field.stride(0) for field in fields), *size,
-                monotone=policy == "monotone", whole=whole or j > 0,
+                spare, views, counts.zero_(), *fields, _ranges(policy, views.device),
+                *(field.stride(0) for field in fields), *size, whole=whole,
                 block=block, num_warps=warps, enable_fp_fusion=False,
             )  # fmt: skip
         views, spare = spare, views
     return views
 
 
-def fused_finish(
-    views: Tensor,
-    bad_images: Tensor | None,
-    magnitudes: Tensor | None,
-    mean: tuple[float, ...] | None,
-    std: tuple[float, ...] | None,
-) -> Tensor:
-    """Turn levels into what is handed out, in place.
-
-    Args:
-        views: (R, 3, rows, columns) float32 levels.
-        bad_images: (B,) bool, images whose views become NaN, or None.
-        magnitudes: (R, k), of which those that are NaN make the view NaN, or None.
-        mean: of the channels, or None.
-        std: likewise.
-
-    Returns:
-        ``views``.
-    """
-    from bcl.augment.kernels import chain
+def _finish(views: Tensor, images: Tensor, params: ViewParams, settings: ViewSettings) -> Tensor:
+    """Turn levels into [0, 1] or normalized, in place; views of bad values into NaN."""
+    from bcl.augment.kernels import color
 
     plane = views.shape[2] * views.shape[3]
-    normalized = mean is not None and std is not None
-    numbers = _on_device((*mean, *std), views.device) if mean and std else views
-    strides = (0, 0) if magnitudes is None else magnitudes.stride()
+    bad = None
+    if images.is_floating_point():
+        flat = images.flatten(1)
+        bad = ~((flat.amin(dim=1) >= 0) & (flat.amax(dim=1) <= 1))  # (B,)
+    magnitudes = None if params.boost is None else params.boost.magnitude
+    numbers = (*(settings.mean or ()), *(settings.std or ()))
     with torch.cuda.device(views.device):
-        chain.finish_kernel[(len(views), -(-3 * plane // _SMALL[0]))](
-            views, views if bad_images is None else bad_images,
-            views if magnitudes is None else magnitudes, *strides, numbers,
-            1 if bad_images is None else len(bad_images),
-            0 if magnitudes is None else magnitudes.shape[1], plane,
-            images_checked=bad_images is not None, scores_checked=magnitudes is not None,
-            normalized=normalized, block=_SMALL[0], enable_fp_fusion=False,
+        color.finish_kernel[(len(views), -(-3 * plane // _SMALL[0]))](
+            views, views if bad is None else bad, views if magnitudes is None else magnitudes,
+            *((0, 0) if magnitudes is None else magnitudes.stride()),
+            _on_device(numbers, views.device) if numbers else views,
+            len(images), 0 if magnitudes is None else magnitudes.shape[1], plane,
+            images_checked=bad is not None, scores_checked=magnitudes is not None,
+            normalized=bool(numbers), block=_SMALL[0], enable_fp_fusion=False,
         )  # fmt: skip
     return views
+
+
+PLAIN = Path(draw_chain, draw_ops, chain.make_views, chain.apply_ops, waits=True)
+KERNELS = Path(_launch_draw_chain, _launch_draw_ops, _launch_make_views, launch_ops, waits=False)

@@ -1,19 +1,26 @@
-"""Color operations with one factor an image, on float32 levels 0 .. 255.
+"""Color ops on float32 levels 0 .. 255, with one factor per image; they change ``x`` in place.
 
-Selections are written as products with 0 or 1 rather than as ``torch.where``, whose CPU kernel
-takes tens of times as long; the products are exact.
+With ``exact`` every step rounds to whole levels as Pillow does. Selections are products with 0 or
+1 where ``torch.where`` would be far slower on a CPU; the products are exact.
 """
 
 import torch
 from torch import Tensor
 
-BRIGHTNESS, CONTRAST, SATURATION, HUE = 0, 1, 2, 3
-_EXACT_SUM = 1 << 24  # whole numbers up to it are exact in float32
+from bcl.augment.ops.blocks import change_rows
+
+BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
+_EXACT_SUM = 1 << 24  # integers up to here are exact in float32
 
 
 def per_image(x: Tensor) -> Tensor:
-    """(R,) to (R, 1, 1, 1)."""
-    return x[:, None, None, None]
+    """(R,) as float32 (R, 1, 1, 1)."""
+    return x.to(torch.float32)[:, None, None, None]
+
+
+def round_levels(x: Tensor) -> Tensor:
+    """Round to whole levels 0 .. 255 in place."""
+    return x.clamp_(0, 255).add_(0.5).floor_()
 
 
 def luminance(x: Tensor, exact: bool) -> Tensor:
@@ -21,8 +28,7 @@ def luminance(x: Tensor, exact: bool) -> Tensor:
 
     Args:
         x: (R, 3, H, W) levels.
-        exact: rounded to whole levels; with Pillow's integer weights over 65536 every product and
-            sum is then exact in float32.
+        exact: round; with Pillow's integer weights over 65536 all products and sums are exact.
 
     Returns:
         (R, 1, H, W) levels.
@@ -38,79 +44,64 @@ def luminance(x: Tensor, exact: bool) -> Tensor:
 
 def gray_mean(gray: Tensor, exact: bool) -> Tensor:
     """(R, 1, H, W) gray levels to their (R, 1, 1, 1) mean; a whole level when ``exact``."""
-    large = exact and 255 * gray.shape[2] * gray.shape[3] > _EXACT_SUM and gray.device.type != "mps"
-    # A sum that float32 rounds would depend on how many images are worked on together.
+    # A sum that float32 rounds would depend on how many images share a block.
+    large = exact and 255 * gray.shape[2] * gray.shape[3] > _EXACT_SUM
     mean = gray.mean(dim=(1, 2, 3), keepdim=True, dtype=torch.float64 if large else None)
     return mean.add_(0.5).floor_().to(gray.dtype) if exact else mean
 
 
 def blend(base: Tensor, x: Tensor, factor: Tensor, exact: bool) -> Tensor:
-    r"""Pillow's enhancement: :math:`b + f (x - b)` cut to [0, 255], towards zero when ``exact``.
+    r"""Pillow's enhancement :math:`b + f (x - b)`, cut to [0, 255] and truncated when ``exact``.
 
     Args:
-        base: what factor 0 gives, broadcast to ``x``.
-        x: (R, C, H, W) levels.
+        base: image at factor 0, broadcast to ``x``.
+        x: (R, C, H, W) levels, changed in place.
         factor: (R,).
-        exact: whole levels, truncated.
+        exact: whole levels.
 
     Returns:
-        (R, C, H, W) levels.
+        ``x``.
     """
-    # Not torch.addcmul, which rounds once and so is not Pillow's.
-    y = (x - base).mul_(per_image(factor)).add_(base).clamp_(0, 255)
+    # torch.addcmul would round once where Pillow rounds twice.
+    y = x.sub_(base).mul_(per_image(factor)).add_(base).clamp_(0, 255)
     return y.floor_() if exact else y
 
 
-def enhance(
-    x: Tensor,
-    factor: Tensor,
-    to_mean: Tensor,
-    to_grayscale: Tensor,
-    exact: bool,
-    kind: int | None = None,
-) -> Tensor:
-    """Brightness, contrast or saturation, whichever each image's two flags say.
-
-    All three are a `blend`: with black, with the mean gray level, or with the gray image.
-
-    Args:
-        x: (R, 3, H, W) levels.
-        factor: (R,) float32; 1 leaves an image of whole levels as it is.
-        to_mean: (R,) float32, 1 for contrast, else 0.
-        to_grayscale: (R,) float32, 1 for saturation, else 0.
-        exact: whole levels.
-        kind: `BRIGHTNESS`, `CONTRAST` or `SATURATION` if that is what all flags say.
-
-    Returns:
-        (R, 3, H, W) levels.
-    """
-    if kind == BRIGHTNESS:
-        y = (x * per_image(factor)).clamp_(0, 255)
-        return y.floor_() if exact else y
-    gray = luminance(x, exact)  # (R, 1, H, W)
-    if kind == SATURATION:
-        return blend(gray, x, factor, exact)
-    mean = gray_mean(gray, exact)  # (R, 1, 1, 1)
-    if kind == CONTRAST:
-        return blend(mean, x, factor, exact)
-    base = gray.mul_(per_image(to_grayscale)).add_(mean.mul_(per_image(to_mean)))
-    return blend(base, x, factor, exact)
+def brightness(x: Tensor, factor: Tensor, exact: bool = True) -> Tensor:
+    """Blend with black."""
+    y = x.mul_(per_image(factor)).clamp_(0, 255)
+    return y.floor_() if exact else y
 
 
-def shift_hue(x: Tensor, shift: Tensor, exact: bool) -> Tensor:
+def contrast(x: Tensor, factor: Tensor, exact: bool = True) -> Tensor:
+    """Blend with the mean gray level."""
+    return blend(gray_mean(luminance(x, exact), exact), x, factor, exact)
+
+
+def saturation(x: Tensor, factor: Tensor, exact: bool = True) -> Tensor:
+    """Blend with the grayscale image."""
+    return blend(luminance(x, exact), x, factor, exact)
+
+
+def grayscale(x: Tensor, exact: bool = True) -> Tensor:
+    """Replace each channel by the gray level."""
+    return x.copy_(luminance(x, exact).expand_as(x))
+
+
+def shift_hue(x: Tensor, shift: Tensor, exact: bool = True) -> Tensor:
     r"""Turn the hue in HSV space.
 
-    With the value v (largest channel), the chroma c (largest less smallest), the hue h in sixths
+    With the value v (largest channel), the chroma c (largest minus smallest), the hue h in sixths
     of a turn and :math:`k = (n + h) \bmod 6` for :math:`n = 5, 3, 1`, the channels R, G, B are
     :math:`v - c \max(0, \min(k, 4 - k, 1))`.
 
     Args:
-        x: (R, 3, H, W) levels.
+        x: (R, 3, H, W) levels, changed in place.
         shift: (R,) turns in [-0.5, 0.5].
         exact: hue and saturation in 256 levels as in Pillow's HSV mode.
 
     Returns:
-        (R, 3, H, W) levels.
+        ``x``.
 
     Example:
         >>> red = torch.tensor([255.0, 0, 0]).view(1, 3, 1, 1)
@@ -120,7 +111,7 @@ def shift_hue(x: Tensor, shift: Tensor, exact: bool) -> Tensor:
     red, green, blue = x[:, 0], x[:, 1], x[:, 2]  # (R, H, W)
     value = torch.maximum(torch.maximum(red, green), blue)
     chroma = value - torch.minimum(torch.minimum(red, green), blue)
-    # Whole levels differ by one at least; where there is no chroma the hue does not matter.
+    # Whole levels differ by at least one; without chroma the hue does not matter.
     safe = chroma.clamp(min=1 if exact else 1e-4)
     hue = _hue_sixths(x, value, chroma, safe)
     turns = shift[:, None, None]
@@ -134,23 +125,21 @@ def shift_hue(x: Tensor, shift: Tensor, exact: bool) -> Tensor:
         hue = hue.add_(6 * turns)
         hue = hue.sub_((hue / 6).floor_(), alpha=6)
         depth, sixth = chroma, 1.0
-    # max(0, min(k, 4 - k, 1)) is, with h in [0, 6], 2 - u for red, whose u is the distance
-    # |h - 3| cut to [1, 2]; and u - 1 for green and blue, with the distances from 2 and 4.
+    # For h in [0, 6], max(0, min(k, 4 - k, 1)) is 2 - u for red, where u is the distance |h - 3|
+    # cut to [1, 2], and u - 1 for green and blue, with the distances from 2 and 4.
     bases = torch.sub(value, depth, alpha=2), value.add_(depth), value
     slope = depth.div_(sixth) if exact else depth
-    del chroma, depth
-    turned = torch.empty_like(x)
     for channel, (middle, sign) in enumerate(((3, 1), (2, -1), (4, -1))):
         away = (hue - middle * sixth).abs_().clamp_(sixth, 2 * sixth)
-        turned[:, channel] = torch.addcmul(bases[channel], slope, away, value=sign)
-    return turned.floor_() if exact else turned
+        x[:, channel] = torch.addcmul(bases[channel], slope, away, value=sign)
+    return x.floor_() if exact else x
 
 
 def _hue_sixths(x: Tensor, value: Tensor, chroma: Tensor, safe: Tensor) -> Tensor:
     """(R, H, W) hue in sixths of a turn, -1 .. 5, as colorsys and Pillow define it.
 
-    With c the chroma it is (g - b) / c where red is largest, else 2 + (b - r) / c where green is,
-    else 4 + (r - g) / c.
+    With chroma c it is (g - b) / c where red is largest, else 2 + (b - r) / c where green is, else
+    4 + (r - g) / c.
     """
     red, green, blue = x[:, 0], x[:, 1], x[:, 2]
     first, other = green - blue, red - blue
@@ -158,25 +147,58 @@ def _hue_sixths(x: Tensor, value: Tensor, chroma: Tensor, safe: Tensor) -> Tenso
     differ = (red - green).add_(other).mul_(not_green).sub_(other)
     differ = differ.sub_(first).mul_(not_red).add_(first)
     sector = not_green.add_(1).mul_(not_red)  # 0, 1, 2
-    del first, other, not_red
-    # Pillow subtracts two quotients, the larger of which is 1, from the sector's hue or from one
-    # another, and whole levels depend on how that rounds.
+    # Pillow subtracts two quotients, the larger of which is 1; whole levels depend on how the
+    # difference rounds.
     side = differ.sign()
     rest = (chroma - differ.abs_()).div_(safe).mul_(side)
     return side.add_(sector, alpha=2).sub_(rest)
 
 
 def _turn_levels(sixth: Tensor, turns: Tensor) -> Tensor:
-    """Turn a hue in sixths (R, H, W) as Pillow's HSV mode holds it, in 256 levels 0 .. 255."""
-    # Pillow holds the hue as a share of a turn in single precision and multiplies by 255 in
+    """Turn a hue in sixths (R, H, W) as Pillow's HSV mode stores it, in 256 levels."""
+    # Pillow keeps the hue as a share of a turn in single precision and multiplies by 255 in
     # double: a whole level m drops to m - 1 where m / 255 was rounded down. 256 h - m is exact,
-    # and so is what is left when h is subtracted.
-    # (On a GPU a division by a Python number is a product with its rounded reciprocal, which puts
-    # hues on the wrong side of a level; one by a tensor is a division.)
-    share = sixth.div_(torch.full_like(turns, 6.0))
+    # and so is the rest after subtracting h.
+    share = sixth.div_(6)
     share.sub_(share.floor())
     level = (share * 255).floor_()
     level.add_((share * 256).sub_(level).sub_(share).floor_())
     # torchvision adds int(shift * 255) in unsigned bytes, so the sum wraps around.
     level.add_((turns * 255).trunc())
     return level.sub_((level * (1 / 256)).floor_(), alpha=256)
+
+
+def jitter(x: Tensor, factors: Tensor, order: Tensor, exact: bool) -> Tensor:
+    """Brightness, contrast, saturation and hue in each image's own order.
+
+    Args:
+        x: (R, 3, H, W) levels, changed in place.
+        factors: (R, 4) factors of the first three and turns of the hue.
+        order: (R, 4) int64, which of the four comes at each step.
+        exact: whole levels after every step.
+
+    Returns:
+        ``x``.
+    """
+    alike = bool((order == order[0]).all())
+    for op in order.unbind(1):  # (R,)
+        factor = factors.gather(1, op[:, None])[:, 0]
+        hue = (op == HUE) & (factor != 0)
+        factor = torch.where((op == HUE) & ~hue, 1.0, factor)  # no turn: brightness by 1
+        if bool(hue.all()):
+            shift_hue(x, factor, exact)
+        elif bool(hue.any()):
+            change_rows(x, hue, lambda y, turns: shift_hue(y, turns, exact), factor)
+            change_rows(x, ~hue, lambda y, f, op: _blend_mixed(y, f, op, exact), factor, op)
+        elif alike:
+            (brightness, contrast, saturation, brightness)[int(op[0])](x, factor, exact)
+        else:
+            _blend_mixed(x, factor, op, exact)
+    return x
+
+
+def _blend_mixed(x: Tensor, factor: Tensor, op: Tensor, exact: bool) -> Tensor:
+    """Brightness, contrast or saturation, by the ``op`` (R,) of each image."""
+    gray = luminance(x, exact)
+    mean = gray_mean(gray, exact).mul_(per_image(op == CONTRAST))
+    return blend(gray.mul_(per_image(op == SATURATION)).add_(mean), x, factor, exact)

@@ -6,17 +6,15 @@ import numpy as np
 import PIL
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from places import GOLDEN
 
-from bcl.augment import ContrastiveViews, views
-from bcl.augment.boost import apply_op
-from bcl.augment.ops import blocks as rows
-from bcl.augment.ops import crop as resize
-from bcl.augment.ops.color import luminance, shift_hue
-from bcl.augment.ops.crop import CropPlan, crop_resize_flip, rows_come_first
-from bcl.augment.ops.jitter import JitterPlan, apply_jitter
-from bcl.augment.params import BoostParams, ViewParams
+from bcl.augment import ChainSettings, ContrastiveViews
+from bcl.augment.chain import apply_ops
+from bcl.augment.ops.color import jitter, luminance, shift_hue
+from bcl.augment.ops.crop import crop_resize_flip, rows_come_first
+from bcl.augment.ops.tone import auto_contrast
+from bcl.augment.params import BoostParams
 from bcl.augment.policy import OPS, op_index
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -33,14 +31,14 @@ def run_op(images, key, centers):
     rows, side = images.shape[0], images.shape[3]
     centers = torch.zeros(rows, 2) if centers is None else torch.from_numpy(centers)
     params = BoostParams(
-        op=torch.full((rows,), op_index(op)),
-        active=torch.ones(rows, dtype=torch.bool),
-        magnitude=torch.full((rows,), float(magnitude[1:])),
-        sign=torch.full((rows,), -1.0 if sign == "n" else 1.0),
-        center_x=centers[:, 0] / side,
-        center_y=centers[:, 1] / side,
+        op=torch.full((rows, 1), op_index(op)),
+        active=torch.ones(rows, 1, dtype=torch.bool),
+        magnitude=torch.full((rows, 1), float(magnitude[1:])),
+        sign=torch.full((rows, 1), -1.0 if sign == "n" else 1.0),
+        center_x=centers[:, :1] / side,
+        center_y=centers[:, 1:] / side,
     )
-    return apply_op(images.clone(), params, "reference")
+    return apply_ops(images.clone(), params, "reference", whole=True)
 
 
 def check_ops(data, name):
@@ -68,19 +66,13 @@ def check_views(data):
     images = levels(data["images"])
     boxes = torch.from_numpy(data["crop_box_top_left_height_width"])
     table = torch.from_numpy(data["jitter_brightness_contrast_saturation_hue_order"])
-    none = torch.zeros(len(table), dtype=torch.bool)
-    params = ViewParams(
-        *boxes.unbind(1), torch.from_numpy(data["flip"]),
-        *table[:, :4].float().unbind(1), table[:, 4:].long(),
-        none, torch.zeros(len(table)), none,
-    )  # fmt: skip
-    plan = CropPlan.of(params, (32, 32), (32, 32))
-    cropped = crop_resize_flip(images.to(torch.uint8), plan, (32, 32), exact=True)
+    boxes = torch.cat([boxes, torch.from_numpy(data["flip"]).long()[:, None]], dim=1)
+    cropped = crop_resize_flip(images.to(torch.uint8), boxes, (32, 32), exact=True)
     difference = (cropped - levels(data["crop_flip_bicubic"])).abs()
     assert difference.max() <= 1
     assert (difference > 0).float().mean() < 1e-3
 
-    jittered = apply_jitter(images, JitterPlan.of(params), exact=True)
+    jittered = jitter(images.clone(), table[:, :4].float(), table[:, 4:].long(), exact=True)
     difference = (jittered - levels(data["jitter"])).abs()
     assert (difference > 1).float().mean() < 1e-3
     assert luminance(images, exact=True).expand_as(images).equal(levels(data["gray"]))
@@ -108,51 +100,56 @@ def resized(array, size, order):
     return np.asarray(image)
 
 
-def whole_image(array, size, order):
+def whole_image(array, size):
     """Our resize of a whole image, in levels."""
     rows, cols = array.shape[:2]
-    settings = {"scale": (1.0, 1.0), "ratio": (cols / rows, cols / rows)}
-    off = dict.fromkeys(("flip", "jitter_probability", "grayscale_probability"), 0.0)
-    make = ContrastiveViews(size, num_views=1, resize_order=order, **settings, **off)
+    off = dict.fromkeys(
+        ("flip_probability", "color_jitter_probability", "grayscale_probability"), 0.0
+    )
+    chain = ChainSettings(scale=(1.0, 1.0), ratio=(cols / rows, cols / rows), **off)
     images = torch.from_numpy(array).permute(2, 0, 1)[None]
-    view = make(images, ids=torch.zeros(1, dtype=torch.int64))[0, 0]
+    view = ContrastiveViews(size, 1, chain)(images, ids=torch.zeros(1, dtype=torch.int64))[0, 0]
     return (view * 255).permute(1, 2, 0).numpy()
 
 
 # Rows and columns of the image, size of the view: small ones by sums, large by torch's kernel.
 TALL = [((48, 33), (32, 32)), ((40, 20), (30, 36)), ((250, 120), (224, 224)), ((61, 52), (48, 48))]
+WIDE = [((40, 38), (32, 32)), ((30, 47), (32, 24))]
 
 
-@pytest.mark.parametrize(("image", "size"), TALL)
-def test_tall_crops_are_resized_in_the_order_of_the_named_pillow(image, size):
+@pytest.mark.parametrize(
+    ("image", "size", "steps"),
+    [*((*case, "rows first") for case in TALL), *((*case, "columns first") for case in WIDE)],
+)
+def test_crops_are_resized_in_the_order_of_pillow_13(image, size, steps):
     array = noise(*image)
-    found = {}
-    for order, steps in (("pillow-13", "rows first"), ("pillow-12", "columns first")):
-        found[order] = whole_image(array, size, order)
-        difference = np.abs(found[order] - resized(array, size, steps))
-        assert (difference > 1.01).mean() < 1e-3
-        assert (difference > 0.01).mean() < 0.03
-    shows = np.abs(found["pillow-13"] - found["pillow-12"]) > 0.01
-    assert shows.mean() > 0.05
+    found, wanted = whole_image(array, size), resized(array, size, steps)
+    difference = np.abs(found - wanted)
+    assert (difference > 1.01).mean() < 1e-3
+    assert (difference > 0.01).mean() < 0.03
+    if steps == "rows first":
+        assert (np.abs(found - resized(array, size, "columns first")) > 0.01).mean() > 0.05
 
 
-@pytest.mark.parametrize(("image", "size"), [*TALL, ((40, 38), (32, 32)), ((30, 47), (32, 24))])
-def test_the_installed_pillow_resizes_in_its_own_order(image, size):
-    """The rule by which Pillow 13 chooses an order, and Pillow 12 does not."""
+@pytest.mark.skipif(int(PIL.__version__.split(".")[0]) < 13, reason="of Pillow 13")
+@pytest.mark.parametrize(("image", "size"), [*TALL, *WIDE])
+def test_the_installed_pillow_resizes_in_that_order(image, size):
     array, (height, width) = noise(*image), size
     whole = Image.fromarray(array).resize((width, height), Image.Resampling.BICUBIC)
-    order = "pillow-13" if int(PIL.__version__.split(".")[0]) >= 13 else "pillow-12"
-    first = rows_come_first(*(torch.tensor([side]) for side in image), size, order)
+    first = rows_come_first(*(torch.tensor([side]) for side in image), size)
     steps = "rows first" if bool(first) else "columns first"
     assert np.array_equal(np.asarray(whole), resized(array, size, steps))
 
 
-def test_tall_crops_get_the_same_order_where_all_rows_are_masked(monkeypatch):
-    array, size = noise(48, 33), (32, 32)
-    for module in (resize, rows, views):
-        monkeypatch.setattr(module, "waits_for_nothing", lambda x: True)
-    difference = np.abs(whole_image(array, size, "pillow-13") - resized(array, size, "rows first"))
-    assert (difference > 0.01).mean() < 0.01
+def test_auto_contrast_equals_pillow_on_every_range_of_levels():
+    """The scale must not be rounded twice: the product may fall just under an integer."""
+    levels = np.arange(256, dtype=np.uint8)
+    for low, high in [(0, 254), (3, 200), (17, 23), *((0, high) for high in range(50, 250, 7))]:
+        array = np.repeat(levels[low : high + 1, None, None], 3, axis=2)
+        wanted = np.asarray(ImageOps.autocontrast(Image.fromarray(array)))
+        images = torch.from_numpy(array).permute(2, 0, 1)[None].float()
+        found = auto_contrast(images, torch.ones(1))[0].permute(1, 2, 0)
+        assert np.array_equal(found.numpy(), wanted), (low, high)
 
 
 @pytest.mark.parametrize("turn", [0.0, 0.04, -0.1, 0.37, -0.5, 0.5])

@@ -1,7 +1,6 @@
 """Pieces for data-loader workers, and the command that shows what a score does."""
 
 import argparse
-import io
 import pickle
 
 import numpy as np
@@ -12,7 +11,6 @@ from PIL import Image
 from bcl.augment import (
     BoostedRandAugment,
     ContrastiveViews,
-    DecodeCrop,
     ImageViews,
     score_grid,
 )
@@ -28,77 +26,28 @@ def photo(rows=40, cols=60, seed=0):
     return Image.fromarray(noise).resize((cols, rows), Image.Resampling.BICUBIC)
 
 
-def jpeg(image):
-    buffer = io.BytesIO()
-    image.save(buffer, format="JPEG", quality=95)
-    return buffer.getvalue()
-
-
-def test_a_image_is_read_from_whatever_holds_it(tmp_path):
+def test_an_image_is_read_from_pillow_or_passed_on():
     image = photo()
-    image.save(tmp_path / "a.png")
     wanted = torch.from_numpy(np.array(image)).permute(2, 0, 1)
-    for source in (image, tmp_path / "a.png", str(tmp_path / "a.png"), wanted):
+    for source in (image, wanted):
         assert as_tensor(source).equal(wanted)
     assert as_tensor(image.convert("L")).shape == (3, 40, 60)
-    assert as_tensor(jpeg(image)).shape == (3, 40, 60)
-
-
-def test_decode_crop_gives_one_size(tmp_path):
-    decode = DecodeCrop(32)
-    for image in (photo(), photo(200, 90), photo(10, 12), jpeg(photo(300, 400))):
-        out = decode(image)
-        assert out.shape == (3, 32, 32)
-        assert out.dtype == torch.uint8
-        assert out.is_contiguous()
-    same = photo(32, 32)
-    assert decode(same).equal(as_tensor(same))
-    assert pickle.loads(pickle.dumps(decode)).size == 32
-
-
-def test_decode_crop_of_a_large_jpeg_is_near_the_full_decode():
-    image = photo(512, 512)
-    difference = DecodeCrop(64)(jpeg(image)).float() - DecodeCrop(64)(image).float()
-    assert difference.abs().mean() < 2
 
 
 @pytest.mark.parametrize(
-    ("image", "text"),
+    "image",
     [
-        (b"no image", "cannot be read"),
-        (torch.zeros(1, 4, 4), r"\(3, H, W\)"),
-        (torch.zeros(3, 0, 4), "no pixels"),
-        (torch.zeros(3, 4, 4, dtype=torch.int32), "uint8"),
-        (np.zeros((4, 4, 3), dtype=np.uint8), "got ndarray"),
-        (None, "got NoneType"),
+        torch.zeros(1, 4, 4),
+        torch.zeros(3, 0, 4),
+        torch.zeros(3, 4, 4, dtype=torch.int32),
+        np.zeros((4, 4, 3), dtype=np.uint8),
+        "image.png",
+        None,
     ],
 )
-def test_bad_images_are_named(image, text):
-    with pytest.raises(InputError, match=text):
-        DecodeCrop(8)(image)
-    with pytest.raises(InputError, match="positive"):
-        DecodeCrop(0)
-
-
-def test_a_file_that_is_no_image_is_named(tmp_path):
-    (tmp_path / "broken.jpg").write_text("text")
-    with pytest.raises(InputError, match=r"broken\.jpg"):
-        DecodeCrop(8)(tmp_path / "broken.jpg")
-    whole = jpeg(photo(200, 200))
-    (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(InputError, match=r"cut\.jpg' cannot be read .*truncated"):
-        DecodeCrop(8)(tmp_path / "cut.jpg")
-    with pytest.raises(InputError, match="these bytes cannot be read"):
-        as_tensor(whole[: len(whole) // 2])
-
-
-def test_float_images_stay_in_their_range():
-    image = (as_tensor(photo(20, 20)) > 127).float()
-    for typed in (image, image.half(), image.bfloat16(), image.double()):
-        out = DecodeCrop(32)(typed)
-        assert out.dtype == typed.dtype
-        assert out.min() == 0
-        assert out.max() == 1
+def test_bad_images_are_refused(image):
+    with pytest.raises(InputError, match="image|batch"):
+        ImageViews(ContrastiveViews(16))(image)
 
 
 def test_one_image_gets_the_views_that_the_batch_gives_it():
@@ -155,23 +104,16 @@ def test_numbers_of_a_data_set_are_taken_as_they_are():
     assert single(image, score=0.75, sample_id=ids, epoch=np.int32(2)).equal(wanted)
 
 
-def test_a_image_too_large_to_open_is_named(tmp_path, monkeypatch):
-    photo(40, 60).save(tmp_path / "huge.png")
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    with pytest.raises(InputError, match=r"huge\.png'.*MAX_IMAGE_PIXELS"):
-        DecodeCrop(8)(tmp_path / "huge.png")
-
-
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
         ({"score": "high"}, "score must be a number"),
         ({"score": torch.zeros(2)}, "score must be a number"),
         ({"score": 0.5, "sample_id": torch.arange(2)}, "id must be an integer"),
-        ({"score": 0.5, "sample_id": True}, "ids must be integers"),
-        ({"score": float("nan")}, "got nan"),
+        ({"score": 0.5, "sample_id": True}, "id must be an integer"),
+        ({"score": float("nan")}, "nan"),
         ({"score": 0.5, "sample_id": 0.5}, "id must be an integer"),
-        ({"score": 0.5, "sample_id": 2**63}, "fit 64 bits"),
+        ({"score": 0.5, "sample_id": 2**63}, "64 bits"),
     ],
 )
 def test_bad_scores_and_ids_of_one_image_are_refused(arguments, text):
@@ -182,7 +124,7 @@ def test_bad_scores_and_ids_of_one_image_are_refused(arguments, text):
         ImageViews(torch.nn.Identity())
 
 
-def test_one_image_without_id_draws_anew():
+def test_one_image_without_id_draws_a_new_one():
     single = ImageViews(ContrastiveViews(16))
     torch.manual_seed(3)
     first, second = single(photo()), single(photo())
@@ -248,7 +190,7 @@ def test_the_command_writes_a_grid(tmp_path, capsys):
     assert command("--images", tmp_path, "--out", out, "--size", 24, "--ops", "--whole") == 0
     assert Image.open(out).size == (90 + 6 * 26 + 2, 15 * 26 + 2 + 14)
     first = out.read_bytes()
-    assert command("--images", tmp_path, "--out", out, "--whole", "--rule", "bcl-d") == 0
+    assert command("--images", tmp_path, "--out", out, "--whole", "--scheme", "bcl-d") == 0
     assert out.read_bytes() != first
 
 
@@ -258,17 +200,23 @@ def test_the_command_writes_a_grid(tmp_path, capsys):
         (["--images", "nowhere"], "not a folder"),
         (["--images", "."], "no images"),
         (["--images", ".", "--columns", 1], "--columns"),
-        (["--images", ".", "--rule", "bcl"], "rule"),
+        (["--images", ".", "--scheme", "bcl"], "scheme"),
         (["--images", ".", "--policy", "monoton"], "monotone"),
-        (["--images", ".", "--ops", "--rule", "bcl_d"], "did you mean 'bcl-d'"),
+        (["--images", ".", "--ops", "--scheme", "bcl_d"], "did you mean 'bcl-d'"),
         (["--images", ".", "--out", "grid.jpg"], r"\.png file to write, got 'grid\.jpg'"),
         (["--images", ".", "--out", "."], r"\.png file to write"),
     ],
 )
 def test_the_command_says_what_is_wrong(tmp_path, monkeypatch, words, text):
     monkeypatch.chdir(tmp_path)
-    if "--rule" in words or "--policy" in words:
+    if "--scheme" in words or "--policy" in words:
         photo().save("a.png")
     with pytest.raises(InputError, match=text):
         command("--out", "grid.png", *words)
     assert not (tmp_path / "grid.png").exists()
+
+
+def test_the_command_names_a_file_that_is_no_image(tmp_path):
+    (tmp_path / "broken.jpg").write_text("text")
+    with pytest.raises(InputError, match=r"broken\.jpg"):
+        command("--images", tmp_path, "--out", tmp_path / "grid.png")
