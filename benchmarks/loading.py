@@ -34,6 +34,7 @@ from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 
 import bcl
+from bcl.augment import ChainSettings
 from datamodules import ImageDataset, ImageFolderLT, PackedLT
 from datamodules.images.decode import decode, shrink
 from datamodules.images.loader import BatchLoader, WindowOrder
@@ -257,7 +258,9 @@ def large(args: argparse.Namespace) -> None:
         plain = datasets.ImageFolder(root, TwoViews(simclr_transform(args.blur)))
         decoding = datasets.ImageFolder(root, DECODE)
         views = bcl.ContrastiveViews(
-            224, blur_probability=0.5 if args.blur else 0.0, arithmetic=args.arithmetic
+            224,
+            chain=ChainSettings(blur_probability=0.5 if args.blur else 0.0),
+            arithmetic=args.arithmetic,
         )
 
         def ours(workers: int) -> Any:
@@ -359,7 +362,9 @@ def cost(args: argparse.Namespace) -> None:
         return each(two)
 
     def device(blur: float) -> Callable[[], Any]:
-        views = bcl.ContrastiveViews(224, blur_probability=blur, arithmetic=args.arithmetic)
+        views = bcl.ContrastiveViews(
+            224, chain=ChainSettings(blur_probability=blur), arithmetic=args.arithmetic
+        )
         return lambda: views(images, ids=ids)
 
     calls = {

@@ -3,7 +3,7 @@
 Every contender makes two views of each image with the SimCLR chain (crop 0.1-1, flip, jitter
 0.4/0.4/0.4/0.1 with probability 0.8, gray 0.2), then k ops of RandAugment. Ours and the Pillow
 chain boost each image by its own score, spread evenly over [0, 1]; torchvision v2 and kornia
-cannot, and draw their ops once a call and once a batch.
+cannot, and draw their ops once per call and once per batch.
 
     python benchmarks/views.py --sizes 32 96 224 --threads 1 2 --json views.json
 """
@@ -31,7 +31,7 @@ from bcl.augment import OPS, BoostedRandAugment, ContrastiveViews
 SOURCE = {32: 32, 64: 64, 96: 96, 224: 256}  # side of the images that views are cut from
 BATCH = {32: 512, 64: 256, 96: 256, 224: 64}
 JITTER = (0.4, 0.4, 0.4, 0.1)
-RULES = {1: "bcl-i", 2: "bcl-d"}
+SCHEMES = {1: "bcl-i", 2: "bcl-d"}
 
 
 def random_images(count: int, side: int) -> Tensor:
@@ -118,19 +118,16 @@ def pillow_views(arrays: np.ndarray, scores: list[float], size: int, k: int) -> 
 # --- contenders: each returns a function that makes the views of the batch once -----------------
 
 
-def ours(arithmetic: str, compiled: str = "") -> Callable[..., Callable[[], object]]:
+def ours(arithmetic: str) -> Callable[..., Callable[[], object]]:
     def prepare(images: Tensor, scores: Tensor, size: int, k: int) -> Callable[[], object]:
-        boost = BoostedRandAugment(rule=RULES[k])  # type: ignore[arg-type]
+        boost = BoostedRandAugment(SCHEMES[k])  # type: ignore[arg-type]
         views = ContrastiveViews(size, boost=boost, arithmetic=arithmetic)  # type: ignore[arg-type]
-        if compiled == "parts":
-            views.compile_parts()
-        make = torch.compile(views) if compiled == "whole" else views
         ids = torch.arange(len(images), device=images.device)
         state = {"epoch": 0}
 
         def step() -> object:
             state["epoch"] += 1
-            return make(images, scores, ids, epoch=state["epoch"])
+            return views(images, scores, ids, epoch=state["epoch"])
 
         return step
 
@@ -230,9 +227,6 @@ def _one_thread() -> None:
 CONTENDERS: dict[str, Callable[..., Callable[[], object]]] = {
     "ours, exact": ours("exact"),
     "ours, fast": ours("fast"),
-    "ours, exact, compiled": ours("exact", "parts"),
-    "ours, fast, compiled": ours("fast", "parts"),
-    "ours, exact, compiled as one graph": ours("exact", "whole"),
     "torchvision v2, one draw a batch": torchvision_batch,
     "kornia, ops drawn once a batch": kornia_batch,
 }
@@ -286,9 +280,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sizes", type=int, nargs="+", default=[32, 96, 224], choices=SOURCE)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--num-ops", type=int, nargs="+", default=[1, 2], choices=RULES)
+    parser.add_argument("--num-ops", type=int, nargs="+", default=[1, 2], choices=SCHEMES)
     parser.add_argument("--only", nargs="+", help="parts of the contenders' names")
-    parser.add_argument("--compiled", action="store_true", help="with torch.compile as well")
     parser.add_argument("--batch", type=int, help="images in a batch, instead of the usual")
     parser.add_argument("--seconds", type=float, default=2.0, help="least time of a measurement")
     parser.add_argument("--device", default="cpu")
@@ -317,11 +310,8 @@ def main() -> None:
             pillow = Pillow(images, scores, size, k, threads)
             steps["Pillow, one image at a time"] = pillow
         for name, prepare in CONTENDERS.items():
-            wanted = not args.only or any(part in name for part in args.only)
-            if not wanted or ("compiled" in name and not args.compiled):
+            if args.only and not any(part in name for part in args.only):
                 continue
-            if "one graph" in name and args.device == "cpu":
-                continue  # it would compute every op for every image
             try:
                 step = prepare(*there, size, k)
             except ImportError as error:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from bcl.augment import ContrastiveViews
+from bcl.augment import ChainSettings, ContrastiveViews
 from bcl.core.checks import check_choice, check_count
 from bcl.core.errors import InputError
 from bcl.memorization.tracker import MemorizationTracker
@@ -133,13 +133,10 @@ class CACR(SimCLR):
         """Return the views, or build the paper's for an image size."""
         if not isinstance(views, int):
             return views
-        return ContrastiveViews(
-            views,
-            num_views=5,
-            scale=(0.2, 1.0),
-            jitter=(0.4, 0.4, 0.4, 0.4),
-            jitter_probability=1.0,
+        chain = ChainSettings(
+            scale=(0.2, 1.0), color_jitter=(0.4, 0.4, 0.4, 0.4), color_jitter_probability=1.0
         )
+        return ContrastiveViews(views, num_views=5, chain=chain)
 
     def sample_losses(self, views: Tensor | list[Tensor]) -> SampleLosses:
         """(V, B, 3, S, S) views to (B,) losses; in training mode the queue takes the keys."""

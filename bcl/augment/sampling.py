@@ -122,8 +122,9 @@ def sides(name: str, size: int | tuple[int, int]) -> tuple[int, int]:
 
 def is_number(value: object, low: float, high: float) -> bool:
     """Whether ``value`` is a finite number in [low, high]."""
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number and math.isfinite(value) and low <= value <= high  # type: ignore[arg-type]
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    return math.isfinite(value) and low <= value <= high
 
 
 def numbers(name: str, values: object, count: int, low: float, high: float) -> tuple[float, ...]:
@@ -197,7 +198,9 @@ def draw_chain(
     """
     key, view = _keys(ids, seed, epoch, views)
     u = uniform(key[:, None], torch.arange(_STREAMS, device=key.device))  # (R, streams)
-    boxes = _boxes(u[:, :TRIES], u[:, TRIES:_TOP], u[:, _TOP], u[:, _LEFT], image_size, settings)
+    top, left, height, width = _boxes(
+        u[:, :TRIES], u[:, TRIES:_TOP], u[:, _TOP], u[:, _LEFT], image_size, settings
+    )
     # Factors in [max(0, 1 - j), 1 + j], hue in [-j, j]; neutral without jitter.
     neutral, reach = u.new_tensor([1.0, 1.0, 1.0, 0.0]), u.new_tensor(settings.color_jitter)
     low = torch.cat([(1 - reach[:3]).clamp(min=0), -reach[3:]])
@@ -207,9 +210,15 @@ def draw_chain(
     low_sigma, high_sigma = settings.blur_sigma
     sigma = low_sigma + (high_sigma - low_sigma) * u[:, _SIGMA]
     return ViewParams(
-        *boxes,
-        u[:, _FLIP] < settings.flip_probability,
-        *factors.unbind(1),
+        top=top,
+        left=left,
+        height=height,
+        width=width,
+        flip=u[:, _FLIP] < settings.flip_probability,
+        brightness=factors[:, 0],
+        contrast=factors[:, 1],
+        saturation=factors[:, 2],
+        hue=factors[:, 3],
         order=u[:, _ORDER:_GRAY].argsort(dim=1, stable=True),
         gray=u[:, _GRAY] < settings.grayscale_probability,
         blur=torch.where(u[:, _BLUR] < settings.blur_probability, sigma, 0.0),

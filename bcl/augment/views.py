@@ -78,10 +78,10 @@ class ContrastiveViews(nn.Module):
         check_count("num_local", num_local, at_least=0)
         if boost is not None and not isinstance(boost, BoostedRandAugment):
             raise InputError(f"boost must be a BoostedRandAugment or None, got {boost!r}.")
+        if not isinstance(chain, ChainSettings):
+            raise InputError(f"chain must be a ChainSettings, got {chain!r}.")
         if num_local and local_size is None:
-            raise InputError(
-                "num_local needs local_size, the side of the local views; 96 is usual."
-            )
+            raise InputError("num_local needs local_size, the side of the local views, often 96.")
         settings = ViewSettings(size, arithmetic, mean, std)  # type: ignore[arg-type]
         self.size = settings.size
         self.num_views = num_views

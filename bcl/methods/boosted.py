@@ -13,7 +13,7 @@ class BCL(SimCLR):
 
     after the usual views. It is `bcl.SimCLR` with a ``boost`` in its views, takes the same
     arguments, and works with any loss that returns one value per sample. Its own views have the
-    released rule of BCL-I.
+    released scheme of BCL-I.
 
     Raises:
         InputError: views without a boost.

@@ -33,9 +33,10 @@ assert tracker.seen.all()
 assert 0 < tracker.scores.mean() < 1
 
 # --8<-- [start:cacr]
+from bcl.augment import ChainSettings
 from cacr import CACRLoss
 
-views = ContrastiveViews(32, num_views=5, scale=(0.2, 1.0), boost=BoostedRandAugment())
+views = ContrastiveViews(32, 5, ChainSettings(scale=(0.2, 1.0)), boost=BoostedRandAugment())
 loss_of = CACRLoss.paper("cifar10", reduction="none")
 
 ids = torch.arange(64)

@@ -106,7 +106,7 @@ def test_local_views_are_queries_alone():
 
 
 def test_boosted_views_of_two_sizes_train():
-    boost = BoostedRandAugment(rule="bcl-d")
+    boost = BoostedRandAugment("bcl-d")
     views = ContrastiveViews(SIZE, num_local=2, local_size=8, boost=boost)
     method = make("moco-v3", views=views)
     train(method, epochs=2)

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from bcl import BCL, BoostedRandAugment, ContrastiveViews
+from bcl.augment import ChainSettings
 from bcl.methods import OptimizerSettings, ProjectorSettings, ScheduleSettings
 from cacr import CACR
 from cacr.method import TeacherSettings
@@ -42,7 +43,7 @@ class Losses(pl.Callback):
 
 
 def methods(precision):
-    views = {"flip": 0.0, "boost": BoostedRandAugment()}
+    views = {"chain": ChainSettings(flip_probability=0.0), "boost": BoostedRandAugment()}
     plain = {
         "projector": ProjectorSettings(batch_norm=False),
         "schedule": ScheduleSettings(warmup_epochs=0),

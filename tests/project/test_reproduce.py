@@ -20,6 +20,7 @@ import yaml
 from places import ROOT
 
 import bcl
+from bcl.augment import ChainSettings
 from bcl.core.errors import InputError
 from bcl.core.instantiate import instantiate
 from bcl.evaluation.results import Draw, Estimate, ProbeReport, ProtocolResult
@@ -58,12 +59,10 @@ def test_presets_change_what_they_say(name, tmp_path):
     assert len(rates) == 1
     for key in ("projector", "schedule"):
         assert len({json.dumps(args.get(key)) for args in arguments.values()}) == 1, key
-    for key in ("scale", "jitter", "jitter_probability"):
-        default = {"jitter": [0.4, 0.4, 0.4, 0.1], "jitter_probability": 0.8, "scale": [0.1, 1.0]}
-        own = [args["views"]["init_args"].get(key, default[key]) for args in arguments.values()]
-        assert len({json.dumps(each) for each in own}) == 1, key
+    chains = [args["views"]["init_args"].get("chain", {}) for args in arguments.values()]
+    assert len({ChainSettings(**chain) for chain in chains}) == 1
     assert boost["bcl_i_monotone"]["policy"] == "monotone"
-    usual = {"bcl-i": 1, "imagenet": 2}[boost["bcl_i"]["rule"]]
+    usual = {"bcl-i": 1, "imagenet": 2}[boost["bcl_i"]["scheme"]]
     other = boost[f"bcl_i_k{3 - usual}"]
     assert other == {**boost["bcl_i"], "num_ops": 3 - usual}
     assert f"bcl_i_k{usual}" not in configs  # it would be bcl_i itself

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from bcl.augment import chain
+from bcl.augment.chain import apply_ops, make_views
 from bcl.augment.params import BoostParams, ViewParams
 from bcl.augment.policy import OPS, Policy, ranges
 from bcl.augment.sampling import (
@@ -230,5 +230,5 @@ def _finish(views: Tensor, images: Tensor, params: ViewParams, settings: ViewSet
     return views
 
 
-PLAIN = Path(draw_chain, draw_ops, chain.make_views, chain.apply_ops, waits=True)
+PLAIN = Path(draw_chain, draw_ops, make_views, apply_ops, waits=True)
 KERNELS = Path(_launch_draw_chain, _launch_draw_ops, _launch_make_views, launch_ops, waits=False)

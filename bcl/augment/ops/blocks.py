@@ -74,6 +74,6 @@ def change_rows(x: Tensor, mask: Tensor, change: Callable[..., Tensor], *params:
             one = x[row : row + 1]
             one.copy_(change(one, *(param[row : row + 1] for param in params)))
         return
-    for part in rows.split(step) if len(rows) else ():
+    for part in torch.split(rows, step) if len(rows) else ():
         taken = (param.index_select(0, part) for param in params)
         x.index_copy_(0, part, change(x.index_select(0, part), *taken))

@@ -377,7 +377,8 @@ def test_drawing_alone_refuses_what_a_step_refuses(change, text):
     ],
 )
 def test_bad_settings_are_refused(arguments, text):
-    chain = {name: arguments[name] for name in arguments if hasattr(ChainSettings, name)}
+    names = arguments.keys() & ChainSettings.__dataclass_fields__.keys()
+    chain = {name: arguments[name] for name in names}
     plain = {name: arguments[name] for name in arguments.keys() - chain.keys()}
     with pytest.raises(InputError, match=text):
         ContrastiveViews(**{"size": 8, "chain": ChainSettings(**chain), **plain})

@@ -67,7 +67,7 @@ def test_the_others_differ_from_imagenet_lt_by_known_values_alone(name):
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        # facts of the papers: encoder, epochs, batch, weight decay, rule or fraction
+        # facts of the papers: encoder, epochs, batch, weight decay, scheme or fraction
         ("cifar100_lt/simclr", ("resnet18", 2000, 512, 5e-4)),
         ("cifar100_lt/bcl_d", ("resnet18", 2000, 512, 1e-4)),
         ("cifar10_lt/sdclr", ("resnet18", 2000, 512, 1e-4)),
@@ -93,9 +93,9 @@ def test_papers_values(name, expected):
 def test_a_recipe_leaves_cacr_its_crops(recipe):
     for method in ("cacr", "cacr_moco", "cacr_mocov3", "bcl_cacr"):
         views = compose(f"{recipe}/{method}")["model"]["init_args"]["views"]["init_args"]
-        assert views["scale"] == [0.2, 1.0]
+        assert views["chain"]["scale"] == [0.2, 1.0]
     rest = compose(f"{recipe}/bcl_i")["model"]["init_args"]["views"]["init_args"]
-    assert rest.get("scale") == (None if recipe == "cifar100_lt" else [0.08, 1.0])
+    assert rest.get("chain", {}).get("scale") == (None if recipe == "cifar100_lt" else [0.08, 1.0])
 
 
 def test_heads_of_the_momentum_forms_are_the_released_ones():
@@ -105,7 +105,7 @@ def test_heads_of_the_momentum_forms_are_the_released_ones():
     assert all(layer.bias is not None for layer in (moco[0], moco[2]))
     config = compose("imagenet_lt/cacr_mocov3")["model"]["init_args"]
     assert config["projector"].get("layers", 2) == 2
-    assert config["views"]["init_args"]["jitter"] == [0.4, 0.4, 0.2, 0.1]
+    assert config["views"]["init_args"]["chain"]["color_jitter"] == [0.4, 0.4, 0.2, 0.1]
 
 
 def test_datamodules_take_their_arguments():

@@ -13,6 +13,7 @@ from places import HELPERS, ROOT
 from small_runs import Images, Pixels, fit, method
 
 from bcl import BCL, SDCLR, ContrastiveViews, InputError, OnlineProbe, shot_groups
+from bcl.augment import ChainSettings
 from bcl.cli import main
 from bcl.evaluation.knn import knn_predict
 from bcl.memorization.history import TrackerHistory
@@ -68,7 +69,7 @@ def test_values_are_those_of_a_count_by_hand():
 
 def test_the_linear_head_learns_from_long_tailed_batches():
     probe = OnlineProbe(neighbors=0, learning_rate=0.02, every_n_epochs=15)
-    views = ContrastiveViews(16, scale=(0.8, 1.0), flip=0.0)
+    views = ContrastiveViews(16, chain=ChainSettings(scale=(0.8, 1.0), flip_probability=0.0))
     model = method(encoder=Pixels, views=views, learning_rate=1e-9)  # the encoder stays
     values = fit(model, probe, max_epochs=15).callback_metrics
     assert values["online_linear/all"] > 0.75
