@@ -73,11 +73,6 @@ JOBS = (
         "views.py --sizes 32 --threads 1 --num-ops 1 --batch 8 --seconds 0.01",
     ),
     Job(
-        "views-compiled",
-        "views.py --sizes 32 --threads 1 --num-ops 1 2 --compiled --only ours --seconds 2",
-        "views.py --sizes 32 --threads 1 --num-ops 1 --batch 8 --seconds 0.01 --only ours",
-    ),
-    Job(
         "views-large",
         "views.py --sizes 96 224 --threads 1 2 --num-ops 1 --seconds 3",
         "views.py --sizes 64 --threads 1 --num-ops 2 --batch 4 --seconds 0.01 --only ours",

@@ -83,7 +83,7 @@ class ContrastiveViews(nn.Module):
         if num_local and local_size is None:
             raise InputError("num_local needs local_size, the side of the local views, often 96.")
         settings = ViewSettings(size, arithmetic, mean, std)  # type: ignore[arg-type]
-        self.size = settings.size
+        self.size, self.mean, self.std = settings.size, settings.mean, settings.std
         self.num_views = num_views
         self.num_local = num_local
         self.chain = chain
