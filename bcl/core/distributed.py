@@ -11,8 +11,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from bcl.core.errors import InputError
-
 
 def world_size() -> int:
     """Return the number of ranks; 1 without a process group."""
@@ -25,18 +23,7 @@ def rank() -> int:
 
 
 def row_counts(rows: Tensor) -> list[int]:
-    """Collect every rank's number of rows.
-
-    Args:
-        rows: (n, ...) this rank's rows.
-
-    Returns:
-        The numbers in rank order, the same on every rank.
-
-    Example:
-        >>> row_counts(torch.zeros(3, 2))
-        [3]
-    """
+    """Return every rank's number of rows (n, ...), in rank order."""
     if world_size() == 1:
         return [rows.shape[0]]
     mine = torch.tensor([rows.shape[0]], device=rows.device)
@@ -46,52 +33,23 @@ def row_counts(rows: Tensor) -> list[int]:
 
 
 def gather_rows(rows: Tensor, counts: list[int] | None = None) -> Tensor:
-    r"""Concatenate the ranks' rows in rank order; ranks may have unequal numbers of rows.
+    r"""Concatenate the ranks' rows (n, ...) in rank order to (N, ...); n may differ by rank.
 
-    The gradient of the result is summed over the ranks: if every rank computes its share
-    :math:`L_r` of a loss from the gathered rows, each row receives
-    :math:`\sum_r \partial L_r / \partial x`, the gradient of the whole. It can be differentiated
-    any number of times. All ranks must call it, and all must run the backward pass or none.
-
-    Args:
-        rows: (n, ...) this rank's rows; the other dimensions and the dtype agree between ranks.
-        counts: the result of `row_counts`, if the caller has it already.
-
-    Returns:
-        (N, ...) with N the sum of the ranks' n.
-
-    Raises:
-        InputError: ``counts`` does not fit the process group or this rank's rows.
-
-    Example:
-        >>> gather_rows(torch.arange(3.0))
-        tensor([0., 1., 2.])
+    If every rank computes its share :math:`L_r` of a loss from the result, each row receives the
+    gradient of the whole, :math:`\sum_r \partial L_r / \partial x`, to any order. All ranks must
+    call this, and all must run the backward pass or none. ``counts`` comes from `row_counts`.
     """
     if world_size() == 1:
         return rows
     counts = row_counts(rows) if counts is None else counts
-    if len(counts) != world_size() or counts[rank()] != rows.shape[0]:
-        raise InputError(
-            f"counts {counts} do not fit {world_size()} ranks of which rank {rank()} has "
-            f"{rows.shape[0]} rows; pass what row_counts(rows) returns, or nothing."
-        )
+    assert len(counts) == world_size(), "counts do not fit the process group"
+    assert counts[rank()] == rows.shape[0], "counts do not fit this rank's rows"
     gathered: Tensor = _GatherRows.apply(rows, counts)
     return gathered
 
 
 def sum_over_ranks(value: Tensor) -> Tensor:
-    """Sum a tensor over the ranks; so is the gradient.
-
-    Args:
-        value: of the same shape on every rank.
-
-    Returns:
-        The sum, the same on every rank.
-
-    Example:
-        >>> sum_over_ranks(torch.tensor(2.0))
-        tensor(2.)
-    """
+    """Sum a tensor of the same shape over the ranks; its gradient is summed too."""
     if world_size() == 1:
         return value
     total: Tensor = _SumOverRanks.apply(value)

@@ -20,15 +20,7 @@ class InputError(ValueError):
 
 
 def unknown_name(kind: str, name: str, allowed: Iterable[str]) -> InputError:
-    """Build the error for an unknown name; it suggests the nearest known one.
-
-    Args:
-        kind: what the name stands for, such as ``"policy"``.
-        name: the name that was given.
-        allowed: the known names.
-
-    Returns:
-        The error, for the caller to raise.
+    """Build the error for an unknown name of a ``kind``; it suggests the nearest allowed one.
 
     Example:
         >>> print(unknown_name("policy", "monoton", ["reference", "monotone"]))
@@ -43,22 +35,7 @@ def unknown_name(kind: str, name: str, allowed: Iterable[str]) -> InputError:
 
 
 def find_input_error(error: BaseException) -> InputError | None:
-    """Find the input error behind another library's exception.
-
-    Args:
-        error: any exception.
-
-    Returns:
-        The first `InputError` among its causes and contexts, one for a worker process that
-        torch's DataLoader lost, or None.
-
-    Example:
-        >>> try:
-        ...     raise RuntimeError("wrapped") from InputError("the cause")
-        ... except RuntimeError as error:
-        ...     print(find_input_error(error))
-        the cause
-    """
+    """Find the `InputError` among an exception's causes; a worker lost by torch counts as one."""
     each: BaseException | None = error
     while each is not None:
         if isinstance(each, InputError):

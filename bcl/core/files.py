@@ -13,22 +13,8 @@ from bcl.core.errors import InputError
 def atomic_write(path: str | Path, write: Callable[[BinaryIO], object]) -> None:
     """Write a file so that readers see the old content or the new, never a part.
 
-    A temporary file in the same folder is written, synced to disk, and renamed to the target;
-    an error or an interrupt removes it.
-
-    Args:
-        path: the file to write; its folder is created if needed.
-        write: called with the open binary file.
-
-    Raises:
-        OSError: the folder is not writable or the disk is full; ``path`` is unchanged.
-
-    Example:
-        >>> import tempfile, pathlib
-        >>> target = pathlib.Path(tempfile.mkdtemp()) / "a.txt"
-        >>> atomic_write(target, lambda file: file.write(b"whole"))
-        >>> target.read_bytes()
-        b'whole'
+    ``write`` fills a temporary file in the same folder, which is synced to disk and renamed; an
+    error or an interrupt removes it. The folder is created if needed.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -54,18 +40,7 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def check_writable(folder: str | Path, option: str) -> None:
-    """Check that a folder can be written, or created and written, without creating it.
-
-    Args:
-        folder: where something will be written.
-        option: the command's option for the folder, named in the error.
-
-    Raises:
-        InputError: it cannot.
-
-    Example:
-        >>> check_writable("outputs/new", "--out")
-    """
+    """Refuse, before any work, the folder of an ``option`` that cannot be written or created."""
     place = Path(folder).absolute()
     while not place.exists() and place != place.parent:
         place = place.parent

@@ -6,18 +6,7 @@ from torch import Tensor
 
 
 def fingerprint(*parts: bytes | str | Tensor) -> str:
-    """Hash values to sixteen hexadecimal digits of one SHA-256.
-
-    Args:
-        parts: bytes, text or tensors; their boundaries count, so ("ab", "c") is not ("a", "bc").
-
-    Returns:
-        Sixteen hexadecimal digits.
-
-    Example:
-        >>> len(fingerprint("a", b"b"))
-        16
-    """
+    """Hash values to sixteen hexadecimal digits; boundaries count: ("ab", "c") ≠ ("a", "bc")."""
     digest = hashlib.sha256()
     for part in parts:
         if isinstance(part, Tensor):

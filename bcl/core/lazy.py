@@ -5,12 +5,7 @@ from collections.abc import Callable, Mapping
 
 
 def lazy_names(package: str, homes: Mapping[str, str]) -> Callable[[str], object]:
-    """Build a package's ``__getattr__`` (PEP 562), so that importing it loads nothing heavy.
-
-    Args:
-        package: the package's ``__name__``.
-        homes: public name to the module that defines it.
-    """
+    """Build a package's ``__getattr__`` (PEP 562) from public names and their modules."""
 
     def getattr_(name: str) -> object:
         if name not in homes:

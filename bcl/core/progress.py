@@ -5,10 +5,7 @@ import time
 
 
 class Progress:
-    """One line, rewritten at most ten times per second; on a log, a line per tenth or nothing.
-
-    Args:
-        log: print lines where standard error is not a terminal, too.
+    """A line rewritten ten times per second; without a terminal, ten lines if ``log``, or none.
 
     Example:
         >>> Progress()("decoding", 1, 2)  # a doctest runs without a terminal

@@ -56,12 +56,6 @@ def hash64(*keys: int | Tensor, device: torch.device | str | None = None) -> Ten
 def hash64_of(*keys: int) -> int:
     """Return `hash64` of plain integers as a plain integer.
 
-    Args:
-        keys: integers; their order matters.
-
-    Returns:
-        Signed 64-bit integer.
-
     Example:
         >>> hash64_of(3, -1) == int(hash64(3, -1))
         True
@@ -94,20 +88,7 @@ def uniform(*keys: int | Tensor, device: torch.device | str | None = None) -> Te
 
 
 def permutation(n: int, *keys: int, device: torch.device | str | None = None) -> Tensor:
-    """Draw a random order of ``0 .. n-1`` as a function of the keys.
-
-    Args:
-        n: how many positions.
-        keys: integers, for example ``seed, epoch``.
-        device: of the result.
-
-    Returns:
-        (n,) int64 permutation.
-
-    Example:
-        >>> sorted(permutation(5, 7, 0).tolist())
-        [0, 1, 2, 3, 4]
-    """
+    """Draw a random order (n,) int64 of ``0 .. n-1``; keys as in `hash64`."""
     index = torch.arange(n, dtype=torch.int64, device=device)
     # Stable sort: equal hashes (one chance in 2**64 per pair) keep the same order everywhere.
     return torch.sort(hash64(*keys, index), stable=True).indices

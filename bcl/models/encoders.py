@@ -67,12 +67,7 @@ def create_encoder(
 
 
 def encoder_spec(encoder: nn.Module) -> dict[str, Any] | None:
-    """Return the arguments with which `create_encoder` builds an encoder again, if it built it.
-
-    Example:
-        >>> encoder_spec(create_encoder("resnet8", 32))["name"]
-        'resnet8'
-    """
+    """Return the arguments with which `create_encoder` builds an encoder again, if it built it."""
     spec = getattr(encoder, "spec", None)
     return dict(spec) if isinstance(spec, dict) and "name" in spec else None
 

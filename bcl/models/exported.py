@@ -23,55 +23,35 @@ def save_encoder(
     std: Sequence[float],
     about: dict[str, Any] | None = None,
 ) -> int:
-    """Write an encoder as ``model.safetensors`` and a ``config.json`` in timm's format.
+    """Write an encoder of `create_encoder` as a folder in timm's format; return its tensors' number.
 
-    ``timm.create_model("local-dir:FOLDER", pretrained=True)`` builds it again with the same
-    features, for images in [0, 1] normalized by ``mean`` and ``std``. timm has no arguments for a
-    ResNet with a small stem, nor this library's small networks: their ``architecture`` is
-    ``bcl_encoder``, which timm knows after ``import bcl.models.exported``. `load_encoder` opens
-    both kinds.
-
-    Args:
-        encoder: from `bcl.create_encoder`.
-        folder: where the two files are written; created if needed.
-        mean: per channel, of images in [0, 1].
-        std: per channel.
-        about: plain values kept under ``"bcl"``, such as where the weights came from.
-
-    Returns:
-        How many tensors were written.
-
-    Raises:
-        InputError: an encoder that `create_encoder` did not build, arguments that JSON cannot
-            hold, or safetensors is not installed.
+    `load_encoder` and ``timm.create_model("local-dir:FOLDER", pretrained=True)`` build it again.
+    timm has no arguments for a ResNet with a small stem, nor this library's small networks: their
+    ``architecture`` is ``bcl_encoder``, which timm knows after ``import bcl.models.exported``.
+    ``mean`` and ``std`` are per channel, of images in [0, 1]; ``about`` holds plain values, such as
+    where the weights came from.
     """
     safetensors = _safetensors()
     spec = encoder_spec(encoder)
     if spec is None:
         raise InputError(
-            f"the encoder, {type(encoder).__name__}, was not built by bcl.create_encoder, so a "
-            "folder cannot say how to build it again; save its state_dict yourself."
+            f"the encoder, {type(encoder).__name__}, was not built by bcl.create_encoder and cannot "
+            "be built again from a folder; save its state_dict yourself."
         )
     try:
         json.dumps(spec)
     except TypeError as error:
         raise InputError(f"the encoder's arguments cannot be written as JSON: {error}.") from None
-    tensors = {
-        key: value.detach().cpu().contiguous() for key, value in encoder.state_dict().items()
-    }
+    tensors = {key: value.cpu().contiguous() for key, value in encoder.state_dict().items()}
     content = safetensors.torch.save(tensors, metadata={"format": "pt"})
-    config = _config(encoder, spec, list(mean), list(std), about or {})
+    config = _config(encoder, spec, {"mean": list(mean), "std": list(std)}, about or {})
     atomic_write(Path(folder) / WEIGHTS, lambda file: file.write(content))
     write_text(Path(folder) / CONFIG, json.dumps(config, indent=2) + "\n")
     return len(tensors)
 
 
 def _config(
-    encoder: nn.Module,
-    spec: dict[str, Any],
-    mean: list[float],
-    std: list[float],
-    about: dict[str, Any],
+    encoder: nn.Module, spec: dict[str, Any], images: dict[str, Any], about: dict[str, Any]
 ) -> dict[str, Any]:
     """Fill in timm's keys, and under ``"bcl"`` what `load_encoder` reads."""
     import timm
@@ -93,14 +73,13 @@ def _config(
             "interpolation": "bicubic",
             "crop_pct": 1.0,
             "crop_mode": "center",
-            "mean": mean,
-            "std": std,
+            **images,
             "num_classes": 0,
             "pool_size": None,
             "first_conv": known.get("first_conv") if by_timm else None,
             "classifier": known.get("classifier") if by_timm else None,
         },
-        "bcl": {"encoder": spec, "mean": mean, "std": std, **about},
+        "bcl": {"encoder": spec, **images, **about},
     }
 
 
@@ -133,8 +112,7 @@ def load_encoder(folder: str | Path) -> nn.Module:
     spec = ours["encoder"]
     if not isinstance(spec, dict) or set(WEIGHT_ARGUMENTS) & spec.keys():
         raise InputError(
-            f"{Path(folder) / CONFIG} was not written by this library: its encoder names other "
-            "weights or cannot be built; export it again."
+            f"{Path(folder) / CONFIG}: its encoder names other weights; export it again."
         )
     tensors = _read_tensors(Path(folder) / WEIGHTS)
     try:
@@ -148,16 +126,7 @@ def load_encoder(folder: str | Path) -> nn.Module:
 
 
 def load_strictly(module: nn.Module, tensors: dict[str, Tensor], origin: str | Path) -> None:
-    """Load tensors that must match a module's one to one; an error lists those that do not.
-
-    Args:
-        module: takes the tensors.
-        tensors: by name.
-        origin: where they came from, for the error.
-
-    Raises:
-        InputError: missing, unknown or misshapen tensors.
-    """
+    """Load tensors that must match a module's one to one; an error lists those that do not."""
     own = module.state_dict()
     wrong = {
         "missing": sorted(own.keys() - tensors.keys()),
@@ -182,24 +151,18 @@ def load_strictly(module: nn.Module, tensors: dict[str, Tensor], origin: str | P
 
 
 def read_config(folder: str | Path) -> dict[str, Any]:
-    """Read the ``config.json`` of an exported folder.
-
-    Raises:
-        InputError: it is missing, not JSON, or was not written by this library.
-    """
+    """Read the ``config.json`` of a folder that this library wrote."""
     path = Path(folder) / CONFIG
     try:
         config: Any = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise InputError(
-            f"cannot read {path}: {error.strerror}; name a folder that `bcl export` wrote."
+            f"cannot read {path} as JSON: {error}; name a folder that `bcl export` wrote."
         ) from None
-    except ValueError as error:
-        raise InputError(f"{path} is not JSON: {error}.") from None
     ours = config.get("bcl") if isinstance(config, dict) else None
     if not isinstance(ours, dict) or not {"encoder", "mean", "std"} <= ours.keys():
         raise InputError(
-            f"{path} has no 'bcl' section, so another program wrote it; open it with "
+            f"{path} was written by another program; open it with "
             f'timm.create_model("local-dir:{folder}", pretrained=True).'
         )
     return config  # type: ignore[no-any-return]
@@ -219,25 +182,15 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
     safetensors = _safetensors()
     try:
         return safetensors.torch.load_file(path)  # type: ignore[no-any-return]
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error}.") from None
-    except safetensors.SafetensorError as error:
-        raise InputError(f"{path} is damaged: {error}; export it again.") from None
+    except (OSError, safetensors.SafetensorError) as error:
+        raise InputError(f"cannot read {path}: {error}; export it again.") from None
 
 
 def bcl_encoder(pretrained: bool = False, **arguments: Any) -> nn.Module:
     """Build, for timm, an encoder that timm's own names cannot build.
 
-    Args:
-        pretrained: load the weights of the folder that ``pretrained_cfg`` names.
-        arguments: ``spec``, the arguments of `create_encoder`, and timm's own; ``num_classes``
-            adds a new linear classifier.
-
-    Returns:
-        The encoder, followed by the classifier if there is one.
-
-    Raises:
-        InputError: ``spec`` is missing, as when built by name alone.
+    ``arguments`` are timm's and ``spec``, those of `create_encoder`. ``pretrained`` loads the folder
+    that ``pretrained_cfg`` names; ``num_classes`` adds a new linear classifier.
     """
     spec = arguments.get("spec")
     if not isinstance(spec, dict):

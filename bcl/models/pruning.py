@@ -9,12 +9,7 @@ from bcl.core.errors import InputError
 
 
 def convolution_weights(module: nn.Module) -> dict[str, Tensor]:
-    """Collect the weights of all convolutions: stem, blocks and shortcuts, not norms or heads.
-
-    Example:
-        >>> list(convolution_weights(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Linear(4, 2))))
-        ['0.weight']
-    """
+    """Collect the weights of all convolutions: stem, blocks and shortcuts, not norms or heads."""
     kinds = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
     return {
         f"{name}.weight" if name else "weight": layer.weight
@@ -51,8 +46,7 @@ def magnitude_masks(weights: Mapping[str, Tensor], fraction: float) -> dict[str,
         raise InputError(f"the pruned fraction must lie in [0, 1), got {fraction!r}.")
     if not weights:
         raise InputError(
-            "there is no convolution to prune; SDCLR needs a convolutional encoder such as "
-            "resnet18."
+            "there is no convolution to prune; SDCLR needs an encoder such as resnet18."
         )
     magnitudes = torch.cat([weight.detach().abs().flatten() for weight in weights.values()])  # (n,)
     # kthvalue counts from 1; the host knows n and k, so nothing is copied to it. At least one

@@ -56,22 +56,12 @@ class Kind(NamedTuple):
 
 @dataclass
 class Released:
-    """A released checkpoint under our names.
-
-    Attributes:
-        kind: which released code wrote it.
-        spec: arguments of `bcl.create_encoder`.
-        parts: tensors by part and name: ``encoder``, ``projector``, ``encoder_norms`` and
-            ``projector_norms`` (batch norms of SDCLR's pruned branch), ``normalization``, and
-            those that an encoder does not have, such as ``queue``.
-        mean: per channel, of images in [0, 1]; None if the file does not say.
-        std: per channel.
-    """
+    """A released checkpoint under our names."""
 
     kind: str
-    spec: dict[str, Any]
-    parts: dict[str, Tensors]
-    mean: tuple[float, ...] | None = None
+    spec: dict[str, Any]  # arguments of create_encoder
+    parts: dict[str, Tensors]  # by the rules' parts; *_norms are those of SDCLR's pruned branch
+    mean: tuple[float, ...] | None = None  # per channel, of images in [0, 1]; None: not in the file
     std: tuple[float, ...] | None = None
 
     def __getitem__(self, part: str) -> Tensors:
@@ -80,19 +70,9 @@ class Released:
 
 
 def read_released(path: str | Path, kind: str | None = None) -> Released:
-    """Read a checkpoint of the released code of BCL, SDCLR or CACR.
+    """Read a checkpoint of a kind in `KINDS`, by default recognized by its tensors' names.
 
-    Every tensor of the file must have a known place.
-
-    Args:
-        path: the file, which ``torch.load(weights_only=True)`` must be able to read.
-        kind: one of `KINDS`; recognized by the tensors' names if not given.
-
-    Returns:
-        Its tensors under our names, not yet checked against an encoder.
-
-    Raises:
-        InputError: an unreadable file, an unknown kind, or tensors without a known place.
+    Every tensor must have a known place; none is checked against an encoder yet.
     """
     if kind is not None:
         check_choice("kind of checkpoint", kind, list(KINDS))
@@ -119,12 +99,10 @@ def _read(path: Path) -> Tensors:
     """Read a file's tensors, without the prefix that a parallel wrapper gives every name."""
     try:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise InputError(f"no file {path}; name a downloaded checkpoint.") from None
     except pickle.UnpicklingError:
         raise InputError(
-            f"{path} is not a file of tensors and plain values; other objects could run code when "
-            "they are read. Save its state_dict alone."
+            f"{path} holds more than tensors and plain values, which could run code when read; "
+            "save its state_dict alone."
         ) from None
     except (OSError, RuntimeError, EOFError, ValueError, zipfile.BadZipFile) as error:
         reason = str(error).partition("\n")[0] or type(error).__name__
@@ -150,9 +128,8 @@ def _sort(state: Tensors, rules: tuple[Rule, ...], kind: str) -> dict[str, Tenso
         for part, pattern, rename in rules:
             if match := re.fullmatch(pattern, old):
                 new = match.expand(rename) if isinstance(rename, str) else rename(match)
-                if new in parts.setdefault(part, {}):
-                    raise InputError(f"'{old}' and another tensor are both '{new}'.")
-                parts[part][new] = value
+                if parts.setdefault(part, {}).setdefault(new, value) is not value:
+                    homeless.append(old)  # another tensor has its place
                 break
         else:
             homeless.append(old)
@@ -168,7 +145,7 @@ def _normalization(found: Tensors) -> tuple[tuple[float, ...], ...]:
     """Mean and std that the released ResNets carry as buffers; else ImageNet's."""
     if not found:
         return NORMALIZATIONS["imagenet"]
-    if set(found) != {"mean", "std"}:
+    if len(found) < 2:
         raise InputError("one of normalize.mean and normalize.std is missing.")
     return tuple(
         tuple(round(value, 6) for value in found[key].flatten().tolist()) for key in ("mean", "std")

@@ -102,7 +102,7 @@ def test_what_cannot_be_built_again_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("harm", "message"),
     [
-        (lambda place: (place / "model.safetensors").write_bytes(b"cut"), "damaged"),
+        (lambda place: (place / "model.safetensors").write_bytes(b"cut"), "cannot read"),
         (lambda place: (place / "model.safetensors").unlink(), "cannot read"),
         (lambda place: (place / "config.json").unlink(), "cannot read"),
         (lambda place: (place / "config.json").write_text("{"), "JSON"),
