@@ -34,6 +34,7 @@ from preset import read_preset
 from bcl.cli.configuration import Config, compose, merge
 from bcl.core.errors import InputError, unknown_name
 from bcl.core.files import check_writable, write_text
+from bcl.core.machine import usable_cores
 from bcl.evaluation.protocols import parse_protocols
 
 PROGRAM = (sys.executable, "-m", "bcl.cli")
@@ -386,9 +387,7 @@ def main() -> int:
         metavar="PATH=VALUE",
         help="change a setting of every run, such as trainer.max_epochs=800; may be repeated",
     )
-    cores = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
+    cores = usable_cores()
     parser.add_argument(
         "--jobs", type=int, help="runs at a time (default: 1 with a GPU, else cores)"
     )

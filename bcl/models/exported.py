@@ -23,7 +23,7 @@ def save_encoder(
     std: Sequence[float],
     about: dict[str, Any] | None = None,
 ) -> int:
-    """Write an encoder of `create_encoder` as a folder in timm's format; return its tensors' number.
+    """Write an encoder of `create_encoder` as a folder in timm's format; return how many tensors.
 
     `load_encoder` and ``timm.create_model("local-dir:FOLDER", pretrained=True)`` build it again.
     timm has no arguments for a ResNet with a small stem, nor this library's small networks: their
@@ -35,8 +35,8 @@ def save_encoder(
     spec = encoder_spec(encoder)
     if spec is None:
         raise InputError(
-            f"the encoder, {type(encoder).__name__}, was not built by bcl.create_encoder and cannot "
-            "be built again from a folder; save its state_dict yourself."
+            f"the encoder, {type(encoder).__name__}, was not built by bcl.create_encoder, so no "
+            "folder can describe it; save its state_dict yourself."
         )
     try:
         json.dumps(spec)
@@ -189,8 +189,8 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
 def bcl_encoder(pretrained: bool = False, **arguments: Any) -> nn.Module:
     """Build, for timm, an encoder that timm's own names cannot build.
 
-    ``arguments`` are timm's and ``spec``, those of `create_encoder`. ``pretrained`` loads the folder
-    that ``pretrained_cfg`` names; ``num_classes`` adds a new linear classifier.
+    ``arguments`` are timm's and ``spec``, those of `create_encoder`. ``pretrained`` loads the
+    folder that ``pretrained_cfg`` names; ``num_classes`` adds a new linear classifier.
     """
     spec = arguments.get("spec")
     if not isinstance(spec, dict):

@@ -3,7 +3,6 @@ import yaml
 
 from bcl import InputError
 from bcl.cli.configuration import compose, config_names, find_config, merge
-from bcl.core.instantiate import instantiate
 
 
 @pytest.mark.parametrize("name", sorted(config_names()))
@@ -69,46 +68,3 @@ def test_broken_file_names_its_line(tmp_path, text, told):
         find_config(str(path))
     assert told in str(error.value)
     assert "\n" not in str(error.value)
-
-
-def test_instantiate_builds_nested_objects():
-    built = instantiate(
-        {
-            "a": [
-                {
-                    "class_path": "torch.nn.Linear",
-                    "init_args": {"in_features": 2, "out_features": 3},
-                }
-            ]
-        }
-    )
-    assert built["a"][0].weight.shape == (3, 2)
-
-
-@pytest.mark.parametrize(
-    ("path", "told"),
-    [
-        ("os.system", "outside the trusted packages"),
-        ("bclx.Evil", "outside the trusted packages"),
-        ("bcl.Nothing", "cannot be imported"),
-        ("bcl.nothing.Nothing", "cannot be imported"),
-        ("bcl.core.files.write_text", "not a class"),
-        (7, "outside the trusted packages"),
-    ],
-)
-def test_instantiate_refuses(path, told):
-    with pytest.raises(InputError) as error:
-        instantiate({"class_path": path})
-    assert told in str(error.value)
-
-
-def test_instantiate_names_a_wrong_argument():
-    with pytest.raises(InputError, match="widht"):
-        instantiate({"class_path": "bcl.Projector", "init_args": {"widht": 3}})
-
-
-def test_trust_is_by_package():
-    spec = {"class_path": "collections.Counter", "init_args": {"a": 2}}
-    with pytest.raises(InputError, match="trust"):
-        instantiate(spec)
-    assert instantiate(spec, trusted=("collections",)) == {"a": 2}
