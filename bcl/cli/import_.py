@@ -154,8 +154,6 @@ def _method(released: "Released", args: argparse.Namespace) -> tuple[dict[str, A
         raise InputError(f"--config {args.config}: {error} (--data.root names a folder)") from None
     shared = ("name", "image_size", "in_channels")
     extra = {key: value for key, value in released.spec.items() if key not in shared}
-    if released.spec["name"] == "small_alexnet":
-        extra = {}
     arguments = config["model"].setdefault("init_args", {})
     arguments["encoder"] = {"name": released.spec["name"], "args": extra}
     weights = [value for _, value in sorted(released["projector"].items()) if value.ndim == 2]

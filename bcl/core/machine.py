@@ -4,12 +4,7 @@ import os
 
 
 def usable_cores() -> int:
-    """Count the CPU cores that this process may use.
-
-    Example:
-        >>> usable_cores() >= 1
-        True
-    """
+    """Count the CPU cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):  # Linux
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -5,11 +5,7 @@ import time
 
 
 class Progress:
-    """A line rewritten ten times per second; without a terminal, ten lines if ``log``, or none.
-
-    Example:
-        >>> Progress()("decoding", 1, 2)  # a doctest runs without a terminal
-    """
+    """A line rewritten ten times per second; without a terminal, ten lines if ``log``, or none."""
 
     def __init__(self, log: bool = False) -> None:
         self.log = log

@@ -8,14 +8,10 @@ from torch import Tensor
 
 
 @functools.cache
-def _has_triton() -> bool:
-    return importlib.util.find_spec("triton") is not None
-
-
-@functools.cache
 def _is_supported(device: torch.device) -> bool:
     # Older GPUs are unknown to the Triton versions that come with PyTorch.
-    return torch.version.hip is not None or torch.cuda.get_device_capability(device) >= (7, 5)
+    known = torch.version.hip is not None or torch.cuda.get_device_capability(device) >= (7, 5)
+    return known and importlib.util.find_spec("triton") is not None
 
 
 def runs_triton(x: Tensor) -> bool:
@@ -24,6 +20,5 @@ def runs_triton(x: Tensor) -> bool:
         x.device.type == "cuda"
         and type(x) is Tensor  # a fake tensor, as when memory is planned, has no values
         and not torch.compiler.is_compiling()
-        and _has_triton()
         and _is_supported(x.device)
     )

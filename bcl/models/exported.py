@@ -38,15 +38,15 @@ def save_encoder(
             f"the encoder, {type(encoder).__name__}, was not built by bcl.create_encoder, so no "
             "folder can describe it; save its state_dict yourself."
         )
+    config = _config(encoder, spec, {"mean": list(mean), "std": list(std)}, about or {})
     try:
-        json.dumps(spec)
+        text = json.dumps(config, indent=2)
     except TypeError as error:
         raise InputError(f"the encoder's arguments cannot be written as JSON: {error}.") from None
     tensors = {key: value.cpu().contiguous() for key, value in encoder.state_dict().items()}
     content = safetensors.torch.save(tensors, metadata={"format": "pt"})
-    config = _config(encoder, spec, {"mean": list(mean), "std": list(std)}, about or {})
     atomic_write(Path(folder) / WEIGHTS, lambda file: file.write(content))
-    write_text(Path(folder) / CONFIG, json.dumps(config, indent=2) + "\n")
+    write_text(Path(folder) / CONFIG, text + "\n")
     return len(tensors)
 
 
@@ -115,10 +115,7 @@ def load_encoder(folder: str | Path) -> nn.Module:
             f"{Path(folder) / CONFIG}: its encoder names other weights; export it again."
         )
     tensors = _read_tensors(Path(folder) / WEIGHTS)
-    try:
-        encoder: Any = create_encoder(**spec)
-    except TypeError as error:
-        raise InputError(f"{Path(folder) / CONFIG}: {error}.") from None
+    encoder: Any = create_encoder(**spec)
     load_strictly(encoder, tensors, folder)
     encoder.mean, encoder.std = tuple(ours["mean"]), tuple(ours["std"])
     encoder.num_tensors = len(tensors)

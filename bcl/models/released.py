@@ -180,8 +180,7 @@ def _small_alexnet(tensors: Tensors) -> dict[str, Any]:
     sizes = {192 * 3 * 3: 32, 192 * 7 * 7: 64}
     if width not in sizes:
         raise InputError(f"no SmallAlexNet for 32 or 64 px has {width} inputs of fc6.")
-    size = sizes[width]
-    return {"name": "small_alexnet", "image_size": size, "small_stem": True, "in_channels": 3}
+    return {"name": "small_alexnet", "image_size": sizes[width]}
 
 
 def _resnet_or_vit(tensors: Tensors) -> dict[str, Any]:
@@ -196,8 +195,7 @@ def _resnet_or_vit(tensors: Tensors) -> dict[str, Any]:
         )
     # All of the released code's vision transformers have twelve heads, timm's small one six.
     heads = {"num_heads": 12} if width == 384 else {}
-    name = VITS[(width, depth)]
-    return {"name": name, "image_size": 224, "small_stem": False, "in_channels": 3, **heads}
+    return {"name": VITS[(width, depth)], "image_size": 224, **heads}
 
 
 def _head(match: re.Match[str]) -> str:
