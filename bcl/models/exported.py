@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import timm
+from timm.models import register_model
 from torch import Tensor, nn
 
 from bcl.core.errors import InputError
@@ -54,8 +56,6 @@ def _config(
     encoder: nn.Module, spec: dict[str, Any], images: dict[str, Any], about: dict[str, Any]
 ) -> dict[str, Any]:
     """Fill in timm's keys, and under ``"bcl"`` what `load_encoder` reads."""
-    import timm
-
     own = ("name", "image_size", "small_stem", "in_channels")
     arguments = {key: value for key, value in spec.items() if key not in own}
     by_timm = timm.is_model(spec["name"]) and not spec["small_stem"]
@@ -208,12 +208,5 @@ def bcl_encoder(pretrained: bool = False, **arguments: Any) -> nn.Module:
     return model  # type: ignore[no-any-return]
 
 
-def _register() -> None:
-    import timm
-    from timm.models import register_model
-
-    if not timm.is_model(ARCHITECTURE):
-        register_model(bcl_encoder)
-
-
-_register()
+if not timm.is_model(ARCHITECTURE):
+    register_model(bcl_encoder)
