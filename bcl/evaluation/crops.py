@@ -11,10 +11,7 @@ from bcl.evaluation.features import ImageDataset
 
 
 def crop_and_flip(images: Tensor, ids: Tensor, seed: int, epoch: int) -> Tensor:
-    """Crop (B, 3, H, W) images at random after zero-padding by an eighth, and flip.
-
-    The draws are a function of seed, epoch and the (B,) ids.
-    """
+    """Zero-pad (B, 3, H, W) images by an eighth, crop and flip by seed, epoch and (B,) ids."""
     B, _, H, W = images.shape
     ids = ids.to(images.device)
     pad_y, pad_x = max(H // 8, 1), max(W // 8, 1)
@@ -33,8 +30,7 @@ class CroppedSet:
     """An image set seen through one random crop and flip of every image."""
 
     def __init__(self, base: ImageDataset, seed: int) -> None:
-        self.base, self.seed = base, seed
-        self.labels = base.labels
+        self.base, self.seed, self.labels = base, seed, base.labels
         self.content_hash = f"{base.content_hash}+crop-{seed}"
 
     def __len__(self) -> int:
@@ -42,7 +38,7 @@ class CroppedSet:
         return len(self.base)
 
     def images(self, indices: Tensor) -> Tensor:
-        """The images at (n,) indices, each with its one crop, uint8 (n, 3, H, W)."""
+        """The cropped images at (n,) indices, uint8 (n, 3, H, W)."""
         return crop_and_flip(self.base.images(indices), indices, self.seed, 0)
 
     def batches(self, batch_size: int, device: Any) -> Iterator[dict[str, Tensor]]:

@@ -38,28 +38,22 @@ class ImageDataset(Protocol):
 class FeatureCache:
     """Features on disk, in files named after everything that they depend on.
 
-    Attributes:
-        folder: where the files lie; created if missing.
-        key: names the encoder and how it is read: the checkpoint's hash and the layer.
+    The folder is created if missing; the key names the checkpoint's hash and the layer.
     """
 
     folder: str | Path
     key: str
 
     def path(self, images: ImageDataset, autocast: torch.dtype | None) -> Path:
-        """File of an image set's features.
-
-        The content hash of a folder covers file names and labels, which a copy of the set that was
-        decoded or resized differently shares; so pixels of 256 images across the set count too.
-        """
+        """File of an image set's features."""
+        # The content hash of a folder covers file names and labels, which a copy that was resized
+        # shares; so the pixels of 256 images across the set count too.
         ids = torch.arange(0, len(images), max(1, len(images) // SAMPLED))
         pixels = images.images(ids).cpu().numpy()
-        parts = (
-            self.key,
-            f"{images.content_hash}:{pixels.shape}:{hashlib.sha256(pixels.tobytes()).hexdigest()}",
-            str(autocast),
+        seen = (
+            f"{images.content_hash}:{pixels.shape}:{hashlib.sha256(pixels.tobytes()).hexdigest()}"
         )
-        digest = hashlib.sha256("|".join(parts).encode()).hexdigest()[:24]
+        digest = hashlib.sha256(f"{self.key}|{seen}|{autocast}".encode()).hexdigest()[:24]
         return Path(self.folder) / f"features-{digest}.pt"
 
 
@@ -86,9 +80,8 @@ def extract_features(
 ) -> Tensor:
     """Encode every image of a set exactly once.
 
-    With a process group, rank r of R encodes every R-th batch and all ranks, which must all call
-    it, get all rows. Nothing is padded, no image counts twice, and batches hold the same images on
-    any number of ranks.
+    With a process group, all ranks must call it; each encodes its share and gets all rows. Batches
+    hold the same images on any number of ranks.
 
     Args:
         encode: (B, 3, H, W) uint8 images to (B, D) features.
@@ -113,9 +106,6 @@ def extract_features(
         >>> features = extract_features(lambda x: x.float().mean((2, 3)), digits, batch_size=64)
         >>> features.shape
         torch.Size([500, 3])
-        >>> image = digits.images(torch.tensor([70]))  # of the second batch
-        >>> torch.allclose(features[70], image[0].float().mean((1, 2)))
-        True
     """
     total = len(images)
     if total == 0:
@@ -126,7 +116,17 @@ def extract_features(
     here = torch.tensor([int(kept is not None)], device=device if world_size() > 1 else "cpu")
     if bool(gather_rows(here).all()) and kept is not None:
         return kept
-    ids, rows = _encode_own(encode, images, batch_size, device, autocast, progress, name)
+    device, done = torch.device(device), 0
+    keep_on = device if world_size() > 1 else torch.device("cpu")  # ranks exchange on the device
+    all_ids, all_rows = [], []
+    for batch in _own_batches(images, batch_size, device):
+        own = batch["id"]
+        all_ids.append(own.to(keep_on))
+        all_rows.append(_encode_batch(encode, batch, device, autocast, name).to(keep_on))
+        done += own.numel() * world_size()
+        if progress is not None and rank() == 0:
+            progress(name, min(done, total), total)
+    ids, rows = torch.cat(all_ids), torch.cat(all_rows)
     if world_size() > 1:
         ids, rows = gather_rows(ids).cpu(), gather_rows(rows).cpu()
     times = torch.bincount(ids, minlength=total)
@@ -144,44 +144,33 @@ def extract_features(
     return features
 
 
-def _encode_own(
+def _encode_batch(
     encode: Encode,
-    images: ImageDataset,
-    batch_size: int,
-    device: str | torch.device,
+    batch: dict[str, Tensor],
+    device: torch.device,
     autocast: torch.dtype | None,
-    progress: Progress | None,
     name: str,
-) -> tuple[Tensor, Tensor]:
-    """This rank's ids and features; on the device where ranks exchange them, else on the CPU."""
-    device = torch.device(device)
-    keep_on = device if world_size() > 1 else torch.device("cpu")
-    total, done = len(images), 0
-    all_ids, all_rows = [], []
-    for batch in _own_batches(images, batch_size, device):
-        ids, n = batch["id"], batch["image"].shape[0]
-        with (
-            torch.inference_mode(),
-            torch.autocast(device.type, autocast, enabled=autocast is not None),
-        ):
-            rows = encode(batch["image"])
-        if rows.ndim != 2 or rows.shape[0] != n:
-            raise InputError(
-                f"encode returned shape {tuple(rows.shape)} for {n} images of {name}; it must "
-                "return one row of features per image, (B, D)."
-            )
-        # Inference tensors could not be used under autograd, hence the copy.
-        all_rows.append(rows[: ids.numel()].float().to(keep_on).clone())
-        all_ids.append(ids.to(keep_on))
-        done += ids.numel() * world_size()
-        if progress is not None and rank() == 0:
-            progress(name, min(done, total), total)
-    return torch.cat(all_ids), torch.cat(all_rows)
+) -> Tensor:
+    """(n, D) float32 features of the images that have an id."""
+    images = batch["image"]
+    with (
+        torch.inference_mode(),
+        torch.autocast(device.type, autocast, enabled=autocast is not None),
+    ):
+        rows = encode(images)
+    if rows.ndim != 2 or len(rows) != len(images):
+        raise InputError(
+            f"encode returned shape {tuple(rows.shape)} for {len(images)} images of {name}; it "
+            "must return one row of features per image, (B, D)."
+        )
+    # Inference tensors cannot be used under autograd, hence the copy.
+    return rows[: batch["id"].numel()].float().clone()
 
 
 def _own_batches(
     images: ImageDataset, batch_size: int, device: torch.device
 ) -> Iterator[dict[str, Tensor]]:
+    """This rank's batches, every R-th of R ranks."""
     if world_size() == 1:
         yield from images.batches(batch_size, device)
         return
@@ -199,6 +188,6 @@ def _read(path: Path, total: int) -> Tensor | None:
     try:
         features: Tensor = torch.load(path, weights_only=True)["features"]
         fits = features.dtype == torch.float32 and features.ndim == 2 and len(features) == total
-        return features if fits and bool(features.isfinite().all()) else None
     except Exception:
         return None
+    return features if fits and bool(features.isfinite().all()) else None

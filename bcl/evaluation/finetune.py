@@ -27,32 +27,14 @@ def fine_tune(
     head: tuple[Tensor, Tensor],
     *,
     epochs: int,
-    seed: int = 0,
-    device: str | torch.device = "cpu",
-    progress: Progress | None = None,
+    seed: int,
+    device: str | torch.device,
+    progress: Progress | None,
 ) -> Tensor:
-    """Train a copy of the encoder with its linear probe as head; the last epoch is tested.
+    """Train a copy of ``method`` and its probe on (n,) indices; returns (M, C) test logits.
 
-    SGD with momentum 0.9 and a cosine from 0.01 to zero, batches of 128, weight decay 1e-4,
-    gradients clipped to norm 1, random crops and flips. The fitted probe is the start, since a
-    random head would first damage the features.
-
-    Args:
-        method: maps images to features with gradient; not changed.
-        dataset: the labeled set.
-        indices: (n,) positions of the training images in it.
-        test: the test set.
-        head: weight (D, C) and bias (C,) of the fitted probe.
-        epochs: passes over the training images.
-        seed: of the order and the augmentation.
-        device: where to train.
-        progress: called with steps done and steps in total.
-
-    Returns:
-        (M, C) logits of the test set.
-
-    Raises:
-        InputError: the encoder gives no gradient, or training diverges.
+    The fitted probe, weight (D, C) and bias (C,), is the start, since a random head would first
+    damage the features.
     """
     encoder: Any = copy.deepcopy(method).to(device).train().requires_grad_(True)
     weight, bias = head

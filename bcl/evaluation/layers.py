@@ -10,21 +10,12 @@ from bcl.evaluation.features import Encode
 
 
 def layer_encoder(method: nn.Module, layer: str = "pooled") -> Encode:
-    """Build a function that reads a layer.
+    """Return a function from images to a layer's (B, D) features.
 
-    Args:
-        method: has ``encode``, ``encoder`` and ``projector``.
-        layer: ``"pooled"`` (what ``encode`` returns), ``"projector"``, ``"class_token"`` or
-            ``"mean"`` (of a ViT's patch tokens), or the name of any submodule of the encoder, such
-            as SmallAlexNet's ``"fc7"``; maps are averaged over their positions.
-
-    Returns:
-        Images to (B, D) features.
-
-    Raises:
-        InputError: the encoder has no such layer; no encoder.
+    ``"pooled"`` is what ``encode`` returns; ``"class_token"`` and ``"mean"`` (of the patch tokens)
+    are for ViTs. Any other name is a submodule of the encoder; maps are averaged over positions.
     """
-    encoder = getattr(method, "encoder", None)
+    encoder: Any = getattr(method, "encoder", None)
     encode: Encode | None = getattr(method, "encode", None)
     if not isinstance(encoder, nn.Module) or encode is None:
         raise InputError(
@@ -44,7 +35,6 @@ def layer_encoder(method: nn.Module, layer: str = "pooled") -> Encode:
     if not layer or module is None:
         known = [name for name in modules if name and name.count(".") < 2]
         raise unknown_name("layer", layer, ["pooled", "projector", "class_token", "mean", *known])
-    prefix = int(getattr(encoder, "num_prefix_tokens", 1))
 
     def read(images: Tensor) -> Tensor:
         found: list[Tensor] = []
@@ -53,11 +43,11 @@ def layer_encoder(method: nn.Module, layer: str = "pooled") -> Encode:
             encode(images)
         finally:
             handle.remove()
-        output = found[-1]
+        output = found[-1]  # (B, D), (B, tokens, D) or (B, D, H, W)
         if layer == "class_token":
             return output[:, 0]
         if layer == "mean":
-            return output[:, prefix:].mean(1)
+            return output[:, encoder.num_prefix_tokens :].mean(1)
         if output.ndim == 4:
             return output.mean((2, 3))
         return output.mean(1) if output.ndim == 3 else output

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_stat_scores
 
-from bcl.core.errors import InputError
 from bcl.evaluation.shots import GROUPS, ShotGroups
 
 
@@ -15,10 +14,6 @@ def class_accuracy(predictions: Tensor, labels: Tensor, num_classes: int) -> Ten
     """(C,) float64 share of correct predictions per class; NaN where no test image has the class.
 
     torchmetrics returns 0 for an absent class, which would count as a failure.
-
-    Example:
-        >>> class_accuracy(torch.tensor([0, 1, 1]), torch.tensor([0, 0, 1]), 3)
-        tensor([0.5000, 1.0000,    nan], dtype=torch.float64)
     """
     scores = multiclass_stat_scores(
         predictions, labels, num_classes=num_classes, average=None, validate_args=False
@@ -38,34 +33,11 @@ def nan_mean(values: Tensor) -> float:
 
 
 def group_accuracy(per_class: Tensor, groups: ShotGroups) -> dict[str, float]:
-    r"""Many, Medium, Few and their standard deviation under both definitions.
+    r"""Means over the classes of each group, from (C,) accuracies, and their standard deviation.
 
-    A group's accuracy is the mean over its classes. ``std_population`` divides by 3 (SDCLR's
-    released code), ``std_sample`` by 2 (which reproduces the tables of the BCL and GH papers) and
-    is :math:`\sqrt{3/2}` times as large.
-
-    Args:
-        per_class: (C,) accuracies, NaN for classes without test images.
-        groups: from `bcl.shot_groups`.
-
-    Returns:
-        ``many``, ``medium``, ``few``, ``class_mean``, ``std_population``, ``std_sample``; NaN
-        where a group is empty.
-
-    Raises:
-        InputError: another number of classes.
-
-    Example:
-        >>> from bcl.evaluation.shots import shot_groups
-        >>> result = group_accuracy(torch.tensor([0.9, 0.6, 0.3]), shot_groups([9, 5, 1]))
-        >>> round(result["std_population"], 4), round(result["std_sample"], 4)
-        (0.2449, 0.3)
+    ``std_population`` divides by 3 (SDCLR's released code), ``std_sample`` by 2 (the tables of the
+    BCL and GH papers), :math:`\sqrt{3/2}` times as large. NaN where a group is empty.
     """
-    if per_class.numel() != groups.class_counts.numel():
-        raise InputError(
-            f"{per_class.numel()} class accuracies, but the groups were made for "
-            f"{groups.class_counts.numel()} classes; use the counts of the same data set."
-        )
     result = {name: nan_mean(per_class[ids]) for name, ids in groups.as_dict().items()}
     three = torch.tensor([result[name] for name in GROUPS], dtype=torch.float64)
     result["class_mean"] = nan_mean(per_class)
@@ -77,11 +49,7 @@ def group_accuracy(per_class: Tensor, groups: ShotGroups) -> dict[str, float]:
 def confidence_interval(values: Sequence[float]) -> tuple[float, float]:
     r"""Mean and half-width of the 95 % interval, :math:`t_{0.975,n-1}\, s / \sqrt n`.
 
-    Args:
-        values: one number per draw or seed.
-
-    Returns:
-        Mean and half-width; the half-width is NaN for a single value.
+    The half-width of a single value is NaN, and so are both of none.
 
     Example:
         >>> mean, half = confidence_interval([0.50, 0.52, 0.54])
@@ -91,21 +59,13 @@ def confidence_interval(values: Sequence[float]) -> tuple[float, float]:
     from scipy import stats
 
     n = len(values)
-    if n == 0:
-        return math.nan, math.nan
-    mean = math.fsum(values) / n
-    if n == 1:
-        return mean, math.nan
-    return mean, float(stats.t.ppf(0.975, n - 1) * stats.sem(values))
+    mean = math.fsum(values) / n if n else math.nan
+    half = float(stats.t.ppf(0.975, n - 1) * stats.sem(values)) if n > 1 else math.nan
+    return mean, half
 
 
 def spearman(a: Tensor, b: Tensor) -> float:
-    """Spearman's rank correlation of (N,) values, ties at their mean rank; NaN for a constant.
-
-    Example:
-        >>> round(spearman(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([10.0, 20.0, 15.0])), 4)
-        0.5
-    """
+    """Spearman's rank correlation of (N,) values, ties at their mean rank; NaN for a constant."""
     from scipy.stats import spearmanr
 
     if len(a) < 2 or bool((a == a[0]).all() | (b == b[0]).all()):
@@ -114,12 +74,7 @@ def spearman(a: Tensor, b: Tensor) -> float:
 
 
 def auroc(scores: Tensor, positive: Tensor) -> float:
-    """Chance that a positive sample has the larger score, ties half; NaN without both kinds.
-
-    Example:
-        >>> auroc(torch.tensor([0.1, 0.4, 0.35, 0.8]), torch.tensor([False, False, True, True]))
-        0.75
-    """
+    """Chance that a positive sample has the larger score, ties half; NaN without both kinds."""
     from sklearn.metrics import roc_auc_score
 
     if bool(positive.all() | ~positive.any()):

@@ -2,9 +2,10 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
+from bcl.core.checks import check_choice
 from bcl.core.errors import unknown_name
 from bcl.evaluation.probe.options import SOLVERS
 
@@ -26,33 +27,33 @@ SINGLE = (
     *("full", "1%", "50-shot", "100-shot", "long-tailed", "balanced-lt"),
     *("knn", "knn-euclidean", "long-tailed-knn", "finetune", "finetune-1%"),
 )
+# Training images, shots (see `Protocol`) and draws of the linear protocols without a number.
+WHOLE: dict[str, tuple[Source, int | None, int]] = {
+    "full": ("probe", None, 1),
+    "long-tailed": ("long-tailed", None, 1),
+    "balanced-lt": ("long-tailed", 0, DRAWS),
+}
+KNN: dict[str, tuple[Source, str]] = {
+    "knn": ("probe", "cosine"),
+    "knn-euclidean": ("probe", "euclidean"),
+    "long-tailed-knn": ("long-tailed", "cosine"),
+}
 NEIGHBORS = {"probe": (1, 10, 200), "long-tailed": (1, 10)}  # unless the name has a number
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """One way to measure a representation.
+    """One way to measure a representation."""
 
-    Attributes:
-        name: as shown in reports.
-        kind: ``"linear"``, ``"knn"`` or ``"finetune"``.
-        train: ``"probe"`` for the balanced set, ``"long-tailed"`` for the pretraining set.
-        shots: images per class (int; 0: as many as the rarest class has), share of the balanced
-            set (float), or None for all.
-        draws: number of subsets.
-        solver: of a linear probe; the metric of nearest neighbors.
-        cropped: whether the training features are of one random crop and flip of every image.
-        neighbors: numbers of nearest neighbors.
-    """
-
-    name: str
+    name: str  # as shown in reports
     kind: Kind
-    train: Source
+    train: Source  # the balanced set, or the pretraining set
+    # Images per class (int; 0: as many as the rarest class has), share of the set, or None for all.
     shots: int | float | None = None
-    draws: int = 1
-    solver: str = "lbfgs"
-    cropped: bool = False
-    neighbors: tuple[int, ...] = ()
+    draws: int = 1  # number of subsets
+    solver: str = "lbfgs"  # of a linear probe; the metric of nearest neighbors
+    cropped: bool = False  # train on one random crop and flip of every image
+    neighbors: tuple[int, ...] = ()  # numbers of nearest neighbors
 
     @property
     def source(self) -> str:
@@ -76,23 +77,13 @@ class Protocol:
 
 
 def parse_protocols(names: str | Sequence[str]) -> list[Protocol]:
-    """Turn protocol names into protocols, each once, in the order given.
+    """Turn protocol names, a list or one string with commas, into protocols, each once, in order.
 
     ``full``, ``1%`` (any share), ``50-shot`` (any number), ``long-tailed``, ``balanced-lt`` are
     linear probes and take a solver after a colon (``full:sgd``). ``knn`` (k = 1, 10, 200, cosine),
     ``knn-euclidean`` and ``long-tailed-knn`` may name a number of neighbors (``knn@5``). Then
     ``finetune`` and ``finetune-1%`` (any share). With ``+crop`` before the colon a linear probe is
-    trained on one random crop and flip of every image. The papers' sets are ``bcl``, ``gh``,
-    ``sdclr``, ``colt``, ``mak``, ``cacr``, ``ts`` (`SUITES`).
-
-    Args:
-        names: a list, or one string with commas.
-
-    Returns:
-        The protocols.
-
-    Raises:
-        InputError: unknown name.
+    trained on one random crop and flip of every image. `SUITES` has the papers' sets.
 
     Example:
         >>> [protocol.name for protocol in parse_protocols("bcl,1%")]
@@ -100,54 +91,34 @@ def parse_protocols(names: str | Sequence[str]) -> list[Protocol]:
     """
     if isinstance(names, str):
         names = [name.strip() for name in names.split(",")]
-    found: dict[str, Protocol] = {}
-    for name in names:
-        for single in SUITES.get(name, (name,)):
-            found.setdefault(single, _single(single))
-    return list(found.values())
+    singles = (single for name in names for single in SUITES.get(name, (name,)))
+    return [_single(name) for name in dict.fromkeys(singles)]
 
 
 def _single(name: str) -> Protocol:
-    base, colon, solver = name.partition(":")
-    if colon and solver not in SOLVERS:
-        raise unknown_name("solver", solver, SOLVERS)
-    base, cropped, rest = base.partition("+crop")
-    linear = None if rest else _linear(base, solver or "lbfgs")
-    if linear is not None:
-        return replace(linear, name=name, cropped=bool(cropped))
-    if not colon and not cropped:
-        kind, at, number = base.partition("@")
-        count = (int(number),) if re.fullmatch(r"[1-9]\d*", number) else ()
-        if kind in _KNN and bool(at) == bool(count):
-            train, metric = _KNN[kind]
-            # Each k has its own result, named after it; the protocol's name has none.
-            neighbors = count or NEIGHBORS[train]
-            return Protocol(kind, "knn", train, solver=metric, neighbors=neighbors)
-        if base == "finetune":
-            return Protocol(name, "finetune", "probe")
-        if (match := re.fullmatch(rf"finetune-{_SHARE}", base)) and 0 < float(match[1]) <= 100:
-            return Protocol(name, "finetune", "probe", float(match[1]) / 100)
+    head, colon, solver = name.partition(":")
+    if colon:
+        check_choice("solver", solver, SOLVERS)
+    base, crop, rest = head.partition("+crop")
+    train, shots, draws = WHOLE.get(base) or ("probe", _shots(base), DRAWS)
+    if not rest and (base in WHOLE or shots):
+        cropped = bool(crop)
+        return Protocol(name, "linear", train, shots, draws, solver or "lbfgs", cropped)
+    kind, at, k = name.partition("@")
+    if kind in KNN and (not at or re.fullmatch(r"[1-9]\d*", k)):
+        train, metric = KNN[kind]
+        # Each k has its own result, named after it; the protocol's name has none.
+        neighbors = (int(k),) if at else NEIGHBORS[train]
+        return Protocol(kind, "knn", train, solver=metric, neighbors=neighbors)
+    share = _shots(name.removeprefix("finetune-"))
+    if name == "finetune" or (name.startswith("finetune-") and isinstance(share, float)):
+        return Protocol(name, "finetune", "probe", share)
     raise unknown_name("protocol", name, (*SINGLE, *SUITES))
 
 
-_SHARE = r"(\d+(?:\.\d+)?)%"
-_KNN: dict[str, tuple[Source, str]] = {
-    "knn": ("probe", "cosine"),
-    "knn-euclidean": ("probe", "euclidean"),
-    "long-tailed-knn": ("long-tailed", "cosine"),
-}
-
-
-def _linear(base: str, solver: str) -> Protocol | None:
-    """The linear protocol of a name without its solver, or None."""
-    if base == "full":
-        return Protocol(base, "linear", "probe", solver=solver)
-    if base == "long-tailed":
-        return Protocol(base, "linear", "long-tailed", solver=solver)
-    if base == "balanced-lt":
-        return Protocol(base, "linear", "long-tailed", 0, DRAWS, solver)
-    if (match := re.fullmatch(r"(\d+)-shot", base)) and int(match[1]) > 0:
-        return Protocol(base, "linear", "probe", int(match[1]), DRAWS, solver)
-    if (match := re.fullmatch(_SHARE, base)) and 0 < float(match[1]) <= 100:
-        return Protocol(base, "linear", "probe", float(match[1]) / 100, DRAWS, solver)
-    return None
+def _shots(text: str) -> int | float | None:
+    """50 for ``"50-shot"``, 0.01 for ``"1%"``, None for anything else."""
+    if match := re.fullmatch(r"0*([1-9]\d*)-shot", text):
+        return int(match[1])
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)%", text)
+    return float(match[1]) / 100 if match and 0 < float(match[1]) <= 100 else None

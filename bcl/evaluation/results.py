@@ -1,10 +1,11 @@
 """What an evaluation found: dataclasses in Python, plain values on disk."""
 
-import io
 import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
+from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,14 @@ from torch import Tensor
 
 from bcl.core.errors import InputError
 from bcl.core.files import atomic_write, write_text
-from bcl.evaluation.measures import Measures, TailDiscovery
-from bcl.evaluation.metrics import confidence_interval
+from bcl.evaluation.metrics import confidence_interval, group_accuracy
+from bcl.evaluation.probe.options import ProbeResult
 from bcl.evaluation.shots import GROUPS, ShotGroups
 
 SCHEMA = "bcl-cacr/probe-report"
 SCHEMA_VERSION = 2
 # Tables and pages cannot do without these.
-DATA_FIELDS = ("test_hash", "test_images", "num_classes", "class_names", "class_counts")
+DATA_FIELDS = {"test_hash", "test_images", "num_classes", "class_names", "class_counts"}
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,33 @@ class ProtocolResult:
     groups: dict[str, dict[str, Estimate]]
     notes: list[str]  # such as absent classes
 
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        kind: str,
+        description: str,
+        draws: list[ProbeResult],
+        groups: dict[str, ShotGroups],
+    ) -> "ProtocolResult":
+        """Means with 95 % intervals over the draws."""
+        means = {}
+        for grouping, group in groups.items():
+            rows = [group_accuracy(draw.per_class_accuracy, group) for draw in draws]
+            means[grouping] = {key: Estimate.of([row[key] for row in rows]) for key in rows[0]}
+        per_class = torch.stack([draw.per_class_accuracy for draw in draws])  # (draws, C)
+        return cls(
+            name,
+            kind,
+            description,
+            [Draw(d.accuracy, d.top5, d.per_class_accuracy.tolist(), d.chosen) for d in draws],
+            per_class=per_class.mean(0).tolist(),
+            accuracy=Estimate.of([draw.accuracy for draw in draws]),
+            top5=Estimate.of([draw.top5 for draw in draws]),
+            groups=means,
+            notes=sorted({note for draw in draws for note in draw.notes}),
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values; ``summary`` holds all means."""
         values = asdict(self)
@@ -70,28 +98,18 @@ class ProtocolResult:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "ProtocolResult":
         """Read what `to_dict` wrote, with NaN for None."""
-        summary = dict(values["summary"])
+        summary = _numbers(values["summary"])
         draws = [
-            Draw(
-                _number(draw["accuracy"]),
-                _number(draw["top5"]),
-                [_number(value) for value in draw["per_class"]],
-                draw["chosen"],
-            )
+            Draw(**_numbers({**draw, "chosen": {}}) | {"chosen": draw["chosen"]})
             for draw in values["draws"]
         ]
-        if not draws:
-            raise ValueError(f"protocol '{values['name']}' has no draws")
         return cls(
             **{key: values[key] for key in ("name", "kind", "description", "notes")},
             draws=draws,
-            per_class=[_number(value) for value in values["per_class"]],
-            accuracy=_estimate(summary.pop("accuracy")),
-            top5=_estimate(summary.pop("top5")),
-            groups={
-                grouping: {name: _estimate(value) for name, value in means.items()}
-                for grouping, means in summary.items()
-            },
+            per_class=_numbers(values["per_class"]),
+            accuracy=summary.pop("accuracy"),
+            top5=summary.pop("top5"),
+            groups=summary,
         )
 
 
@@ -118,7 +136,7 @@ class ProbeReport:
         data: the data set: recipe, class names and counts, hashes, number of test images.
         groups: grouping to class ids; the first grouping is the main one.
         protocols: one result per protocol.
-        measures: representation measures; empty if they were not asked for.
+        measures: uniformity, alignment and class spread; None if they were not asked for.
         tracker: momentum loss and score by class, rank correlation with class frequency; or None.
         images: images of the highest and lowest scores.
         predictions: protocol name to (draws, M) predicted labels; ``"labels"`` to the (M,) truth.
@@ -138,8 +156,8 @@ class ProbeReport:
     data: dict[str, Any]
     groups: dict[str, ShotGroups]
     protocols: list[ProtocolResult]
-    measures: Measures | None = None
-    tracker: TailDiscovery | None = None
+    measures: dict[str, Any] | None = None
+    tracker: dict[str, Any] | None = None
     images: list[ShownImage] = field(default_factory=list)
     predictions: dict[str, Tensor] = field(default_factory=dict)
 
@@ -193,11 +211,9 @@ class ProbeReport:
         folder = Path(folder)
         try:
             for image in self.images:
-                _write_bytes(folder / image.file, image.png)
+                atomic_write(folder / image.file, methodcaller("write", image.png))
             if self.predictions:
-                buffer = io.BytesIO()
-                torch.save(self.predictions, buffer)
-                _write_bytes(folder / "predictions.pt", buffer.getvalue())
+                atomic_write(folder / "predictions.pt", partial(torch.save, self.predictions))
             text = json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False)
             write_text(folder / "report.json", text + "\n")
         except OSError as error:
@@ -232,17 +248,19 @@ class ProbeReport:
     @classmethod
     def _from_dict(cls, values: dict[str, Any]) -> "ProbeReport":
         """Build a report from plain values; any error means that they are no whole report."""
-        protocols = [ProtocolResult.from_dict(entry) for entry in values["protocols"]]
-        data = {**values["data"]}
-        if lacking := [key for key in DATA_FIELDS if key not in data]:
-            raise KeyError(f"data.{lacking[0]}")
-        counts = torch.tensor(data["class_counts"])
+        data, protocols = values["data"], [ProtocolResult.from_dict(p) for p in values["protocols"]]
         groups = {
-            name: ShotGroups(name, counts, *(torch.tensor(ids[key]).long() for key in GROUPS))
+            name: ShotGroups(
+                name,
+                torch.tensor(data["class_counts"]),
+                *(torch.tensor(ids[key]).long() for key in GROUPS),
+            )
             for name, ids in values["groups"].items()
         }
-        if not groups or not protocols:
-            raise ValueError("no groups or no protocols")
+        if not groups or not protocols or not all(result.draws for result in protocols):
+            raise ValueError("no groups, protocols or draws")
+        if lacking := DATA_FIELDS - data.keys():
+            raise KeyError(*sorted(lacking))
         return cls(
             record={**values["record"]},
             data=data,
@@ -260,10 +278,10 @@ def _read_json(path: Path) -> dict[str, Any]:
         raise InputError(f"no report at {path}; make one with 'bcl probe CKPT --out DIR'.")
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not JSON: {error}.") from error
+    except ValueError:  # not JSON, or not UTF-8
+        values = None
     if not isinstance(values, dict) or values.get("schema") != SCHEMA:
-        raise InputError(f"{path} is not a probe report; its schema should be '{SCHEMA}'.")
+        raise InputError(f"{path} is not a probe report: not JSON, or not of schema '{SCHEMA}'.")
     version = values.get("schema_version")
     if version != SCHEMA_VERSION:
         newer = isinstance(version, int) and version > SCHEMA_VERSION
@@ -275,31 +293,30 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _read_predictions(report: Path, images: int) -> dict[str, Tensor]:
-    """The predictions beside a report's file; empty if there are none."""
+    """The (draws, M) predictions next to a report's file; empty if there are none."""
     path = report.parent / "predictions.pt"
     if not path.is_file():
         return {}
-    step = "run 'bcl probe' again, or delete it to read the report without them"
     try:
         predictions: dict[str, Tensor] = torch.load(path, weights_only=True)
-        fits = all(rows.shape[-1] == images for rows in predictions.values())
+        if any(rows.shape[-1] != images for rows in predictions.values()):
+            raise ValueError(f"not of {images} test images")
     except Exception as error:
-        raise InputError(f"{path} is damaged or does not belong to the report; {step}.") from error
-    if not fits:
-        raise InputError(f"{path} does not belong to {report.name}; {step}.")
+        raise InputError(
+            f"{path} is damaged or does not belong to the report; run 'bcl probe' again, or "
+            "delete it to read the report without them."
+        ) from error
     return predictions
 
 
-def _write_bytes(path: Path, content: bytes) -> None:
-    atomic_write(path, lambda file: file.write(content))
-
-
-def _number(value: float | None) -> float:
+def _numbers(value: Any) -> Any:
+    """Numbers as floats, with NaN for None, in nested lists and dicts; `Estimate` where written."""
+    if isinstance(value, dict):
+        found = {key: _numbers(each) for key, each in value.items()}
+        return Estimate(**found) if found.keys() == {"mean", "ci95"} else found
+    if isinstance(value, list):
+        return [_numbers(each) for each in value]
     return math.nan if value is None else float(value)
-
-
-def _estimate(value: dict[str, Any]) -> Estimate:
-    return Estimate(_number(value["mean"]), _number(value["ci95"]))
 
 
 def rounded(value: float) -> float:

@@ -10,18 +10,14 @@ from bcl.evaluation.crops import CroppedSet
 from bcl.evaluation.features import ImageDataset
 from bcl.evaluation.probe.draws import by_class
 from bcl.evaluation.protocols import Protocol
-from bcl.evaluation.shots import GROUPINGS, ShotGroups, shot_groups
+from bcl.evaluation.shots import GROUPINGS, shot_groups
 
 
 class Sets:
-    """The sets of a datamodule that some protocols need, by name.
+    """The image sets of a datamodule that some protocols need, by name.
 
-    Attributes:
-        data: the datamodule.
-        images: the image sets, ``"probe"`` and ``"test"`` at least.
-        labels: (N,) labels, on the device.
-        features: (N, D) features, on the device; filled by the extraction.
-        groups: grouping to classes, the main one first.
+    ``images``, ``labels`` (N,) and ``features`` (N, D), which the extraction fills in, have the
+    keys ``"probe"``, ``"test"`` and more; ``groups`` has the main grouping first.
     """
 
     def __init__(
@@ -34,6 +30,11 @@ class Sets:
     ) -> None:
         self.data, self.num_classes = data, int(data.num_classes)
         self.counts = torch.as_tensor(data.class_counts).cpu()
+        if self.counts.numel() != self.num_classes:
+            raise InputError(
+                f"the data has {self.num_classes} classes, but class_counts has "
+                f"{self.counts.numel()}; take both from the same data set."
+            )
         names = getattr(data, "class_names", range(self.num_classes))
         self.class_names = [str(name) for name in names]
         self.images: dict[str, ImageDataset] = {"probe": data.probe_set(), "test": data.test_set()}
@@ -43,7 +44,7 @@ class Sets:
             if protocol.cropped:
                 self.images[protocol.source] = CroppedSet(self.images[protocol.train], seed)
         self.labels = {
-            name: self._labels(name, each).to(device) for name, each in self.images.items()
+            name: self.read_labels(name, each).to(device) for name, each in self.images.items()
         }
         self.features: dict[str, Tensor] = {}
         possible = GROUPINGS if self.num_classes >= 3 else ("thresholds",)
@@ -51,17 +52,8 @@ class Sets:
         ordered = dict.fromkeys((main, *possible))
         self.groups = {name: shot_groups(self.counts, name) for name in ordered}
 
-    @property
-    def main_groups(self) -> ShotGroups:
-        """The main grouping."""
-        return next(iter(self.groups.values()))
-
-    def train_labels(self) -> Tensor:
-        """(N,) labels of the pretraining set."""
-        return self._labels("long-tailed training", self.data.train_set())
-
-    def _labels(self, name: str, images: Any) -> Tensor:
-        """The labels of a set, one for each image."""
+    def read_labels(self, name: str, images: Any) -> Tensor:
+        """(N,) int64 labels of a set, one for each image."""
         labels = getattr(images, "labels", None)
         if labels is None or labels.numel() != len(images):
             raise InputError(
@@ -79,7 +71,7 @@ class Sets:
         return labels
 
     def subsets(self, protocol: Protocol) -> list[Tensor]:
-        """Positions of each draw's training images."""
+        """Positions (n,) of each draw's training images."""
         labels, shots = self.labels[protocol.source], protocol.shots
         if shots is None:
             return [torch.arange(labels.numel(), device=labels.device)]

@@ -2,7 +2,6 @@ import pytest
 import torch
 from sklearn.neighbors import KNeighborsClassifier
 
-from bcl.core.errors import InputError
 from bcl.evaluation import knn
 from bcl.evaluation.knn import knn_predict
 
@@ -36,52 +35,12 @@ def test_nearer_neighbor_breaks_ties():
     assert found[2].item() == 0
 
 
-def test_votes_by_similarity():
-    x = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.1, 1.0]])
-    y = torch.tensor([0, 1, 1])
-    test = torch.tensor([[1.0, 0.05]])
-    assert knn_predict(x, y, test, (3,))[3].item() == 1
-    assert knn_predict(x, y, test, (3,), temperature=0.07)[3].item() == 0
-
-
 def test_more_neighbors_than_images_uses_all():
     x, y = points(12, 1)
     assert knn_predict(x, y, x, (200,))[200].shape == (12,)
-
-
-def test_a_low_temperature_overflows_nothing():
-    x, y = points(300, 1)
-    test, _ = points(50, 2)
-    found = knn_predict(x, y, test, (1, 30), temperature=1e-4)
-    assert found[30].equal(found[1])  # the nearest alone counts
 
 
 def test_narrow_labels_and_gradients():
     x, y = points(60, 1)
     expected = knn_predict(x, y, x, (5,))[5]
     assert knn_predict(x.clone().requires_grad_(), y.to(torch.uint8), x, (5,))[5].equal(expected)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"metric": "cosin"}, "did you mean 'cosine'"),
-        ({"ks": (0,)}, "at least 1"),
-        ({"temperature": 0.0}, "temperature"),
-        ({"test_features": torch.zeros(5, 3)}, r"\(12, 9\), \(12,\) and \(5, 3\)"),
-        ({"test_features": torch.zeros(0, 9)}, "neighbors need"),
-        ({"train_labels": torch.zeros(11).long()}, "neighbors need"),
-        (
-            {"train_features": torch.full((12, 9), torch.nan)},
-            "train features are not finite in 12 rows",
-        ),
-        (
-            {"test_features": torch.full((2, 9), torch.inf)},
-            "test features are not finite in 2 rows",
-        ),
-    ],
-)
-def test_bad_input(options, message):
-    x, y = points(12, 1)
-    with pytest.raises(InputError, match=message):
-        knn_predict(**{"train_features": x, "train_labels": y, "test_features": x, **options})

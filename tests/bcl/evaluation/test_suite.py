@@ -68,6 +68,13 @@ def test_missing_labels_are_refused():
         bcl.evaluate(encode, data, protocols="full")
 
 
+def test_counts_of_another_data_set_are_refused():
+    data = FakeData()
+    data.num_classes = 5
+    with pytest.raises(InputError, match="same data set"):
+        bcl.evaluate(encode, data, protocols="full")
+
+
 def test_class_without_training_or_test_images_is_said():
     data = FakeData()
     keep = data.probe_set().labels != 2
