@@ -13,6 +13,7 @@ from bcl.augment.grid import op_grid, score_grid, tile
 from bcl.augment.policy import OPS, POLICIES
 from bcl.augment.sampling import ChainSettings
 from bcl.augment.views import ContrastiveViews
+from bcl.core.checks import check_count
 from bcl.core.errors import InputError
 from bcl.core.files import atomic_write
 from datamodules.images.decode import decode
@@ -49,11 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit status."""
-    if args.columns < 2 or args.count < 1:
-        raise InputError(
-            f"--columns must be at least 2 and --count at least 1, got {args.columns} and "
-            f"{args.count}."
-        )
+    check_count("--columns", args.columns, at_least=2)
+    check_count("--count", args.count)
     out = Path(args.out)
     if out.suffix.lower() != ".png" or out.is_dir():
         raise InputError(f"--out must name a .png file to write, got '{out}'.")
@@ -88,9 +86,7 @@ def _load(folder: Path, count: int, size: int) -> Tensor:
         raise InputError(f"--images: '{folder}' is not a folder; give one that holds images.")
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES)
     if not files:
-        raise InputError(
-            f"--images: no images in '{folder}'; looked for {', '.join(sorted(_SUFFIXES))}."
-        )
+        raise InputError(f"--images: '{folder}' holds none of {', '.join(sorted(_SUFFIXES))}.")
     count = min(count, len(files))
     chosen = [files[i * len(files) // count] for i in range(count)]
     return torch.stack([_decode(path, size) for path in chosen])

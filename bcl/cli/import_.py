@@ -41,13 +41,10 @@ def run(args: argparse.Namespace) -> int:
     to_checkpoint = args.out.endswith((".ckpt", ".pt", ".pth"))
     if to_checkpoint != (args.config is not None):
         raise InputError(
-            "a checkpoint needs --config NAME for its method and data, and a folder takes none; "
-            f"got --out {args.out} and --config {args.config}."
+            f"a checkpoint needs --config NAME, a folder takes none; got --out {args.out} and "
+            f"--config {args.config}."
         )
-    if not to_checkpoint:
-        check_replaceable(args.out, args.overwrite)
-    elif Path(args.out).exists() and not args.overwrite:
-        raise InputError(f"{args.out} exists already; choose another --out or add --overwrite.")
+    check_replaceable(args.out, args.overwrite)
     released = read_released(args.file, args.kind)
     mean, std = _normalization(released, args.normalization)
     if to_checkpoint:
@@ -103,8 +100,8 @@ def _write_checkpoint(released: "Released", args: argparse.Namespace, mean: Any,
     own = torch.stack([method.mean.flatten(), method.std.flatten()])
     if not torch.allclose(own, torch.tensor([mean, std]), rtol=0, atol=1e-4):
         raise InputError(
-            f"{args.file}: its images were normalized by mean {mean} and std {std}, but methods "
-            "normalize by ImageNet's; import it into a folder, which keeps its own."
+            f"{args.file}: its images were normalized by mean {mean} and std {std}, not by "
+            "ImageNet's as in methods; import it into a folder, which keeps its own."
         )
     tensors = {
         f"{part}.{name}": value

@@ -73,7 +73,7 @@ def _datamodule(args: argparse.Namespace) -> FilesDataModule:
         own = (args.recipe, args.split_file, args.imbalance_factor, args.split_seed)
         if any(value is not None for value in own):
             raise InputError(
-                "a list names its images itself; leave --recipe, --split-file, --imbalance-factor "
+                "--train-list names the images; leave --recipe, --split-file, --imbalance-factor "
                 "and --split-seed out."
             )
         lists = (args.train_list, args.probe_list, args.test_list)
@@ -83,13 +83,12 @@ def _datamodule(args: argparse.Namespace) -> FilesDataModule:
     fixed = "--recipe" if args.recipe else "--split-file" if args.split_file else None
     if fixed and args.imbalance_factor is not None:
         raise InputError(
-            f"{fixed} says how many images each class has, so --imbalance-factor would have no "
-            "effect; leave one of the two out."
+            f"{fixed} fixes the images per class, so --imbalance-factor would have no effect; "
+            "leave one out."
         )
     if args.split_seed is not None and args.recipe is None and args.imbalance_factor is None:
         raise InputError(
-            "--split-seed chooses the images of --imbalance-factor or --recipe; without one of "
-            "these it would have no effect. Leave it out."
+            "--split-seed has no effect without --imbalance-factor or --recipe; leave it out."
         )
     return ImageFolderLT(
         args.root,

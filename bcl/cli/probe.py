@@ -126,14 +126,10 @@ def _numbers(
     except ValueError:
         numbers = ()
     if not numbers or not all(0 < number < math.inf for number in numbers):
-        raise InputError(
-            f"{option} takes positive numbers, with commas between them, such as 0.001,0.01; got "
-            f"'{text}'."
-        )
+        raise InputError(f"{option} takes positive numbers such as 0.001,0.01, got '{text}'.")
     if not solvers & set(of):
         raise InputError(
-            f"{option} is for the solvers {', '.join(of)}, which no protocol uses; name one, such "
-            f"as --protocol full:{of[0]}."
+            f"{option} is for the solvers {', '.join(of)}; use one, as in --protocol full:{of[0]}."
         )
     return numbers[0] if len(numbers) == 1 else numbers
 

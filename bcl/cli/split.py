@@ -116,16 +116,12 @@ def _cifar(root: str, asked: str | None, recipe: str) -> str | None:
     if asked is not None:
         if asked not in found:
             raise InputError(
-                f"{root} holds no {CIFARS[asked][0]}, so --dataset {asked} is not there; "
-                + (f"it holds {found[0]}." if found else "leave --dataset out for other data.")
+                f"--dataset {asked}: {root} holds no {CIFARS[asked][0]}; leave --dataset out."
             )
         return asked
     prefix = recipe.partition("/")[0]
     if len(found) > 1 and prefix not in found:
-        raise InputError(
-            f"{root} holds both {' and '.join(found)}; say which is meant with --dataset "
-            f"{' or --dataset '.join(found)}."
-        )
+        raise InputError(f"{root} holds both {' and '.join(found)}; choose one with --dataset.")
     return prefix if prefix in found else next(iter(found), None)
 
 
@@ -192,9 +188,8 @@ def _refuse_unused(args: argparse.Namespace) -> None:
         options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
         what = f"recipe '{args.recipe}'" if args.recipe else f"profile '{args.profile}'"
         raise InputError(
-            f"{what} fixes its counts itself, so {options} would have no effect; leave "
-            f"{'them' if len(given) > 1 else 'it'} out, or take --profile exponential, step or "
-            "pareto instead."
+            f"{what} fixes its counts, so {options} would have no effect; leave "
+            f"{'them' if len(given) > 1 else 'it'} out, or take --profile exponential."
         )
 
 

@@ -1,4 +1,4 @@
-"""Labelled images by position, in memory or in files."""
+"""Labeled images by position, in memory or in files."""
 
 import copy
 from collections import deque
