@@ -86,7 +86,7 @@ def _load(folder: Path, count: int, size: int) -> Tensor:
         raise InputError(f"--images: '{folder}' is not a folder; give one that holds images.")
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES)
     if not files:
-        raise InputError(f"--images: '{folder}' holds none of {', '.join(sorted(_SUFFIXES))}.")
+        raise InputError(f"--images: no images in '{folder}' ({', '.join(sorted(_SUFFIXES))}).")
     count = min(count, len(files))
     chosen = [files[i * len(files) // count] for i in range(count)]
     return torch.stack([_decode(path, size) for path in chosen])
