@@ -71,6 +71,7 @@ def test_a_classifier_of_ones_own_goes_behind_the_same_features(tmp_path, size):
         assert torch.equal(body[key], value)
 
 
+@pytest.mark.slow
 def test_timm_alone_opens_what_its_names_can_build(tmp_path):
     """In a process that never imported this library."""
     import subprocess

@@ -164,6 +164,7 @@ def test_bcl_d_becomes_a_whole_method(tmp_path, capsys):
     assert "SDCLR or BCL-D" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_bcl_becomes_a_checkpoint_that_can_be_probed(tmp_path, capsys, monkeypatch):
     network, head = resnet(), worn(Head(512))
     path, out = save(tmp_path / "m.pt", simclr_state(network, head)), tmp_path / "run.ckpt"
