@@ -123,20 +123,20 @@ def _read(path: Path) -> Tensors:
 def _sort(state: Tensors, rules: tuple[Rule, ...], kind: str) -> dict[str, Tensors]:
     """Sort tensors into parts by the first rule that matches; none may be left."""
     parts: dict[str, Tensors] = {}
-    homeless = []
+    unplaced = []
     for old, value in state.items():
         for part, pattern, rename in rules:
             if match := re.fullmatch(pattern, old):
                 new = match.expand(rename) if isinstance(rename, str) else rename(match)
                 if parts.setdefault(part, {}).setdefault(new, value) is not value:
-                    homeless.append(old)  # another tensor has its place
+                    unplaced.append(old)  # another tensor has its place
                 break
         else:
-            homeless.append(old)
-    if homeless:
-        names = ", ".join(homeless[:6]) + (", …" if len(homeless) > 6 else "")
+            unplaced.append(old)
+    if unplaced:
+        names = ", ".join(unplaced[:6]) + (", …" if len(unplaced) > 6 else "")
         raise InputError(
-            f"{len(homeless)} tensors have no place in a checkpoint of kind '{kind}': {names}."
+            f"{len(unplaced)} tensors have no place in a checkpoint of kind '{kind}': {names}."
         )
     return parts
 

@@ -19,7 +19,7 @@ def test_instantiate_builds_nested_objects():
 
 
 @pytest.mark.parametrize(
-    ("path", "told"),
+    ("path", "message"),
     [
         ("os.system", "outside the trusted packages"),
         ("bclx.Evil", "outside the trusted packages"),
@@ -29,10 +29,10 @@ def test_instantiate_builds_nested_objects():
         (7, "outside the trusted packages"),
     ],
 )
-def test_instantiate_refuses(path, told):
+def test_instantiate_refuses(path, message):
     with pytest.raises(InputError) as error:
         instantiate({"class_path": path})
-    assert told in str(error.value)
+    assert message in str(error.value)
 
 
 def test_instantiate_names_a_wrong_argument():
