@@ -14,7 +14,7 @@ from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
-from bcl.core.checks import check_count
+from bcl.core.checks import check_count, check_positive
 from bcl.core.errors import InputError
 from bcl.core.files import atomic_write
 from bcl.core.instantiate import instantiate
@@ -38,8 +38,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         fresh = target.with_name(f".{target.name}.new")
         try:
             atomic_write(fresh, lambda file: torch.save(checkpoint, file))
-            if (broken := _broken_part(fresh)) is not None:
-                raise OSError(f"{fresh} was not written correctly ('{broken}'); is the disk full?")
+            if found := damage(fresh):
+                raise OSError(f"{fresh} was not written correctly: {found}; is the disk full?")
             torch.load(fresh, map_location="meta", weights_only=True)
             if target.exists():
                 keep_as(target, target.with_name("previous.ckpt"))
@@ -66,12 +66,7 @@ def keep_as(path: Path, other: Path) -> None:
 
 
 def lies_in(path: str | Path, folder: str | Path) -> bool:
-    """Whether a file is in this folder, however both paths are written.
-
-    Example:
-        >>> lies_in("run/../run/last.ckpt", "run")
-        True
-    """
+    """Whether a file is in this folder, however both paths are written."""
     return Path(path).resolve().parent == Path(folder).resolve()
 
 
@@ -91,19 +86,9 @@ def is_cut(trainer: pl.Trainer) -> bool:
 
 
 class Checkpoints(ModelCheckpoint):
-    """Save ``last.ckpt`` every n epochs, and every n steps or minutes within an epoch.
+    """Save ``last.ckpt`` every n epochs, steps and minutes, and after the last epoch.
 
-    Lightning's callback takes one of these intervals; this one takes all of them, and saves within
-    an epoch only between two optimizer steps.
-
-    Args:
-        folder: where checkpoints go.
-        every_n_epochs: epochs between checkpoints; the last epoch is always saved.
-        every_n_steps: optimizer steps between checkpoints.
-        every_minutes: minutes between checkpoints.
-
-    Raises:
-        InputError: an interval that is not positive.
+    Lightning's callback takes only one of these intervals, and may save between optimizer steps.
     """
 
     def __init__(
@@ -116,8 +101,8 @@ class Checkpoints(ModelCheckpoint):
         check_count("epochs between checkpoints", every_n_epochs)
         if every_n_steps is not None:
             check_count("steps between checkpoints", every_n_steps)
-        if every_minutes is not None and not every_minutes > 0:
-            raise InputError(f"minutes between checkpoints must be positive, got {every_minutes}.")
+        if every_minutes is not None:
+            check_positive("minutes between checkpoints", every_minutes)
         super().__init__(folder, save_top_k=0, save_on_train_epoch_end=True)
         self.path = Path(folder) / "last.ckpt"
         self.intervals = (every_n_epochs, every_n_steps, every_minutes)
@@ -159,8 +144,8 @@ class Checkpoints(ModelCheckpoint):
             # Interrupted before its first checkpoint, the run must not resume from the old one's.
             self.path.unlink(missing_ok=True)
             previous.unlink(missing_ok=True)
-        elif self._resumed.name == previous.name and is_damaged(self.path):
-            # The next save would move a damaged last.ckpt over the only whole one.
+        elif self._resumed.name == previous.name and damage(self.path):
+            # The next save would move a damaged last.ckpt over the only intact one.
             keep_as(previous, self.path)
 
     def last_good(self) -> str:
@@ -263,98 +248,75 @@ class TorchRandomState(Callback):
 # --- reading ------------------------------------------------------------------------------
 
 
-def _broken_part(path: Path) -> str | None:
-    """Name the first part of an archive whose checksum is wrong; torch does not look at them."""
-    with zipfile.ZipFile(path) as archive:
-        return archive.testzip()
-
-
-def is_damaged(path: Path) -> bool:
-    """Whether a file is missing, cut, no PyTorch archive, or has a part with a wrong checksum."""
+def damage(path: Path) -> str | None:
+    """Describe what is wrong with a file, if anything; torch ignores the checksums."""
     try:
-        return _broken_part(path) is not None
-    except (OSError, EOFError, zipfile.BadZipFile):
-        return True
+        with zipfile.ZipFile(path) as archive:
+            part = archive.testzip()
+    except OSError as error:
+        return f"it cannot be read ({error.strerror or error})"
+    except Exception:  # arbitrary bytes fail in any way
+        return "it is truncated or not a PyTorch file"
+    return None if part is None else f"the checksum of '{part}' is wrong"
 
 
 def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
-    """Read a checkpoint of this library.
-
-    Args:
-        path: the file.
-        map_location: as in ``torch.load``.
-
-    Returns:
-        The checkpoint; its ``"bcl"`` entry holds format and record.
-
-    Raises:
-        InputError: missing, unreadable, damaged, of another program, or of another format.
-    """
+    """Read a checkpoint of this library; its ``"bcl"`` entry holds format and record."""
     file = Path(path)
-    content = _load(file, map_location)
-    if not isinstance(content, dict) or KEY not in content or "state_dict" not in content:
+    if not file.is_file():
         raise InputError(
-            f"{file} was written by another program: it has no '{KEY}' record. Take a checkpoint "
-            f"that `bcl fit` wrote; `bcl import` reads published ones.{_beside(file)}"
+            f"no checkpoint {file}; name a file that `bcl fit` wrote, such as "
+            f"checkpoints/last.ckpt.{_neighbor(file)}"
+        )
+    content, fault = _read(file, map_location)
+    if fault is not None:
+        raise InputError(f"{file} {fault}.{_neighbor(file)}")
+    return content
+
+
+def _read(file: Path, map_location: Any) -> tuple[dict[str, Any], str | None]:
+    """Read a file, and say what keeps it from being a checkpoint of this version, if anything."""
+    found, content = damage(file), None
+    if found is None:
+        try:
+            content = torch.load(file, map_location=map_location, weights_only=True)
+        except Exception:  # torch runs arbitrary bytes as pickle commands, which fail in any way
+            found = "it holds objects other than tensors and plain values"
+    return content or {}, f"is not an intact checkpoint: {found}" if found else _fault(content)
+
+
+def _fault(content: Any) -> str | None:
+    """Say what is wrong with a file's content, if anything."""
+    if not isinstance(content, dict) or KEY not in content or "state_dict" not in content:
+        return (
+            f"was written by another program: it has no '{KEY}' record; name a checkpoint of "
+            "`bcl fit`, or read a published one with `bcl import`"
         )
     own = content[KEY] if isinstance(content[KEY], dict) else {}
     version = own.get("format")
     if version == 1:
-        raise InputError(
-            f"{file} was written before bcl-cacr 0.1.0, which renamed the options of methods and "
-            "data, and cannot be rebuilt; train again, or read its weights with "
-            "torch.load(..., weights_only=True)['state_dict']."
+        return (
+            "was written before bcl-cacr 0.1.0, which renamed the options of methods and data; "
+            "train again, or read its weights with torch.load(..., weights_only=True)['state_dict']"
         )
     if version != FORMAT:
-        raise InputError(
-            f"{file} has checkpoint format {version!r}, this version reads {FORMAT}; "
-            "update bcl-cacr."
-        )
+        return f"has checkpoint format {version!r}, this version reads {FORMAT}; update bcl-cacr"
     if not isinstance(own.get("record"), dict) or not isinstance(content["state_dict"], dict):
-        raise InputError(
-            f"{file} is damaged: its record or its weights are not mappings.{_beside(file)}"
-        )
-    return content
+        return "is damaged: its record or its weights are not mappings"
+    return None
 
 
-def _load(file: Path, map_location: Any) -> Any:
-    """``torch.load`` whose failures are one clear line."""
-    if file.is_dir():
-        raise InputError(f"{file} is a folder; name a checkpoint in it, such as last.ckpt.")
-    if not file.exists():
-        told = f"no checkpoint {file}; `bcl fit` writes checkpoints/last.ckpt."
-        raise InputError(told + (_beside(file) if any(file.parent.glob("*.ckpt")) else ""))
-    archive = zipfile.is_zipfile(file)
-    try:
-        part = _broken_part(file) if archive else None
-        if part is None:
-            return torch.load(file, map_location=map_location, weights_only=True)
-        why = f"the checksum of '{part}' is wrong"
-    except (PermissionError, TimeoutError) as error:
-        raise InputError(f"cannot read checkpoint {file}: {error.strerror or error}.") from None
-    except Exception:  # torch runs foreign bytes as pickle's commands, which fail in any way
-        why = "it holds objects other than tensors and plain values"
-        why = why if archive else "it is truncated or not a PyTorch file"
-    raise InputError(f"{file} is not a whole checkpoint of this library: {why}.{_beside(file)}")
-
-
-def _beside(file: Path) -> str:
-    """Name the newest whole checkpoint beside a refused one, and how to resume from it."""
+def _neighbor(file: Path) -> str:
+    """Name the newest intact checkpoint beside a refused one, and how to resume from it."""
     others = [other for other in file.parent.glob("*.ckpt") if other != file]
     for other in sorted(others, key=lambda path: path.stat().st_mtime, reverse=True):
-        if is_damaged(other):
-            continue
-        try:
-            content = torch.load(other, map_location="meta", weights_only=True)
-        except Exception:  # as in _load
-            continue
-        if isinstance(content, dict) and KEY in content:
-            step = content.get("global_step")
+        content, fault = _read(other, "meta")
+        if fault is None:
             return (
-                f" The one before it, {other} (step {step}), is whole; resume from it with "
-                f"--ckpt_path {other}."
+                f" The one before it, {other} (step {content.get('global_step')}), is intact; "
+                f"resume from it with --ckpt_path {other}."
             )
-    return " No whole checkpoint lies beside it."
+    return " No other checkpoint in its folder is intact." if others else ""
 
 
 @dataclass
@@ -406,34 +368,40 @@ def _build(spec: Any, trusted: tuple[str, ...], path: str | Path) -> Any:
 
 
 def load_method(method: Any, content: dict[str, Any], path: str | Path) -> None:
-    """Load a checkpoint into a method whose encoder is built like the one that was trained.
-
-    Tensors of equal shapes do not make encoders equal: strides and pooling have none.
-
-    Raises:
-        InputError: another encoder, or tensors that do not fit; names ``path``.
-    """
+    """Load a checkpoint into a method whose encoder is built like the one that was trained."""
     saved = content[KEY]["record"].get("encoder")
     own = plain(encoder_spec(getattr(method, "encoder", method)))
-    if saved is not None and own is not None:
-        for key in sorted({*saved, *own} - {"image_size"}):
-            if saved.get(key) != own.get(key) and not key.startswith("drop"):
-                raise InputError(
-                    f"{path} is a checkpoint of another model: its encoder "
-                    f"'{saved.get('name')}' was built with {key}={saved.get(key)!r}, this one with "
-                    f"{key}={own.get(key)!r}. Use the configuration that it was trained with."
-                )
-    state = content["state_dict"]
-    known = method.state_dict()
-    missing = [name for name in known if name not in state]
-    extra = [name for name in state if name not in known and not name.startswith("tracker.")]
-    shapes = [name for name in known if name in state and known[name].shape != state[name].shape]
-    if missing or extra or shapes:
-        shown = (missing or extra or shapes)[0]
-        what = "is missing" if missing else "is unknown" if extra else "has another shape"
+    difference = _encoder_difference(saved, own) if saved is not None and own is not None else None
+    difference = difference or _tensor_difference(content["state_dict"], method.state_dict())
+    if difference is not None:
         raise InputError(
-            f"{path} is a checkpoint of another model: {len(missing)} tensors missing, "
-            f"{len(extra)} unknown, {len(shapes)} of another shape (first: '{shown}' {what}). "
-            "Use the configuration that it was trained with."
+            f"{path} is a checkpoint of another model: {difference}. Use the configuration that "
+            "it was trained with."
         )
-    method.load_state_dict(state)
+    method.load_state_dict(content["state_dict"])
+
+
+def _encoder_difference(saved: dict[str, Any], own: dict[str, Any]) -> str | None:
+    """Compare how two encoders were built: strides and pooling have no tensors that differ."""
+    for key in sorted({*saved, *own} - {"image_size"}):
+        if saved.get(key) != own.get(key) and not key.startswith("drop"):
+            return (
+                f"its encoder '{saved.get('name')}' was built with {key}={saved.get(key)!r}, this "
+                f"one with {key}={own.get(key)!r}"
+            )
+    return None
+
+
+def _tensor_difference(saved: dict[str, Tensor], own: dict[str, Tensor]) -> str | None:
+    """Compare the tensors' shapes; a method may have no tracker yet."""
+    shapes, wanted = ({name: tuple(x.shape) for name, x in each.items()} for each in (saved, own))
+    tracked = {name for name in shapes if name.startswith("tracker.") and name not in wanted}
+    names = [name for name in {**wanted, **shapes} if name not in tracked]
+    wrong = [name for name in names if shapes.get(name) != wanted.get(name)]
+    if not wrong:
+        return None
+    first = wrong[0]
+    return (
+        f"{len(wrong)} tensors do not match (first: '{first}', {shapes.get(first, 'missing')} in "
+        f"the checkpoint and {wanted.get(first, 'missing')} in the model)"
+    )

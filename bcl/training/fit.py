@@ -35,21 +35,20 @@ def make_trainer(
 
     Args:
         record: from `bcl.training.record.new_record`.
-        folder: the run's; checkpoints go to ``checkpoints/last.ckpt`` in it.
-        settings: of Lightning's trainer; its callbacks and plugins are added to the run's own.
+        folder: the run's folder; checkpoints go to ``checkpoints/last.ckpt``.
+        settings: arguments of Lightning's trainer; callbacks and plugins are added to the run's.
         save: intervals of `bcl.training.checkpoints.Checkpoints`.
         log: loggers, see `LogHistory`.
         online: the online probe, if the run has one.
         history_every: epochs between files of the tracker's history, if the run has them.
         resumed_at: optimizer steps of the checkpoint in the folder that the run resumes from.
-        short: whether epochs are so short that one progress bar over all of them is better.
+        short: show one progress bar over all epochs.
 
     Returns:
         The trainer, for `fit`.
 
     Raises:
-        InputError: settings that Lightning refuses, or that do not fit the processes a launcher
-            started.
+        InputError: settings that Lightning refuses, or that do not match the launcher's processes.
     """
     settings = dict(settings)
     recorder = RunRecorder(record, folder)
@@ -94,12 +93,7 @@ def _listed(value: Any) -> list[Any]:
 
 
 def check_launch(trainer: pl.Trainer, sync_batchnorm: bool = False) -> None:
-    """Refuse a launcher's processes that the trainer would let train each by itself.
-
-    Raises:
-        InputError: torchrun or srun started another number of processes than the trainer is set
-            for, or SyncBatchNorm is asked for on CPU ranks.
-    """
+    """Refuse a launcher's processes that the trainer would let train each by itself."""
     started, here = _started()
     wanted = trainer.num_devices * trainer.num_nodes
     if sync_batchnorm and wanted > 1 and trainer.strategy.root_device.type == "cpu":
@@ -131,18 +125,17 @@ def fit(
     data: pl.LightningDataModule,
     checkpoint: str | Path | None = None,
 ) -> None:
-    """Train; an interrupt stays an interrupt, and bad input stays one clear error.
+    """Train a method; like ``trainer.fit``, with errors that a user can act on.
 
     Args:
-        trainer: Lightning's trainer, such as that of `make_trainer`.
-        method: what is trained.
+        trainer: Lightning's trainer, such as the one of `make_trainer`.
+        method: the method to train.
         data: its datamodule.
         checkpoint: where to resume from.
 
     Raises:
-        KeyboardInterrupt: the user stopped the run; what was saved before is whole.
-        InputError: bad input, also where Lightning wrapped it; once training has started, it names
-            the last good checkpoint.
+        KeyboardInterrupt: the user stopped the run.
+        InputError: bad input; once training has started, it names the last good checkpoint.
     """
     try:
         trainer.fit(method, datamodule=data, ckpt_path=checkpoint)

@@ -14,17 +14,13 @@ from bcl.training.checkpoints import is_last_epoch
 class HistoryWriter(Callback):
     """Write momentum losses and scores of all samples to disk every n epochs.
 
-    One file per epoch (see `bcl.memorization.history.write_epoch`), 8 bytes per sample, written by
-    rank 0 before the epoch's checkpoint: a resumed run has the files of an uninterrupted one.
-    Read them with `bcl.TrackerHistory`.
+    Rank 0 writes one file per epoch, 8 bytes per sample, before the epoch's checkpoint, so a
+    resumed run has the files of an uninterrupted one. Read them with `bcl.TrackerHistory`.
 
     Args:
         folder: where the files go.
         every_n_epochs: epochs between files; the last epoch always has one.
         keep: keep the files of the epochs before a resumed checkpoint.
-
-    Raises:
-        InputError: ``every_n_epochs`` below 1.
 
     Example:
         >>> import tempfile

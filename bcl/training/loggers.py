@@ -14,7 +14,7 @@ import torch
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
-from torch import Tensor
+from torch import Tensor, nn
 
 from bcl.core.checks import check_choice, check_count
 from bcl.core.errors import InputError
@@ -31,22 +31,20 @@ _THUMBNAIL = 96  # pixels
 class LogHistory(Callback):
     """Log every epoch's row of the record before it is checkpointed.
 
-    TensorBoard and wandb also get a histogram of the memorization scores, and wandb a table of the
-    tail: the samples with the largest momentum losses. Put it after all callbacks that add to the
-    record.
+    TensorBoard and wandb also get a histogram of the memorization scores. Every 50 epochs and after
+    the last, wandb gets a table of the samples with the largest momentum losses. Put this callback
+    after all that add to the record.
 
     Args:
         recorder: the run's record; files go to its folder (``metrics.csv``, ``tensorboard/``,
             ``wandb/``).
-        names: of `LOGGERS`, in one string with commas or in a list.
-        resumed_at: optimizer steps of the checkpoint that a run resumes from. The CSV file and the
-            wandb run then continue, and what was logged after the checkpoint is dropped where that
-            is possible (CSV, TensorBoard). None starts afresh.
-        rows: samples in a table, which comes every 50 epochs and after the last.
+        names: loggers, as ``"csv,tensorboard,wandb"`` or a list.
+        resumed_at: optimizer steps of the checkpoint that the run resumes from, whose logs then
+            continue (CSV and TensorBoard drop later rows); None starts new ones.
+        rows: samples in the table.
 
     Raises:
-        InputError: an unknown name, a package that is not installed, a number below 1, or, when
-            training starts, no access to wandb.
+        InputError: an unknown name, a missing package, or no access to wandb.
 
     Example:
         >>> import tempfile
@@ -105,7 +103,7 @@ class LogHistory(Callback):
                 logger.experiment.add_histogram("scores", tracker.scores.cpu(), step)
             if tracker is not None and isinstance(logger, WandbLogger):
                 values["scores"] = _histogram(row["score_histogram"])
-                if is_last_epoch(trainer) or done % _TABLE_EVERY == 0:
+                if done % _TABLE_EVERY == 0 or is_last_epoch(trainer):
                     data = getattr(trainer, "datamodule", None)
                     values["tail"] = tail_table(tracker, data, self.rows)
             logger.log_metrics({**scalars, **values}, step)
@@ -125,7 +123,7 @@ class LogHistory(Callback):
 def open_logger(
     name: str, folder: Path, record: dict[str, Any], resumed_at: int | None = None
 ) -> Logger:
-    """Open one of `LOGGERS` in a run's folder; see `LogHistory`."""
+    """Open one of `LOGGERS` in a run's folder."""
     if name == "csv":
         return CSVHistory(folder, resumed_at)
     if name == "wandb":
@@ -160,12 +158,7 @@ def _wandb(folder: Path, record: dict[str, Any], resumed: bool) -> WandbLogger:
 
 
 class CSVHistory(CSVLogger):
-    """Lightning's CSV logger, whose file a resumed run continues; written whole, so never cut.
-
-    Args:
-        folder: where ``metrics.csv`` is written.
-        resumed_at: keep the rows of an older file up to this step; None starts afresh.
-    """
+    """Lightning's CSV logger, with an atomic file that a resumed run continues."""
 
     def __init__(self, folder: str | Path, resumed_at: int | None = None) -> None:
         super().__init__(folder, name="", version="")
@@ -205,13 +198,7 @@ def _histogram(counts: list[int]) -> Any:
 def tail_table(tracker: Any, data: Any = None, rows: int = 32) -> Any:
     """Build a ``wandb.Table`` of the samples that the model has memorized least.
 
-    Args:
-        tracker: the run's tracker.
-        data: its datamodule, for classes and images; labels are shown and used for nothing else.
-        rows: samples in the table.
-
-    Returns:
-        The table: ``id``, ``class``, ``class images``, ``momentum loss``, ``score``, ``image``.
+    Labels and images come from the datamodule, if there is one, and are only shown.
     """
     import wandb
 
@@ -225,14 +212,11 @@ def tail_table(tracker: Any, data: Any = None, rows: int = 32) -> Any:
     table = wandb.Table(columns=["id", "class", "class images", "momentum loss", "score", "image"])
     for sample, thumbnail in zip(found.tolist(), thumbnails, strict=True):
         label = None if labels is None else int(labels[sample])
-        table.add_data(
-            sample,
-            None if label is None else str(names[label]) if names is not None else str(label),
-            None if label is None or counts is None else int(counts[label]),
-            float(losses[sample]),
-            float(scores[sample]),
-            None if thumbnail is None else wandb.Image(thumbnail),
-        )
+        name = label if label is None or names is None else names[label]
+        count = None if label is None or counts is None else int(counts[label])
+        image = None if thumbnail is None else wandb.Image(thumbnail)
+        shown = None if name is None else str(name)
+        table.add_data(sample, shown, count, float(losses[sample]), float(scores[sample]), image)
     return table
 
 
@@ -240,8 +224,6 @@ def _thumbnails(dataset: Any, ids: Tensor) -> list[Any]:
     with torch.random.fork_rng([]):  # a loader's workers may draw from the run's numbers
         images = dataset.images(ids).cpu()  # (n, 3, S, S) uint8
     if max(images.shape[2:]) > _THUMBNAIL:
-        small = torch.nn.functional.interpolate(
-            images.float(), size=(_THUMBNAIL, _THUMBNAIL), mode="area"
-        )
+        small = nn.functional.interpolate(images.float(), size=_THUMBNAIL, mode="area")
         images = small.round().to(torch.uint8)
     return [image.permute(1, 2, 0).numpy() for image in images]

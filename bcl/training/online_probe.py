@@ -19,29 +19,27 @@ from bcl.training.record import RunRecorder
 
 
 class OnlineProbe(Callback):
-    """Many / Medium / Few while training, without touching it.
+    """Measure Many / Medium / Few during training, without changing the run.
 
     A linear head learns from the encoder's features of each training batch (first view, detached)
-    and the batch's own labels, which are long-tailed. Every n epochs, and after the last, it is
-    measured on the test images, and so are nearest neighbors among the probe images. The run ends
-    with the same weights, to the bit, as without it: the head has an optimizer of its own, is not
-    part of the method, and draws no random number. With a process group the head sees the batch of
-    all ranks, each test image counts once, and all ranks hold the same numbers.
+    and the batch's labels. Every n epochs, and after the last, it is measured on the test images,
+    and so are nearest neighbors among the probe images. The run ends with the same weights, to the
+    bit, as without it: the head has its own optimizer and draws no random number. With a process
+    group the head sees the batch of all ranks, and all ranks hold the same numbers.
 
-    Values are logged as ``online_linear/all``, ``/many``, ``/medium``, ``/few`` and
-    ``online_knn/…``, shares in [0, 1]; those of a group are means over its classes. They also enter
-    the record's history.
+    Values are logged, and added to the record's history, as ``online_linear/all``, ``/many``,
+    ``/medium``, ``/few`` and ``online_knn/…``: accuracies in [0, 1]; a group's is the mean over its
+    classes.
 
     Args:
         every_n_epochs: epochs between measurements.
-        neighbors: k of the cosine neighbors, with equal votes; 0 leaves them out, and then the
-            probe images are not encoded.
-        learning_rate: of the head's Adam.
+        neighbors: number of cosine neighbors, with equal votes; 0 leaves them out.
+        learning_rate: learning rate of the head's Adam.
         batch_size: images encoded at a time.
         recorder: the run's record, which `bcl.training.make_trainer` fills in.
 
     Raises:
-        InputError: an argument out of its range; a method or datamodule that it does not fit.
+        InputError: an argument out of range, or a method or datamodule without what it needs.
 
     Example:
         >>> OnlineProbe(every_n_epochs=10).neighbors
@@ -109,11 +107,7 @@ class OnlineProbe(Callback):
         return {"head": dict(self.head.state_dict()), "optimizer": self.optimizer.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue with the head of an interrupted run.
-
-        Raises:
-            InputError: its head was for other features or classes.
-        """
+        """Continue with the head of an interrupted run, unless it had other features or classes."""
         if self.head is None or self.optimizer is None or not state_dict:
             return
         try:
@@ -182,15 +176,7 @@ class OnlineProbe(Callback):
 
     @torch.no_grad()
     def measure(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, float]:
-        """Accuracies as they are now; all ranks must call it.
-
-        Args:
-            trainer: whose datamodule has the images.
-            pl_module: the method.
-
-        Returns:
-            Name to share of correct predictions, the same on every rank.
-        """
+        """Compute the accuracies by name, equal on every rank; all ranks must call it."""
         assert self.head is not None  # made in setup
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         device = trainer.strategy.root_device

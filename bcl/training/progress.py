@@ -11,12 +11,7 @@ from bcl.training.record import RunRecorder
 
 
 def progress_callback(recorder: RunRecorder, short: bool = False) -> Callback:
-    """Choose how a run shows its progress.
-
-    Args:
-        recorder: gives name and loss.
-        short: whether epochs are so short that one bar over all of them is better.
-    """
+    """Choose how a run shows its progress; ``short`` epochs share one bar."""
     if not in_terminal():
         return PlainProgress(recorder)
     return EpochBar(recorder) if short else TQDMProgressBar()

@@ -26,16 +26,13 @@ _SAME = {
 def new_record(
     name: str, method: pl.LightningModule, seed: int, config: dict[str, Any]
 ) -> dict[str, Any]:
-    """Start the record of a run: all that is known before its first step.
+    """Start the record of a run, for `bcl.training.make_trainer`.
 
     Args:
         name: the run's name in reports.
-        method: its class names the method.
+        method: the method to train.
         seed: the run's seed.
         config: plain values that rebuild method and data (``model``, ``data``, ``trainer``).
-
-    Returns:
-        The record, for `bcl.training.fit.make_trainer`.
     """
     return {
         "name": name,
@@ -83,8 +80,9 @@ class RunRecorder(Callback):
 
     def on_train_start(self, trainer: pl.Trainer, *_: Any) -> None:
         """Start the clock; name the data, and say what it left out."""
-        self.record.update(_data(trainer))
-        self.record["notes"] = _notes(trainer)
+        self.record |= _data(trainer)
+        notes = getattr(getattr(trainer, "datamodule", None), "notes", None) or []
+        self.record["notes"] = [str(note) for note in notes]
         if trainer.is_global_zero:
             print_notes(self.record["notes"])
         self._before = self.record["wall_seconds"]
@@ -127,11 +125,7 @@ class RunRecorder(Callback):
         checkpoint[KEY] = {"format": FORMAT, "record": record, "running": self._running(trainer)}
 
     def on_load_checkpoint(self, trainer: pl.Trainer, _: Any, checkpoint: dict[str, Any]) -> None:
-        """Continue the history and the clock of an interrupted run.
-
-        Raises:
-            InputError: the run had another seed or other training images.
-        """
+        """Continue the history and the clock; refuse another seed or other training images."""
         saved, running = checkpoint[KEY]["record"], checkpoint[KEY]["running"]
         own = {**self.record, **_data(trainer)}
         for key, what in _SAME.items():
@@ -153,11 +147,11 @@ class RunRecorder(Callback):
 
 def print_notes(notes: list[str], most: int = 20) -> None:
     """Print the datamodule's notes; the record holds those beyond ``most``."""
-    for note in notes[:most]:
-        print(f"note: {note}", flush=True)
+    shown = notes[:most]
     if len(notes) > most:
-        rest = f"{len(notes) - most:,} more, in the run's run.json and checkpoints"
-        print(f"note: and {rest}", flush=True)
+        shown.append(f"and {len(notes) - most:,} more, in the run's run.json and checkpoints")
+    for note in shown:
+        print(f"note: {note}", flush=True)
 
 
 def _data(trainer: pl.Trainer) -> dict[str, str]:
@@ -165,8 +159,3 @@ def _data(trainer: pl.Trainer) -> dict[str, str]:
     data: Any = getattr(trainer, "datamodule", None)
     found = {key: getattr(data, key, None) for key in ("recipe", "content_hash", "images_hash")}
     return {key: str(value) for key, value in found.items() if value is not None}
-
-
-def _notes(trainer: pl.Trainer) -> list[str]:
-    notes = getattr(getattr(trainer, "datamodule", None), "notes", None)
-    return [str(note) for note in notes] if isinstance(notes, list | tuple) else []

@@ -10,7 +10,7 @@ import torch
 from bcl import InputError
 from bcl.cli import main
 from bcl.training import RunRecorder, make_trainer
-from bcl.training.checkpoints import Checkpoints, is_damaged
+from bcl.training.checkpoints import Checkpoints, damage
 from bcl.training.fit import check_launch
 
 FIT = ("fit", "--config", "digits_lt/simclr", "--model.encoder.args.width", "4")
@@ -41,7 +41,7 @@ def foreign(path):
     torch.save({"state_dict": {"fc.weight": torch.zeros(1)}}, path)
 
 
-def test_damage_names_the_whole_one_before_it_and_the_run_goes_on_from_there(place, capsys):
+def test_damage_names_the_intact_one_before_it_and_the_run_goes_on_from_there(place, capsys):
     assert fit(3) == 0
     expected = torch.load(place / "last.ckpt", weights_only=True)
     last = (place / "last.ckpt").read_bytes()
@@ -52,7 +52,7 @@ def test_damage_names_the_whole_one_before_it_and_the_run_goes_on_from_there(pla
         told = capsys.readouterr().err
         assert why in told
         assert "run/checkpoints/previous.ckpt (step " in told
-        assert "is whole; resume from it with --ckpt_path run/checkpoints/previous.ckpt" in told
+        assert "is intact; resume from it with --ckpt_path run/checkpoints/previous.ckpt" in told
         assert "Traceback" not in told
         (place / "last.ckpt").write_bytes(last)
     cut(place / "last.ckpt")
@@ -67,14 +67,14 @@ def test_damage_names_the_whole_one_before_it_and_the_run_goes_on_from_there(pla
     cut(place / "last.ckpt")
     cut(place / "previous.ckpt")
     assert fit(3, "--ckpt_path", "last") == 2
-    assert "No whole checkpoint lies beside it" in capsys.readouterr().err
+    assert "No other checkpoint in its folder is intact" in capsys.readouterr().err
     (place / "last.ckpt").unlink()
     (place / "previous.ckpt").write_bytes(previous)
     assert fit(3, "--ckpt_path", "last") == 2
     told = capsys.readouterr().err
     assert "no checkpoint run/checkpoints/last.ckpt" in told
     assert "--ckpt_path run/checkpoints/previous.ckpt" in told
-    assert is_damaged(place / "last.ckpt")
+    assert damage(place / "last.ckpt")
 
 
 def test_a_job_that_is_started_again_begins_or_goes_on_or_ends(place, capsys):
