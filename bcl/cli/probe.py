@@ -1,12 +1,13 @@
 """``bcl probe``: evaluate checkpoints and write one report each."""
 
 import argparse
+import itertools
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bcl.core.checks import check_count
 from bcl.core.errors import InputError
 from bcl.core.files import check_writable, file_hash
 from bcl.core.progress import Progress
@@ -66,9 +67,8 @@ def run(args: argparse.Namespace) -> int:
     _check_paths(args, folders)
     reports = []
     for checkpoint, folder in zip(args.checkpoints, folders, strict=True):
-        report = _evaluate(Path(checkpoint), folder.name, args, options)
-        report.save(folder)
-        reports.append(report)
+        reports.append(_evaluate(Path(checkpoint), folder.name, args, options))
+        reports[-1].save(folder)
     try:
         print(text_table(reports))
     except InputError:  # runs of different test sets: each has its own table
@@ -88,9 +88,7 @@ def _options(args: argparse.Namespace) -> Any:
 
     wanted = parse_protocols(args.protocol)
     solvers = {protocol.solver for protocol in wanted if protocol.kind != "knn"}
-    for option in ("batch_size", "epochs", "finetune_epochs"):
-        value = getattr(args, option)
-        check_count(f"--{option.replace('_', '-')}", 1 if value is None else value)
+    rates = _numbers("--learning-rates", args.learning_rates, GRADIENT_SOLVERS, solvers)
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         torch.empty(0, device=device)
@@ -104,9 +102,7 @@ def _options(args: argparse.Namespace) -> Any:
         autocast=torch.bfloat16 if args.precision == "bfloat16" else None,
         probe=ProbeOptions(
             l2=_numbers("--l2", args.l2, ("lbfgs", "ridge"), solvers),
-            learning_rate=_numbers(
-                "--learning-rates", args.learning_rates, GRADIENT_SOLVERS, solvers
-            ),
+            learning_rate=rates,
             epochs=args.epochs,
             selection=args.selection,
             seed=args.seed,
@@ -155,23 +151,18 @@ def _folders(checkpoints: list[str], out: Path) -> list[Path]:
     if len(checkpoints) == 1:
         return [out]
     names: list[str] = []
-    for checkpoint in checkpoints:
-        path = Path(checkpoint).resolve()
-        name = path.stem
-        if name in {"last", "best"} or re.match(r"epoch|step", name):
+    for path in (Path(checkpoint).resolve() for checkpoint in checkpoints):
+        stem = path.stem
+        if re.match(r"(last|best)$|epoch|step", stem):
             outer = path.parent.parent if path.parent.name == "checkpoints" else path.parent
-            name = f"{outer.name}-{name}"
-        stem, count = name, 2
-        while name in names:
-            name, count = f"{stem}-{count}", count + 1
-        names.append(name)
+            stem = f"{outer.name}-{stem}"
+        numbered = (f"{stem}-{count}" for count in itertools.count(2))
+        names.append(next(name for name in itertools.chain([stem], numbered) if name not in names))
     return [out / name for name in names]
 
 
 def _evaluate(checkpoint: Path, name: str, args: argparse.Namespace, options: Any) -> Any:
     """Load a run and evaluate it."""
-    from dataclasses import replace
-
     from bcl.evaluation import evaluate
     from bcl.evaluation.features import FeatureCache
     from bcl.evaluation.layers import layer_encoder
@@ -180,16 +171,17 @@ def _evaluate(checkpoint: Path, name: str, args: argparse.Namespace, options: An
     loaded = load_run(checkpoint)
     data, method = loaded.data, loaded.method
     layer_encoder(method, args.layer)  # refuses a model without encoder before any work
-    if args.data_root is not None:
-        _move_data(data, args.data_root)
+    if (root := args.data_root) is not None:
+        if not hasattr(data, "root"):
+            raise InputError(f"--data.root: {type(data).__name__} has no folder that could move.")
+        if not Path(root).exists():
+            raise InputError(f"--data.root: nothing at {root}; check the path.")
+        data.root = type(data.root)(root) if isinstance(data.root, (str, Path)) else root
     data.prepare_data()
     data.setup("fit")
-    earlier = None
-    if args.earlier is not None:
-        tracker = getattr(load_run(args.earlier).method, "tracker", None)
-        if tracker is None:
-            raise InputError(f"{args.earlier} has no tracker, so no earlier scores.")
-        earlier = tracker.scores
+    earlier = getattr(load_run(args.earlier).method, "tracker", None) if args.earlier else None
+    if args.earlier and earlier is None:
+        raise InputError(f"{args.earlier} has no tracker, so no earlier scores.")
     if args.cache is not None:
         cache = FeatureCache(args.cache, f"{file_hash(checkpoint)}:{args.layer}")
         options = replace(options, cache=cache)
@@ -199,15 +191,7 @@ def _evaluate(checkpoint: Path, name: str, args: argparse.Namespace, options: An
         args.protocol,
         options,
         tracker=getattr(method, "tracker", None),
-        earlier_scores=earlier,
+        earlier_scores=earlier.scores if earlier is not None else None,
         record={"name": name, **loaded.record, "checkpoint": str(checkpoint)},
         progress=Progress(),
     )
-
-
-def _move_data(data: Any, root: str) -> None:
-    if not hasattr(data, "root"):
-        raise InputError(f"--data.root: {type(data).__name__} has no folder that could be moved.")
-    if not Path(root).exists():
-        raise InputError(f"--data.root: nothing at {root}; check the path.")
-    data.root = type(data.root)(root) if isinstance(data.root, (str, Path)) else root

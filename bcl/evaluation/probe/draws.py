@@ -1,6 +1,5 @@
 """The training sets of a probe: P draws of equal shape, each with a validation part."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,18 +20,6 @@ class Draws:
     y: Tensor  # (P, n) int64 labels
     num_fit: int  # rows before the validation part
     num_classes: int
-
-    @classmethod
-    def of(
-        cls,
-        features: Tensor,
-        labels: Tensor,
-        splits: Sequence[tuple[Tensor, Tensor]],
-        num_classes: int,
-    ) -> "Draws":
-        """Collect the rows of every draw; ``splits`` holds their `split_validation`."""
-        rows = torch.stack([torch.cat(split) for split in splits])  # (P, n)
-        return cls(features[rows].float(), labels[rows], splits[0][0].numel(), num_classes)
 
     @property
     def num_held(self) -> int:
@@ -83,7 +70,7 @@ def by_class(labels: Tensor, *keys: int) -> tuple[Tensor, Tensor]:
 def split_validation(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
     """Positions to fit on and to validate on, stratified by class.
 
-    A class with n images gives ``round(n * share)`` to the latter, at most n - 1.
+    A class of n images gives ``round(n * share)`` to the validation part, at most n - 1.
     """
     order, rank = by_class(labels, seed, 0x5B117)
     counts = torch.bincount(labels)

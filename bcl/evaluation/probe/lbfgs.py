@@ -19,7 +19,6 @@ since only :math:`\lambda I` changes in the Hessian.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -239,8 +238,16 @@ def minimize(
     next_refresh = COLD if start is None else 0 if tolerance <= EXACT else REFRESH
     logits = problem.logits(parameters)
     change = torch.zeros_like(logits)
-    nowhere = torch.zeros_like(parameters)
-    value, _ = _objective(problem, logits, change, parameters, nowhere, l2, 0 * l2)
+    direction = torch.zeros_like(parameters)
+
+    def along(length: Tensor) -> tuple[Tensor, Tensor]:
+        """Objective and its derivative after a (P,) share of the step, float64."""
+        value, slope = problem.along(logits, change, length)
+        weight, step = parameters[:, :-1], direction[:, :-1]
+        weight = weight + length[:, None, None] * step
+        return value + 0.5 * l2 * _dot(weight, weight), slope + l2 * _dot(weight, step)
+
+    value, _ = along(0 * l2)
     gradient = problem.gradient(logits, change, parameters[:, :-1], l2)
     scale = torch.ones_like(l2)
     best, since, lowest = float("inf"), 0, value + 1
@@ -270,7 +277,6 @@ def minimize(
             break
         step += 1
         torch.baddbmm(direction[:, -1:], problem.x, direction[:, :-1], out=change)
-        along = partial(_objective, problem, logits, change, parameters, direction, l2)
         length, value = _search(along, value, promised, open_)
         if not bool(value.isfinite().all()):
             raise InputError("the probe's objective is not finite; scale huge features down.")
@@ -296,22 +302,6 @@ def _begin(
     return start.parameters, pairs, start.preconditioner
 
 
-def _objective(
-    problem: SoftmaxProblem,
-    logits: Tensor,
-    change: Tensor,
-    parameters: Tensor,
-    direction: Tensor,
-    l2: Tensor,
-    length: Tensor,
-) -> tuple[Tensor, Tensor]:
-    """Objective and its derivative after part of a step, (P,) in float64."""
-    value, slope = problem.along(logits, change, length)
-    step = direction[:, :-1]
-    weight = parameters[:, :-1] + length[:, None, None] * step
-    return value + 0.5 * l2 * _dot(weight, weight), slope + l2 * _dot(weight, step)
-
-
 def _search(
     along: Callable[[Tensor], tuple[Tensor, Tensor]],
     value: Tensor,
@@ -321,9 +311,8 @@ def _search(
     """Length of the step (P,), 0 where none helps, and the objective after it.
 
     The whole step, or one secant step where the slope at its end says that it is too long or too
-    short; shorter ones where the objective would rise. ``along`` is the objective as a function of
-    the length, ``value`` (P,) the objective before, ``promised`` (P,) minus the slope there, and
-    ``open_`` (P,) says which problems are not solved yet.
+    short; shorter ones where the objective would rise. ``value`` is the (P,) objective before,
+    ``promised`` minus its slope, and ``open_`` says which problems are not solved yet.
     """
     length = open_.to(promised.dtype)
     reached = value

@@ -16,13 +16,13 @@ from bcl.evaluation.probe.gradient import fit_gradient
 from bcl.evaluation.probe.lbfgs import Minimum, SoftmaxProblem, minimize
 from bcl.evaluation.probe.options import (
     EXACT,
-    FIXED,
     GRADIENT_SOLVERS,
     Choice,
     FittedHeads,
     ProbeOptions,
     ProbeResult,
     Selection,
+    fixed_l2,
 )
 from bcl.evaluation.probe.ridge import fit_ridge
 from bcl.evaluation.probe.svc import fit_svc
@@ -155,25 +155,23 @@ def check_probe_data(
 
 def _check_set(name: str, x: Tensor, y: Tensor) -> None:
     """Refuse features that are not finite real (N, D), or labels that are not (N,) from 0."""
-    if not isinstance(x, Tensor) or not isinstance(y, Tensor):
-        raise InputError(f"{name} features and labels must be tensors; use torch.as_tensor.")
-    if x.ndim != 2 or y.shape != x.shape[:1] or x.numel() == 0:
+    tensors = isinstance(x, Tensor) and isinstance(y, Tensor)
+    if not tensors or x.ndim != 2 or y.shape != x.shape[:1] or x.numel() == 0:
         raise InputError(
-            f"{name} features must be (N, D) and {name} labels (N,), got {tuple(x.shape)} and "
-            f"{tuple(y.shape)}."
+            f"{name} features and labels must be tensors (N, D) and (N,), got "
+            f"{tuple(getattr(x, 'shape', ()))} and {tuple(getattr(y, 'shape', ()))}."
         )
-    if x.dtype == torch.bool or x.is_complex():
-        raise InputError(f"{name} features must be real numbers, got {x.dtype}.")
-    if y.is_floating_point() or y.is_complex() or y.dtype == torch.bool or int(y.min()) < 0:
+    integers = not (y.is_floating_point() or y.is_complex() or y.dtype == torch.bool)
+    if x.dtype == torch.bool or x.is_complex() or not integers or int(y.min()) < 0:
         raise InputError(
-            f"{name} labels must be integers from 0, got {y.dtype}, first {y[0].item()}; leave "
-            "unlabeled images out."
+            f"{name} features must be real numbers and labels integers from 0, got {x.dtype} and "
+            f"{y.dtype}, first label {y[0].item()}; leave unlabeled images out."
         )
     check_finite(f"{name} features", x)
     if bool((x.abs() > LARGEST).any()):
         raise InputError(
-            f"{name} features reach {float(x.abs().max()):.3g}, too huge for float32; the encoder "
-            "has diverged, or scale them down."
+            f"{name} features reach {float(x.abs().max()):.3g}, too huge for float32; scale them "
+            "down."
         )
 
 
@@ -207,7 +205,9 @@ def fit_heads(
             )[0]
             for rows in subsets
         ]  # fmt: skip
-    draws = Draws.of(features, labels, splits, num_classes)
+    stacked = torch.stack([torch.cat(split) for split in splits])  # (P, n)
+    num_fit = splits[0][0].numel()
+    draws = Draws(features[stacked].float(), labels[stacked], num_fit, num_classes)
     test_features = test_features.float()
     if options.solver in ("lbfgs", "ridge"):
         fitted = _fit_standardized(draws, options)
@@ -235,10 +235,8 @@ def score(
     notes = absence_notes(trained, per_class)
     gap = chosen.get("gap", 0.0)
     if gap > max(NOTED_GAP, chosen.get("tolerance", 0.0)):
-        notes.append(
-            f"the minimum was only approached, to {gap:.0e} of the objective: the penalty is tiny "
-            "for these features"
-        )
+        reached = f"the minimum was only approached, to {gap:.0e} of the objective"
+        notes.append(f"{reached}: the penalty is tiny for these features")
     if chosen.get("selection") == "best_test":
         notes.append(
             "the epoch was chosen on the test set (as the CACR paper does): this accuracy is "
@@ -259,18 +257,16 @@ def score(
 
 def absence_notes(trained: Tensor, per_class: Tensor) -> list[str]:
     """Up to two sentences on classes without training images or test images (NaN)."""
-    untrained, untested = (~trained).nonzero().flatten(), per_class.isnan().nonzero().flatten()
     notes = []
-    if len(untrained):
-        notes.append(f"no training image of classes {_listed(untrained)}: never predicted")
-    if len(untested):
-        notes.append(f"no test image of classes {_listed(untested)}: left out of the means")
+    for absent, which, effect in (
+        (~trained, "training", "never predicted"),
+        (per_class.isnan(), "test", "left out of the means"),
+    ):
+        if ids := absent.nonzero().flatten().tolist():
+            more = f" and {len(ids) - 10} more" if len(ids) > 10 else ""
+            listed = ", ".join(map(str, ids[:10])) + more
+            notes.append(f"no {which} image of classes {listed}: {effect}")
     return notes
-
-
-def _listed(ids: Tensor) -> str:
-    more = f" and {len(ids) - 10} more" if len(ids) > 10 else ""
-    return ", ".join(map(str, ids[:10].tolist())) + more
 
 
 def _fit_standardized(draws: Draws, options: ProbeOptions) -> FittedHeads:
@@ -298,11 +294,8 @@ def _choose_l2(
     problem: SoftmaxProblem, draws: Draws, options: ProbeOptions
 ) -> tuple[Choice, Minimum | None]:
     """The penalty, and the minimum of its trial to start from."""
-    if isinstance(options.l2, float):
-        return Choice(options.l2, "given"), None
-    listed = options.listed
-    if draws.num_held == 0:
-        return Choice(listed[len(listed) // 2] if listed else START_L2, FIXED), None
+    if fixed := fixed_l2(options, draws.num_held, START_L2):
+        return fixed, None
     part = problem.rows(draws.num_fit)
     tried: dict[float, list[float]] = {}
     minima: dict[float, Minimum] = {}
@@ -318,7 +311,7 @@ def _choose_l2(
         return sum(tried[l2])
 
     # Of equals in a list the strongest, which comes first.
-    best = max(listed, key=accuracy) if listed else _summit(accuracy)
+    best = max(options.listed, key=accuracy) if options.listed else _summit(accuracy)
     return Choice(best, "validation part", tried), minima[best]
 
 

@@ -1,9 +1,8 @@
 """Settings and result of a linear probe, and the papers' gradient solvers as a table."""
 
-import math
 from dataclasses import dataclass, field, replace
 from numbers import Real
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from torch import Tensor
 
@@ -16,7 +15,7 @@ SELECTIONS = ("last", "best_test")
 Selection = Literal["last", "best_test"]
 Values = float | tuple[float, ...] | None
 EXACT = 1e-6  # promised decrease, as a share of the objective, at which a minimum is reached
-L2_BOUNDS = (1e-30, 1e30)  # beyond them a penalty is 0 or infinite in float32
+LEAST, MOST = 1e-30, 1e30  # beyond them a penalty or a rate is 0 or infinite in float32
 FIXED = "fixed: too few images for a validation part"
 
 
@@ -57,17 +56,9 @@ class ProbeOptions:
         if not 0 <= self.validation_share < 1:
             raise InputError(f"validation_share must lie in [0, 1), got {self.validation_share}.")
         if not 0 < self.tolerance < 1:
-            raise InputError(
-                f"tolerance must lie in (0, 1), got {self.tolerance}; the default is {EXACT}."
-            )
-        for name, (least, most) in {"l2": L2_BOUNDS, "learning_rate": (0, math.inf)}.items():
-            value = _values(name, getattr(self, name))
-            object.__setattr__(self, name, value)
-            listed = () if value is None else value if isinstance(value, tuple) else (value,)
-            if value == () or not all(0 < each < math.inf for each in listed):
-                raise InputError(f"{name} must be positive and finite, got {value}.")
-            if not all(least <= each <= most for each in listed):
-                raise InputError(f"{name} must lie between {least:g} and {most:g}, got {value}.")
+            raise InputError(f"tolerance must lie in (0, 1), got {self.tolerance}.")
+        for name in ("l2", "learning_rate"):
+            object.__setattr__(self, name, _values(name, getattr(self, name)))
 
     @property
     def listed(self) -> tuple[float, ...]:
@@ -76,14 +67,21 @@ class ProbeOptions:
 
 
 def _values(name: str, value: Any) -> Values:
-    """One number of any library as a float, several as a tuple."""
+    """One number of any library as a float, several as a tuple; refuse what is out of range."""
+    if value is None:
+        return None
     value = value.tolist() if isinstance(value, Tensor) else value
+    single = isinstance(value, Real)
     try:
-        if value is None or isinstance(value, Real):
-            return None if value is None else float(value)
-        return tuple(float(each) for each in value)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{name} must be a number or a list of numbers, got {value!r}.") from error
+        found = tuple(float(each) for each in ([value] if single else value))
+    except (TypeError, ValueError):
+        found = ()
+    if not found or not all(LEAST <= each <= MOST for each in found):
+        raise InputError(
+            f"{name} must be a positive number or a list of numbers between {LEAST:g} and "
+            f"{MOST:g}, got {value!r}."
+        )
+    return found[0] if single else found
 
 
 @dataclass
@@ -123,8 +121,7 @@ class ProbeResult:
     notes: list[str] = field(default_factory=list)
 
 
-@dataclass
-class FittedHeads:
+class FittedHeads(NamedTuple):
     """P linear heads before their test, and what was chosen for each."""
 
     weight: Tensor  # (P, D, C)
@@ -150,6 +147,16 @@ class Choice:
         shared = {name: self.value, "choice": self.choice, "tried": tried, **more}
         own = self.tried.get(self.value, [None] * heads)
         return [{**shared, "validation_accuracy": accuracy} for accuracy in own]
+
+
+def fixed_l2(options: ProbeOptions, num_held: int, fallback: float) -> Choice | None:
+    """The penalty that was given, or one for lack of validation images; None: search for it."""
+    if isinstance(options.l2, float):
+        return Choice(options.l2, "given")
+    listed = options.listed
+    if num_held == 0:
+        return Choice(listed[len(listed) // 2] if listed else fallback, FIXED)
+    return None
 
 
 @dataclass(frozen=True)
@@ -178,11 +185,9 @@ class GradientSettings:
     def description(self) -> str:
         """One line for reports."""
         rates = ", ".join(f"{rate:g}" for rate in self.learning_rates)
-        schedule = "constant"
+        schedule = f"times {self.factor:g} after epochs {', '.join(map(str, self.milestones))}"
         if self.last_rate is not None:
             schedule = f"exponentially to {self.last_rate:g}"
-        elif self.milestones:
-            schedule = f"times {self.factor:g} after epochs {', '.join(map(str, self.milestones))}"
         chosen = "last epoch" if self.selection == "last" else "BEST EPOCH ON THE TEST SET"
         return (
             f"{self.optimizer}, learning rate {rates} {schedule}, weight decay "

@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from bcl.evaluation.probe.draws import Draws
-from bcl.evaluation.probe.options import FIXED, Choice, FittedHeads, ProbeOptions
+from bcl.evaluation.probe.options import Choice, FittedHeads, ProbeOptions, fixed_l2
 
 GRID = tuple(10.0 ** (e / 2) for e in range(4, -13, -1))  # 100 to 1e-6, by half decades
 FALLBACK_L2 = 0.1  # without a validation part
@@ -33,21 +33,17 @@ class RidgeSystem:
 
 def fit_ridge(draws: Draws, options: ProbeOptions) -> FittedHeads:
     """Choose the penalty on the validation part, then solve for all rows, standardized both."""
-    choice = _choose(draws, options)
+    choice = fixed_l2(options, draws.num_held, FALLBACK_L2) or _search(draws, options)
     weight, bias = RidgeSystem(draws.x, draws.y, draws.num_classes).solve(choice.value)
     return FittedHeads(weight, bias, choice.per_head("l2", len(weight)))
 
 
-def _choose(draws: Draws, options: ProbeOptions) -> Choice:
-    if isinstance(options.l2, float):
-        return Choice(options.l2, "given")
-    listed = options.listed
-    if draws.num_held == 0:
-        return Choice(listed[len(listed) // 2] if listed else FALLBACK_L2, FIXED)
+def _search(draws: Draws, options: ProbeOptions) -> Choice:
+    """The penalty of the highest accuracy on the validation part."""
     fit = slice(draws.num_fit)
     system = RidgeSystem(draws.x[:, fit], draws.y[:, fit], draws.num_classes)
     tried = {}
-    for l2 in listed or GRID:
+    for l2 in options.listed or GRID:
         weight, bias = system.solve(l2)
         tried[l2] = draws.accuracies(torch.baddbmm(bias[:, None], draws.held_x, weight))
     best = max(tried, key=lambda l2: sum(tried[l2]))  # the strongest of equals

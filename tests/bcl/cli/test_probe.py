@@ -144,8 +144,8 @@ def test_baseline_by_name(checkpoint, tmp_path):
     ("words", "message"),
     [
         (["--protocol", "ful"], "did you mean 'full'"),
-        (["--batch-size", "0"], "--batch-size"),
-        (["--epochs", "0"], "--epochs"),
+        (["--batch-size", "0"], "batch_size must be"),
+        (["--epochs", "0"], "epochs must be"),
         (["--l2", "0.1;1"], "--l2 takes positive numbers"),
         (["--l2", "0.1,-1"], "--l2 takes positive"),
         (["--l2", "0.1,nan"], "--l2 takes positive"),
