@@ -24,6 +24,7 @@ def softmin_cost(
     rbf_scale: float | None = None,
     constant: str = "none",
     chunk_size: int | None = None,
+    even: bool = True,
 ) -> Tensor:
     """Compute r, once for each segment of columns.
 
@@ -36,13 +37,15 @@ def softmin_cost(
         rbf_scale: s; None for the Euclidean cost.
         constant: whose weights have no gradient: ``"none"``, ``"queue"`` (the bank's) or ``"all"``.
         chunk_size: as in `bcl.losses.blocks.rows_per_block`.
+        even: whether all rows will most likely weigh the same in the loss.
 
     Returns:
         (n, S).
     """
     rows = _rows(x)
     rate = None if rbf_scale is None else -rbf_scale
-    sums = Sums(-temperature, skip, cost=True, rate=rate, constant=constant == "all")
+    even = even and rate is None and bank is None
+    sums = Sums(-temperature, skip, True, rate, constant=constant == "all", even=even)
     mass, cost = row_stats(rows, _columns(y), sums, chunk_size)  # (n, S)
     if bank is None:
         return cost

@@ -156,6 +156,8 @@ class Sums(NamedTuple):
         cost: whether the mean cost is needed.
         rate: the cost of a product is :math:`\exp(\text{rate}\, d)`; None for d itself.
         constant: whether the weights have no gradient.
+        even: whether all costs will most likely weigh the same in the loss; a CPU then prepares
+            their gradient along with them, which saves the second computation.
     """
 
     scale: float = 1.0
@@ -163,6 +165,7 @@ class Sums(NamedTuple):
     cost: bool = False
     rate: float | None = None
     constant: bool = False
+    even: bool = False
 
 
 def row_stats(
@@ -183,9 +186,12 @@ def row_stats(
     Returns:
         m and r, (n, S) each; r is 0 where it is not needed.
     """
-    block = rows_per_block(x.shape[0], y.shape[0] * y.shape[1], x.device, chunk_size)
+    matrices = 2 if sums.cost else 1  # of weights and costs
+    block = rows_per_block(len(x), matrices * y.shape[0] * y.shape[1], x.device, chunk_size)
     if block == 0:
         return _dense_stats(x, y, sums)
+    if x.device.type != "cpu" or block >= len(x) or not torch.is_grad_enabled():
+        sums = sums._replace(even=False)
     stats: tuple[Tensor, Tensor] = _RowStats.apply(x, y, sums, block)
     return stats
 
@@ -220,53 +226,77 @@ def _lowest(x: Tensor) -> float:
 def _weights(
     x: Tensor, y: Tensor, sums: Sums, start: int, top: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Weights of a block's columns relative to the largest, (r, S, m), costs, largest logit."""
+    """Weights of a block relative to its largest, (r, S, m), costs, and the largest logits."""
     products = _products(x, y)
-    logits = products * (sums.scale * LOG2_E)
+    factor = sums.scale * LOG2_E
+    logits = products * factor if sums.cost else products.mul_(factor)
     if sums.skip is not None:
         logits.diagonal(sums.skip + start, 0, -1).fill_(_lowest(x))
     top = logits.amax(-1, keepdim=True) if top is None else top  # (r, S, 1)
-    return logits.sub_(top).exp2_(), _costs(products, sums), top
+    costs = _costs(products, sums) if sums.cost else x.new_empty(0)
+    return logits.sub_(top).exp2_(), costs, top
+
+
+def _factors(sums: Sums, mass: Tensor, cost: Tensor, grads: tuple[Tensor, Tensor]) -> list[Tensor]:
+    """Two factors: the slope of a product d is its weight times (base + slope h(d))."""
+    scale = 0.0 if sums.constant else sums.scale
+    linear, rate = (1.0, 0.0) if sums.rate is None else (0.0, sums.rate)
+    mass_grad, cost_grad = (grad / mass for grad in grads)  # (n, S, 1)
+    return [scale * mass_grad + (linear - scale * cost) * cost_grad, (rate + scale) * cost_grad]
+
+
+class _Gradient:
+    """Gradients of x and y, to which blocks of rows are added."""
+
+    def __init__(self, x: Tensor, y: Tensor, y_wanted: bool) -> None:
+        self.x, self.columns, self.y_wanted = x, y.flatten(0, 1), y_wanted
+        self.x_grad, self.y_grad = torch.empty_like(x), torch.zeros_like(self.columns)
+
+    def add(self, rows: slice, weights: Tensor, costs: Tensor, factors: list[Tensor]) -> None:
+        base, slope = factors  # (r, S, 1)
+        slopes = costs.mul(slope).add_(base).mul_(weights) if costs.numel() else weights * base
+        slopes = slopes.flatten(1)  # (r, S m)
+        torch.mm(slopes, self.columns, out=self.x_grad[rows])
+        if self.y_wanted:
+            self.y_grad.addmm_(slopes.T, self.x[rows])
 
 
 class _RowStats(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, y: Tensor, sums: Sums, block: int) -> tuple[Tensor, Tensor]:
-        parts = []
+        parts, ready = [], _Gradient(x, y, y.requires_grad) if sums.even else None
         for start in range(0, max(len(x), 1), block):
-            weights, costs, top = _weights(x[start : start + block], y, sums, start)
+            rows = slice(start, start + block)
+            weights, costs, top = _weights(x[rows], y, sums, start)
             mass = weights.sum(-1, keepdim=True)  # (r, S, 1)
             cost = costs.mul(weights).sum(-1, keepdim=True) / mass if sums.cost else mass * 0
             parts.append((top, mass, cost))
+            if ready:  # the gradient of the sum of all costs
+                grads = torch.zeros_like(mass), torch.ones_like(mass)
+                ready.add(rows, weights, costs, _factors(sums, mass, cost, grads))
         top, mass, cost = map(torch.cat, zip(*parts, strict=True))  # (n, S, 1)
         kept = (weights, costs) if len(parts) == 1 else (None, None)
+        prepared = (ready.x_grad, ready.y_grad) if ready else (None, None)
         ctx.sums, ctx.block = sums, block
-        ctx.save_for_backward(x, y, top, mass, cost, *kept)
+        ctx.save_for_backward(x, y, top, mass, cost, *kept, *prepared)
         return (top + mass.log2()).squeeze(-1) / LOG2_E, cost.squeeze(-1)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x, y, top, mass, cost, *kept = ctx.saved_tensors
-        sums, columns = ctx.sums, y.flatten(0, 1)
+        x, y, top, mass, cost, weights, costs, x_ready, y_ready = ctx.saved_tensors
+        sums, y_wanted = ctx.sums, ctx.needs_input_grad[1]
         if torch.is_grad_enabled():  # for higher derivatives
             both = torch.func.vjp(lambda a, b: _dense_stats(a, b, sums), x, y)[1](grads)
             return *both, None, None
-        # The slope of a product d is its weight times (base + slope h(d)).
-        scale = 0.0 if sums.constant else sums.scale
-        linear, rate = (1.0, 0.0) if sums.rate is None else (0.0, sums.rate)
-        mass_grad, cost_grad = (grad[..., None] / mass for grad in grads)  # (n, S, 1)
-        base = scale * mass_grad + (linear - scale * cost) * cost_grad
-        slope = (rate + scale) * cost_grad
-        x_grad, y_grad = torch.empty_like(x), torch.zeros_like(columns)
+        if x_ready is not None and not grads[0].any() and (grads[1] == grads[1][0, 0]).all():
+            weight = grads[1][0, 0]
+            return weight * x_ready, (weight * y_ready).view_as(y) if y_wanted else None, None, None
+        factors = _factors(sums, mass, cost, (grads[0][..., None], grads[1][..., None]))
+        gradient = _Gradient(x, y, y_wanted)
         with full_precision(x):
             for start in range(0, len(x), ctx.block):
                 rows = slice(start, start + ctx.block)
-                weights, costs = kept
-                if weights is None:
+                if len(x) > ctx.block:
                     weights, costs, _ = _weights(x[rows], y, sums, start, top[rows])
-                slopes = torch.addcmul(base[rows], slope[rows], costs) if sums.cost else base[rows]
-                slopes = (weights * slopes).flatten(1)  # (r, S m)
-                torch.mm(slopes, columns, out=x_grad[rows])
-                if ctx.needs_input_grad[1]:
-                    y_grad.addmm_(slopes.T, x[rows])
-        return x_grad, y_grad.view_as(y) if ctx.needs_input_grad[1] else None, None, None
+                gradient.add(rows, weights, costs, [factor[rows] for factor in factors])
+        return gradient.x_grad, gradient.y_grad.view_as(y) if y_wanted else None, None, None
