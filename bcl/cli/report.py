@@ -47,27 +47,19 @@ def run(args: argparse.Namespace) -> int:
 
 
 def find_reports(folder: Path) -> list[Path]:
-    """Find the ``report.json`` of a folder, or else those of its folders, two levels down.
+    """The ``report.json`` of a folder, or else those of its folders, two levels down.
 
-    Args:
-        folder: what ``bcl probe --out`` or ``bcl quickstart`` wrote, or a report's file.
-
-    Returns:
-        Paths, sorted within a level.
-
-    Raises:
-        InputError: there is none.
+    A report's own file stands for itself; an `InputError` if there is none.
     """
     from bcl.evaluation.results import SCHEMA
     from bcl.report.page import json_schema
 
     if folder.is_file():
         return [folder]
-    levels = [sorted(folder.glob(f"{level}report.json")) for level in ("", "*/", "*/*/")]
+    levels = ((folder,), folder.glob("*"), folder.glob("*/*"))
+    paths = [path / "report.json" for level in levels for path in sorted(level)]
     # A damaged file counts, so that loading it says what is wrong; a comparison does not.
-    own, *below = [
-        [path for path in level if json_schema(path) in (SCHEMA, None)] for level in levels
-    ]
-    if found := own or [path for level in below for path in level]:
-        return found
+    found = [path for path in paths if path.is_file() and json_schema(path) in (SCHEMA, None)]
+    if found:
+        return found[:1] if found[0].parent == folder else found
     raise InputError(f"no report in {folder}; make one with 'bcl probe CKPT --out {folder}'.")

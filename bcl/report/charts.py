@@ -3,12 +3,13 @@
 import html
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from bcl.core.errors import InputError
+from bcl.evaluation.results import ProbeReport
 from bcl.report.compare import Method
 
 Row = dict[str, Any]
@@ -32,6 +33,7 @@ STYLE = {
 }  # fmt: skip
 IMAGES = "training images of the class (log scale)"
 MANY = 100  # marks of a chart
+BANDWIDTH = 0.18  # of the smoothed lines: standard deviation as a share of the range of log x
 
 
 def color(index: int) -> str:
@@ -68,21 +70,25 @@ def epoch_axis() -> Row:
 def layer(mark: str, rows: list[Row], method: Method | None = None, **options: Any) -> Row:
     """Marks of one kind; those of a method have a class by which the page can hide them.
 
-    Args:
-        mark: point, line, rule, bar or rect.
-        rows: with ``x`` and ``y``, and ``x2`` and ``y2`` for marks of an extent; a rule goes from
-            ``low`` to ``high``; ``tip`` is shown on hover.
-        method: whose color the marks take.
-        options: further properties of the mark.
+    Rows have ``x`` and ``y``, ``x2`` and ``y2`` for an extent, ``low`` and ``high`` for a rule, and
+    ``tip`` for what is shown on hover.
     """
-    made: Row = {"data": {"values": rows}, "mark": {"type": mark, **options}, "name": "all"}
-    if method is not None:
-        made["name"] = f"run{method.index}"
-        made["mark"].setdefault("color", color(method.index))
     tips = mark not in ("line", "rule")
-    made["mark"]["aria"] = tips
-    made["encoding"] = {"description": {"field": "tip", "type": "nominal"}} if tips else {}
-    return made
+    made: Row = {"type": mark, "aria": tips, **options}
+    if method is not None:
+        made.setdefault("color", color(method.index))
+    return {
+        "name": "all" if method is None else f"run{method.index}",
+        "data": {"values": rows},
+        "mark": made,
+        "encoding": {"description": {"field": "tip", "type": "nominal"}} if tips else {},
+    }
+
+
+def line(rows: list[Row], method: Method, **options: Any) -> list[Row]:
+    """A line on a white edge, which sets it off from the marks it crosses; none without rows."""
+    edge = layer("line", rows, method, color=PAPER, strokeWidth=4.2)
+    return [edge, layer("line", rows, method, **{"strokeWidth": 2.4, **options})] if rows else []
 
 
 def points(rows: list[Row], method: Method, total: int = 0) -> Row:
@@ -92,29 +98,25 @@ def points(rows: list[Row], method: Method, total: int = 0) -> Row:
     return layer("point", rows, method, filled=True, shape=marks, size=size, opacity=opacity)
 
 
-def line(xy: Iterable[tuple[float, float]], method: Method, **options: Any) -> list[Row]:
-    """A line on a white edge, which sets it off from the marks it crosses."""
-    rows = [{"x": x, "y": y} for x, y in xy]
-    edge = layer("line", rows, method, color=PAPER, strokeWidth=4.2)
-    return [edge, layer("line", rows, method, **{"strokeWidth": 2.4, **options})] if rows else []
+def trends(found: Sequence[tuple[Method, list[Row]]]) -> list[Row]:
+    """Marks and a smoothed line per method; the lines lie on top where the marks are many."""
+    marks, lines = [], []
+    total = sum(len(rows) for _, rows in found)
+    for method, rows in found:
+        if rows:
+            marks.append(points(rows, method, total))
+            lines += line(smooth([row["x"] for row in rows], [row["y"] for row in rows]), method)
+    return [*marks, *lines] if total > MANY else [*lines, *marks]
+
+
+def shares(bins: Sequence[int]) -> list[tuple[float, float, int, float]]:
+    """Of a histogram over [0, 1]: lower and upper end, count and share of each bin."""
+    n, total = len(bins), sum(bins)
+    return [(i / n, (i + 1) / n, count, count / total) for i, count in enumerate(bins)]
 
 
 def draw(title: str, summary: str, x: Row, y: Row, layers: Sequence[Row]) -> str:
-    """Draw layers over common axes.
-
-    Args:
-        title: the chart's name, read by screen readers.
-        summary: what it shows.
-        x: the horizontal axis.
-        y: the vertical one.
-        layers: the lowest first.
-
-    Returns:
-        An ``<svg>`` element with a title, a description and a tip on each mark.
-
-    Raises:
-        InputError: vl-convert is not installed.
-    """
+    """The ``<svg>`` of layers, the lowest first, over common axes; named for screen readers."""
     try:
         import vl_convert
     except ImportError as error:
@@ -145,33 +147,20 @@ def _label(svg: str, title: str, summary: str) -> str:
     )
 
 
-def smooth(
-    x: Sequence[float], y: Sequence[float], bandwidth: float = 0.18
-) -> list[tuple[float, float]]:
-    """Local linear regression over log x, with a Gaussian kernel.
+def smooth(x: Sequence[float], y: Sequence[float]) -> list[Row]:
+    """Sixty points of a local linear regression over log x, within the range of y.
 
-    Args:
-        x: positive positions.
-        y: values.
-        bandwidth: standard deviation of the kernel, as a share of the range of log x.
-
-    Returns:
-        Sixty points within the range of y; none for fewer than three distinct positions.
-
-    Example:
-        >>> line = smooth([1, 2, 4, 8], [0, 2, 4, 6])
-        >>> [(round(a, 6), round(b, 6)) for a, b in (line[0], line[-1])]
-        [(1.0, 0.0), (8.0, 6.0)]
+    None for fewer than three distinct positions.
     """
     if len(set(x)) < 3:
         return []
     logs = np.log(np.asarray(x, dtype=float))
     places = np.linspace(logs.min(), logs.max(), 60)
     away = logs - places[:, None]  # (60, N)
-    roots = np.exp(-0.25 * (away / (bandwidth * np.ptp(logs))) ** 2)  # polyfit squares them
+    roots = np.exp(-0.25 * (away / (BANDWIDTH * np.ptp(logs))) ** 2)  # polyfit squares them
     heights = [np.polyfit(a, y, 1, w=root)[1] for a, root in zip(away, roots, strict=True)]
-    within = np.clip(heights, min(y), max(y))
-    return list(zip(np.exp(places).tolist(), within.tolist(), strict=True))
+    within = zip(np.exp(places).tolist(), np.clip(heights, min(y), max(y)).tolist(), strict=True)
+    return [{"x": x, "y": y} for x, y in within]
 
 
 # --- accuracy -------------------------------------------------------------------------------
@@ -179,15 +168,17 @@ def smooth(
 
 def main_protocol(methods: Sequence[Method]) -> str:
     """The protocol of the per-class charts: the baseline's first linear one, or else its first."""
-    entries = methods[0].plain[0]["protocols"]
-    linear = [entry["name"] for entry in entries if entry["kind"] == "linear"]
-    return str(linear[0] if linear else entries[0]["name"])
+    results = methods[0].first.protocols
+    return next((result for result in results if result.kind == "linear"), results[0]).name
 
 
 def accuracy_over_frequency(methods: Sequence[Method], protocol: str) -> str:
     """Accuracy of each class over its training images; empty without classes."""
-    found = [(method, _by_class(method, protocol)) for method in methods]
-    values = [value for _, by_class in found for value in by_class.values()]
+    found = [
+        (method, _over_frequency(method, _by_class(method, protocol), "{:.1f} %"))
+        for method in methods
+    ]
+    values = [row["y"] for _, rows in found for row in rows]
     if not values:
         return ""
     return draw(
@@ -196,7 +187,7 @@ def accuracy_over_frequency(methods: Sequence[Method], protocol: str) -> str:
         "and shape per run, with a smoothed line",
         log_axis(IMAGES),
         axis("test accuracy, %", zero=min(values) < 50),
-        _over_frequency(found, "{:.1f} %"),
+        trends(found),
     )
 
 
@@ -205,49 +196,38 @@ def gain_over_baseline(methods: Sequence[Method], protocol: str) -> str:
     base, found = _by_class(methods[0], protocol), []
     for method in methods[1:]:
         own = _by_class(method, protocol)
-        found.append((method, {c: own[c] - base[c] for c in own if c in base}))
-    if not any(gains for _, gains in found):
+        gains = {c: own[c] - base[c] for c in own if c in base}
+        found.append((method, _over_frequency(method, gains, "{:+.1f} points")))
+    if not any(rows for _, rows in found):
         return ""
-    counts = [methods[0].plain[0]["data"]["class_counts"][c] for c in base]
+    counts = [methods[0].first.data["class_counts"][c] for c in base]
     zero = [{"x": min(counts), "x2": max(counts), "y": 0.0}]
+    signed = "datum.value > 0 ? '+' + datum.label : datum.label"
     return draw(
         "Gain over the baseline",
         f"accuracy of each class minus that of {methods[0].label} ({protocol}), in points, over "
         "its number of training images, with a smoothed line",
         log_axis(IMAGES),
-        axis(
-            f"points over {methods[0].label}",
-            labelExpr="datum.value > 0 ? '+' + datum.label : datum.label",
-        ),
-        [
-            layer("rule", zero, color=INK, strokeDash=[4, 4], opacity=0.6),
-            *_over_frequency(found, "{:+.1f} points"),
-        ],
+        axis(f"points over {methods[0].label}", labelExpr=signed),
+        [layer("rule", zero, color=INK, strokeDash=[4, 4], opacity=0.6), *trends(found)],
     )
 
 
 def _by_class(method: Method, protocol: str) -> dict[int, float]:
-    """Accuracy in per cent of each class that has training images."""
-    entry, counts = method.entry(protocol), method.plain[0]["data"]["class_counts"]
-    shares = entry["per_class"] if entry else []
-    return {c: 100 * v for c, v in enumerate(shares) if v is not None and counts[c] > 0}
+    """Accuracy in per cent of each class that was tested and has training images."""
+    counts = method.first.data["class_counts"]
+    shares = enumerate(method.per_class(protocol))
+    return {c: 100 * share for c, share in shares if share == share and counts[c] > 0}
 
 
-def _over_frequency(found: Sequence[tuple[Method, Mapping[int, float]]], words: str) -> list[Row]:
-    """A mark per class and a smoothed line per run, which lies over the marks if they are many."""
-    marks, lines = [], []
-    total = sum(len(values) for _, values in found)
-    for method, values in found:
-        if not values:
-            continue
-        data, rows = method.plain[0]["data"], []
-        for c, value in values.items():
-            name, count = data["class_names"][c], data["class_counts"][c]
-            tip = f"{method.label}: {name}, {count:,} images, {words.format(value)}"
-            rows.append({"x": count, "y": value, "tip": tip})
-        marks.append(points(rows, method, total))
-        lines += line(smooth([row["x"] for row in rows], list(values.values())), method)
-    return [*marks, *lines] if total > MANY else [*lines, *marks]
+def _over_frequency(method: Method, values: Mapping[int, float], words: str) -> list[Row]:
+    """Class values over training images."""
+    data, rows = method.first.data, []
+    for c, value in values.items():
+        name, count = data["class_names"][c], data["class_counts"][c]
+        tip = f"{method.label}: {name}, {count:,} images, {words.format(value)}"
+        rows.append({"x": count, "y": value, "tip": tip})
+    return rows
 
 
 def few_shot_curve(methods: Sequence[Method]) -> str:
@@ -258,8 +238,7 @@ def few_shot_curve(methods: Sequence[Method]) -> str:
     dashes = dict(zip(_solvers(curves), DASHES.values(), strict=False))
     layers = []
     for method, solver, rows in curves:
-        places = [(row["x"], row["y"]) for row in rows]
-        layers += line(places, method, strokeDash=dashes.get(solver, [1, 0]))
+        layers += line(rows, method, strokeDash=dashes.get(solver, [1, 0]))
         layers.append(layer("rule", rows, method, strokeWidth=1.4, opacity=0.6))
         layers.append(points(rows, method))
     return draw(
@@ -282,14 +261,14 @@ def _few_shot(methods: Sequence[Method]) -> list[tuple[Method, str, list[Row]]]:
     """Lines of two points or more over the balanced set: method, solver, rows."""
     curves: dict[tuple[int, str], list[Row]] = {}
     for method in methods:
-        for entry in method.plain[0]["protocols"]:
-            if entry["kind"] != "linear" or "long-tailed" in entry["description"]:
+        for result in method.first.protocols:
+            if result.kind != "linear" or "long-tailed" in result.description:
                 continue
-            solver, images = (entry["draws"][0]["chosen"][k] for k in ("solver", "train_images"))
-            shots = images / method.plain[0]["data"]["num_classes"]
-            runs = [run["summary"]["accuracy"]["mean"] for run in method.entries(entry["name"])]
-            mean = 100 * sum(runs) / len(runs)
-            half = 100 * (entry["summary"]["accuracy"]["ci95"] or 0)
+            solver, images = (result.draws[0].chosen[key] for key in ("solver", "train_images"))
+            shots = images / method.first.data["num_classes"]
+            runs = [run.accuracy.mean for run in method.results(result.name).values()]
+            mean, half = 100 * sum(runs) / len(runs), 100 * result.accuracy.ci95
+            half = 0.0 if math.isnan(half) else half
             tip = f"{method.label} ({solver}): {shots:,.4g} per class, {mean:.2f} %"
             row = {"x": shots, "y": mean, "low": mean - half, "high": mean + half, "tip": tip}
             curves.setdefault((method.index, solver), []).append(row)
@@ -313,14 +292,14 @@ def history_curve(
     """A value of each epoch's record, one line per run; empty if no run has it in two epochs."""
     layers = []
     for method in methods:
-        for plain in method.plain:
+        width = 2 if len(method.reports) == 1 else 1.3
+        for run in method.reports:
             rows = [
                 {"x": row["epoch"], "y": scale * row[key]}
-                for row in plain["record"].get("history") or []
-                if row.get("epoch") is not None and row.get(key) is not None
+                for row in _history(run)
+                if row.get(key) is not None and math.isfinite(row[key])
             ]
             if len(rows) > 1:
-                width = 2 if len(method.plain) == 1 else 1.3
                 layers.append(layer("line", rows, method, strokeWidth=width))
     if not layers:
         return ""
@@ -335,14 +314,14 @@ def history_curve(
 def online_curves(methods: Sequence[Method]) -> list[dict[str, str]]:
     """``name`` and ``svg`` of each accuracy measured during training, "online_linear/all" first."""
     order = ("all", "many", "medium", "few")
+    runs = [run for method in methods for run in method.reports]
     found = set()
-    for row in (r for m in methods for p in m.plain for r in p["record"].get("history") or []):
-        for key in row:
-            if match := re.fullmatch(r"online_(\w+)/(\w+)", key):
-                name, group = match.groups()
-                place = order.index(group) if group in order else len(order)
-                words = group.capitalize() if group in order else group
-                found.add((name, place, f"Online {name}, {words}", key))
+    for key in dict.fromkeys(key for run in runs for row in _history(run) for key in row):
+        if match := re.fullmatch(r"online_(\w+)/(\w+)", key):
+            name, group = match.groups()
+            place = order.index(group) if group in order else len(order)
+            words = group.capitalize() if group in order else group
+            found.add((name, place, f"Online {name}, {words}", key))
     drawn = [
         {"name": title, "svg": history_curve(methods, key, title, "accuracy, %", 100)}
         for _, _, title, key in sorted(found)
@@ -350,52 +329,48 @@ def online_curves(methods: Sequence[Method]) -> list[dict[str, str]]:
     return [each for each in drawn if each["svg"]]
 
 
+def _history(run: ProbeReport) -> list[Row]:
+    """A run's records that name their epoch."""
+    return [row for row in run.record.get("history") or [] if row.get("epoch") is not None]
+
+
 # --- memorization ---------------------------------------------------------------------------
 
 
 def momentum_loss(method: Method) -> str:
     """Momentum loss of each class over its training images; empty without seen samples."""
-    plain, rows = method.plain[0], []
-    for row in plain["tracker"]["by_class"]:
-        name, count = (plain["data"][key][row["class"]] for key in ("class_names", "class_counts"))
+    data, rows = method.first.data, []
+    for row in method.first.tracker["by_class"] if method.first.tracker else ():
+        name, count = (data[key][row["class"]] for key in ("class_names", "class_counts"))
         if row["mean"] is not None and count > 0:
             tip = f"{name}: {count:,} images, momentum loss {row['mean']:.3f}"
             rows.append({**row, "x": count, "y": row["mean"], "tip": tip})
     if not rows:
         return ""
-    lines = line(smooth([row["x"] for row in rows], [row["y"] for row in rows]), method)
-    marks = [points(rows, method, len(rows))]
+    stems = layer("rule", rows, method, strokeWidth=1.4, opacity=0.5)
     return draw(
         f"Momentum loss of {method.label}",
         "mean momentum loss of each class over its number of training images; bars from the lower "
         "to the upper quartile of its samples",
         log_axis(IMAGES),
         axis("momentum loss"),
-        [
-            layer("rule", rows, method, strokeWidth=1.4, opacity=0.5),
-            *(marks + lines if len(rows) > MANY else lines + marks),
-        ],
+        [stems, *trends([(method, rows)])],
     )
 
 
 def score_histogram(method: Method) -> str:
     """Memorization scores over training if recorded, or else at the end; empty without scores."""
-    plain = method.plain[0]
-    history = [
-        (int(row["epoch"]), row["score_histogram"])
-        for row in plain["record"].get("history") or []
-        if row.get("score_histogram") and sum(row["score_histogram"])
-    ]
+    records = [(row["epoch"], row.get("score_histogram")) for row in _history(method.first)]
+    history = [(int(epoch), bins) for epoch, bins in records if bins and sum(bins)]
     if len(history) > 1:
         return _score_map(method, history)
-    bins = plain["tracker"]["score_histogram"]
-    if not sum(bins):
+    tracker = method.first.tracker
+    if tracker is None or not sum(tracker["score_histogram"]):
         return ""
     rows = []
-    for index, count in enumerate(bins):
-        low, high, share = index / len(bins), (index + 1) / len(bins), 100 * count / sum(bins)
-        tip = f"score {low:.2f} to {high:.2f}: {count:,} samples, {share:.1f} %"
-        rows.append({"x": low, "x2": high, "y": share, "y2": 0, "tip": tip})
+    for low, high, count, share in shares(tracker["score_histogram"]):
+        tip = f"score {low:.2f} to {high:.2f}: {count:,} samples, {100 * share:.1f} %"
+        rows.append({"x": low, "x2": high, "y": 100 * share, "y2": 0, "tip": tip})
     return draw(
         f"Scores of {method.label}",
         "share of training samples by memorization score at the end of training",
@@ -413,8 +388,7 @@ def _score_map(method: Method, history: list[tuple[int, list[int]]]) -> str:
     largest = max(max(bins) / sum(bins) for _, bins in history)
     rows = []
     for (epoch, bins), end in zip(history, ends, strict=True):
-        for index, count in enumerate(bins):
-            low, high, share = index / len(bins), (index + 1) / len(bins), count / sum(bins)
+        for low, high, count, share in shares(bins):
             tip = f"epoch {epoch}, score {low:.2f} to {high:.2f}: {100 * share:.1f} %"
             row = {"x": epoch, "x2": end, "y": low, "y2": high, "tip": tip}
             if count:

@@ -1,16 +1,14 @@
 """Runs side by side: seeds of one method together, differences from the baseline tested."""
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from bcl.core.errors import InputError
-from bcl.evaluation.metrics import confidence_interval
-from bcl.evaluation.results import ProbeReport
+from bcl.evaluation.results import Estimate, ProbeReport, ProtocolResult, rounded
 from bcl.report.significance import holm, mcnemar, paired_t
 
-Values = dict[str, Any]
-Pairs = dict[str, tuple[list[Any], list[Any]]]
 COLUMNS = {
     "many": "Many",
     "medium": "Medium",
@@ -21,125 +19,144 @@ COLUMNS = {
     "top5": "Top-5",
 }
 TESTED = ("many", "medium", "few", "all")
+BYTES = "hold other bytes (another encoding or size) than those of {}: {}."
+# Key of a report's data; a key whose value must agree, or the first says nothing; the note.
+DIFFERENCES = (
+    ("content_hash", None, "Other pretraining images than {}: {}."),
+    ("probe_hash", None, "Other probe training images than {}: {}."),
+    ("images_hash", "content_hash", f"The pretraining images of the same names {BYTES}"),
+    ("test_images_hash", "test_hash", f"The test images of the same names {BYTES}"),
+    (
+        "class_counts",
+        None,
+        "Other class counts than {}, so Many, Medium and Few may be other classes: {}.",
+    ),
+)
 
 
 @dataclass
 class Method:
-    """Runs that differ only in their seed.
-
-    Attributes:
-        label: what readers see.
-        index: position, for colors.
-        reports: the runs.
-        plain: their values as saved.
-    """
+    """Runs that differ only in their seed, with a label for readers and a position for colors."""
 
     label: str
     index: int
     reports: list[ProbeReport]
-    plain: list[Values] = field(default_factory=list)
+
+    @property
+    def first(self) -> ProbeReport:
+        """The first run."""
+        return self.reports[0]
 
     @property
     def seeds(self) -> list[Any]:
         """Seed of each run."""
         return [report.record.get("seed") for report in self.reports]
 
-    def entry(self, protocol: str) -> Values | None:
-        """The first run's entry of a protocol, with class accuracies averaged over all runs."""
-        entries = self.entries(protocol)
-        if not entries:
-            return None
-        rows = zip(*(entry["per_class"] for entry in entries), strict=True)
-        mean = [None if None in row else sum(row) / len(row) for row in rows]
-        return {**entries[0], "per_class": mean}
+    def results(self, protocol: str) -> dict[Any, ProtocolResult]:
+        """Seed to result, of the runs that have the protocol."""
+        pairs = zip(self.seeds, self.reports, strict=True)
+        return {seed: r for seed, run in pairs for r in run.protocols if r.name == protocol}
 
-    def entries(self, protocol: str) -> list[Values]:
-        """Entries of all runs that have the protocol."""
-        return [e for plain in self.plain for e in plain["protocols"] if e["name"] == protocol]
+    def per_class(self, protocol: str) -> list[float]:
+        """Mean accuracy of each class over the runs; empty without the protocol."""
+        rows = [result.per_class for result in self.results(protocol).values()]
+        return [sum(values) / len(values) for values in zip(*rows, strict=True)]
+
+
+@dataclass
+class Value:
+    """A number of a table: mean over seeds, half its 95 % interval, each seed's; None is missing.
+
+    Except for the baseline, also the difference from it and the p-value after Holm's correction.
+    """
+
+    mean: float | None
+    ci95: float | None
+    runs: list[float]
+    gain: float | None = None
+    p: float | None = None
+
+
+@dataclass
+class Row:
+    """One method under one protocol; ``values`` by column, accuracies as shares."""
+
+    method: str
+    index: int
+    seeds: list[Any]
+    draws: int
+    values: dict[str, Value]
+    notes: list[str]
+    chosen: dict[str, Any]
+
+
+@dataclass
+class Comparison:
+    """The table of one protocol; ``test`` is the paired test in words."""
+
+    protocol: str
+    description: str
+    kind: str
+    grouping: str
+    test: str | None
+    rows: list[Row]
+
+    @property
+    def best(self) -> dict[str, float | None]:
+        """The largest mean of each accuracy column; empty for a single method."""
+        found = {
+            column: [mean for row in self.rows if (mean := row.values[column].mean) is not None]
+            for column in TESTED
+        }
+        return {c: max(v, default=None) for c, v in found.items()} if len(self.rows) > 1 else {}
+
+    @property
+    def values(self) -> list[Value]:
+        """All numbers."""
+        return [value for row in self.rows for value in row.values.values()]
+
+    def value(self, index: int, column: str) -> Value | None:
+        """A method's number; None if the method lacks the protocol."""
+        return next((row.values[column] for row in self.rows if row.index == index), None)
 
 
 def methods(reports: Sequence[ProbeReport]) -> list[Method]:
-    """Group runs of one name and different seeds; runs without a seed stay apart.
+    """Group runs of one name and different seeds; an `InputError` for different test sets.
 
-    Args:
-        reports: the runs, the baseline first.
-
-    Returns:
-        One entry per method, in order of first appearance.
-
-    Raises:
-        InputError: no report, or different test sets.
+    Runs without a seed stay apart.
     """
-    _check_comparable(reports)
-    found: dict[str, Method] = {}
-    for report in reports:
-        seed = report.record.get("seed")
-        label, copy = report.name, 2
-        while label in found and (seed is None or {None, seed} & set(found[label].seeds)):
-            label, copy = f"{report.name} ({copy})", copy + 1
-        method = found.setdefault(label, Method(label, len(found), []))
-        method.reports.append(report)
-        method.plain.append(report.to_dict())
-    return list(found.values())
-
-
-def _check_comparable(reports: Sequence[ProbeReport]) -> None:
     if not reports:
         raise InputError("no report to render; give at least one.")
-    first = reports[0]
-    for run in reports[1:]:
+    first, found = reports[0], dict[str, Method]()
+    for run in reports:
         if run.data["test_hash"] != first.data["test_hash"]:
             raise InputError(
                 f"'{first.name}' and '{run.name}' were tested on different images (test set "
                 f"{first.data['test_hash'][:12]} and {run.data['test_hash'][:12]}); their "
                 "accuracies cannot be compared. Report them one by one."
             )
+        seed, label, copy = run.record.get("seed"), run.name, 2
+        while label in found and (seed is None or {None, seed} & set(found[label].seeds)):
+            label, copy = f"{run.name} ({copy})", copy + 1
+        found.setdefault(label, Method(label, len(found), [])).reports.append(run)
+    return list(found.values())
 
 
 def difference_notes(reports: Sequence[ProbeReport]) -> list[str]:
-    """What else differs between runs of one test set, and the notes of their data sets.
-
-    Args:
-        reports: the runs.
-
-    Returns:
-        Sentences for readers.
-    """
+    """Sentences on what else differs between runs of one test set, and their data sets' notes."""
     first, notes = reports[0], []
 
-    def others(key: str, *, same: str | None = None) -> str:
-        """Runs with another value than the first, among those that agree on another key."""
-        names = set()
-        for run in reports:
-            if same is None:
-                differs = run.data.get(key) != first.data.get(key)
-            else:  # reports from before the hash was kept say nothing either way
-                known = run.data.get(key) and first.data.get(key)
-                agrees = run.data.get(same) == first.data.get(same)
-                differs = bool(known) and agrees and run.data[key] != first.data[key]
-            names |= {run.name} if differs else set()
-        return ", ".join(sorted(names))
+    def differs(run: ProbeReport, key: str, same: str | None) -> bool:
+        one, other = first.data.get(key), run.data.get(key)
+        if same is None:
+            return bool(one != other)
+        # Reports from before the hash was kept say nothing either way.
+        agree = run.data.get(same) == first.data.get(same)
+        return bool(one and other and agree and one != other)
 
-    for key, what in (
-        ("content_hash", "pretraining images"),
-        ("probe_hash", "probe training images"),
-    ):
-        if names := others(key):
-            notes.append(f"Other {what} than {first.name}: {names}.")
-    for key, same, what in (
-        ("images_hash", "content_hash", "pretraining"),
-        ("test_images_hash", "test_hash", "test"),
-    ):
-        if names := others(key, same=same):
-            notes.append(
-                f"The {what} images of the same names hold other bytes (another encoding or size) "
-                f"than those of {first.name}: {names}."
-            )
-    if names := others("class_counts"):
-        notes.append(
-            f"Other class counts than {first.name}, so Many, Medium and Few may be other classes: "
-            f"{names}."
-        )
+    for key, same, words in DIFFERENCES:
+        if names := sorted({run.name for run in reports if differs(run, key, same)}):
+            notes.append(words.format(first.name, ", ".join(names)))
     for grouping in sorted({report.grouping for report in reports} - {first.grouping}):
         notes.append(
             f"Some runs use the grouping {grouping}; all tables here use {first.grouping}."
@@ -152,145 +169,98 @@ def difference_notes(reports: Sequence[ProbeReport]) -> list[str]:
     return list(dict.fromkeys(notes))
 
 
-def compare(reports: Sequence[ProbeReport]) -> list[Values]:
-    """One table per protocol.
-
-    Args:
-        reports: the runs, the baseline first.
-
-    Returns:
-        Tables with ``protocol``, ``description``, ``kind``, ``grouping``, ``test`` (the paired test
-        in words, or None) and ``rows``: ``method``, ``index``, ``seeds``, ``draws``, ``values`` by
-        column (`COLUMNS`) with ``mean``, ``ci95`` and, except for the baseline, ``gain`` and ``p``
-        (after Holm's correction); ``notes`` and ``chosen``. Accuracies are shares.
-
-    Raises:
-        InputError: no report, or different test sets.
-    """
-    together = methods(reports)
-    names: dict[str, Values] = {}
-    for method in together:
-        for plain in method.plain:
-            for entry in plain["protocols"]:
-                names.setdefault(entry["name"], entry)
-    return [_table(entry, together, reports[0].grouping) for entry in names.values()]
+def compare(reports: Sequence[ProbeReport]) -> list[Comparison]:
+    """One table per protocol, the baseline first; an `InputError` for different test sets."""
+    together, grouping = methods(reports), reports[0].grouping
+    found: dict[str, ProtocolResult] = {}
+    for run in (run for method in together for run in method.reports):
+        for result in run.protocols:
+            found.setdefault(result.name, result)
+    return [_table(result, together, grouping) for result in found.values()]
 
 
-def _table(first: Values, together: list[Method], grouping: str) -> Values:
-    name = first["name"]
+def _table(about: ProtocolResult, together: list[Method], grouping: str) -> Comparison:
     rows = [
-        {
-            "method": method.label,
-            "index": method.index,
-            "seeds": method.seeds,
-            "draws": len(entries[0]["draws"]),
-            "values": {column: _over_runs(entries, column, grouping) for column in COLUMNS},
-            "notes": sorted({note for entry in entries for note in entry["notes"]}),
-            "chosen": entries[0]["draws"][0]["chosen"],
-        }
+        Row(
+            method=method.label,
+            index=method.index,
+            seeds=method.seeds,
+            draws=len(results[0].draws),
+            values={column: _over_runs(results, column, grouping) for column in COLUMNS},
+            notes=sorted({note for result in results for note in result.notes}),
+            chosen=results[0].draws[0].chosen,
+        )
         for method in together
-        if (entries := method.entries(name))
+        if (results := list(method.results(about.name).values()))
     ]
-    test = _test_rows(rows, name, together, grouping) if rows[0]["index"] == 0 else None
-    return {
-        "protocol": name,
-        "description": first["description"],
-        "kind": first["kind"],
-        "grouping": grouping,
-        "test": test,
-        "rows": rows,
-    }
+    test = _test_rows(rows, about.name, together, grouping) if rows[0].index == 0 else None
+    return Comparison(about.name, about.description, about.kind, grouping, test, rows)
 
 
-def _single(entry: Values, column: str, grouping: str) -> Values:
-    summary = entry["summary"]
+def _estimate(result: ProtocolResult, column: str, grouping: str) -> Estimate:
     if column in ("all", "top5"):
-        found = summary.get("accuracy" if column == "all" else "top5")
-    else:
-        found = summary.get(grouping, {}).get(column)
-    return dict(found) if found is not None else {"mean": None, "ci95": None}
+        return result.accuracy if column == "all" else result.top5
+    return result.groups.get(grouping, {}).get(column, Estimate(math.nan, math.nan))
 
 
-def _over_runs(entries: list[Values], column: str, grouping: str) -> Values:
+def _over_runs(results: list[ProtocolResult], column: str, grouping: str) -> Value:
     """Mean over seeds with its interval; a single run keeps the interval over its draws."""
-    singles = [_single(entry, column, grouping) for entry in entries]
-    means = [single["mean"] for single in singles if single["mean"] is not None]
-    if len(entries) == 1 or not means:
-        return {**singles[0], "runs": means}
-    mean, half = confidence_interval(means)
-    return {"mean": mean, "ci95": half if half == half else None, "runs": means}
+    found = [_estimate(result, column, grouping) for result in results]
+    means = [rounded(each.mean) for each in found if not math.isnan(each.mean)]  # as they are saved
+    total = Estimate.of(means) if len(found) > 1 and means else found[0]
+    mean, half = (None if math.isnan(x) else rounded(x) for x in (total.mean, total.ci95))
+    return Value(mean, half, means)
 
 
-def _test_rows(rows: list[Values], name: str, together: list[Method], grouping: str) -> str | None:
+def _test_rows(rows: list[Row], name: str, together: list[Method], grouping: str) -> str | None:
     """Give each row but the first its gain and p-values; returns the tests in words."""
-    base, others = rows[0], rows[1:]
-    p_values: dict[str, list[float | None]] = {column: [] for column in TESTED}
-    kinds = set()
-    for row in others:
-        for column in COLUMNS:
-            a, b = base["values"][column]["mean"], row["values"][column]["mean"]
-            row["values"][column]["gain"] = None if a is None or b is None else b - a
-        method = together[row["index"]]
-        pairs, kind = _pairs(together[0], method, name, grouping)
-        for column in TESTED:
-            first, second = pairs.get(column, ([], []))
-            known = None not in first and None not in second
-            p_values[column].append(paired_t(first, second) if known else None)
-        if kind is None:
-            p_values["all"][-1], kind = _over_images(together[0], method, name)
-        kinds |= {kind} - {None}
-    for column, found in p_values.items():
-        for row, p in zip(others, holm(found), strict=True):
-            row["values"][column]["p"] = p
-    return "; ".join(sorted(map(str, kinds))) or None
+    tests = [_test(together[0], together[row.index], name, grouping) for row in rows[1:]]
+    for column in COLUMNS:
+        p_values = holm([found.get(column) for found, _ in tests])
+        base = rows[0].values[column].mean
+        for row, p in zip(rows[1:], p_values, strict=True):
+            value = row.values[column]
+            value.p = p
+            value.gain = None if base is None or value.mean is None else value.mean - base
+    return "; ".join(sorted({words for _, words in tests if words})) or None
 
 
-def _pairs(a: Method, b: Method, name: str, grouping: str) -> tuple[Pairs, str | None]:
-    """Paired values by column and the test in words: over common seeds, or else over draws."""
-
-    def by_seed(method: Method) -> dict[Any, Values]:
-        found = zip(method.seeds, method.plain, strict=True)
-        return {s: e for s, plain in found for e in plain["protocols"] if e["name"] == name}
-
-    first, second = by_seed(a), by_seed(b)
-    seeds = [seed for seed in first if seed is not None and seed in second]
+def _test(
+    a: Method, b: Method, name: str, grouping: str
+) -> tuple[dict[str, float | None], str | None]:
+    """P-values by column and the test in words: over common seeds, else draws, else images."""
+    runs = a.results(name), b.results(name)
+    seeds = [seed for seed in runs[0] if seed is not None and seed in runs[1]]
     if len(seeds) > 1:
-        values = {
-            column: tuple(
-                [_single(runs[s], column, grouping)["mean"] for s in seeds]
-                for runs in (first, second)
-            )
-            for column in TESTED
-        }
-        return values, f"paired t-test over {len(seeds)} seeds"  # type: ignore[return-value]
-    entry, other = a.entries(name)[0], b.entries(name)[0]
-    draws = len(entry["draws"])
-    pool = "content_hash" if "long-tailed" in entry["description"] else "probe_hash"
-    same_pool = a.plain[0]["data"][pool] == b.plain[0]["data"][pool]
-    if draws < 2 or len(other["draws"]) != draws or not same_pool:
+
+        def values(method: int, column: str) -> list[float]:
+            return [_estimate(runs[method][seed], column, grouping).mean for seed in seeds]
+
+        words = f"paired t-test over {len(seeds)} seeds"
+        return {c: paired_t(values(0, c), values(1, c)) for c in TESTED}, words
+    first, second = (next(iter(own.values())) for own in runs)
+    pool = "content_hash" if "long-tailed" in first.description else "probe_hash"
+    draws = len(first.draws)
+    if 1 < draws == len(second.draws) and a.first.data[pool] == b.first.data[pool]:
+        drawn = [_draws(m.first, r, grouping) for m, r in ((a, first), (b, second))]
+        words = f"paired t-test over {draws} draws, which says nothing about seeds"
+        return {c: paired_t(drawn[0][c], drawn[1][c]) for c in TESTED}, words
+    one, other = a.first.predictions, b.first.predictions
+    if not {name, "labels"} <= one.keys() or name not in other or len(one[name]) != 1:
         return {}, None
-    drawn = {c: (_draws(a, name, c, grouping), _draws(b, name, c, grouping)) for c in TESTED}
-    return drawn, f"paired t-test over {draws} draws, which says nothing about seeds"
+    if len(other[name]) != 1:
+        return {}, None
+    right, also = (found[name][0] == one["labels"] for found in (one, other))
+    p = mcnemar(int((right & ~also).sum()), int((also & ~right).sum()))
+    return {"all": p}, "McNemar test over test images, which says nothing about seeds"
 
 
-def _draws(method: Method, name: str, column: str, grouping: str) -> list[Any]:
-    """One value per draw of a method's first run."""
-    draws = method.entries(name)[0]["draws"]
-    if column == "all":
-        return [draw["accuracy"] for draw in draws]
-    ids = method.plain[0]["groups"].get(grouping, {}).get(column, [])
-    rows = [
-        [draw["per_class"][c] for c in ids if draw["per_class"][c] is not None] for draw in draws
-    ]
-    return [sum(row) / len(row) if row else None for row in rows]
-
-
-def _over_images(a: Method, b: Method, name: str) -> tuple[float | None, str | None]:
-    first, second = a.reports[0].predictions, b.reports[0].predictions
-    if not {name, "labels"} <= first.keys() or name not in second:
-        return None, None
-    if len(first[name]) != 1 or len(second[name]) != 1:
-        return None, None
-    right_a, right_b = (found[name][0] == first["labels"] for found in (first, second))
-    p = mcnemar(int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum()))
-    return p, "McNemar test over test images, which says nothing about seeds"
+def _draws(report: ProbeReport, result: ProtocolResult, grouping: str) -> dict[str, list[float]]:
+    """The accuracy of each draw by column; NaN where no class of a group was tested."""
+    found = {"all": [draw.accuracy for draw in result.draws]}
+    groups = report.groups[grouping].as_dict() if grouping in report.groups else {}
+    for column in TESTED[:3]:
+        ids = groups[column].tolist() if groups else []
+        rows = [[v for c in ids if (v := draw.per_class[c]) == v] for draw in result.draws]
+        found[column] = [sum(row) / len(row) if row else math.nan for row in rows]
+    return found

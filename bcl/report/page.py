@@ -2,20 +2,18 @@
 
 import base64
 import json
-import os
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
-from bcl.core.errors import InputError, unknown_name
-from bcl.core.files import write_text
+from bcl.core.checks import check_choice
+from bcl.core.errors import InputError
+from bcl.core.files import check_writable, write_text
 from bcl.evaluation.results import SCHEMA, ProbeReport
 from bcl.report import charts, tables
-from bcl.report.compare import COLUMNS, Method, compare, difference_notes, methods
+from bcl.report.compare import COLUMNS, compare, difference_notes, methods
 from bcl.report.confusion import tail_confusion
 
-Values = dict[str, Any]
 FORMATS = {
     "md": tables.markdown_table,
     "tex": tables.latex_table,
@@ -74,7 +72,7 @@ def render_report(
     runs = [reports] if isinstance(reports, ProbeReport) else list(reports)
     formats = list(dict.fromkeys(formats))
     targets = check_out(Path(out), overwrite, formats)
-    texts = [render_html(runs, title=title), *(FORMATS[name](runs) for name in formats)]
+    texts = [render_html(runs, title), *(FORMATS[name](runs) for name in formats)]
     for target, text in zip(targets, texts, strict=True):
         try:
             write_text(target, text)
@@ -86,22 +84,9 @@ def render_report(
 
 
 def check_out(path: Path, overwrite: bool, formats: Sequence[str] = ()) -> list[Path]:
-    """Refuse an output that exists or cannot be written, before any work is done.
-
-    Args:
-        path: the file to be written.
-        overwrite: whether it may exist.
-        formats: further files next to it.
-
-    Returns:
-        All files that will be written, the page first.
-
-    Raises:
-        InputError: see above.
-    """
+    """All files that will be written, the page first; an `InputError` if one of them cannot be."""
     for name in formats:
-        if name not in FORMATS:
-            raise unknown_name("format", name, FORMATS)
+        check_choice("format", name, tuple(FORMATS))
     if path.is_dir():
         raise InputError(f"{path} is a folder; name a file, such as {path / 'report.html'}.")
     targets = [path, *(path.with_suffix(f".{name}") for name in dict.fromkeys(formats))]
@@ -115,9 +100,7 @@ def check_out(path: Path, overwrite: bool, formats: Sequence[str] = ()) -> list[
             )
         if target.exists() and not overwrite:
             raise InputError(f"{target} exists; name another file, or pass --overwrite.")
-    folder = next(parent for parent in path.absolute().parents if parent.exists())
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise InputError(f"cannot write {path}: {folder} is not writable; choose another place.")
+    check_writable(path.absolute().parent, "--out")
     return targets
 
 
@@ -130,8 +113,8 @@ def json_schema(path: Path) -> str | None:
     return str(values.get("schema", "")) if isinstance(values, dict) else ""
 
 
-def render_html(runs: Sequence[ProbeReport], *, title: str = "Linear probe report") -> str:
-    """The page as text; see `render_report`."""
+def render_html(runs: Sequence[ProbeReport], title: str) -> str:
+    """The page as text."""
     try:
         import jinja2
     except ImportError as error:
@@ -148,93 +131,29 @@ def render_html(runs: Sequence[ProbeReport], *, title: str = "Linear probe repor
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters |= {"percent": tables.percent, "stars": tables.stars, "decimal": _decimal}
+    environment.filters |= {
+        "percent": tables.percent,
+        "stars": tables.stars,
+        "decimal": lambda x: "–" if x is None or x != x else f"{x:.3f}",
+        "base64": lambda content: base64.b64encode(content).decode(),
+        "pretty": lambda x: json.dumps(x, indent=2, ensure_ascii=False, default=str),
+    }
     protocol = charts.main_protocol(together)
-    views = [_method_view(method, protocol) for method in together]
-    found = [_table_view(table) for table in compare(runs)]
     return environment.get_template("report.html.j2").render(
         title=title,
         columns=COLUMNS,
-        methods=views,
-        first=views[0]["runs"][0],
+        methods=together,
+        first=runs[0],
         protocol=protocol,
-        tables=found,
+        tables=compare(runs),
         notes=difference_notes(runs),
-        overview=_overview(found, len(together)) if len(found) > 2 else [],
-        solvers=charts.solver_lines(together),
+        confused=[
+            (method, tail_confusion(found[protocol], found["labels"], run.groups[run.grouping]))
+            for method in together
+            if {protocol, "labels"} <= (found := (run := method.first).predictions).keys()
+        ],
         image_rows=IMAGE_ROWS,
-        charts={
-            "frequency": charts.accuracy_over_frequency(together, protocol),
-            "gain": charts.gain_over_baseline(together, protocol),
-            "few_shot": charts.few_shot_curve(together),
-            "loss": charts.history_curve(together, "loss", "Training loss", "mean loss"),
-            "online": charts.online_curves(together),
-            "scores": charts.history_curve(
-                together, "score_mean", "Mean memorization score", "mean score"
-            ),
-        },
+        charts=charts,
         markdown=tables.markdown_table(runs),
         latex=tables.latex_table(runs),
-    )
-
-
-def _decimal(value: float | None, digits: int = 3) -> str:
-    return "–" if value is None else f"{value:.{digits}f}"
-
-
-def _table_view(table: Values) -> Values:
-    """A comparison with what the template asks of it."""
-    p_values = [value.get("p") for row in table["rows"] for value in row["values"].values()]
-    return table | {
-        "columns": [c for c in COLUMNS if c != "top5" or table["kind"] != "knn"],
-        "marked": any(map(tables.stars, p_values)),
-        "tested": any(p is not None for p in p_values),
-        "best": tables.best(table),
-    }
-
-
-def _overview(found: list[Values], count: int) -> list[list[Values | None]]:
-    """All accuracy by method and protocol; None if a method lacks the protocol."""
-    rows: list[list[Values | None]] = [[None] * len(found) for _ in range(count)]
-    for column, table in enumerate(found):
-        for row in table["rows"]:
-            rows[row["index"]][column] = {**row["values"]["all"], "ci95": None}
-    return rows
-
-
-def _method_view(method: Method, protocol: str) -> Values:
-    """What the template shows of a method; images and tracker are those of its first run."""
-    first, entry = method.plain[0], method.entry(protocol)
-    images = []
-    for image, content in zip(first["images"], method.reports[0].images, strict=True):
-        if content.png:
-            uri = "data:image/png;base64," + base64.b64encode(content.png).decode()
-            images.append({**image, "uri": uri})
-    records = [plain["record"].get("config") or {} for plain in method.plain]
-    return {
-        "label": method.label,
-        "index": method.index,
-        "color": charts.color(method.index),
-        "shape": charts.shape(method.index),
-        "runs": method.plain,
-        "images": images,
-        "tracker": first["tracker"],
-        "momentum_loss": charts.momentum_loss(method) if first["tracker"] else "",
-        "score_histogram": charts.score_histogram(method) if first["tracker"] else "",
-        "per_class": entry["per_class"] if entry else None,
-        "measures": first["measures"],
-        "confusion": _confusion(method, protocol),
-        "configs": [json.dumps(config, indent=2, ensure_ascii=False) for config in records],
-    }
-
-
-def _confusion(method: Method, protocol: str) -> Values | None:
-    report, plain = method.reports[0], method.plain[0]
-    if not {protocol, "labels"} <= report.predictions.keys():
-        return None
-    return tail_confusion(
-        report.predictions[protocol],
-        report.predictions["labels"],
-        plain["groups"][report.grouping],
-        plain["data"]["class_counts"],
     )

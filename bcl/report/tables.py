@@ -3,19 +3,18 @@
 import csv
 import io
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import NamedTuple
 
 from bcl.evaluation.results import ProbeReport, rounded
-from bcl.report.compare import COLUMNS, compare, difference_notes
+from bcl.report.compare import COLUMNS, Comparison, compare, difference_notes
 
 SCHEMA = "bcl-cacr/comparison"
 SCHEMA_VERSION = 2
 CSV_FIELDS = (
     "protocol", "method", "seeds", "draws", "grouping", "column", "mean", "ci95", "gain", "p",
 )  # fmt: skip
-Values = dict[str, Any]
 TEX = {
     "\\": "\\textbackslash{}", "&": "\\&", "%": "\\%", "$": "\\$", "#": "\\#", "_": "\\_",
     "{": "\\{", "}": "\\}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}",
@@ -24,7 +23,7 @@ TEX = {
 
 
 class Cell(NamedTuple):
-    """A number with half its interval and its stars, which every format writes its own way."""
+    """A number with half its interval and its stars."""
 
     value: str
     half: str = ""
@@ -48,47 +47,21 @@ class Cell(NamedTuple):
 
 @dataclass(frozen=True)
 class Table:
-    """Rows under a heading, written in any format.
-
-    Attributes:
-        head: names of the columns.
-        rows: cells; plain text may hold Markdown where only Markdown is written.
-        left: how many leading columns are text, aligned to the left.
-    """
+    """Rows under a heading, written in any format; the first ``left`` columns are text."""
 
     head: Sequence[str]
     rows: Sequence[Sequence[str | Cell]]
     left: int = 1
 
     def text(self) -> str:
-        """Aligned columns for a terminal.
-
-        Example:
-            >>> print(Table(["run", "All"], [["a", "9.5"], ["long", "10.5"]]).text())
-            run    All
-            a      9.5
-            long  10.5
-        """
+        """Aligned columns for a terminal."""
         lines = [[str(cell) for cell in row] for row in (self.head, *self.rows)]
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        sides = ["<" if i < self.left else ">" for i in range(len(widths))]
-        layout = list(zip(sides, widths, strict=True))
-        return "\n".join(
-            "  ".join(
-                f"{cell:{side}{width}}" for cell, (side, width) in zip(line, layout, strict=True)
-            )
-            for line in lines
-        )
+        layout = "  ".join(f"{{:{'<>'[i >= self.left]}{width}}}" for i, width in enumerate(widths))
+        return "\n".join(layout.format(*line) for line in lines)
 
     def markdown(self) -> str:
-        r"""A pipe table.
-
-        Example:
-            >>> print(Table(["run", "All"], [["a|b", Cell("9.5", "0.2", "*")]]).markdown())
-            | run | All |
-            |---|---:|
-            | a\|b | 9.5 ± 0.2\* |
-        """
+        """A pipe table."""
         rule = "|" + "---|" * self.left + "---:|" * (len(self.head) - self.left)
         rows = [
             [c.markdown() if isinstance(c, Cell) else c.replace("|", "\\|") for c in row]
@@ -128,15 +101,6 @@ def percent(value: float | None, digits: int = 2) -> str:
     return "–" if value is None or value != value else f"{100 * value:.{digits}f}"
 
 
-def best(table: Values) -> dict[str, float | None]:
-    """The largest mean of each accuracy column of a comparison."""
-    found = {}
-    for column in ("many", "medium", "few", "all"):
-        means = [row["values"][column]["mean"] for row in table["rows"]]
-        found[column] = max((mean for mean in means if mean is not None), default=None)
-    return found
-
-
 def text_table(reports: Sequence[ProbeReport]) -> str:
     """Many, Medium, Few, Std and All of each method and protocol, in per cent, for a terminal.
 
@@ -159,11 +123,11 @@ def text_table(reports: Sequence[ProbeReport]) -> str:
     """
     head = ["run", "protocol", "Many", "Medium", "Few", "Std(pop)", "Std(n-1)", "All"]
     by_run: dict[str, list[list[str]]] = {}
-    for table in compare(reports):
-        for row in table["rows"]:
-            label = row["method"] + (f" ×{len(row['seeds'])}" if len(row["seeds"]) > 1 else "")
-            cells = [percent(row["values"][c]["mean"]) for c in COLUMNS if c != "top5"]
-            by_run.setdefault(label, []).append([label, table["protocol"], *cells])
+    for found in compare(reports):
+        for row in found.rows:
+            label = row.method + (f" ×{len(row.seeds)}" if len(row.seeds) > 1 else "")
+            cells = [percent(row.values[column].mean) for column in COLUMNS if column != "top5"]
+            by_run.setdefault(label, []).append([label, found.protocol, *cells])
     rows = [row for rows in by_run.values() for row in rows]
     groups = reports[0].groups[reports[0].grouping].description
     return f"{Table(head, rows, left=2).text()}\ngroups by {groups}"
@@ -172,71 +136,68 @@ def text_table(reports: Sequence[ProbeReport]) -> str:
 def markdown_table(reports: Sequence[ProbeReport]) -> str:
     """One Markdown table per protocol, the baseline first."""
     parts = []
-    for found, table, note in _tables(reports):
-        parts += [f"### {found['protocol']}", f"{found['description']}.", table.markdown(), note]
+    for found in compare(reports):
+        table = _table(found, {}).markdown()
+        parts += [f"### {found.protocol}", f"{found.description}.", table, _note(found, reports)]
     return "\n\n".join(parts) + "\n"
 
 
 def latex_table(reports: Sequence[ProbeReport]) -> str:
     """One LaTeX table per protocol, the best of a column bold."""
     parts = []
-    for found, table, note in _tables(reports, mark_best=True):
-        caption = f"{found['protocol']}: {found['description']}. {note}".replace("\\*", "*")
-        parts.append(table.latex(caption) + "\n")
+    for found in compare(reports):
+        note = _note(found, reports).replace("\\*", "*")
+        caption = f"{found.protocol}: {found.description}. {note}"
+        parts.append(_table(found, found.best).latex(caption) + "\n")
     return "\n".join(parts)
 
 
-def _tables(
-    reports: Sequence[ProbeReport], *, mark_best: bool = False
-) -> Iterator[tuple[Values, Table, str]]:
-    """Each comparison with its table and its footnote."""
-    for found in compare(reports):
-        top = best(found) if mark_best and len(found["rows"]) > 1 else {}
-        rows: list[list[str | Cell]] = []
-        for row in found["rows"]:
-            cells = []
-            for column in COLUMNS:
-                value = row["values"][column]
-                half = "" if value["ci95"] is None else percent(value["ci95"])
-                bold = value["mean"] is not None and value["mean"] == top.get(column)
-                cells.append(Cell(percent(value["mean"]), half, stars(value.get("p")), bold))
-            rows.append([row["method"], *cells])
-        groups = reports[0].groups[found["grouping"]].description
-        note = f"Per cent. Groups by {groups}."
-        if any(v["ci95"] is not None for row in found["rows"] for v in row["values"].values()):
-            note += " ± is the 95 % interval over seeds or draws."
-        if found["test"]:
-            against = f"p < 0.05, \\*\\* p < 0.01 against {found['rows'][0]['method']}"
-            note += f" \\* {against}: {found['test']}; Holm's correction."
-        yield found, Table(["Run", *COLUMNS.values()], rows), note
+def _table(found: Comparison, bold: dict[str, float | None]) -> Table:
+    """A comparison, with the given mean of each column bold."""
+    rows: list[list[str | Cell]] = []
+    for row in found.rows:
+        cells = []
+        for column, value in row.values.items():
+            half = "" if value.ci95 is None else percent(value.ci95)
+            best = value.mean is not None and value.mean == bold.get(column)
+            cells.append(Cell(percent(value.mean), half, stars(value.p), best))
+        rows.append([row.method, *cells])
+    return Table(["Run", *COLUMNS.values()], rows)
+
+
+def _note(found: Comparison, reports: Sequence[ProbeReport]) -> str:
+    """What a reader of the table needs to know, as Markdown."""
+    note = f"Per cent. Groups by {reports[0].groups[found.grouping].description}."
+    if any(value.ci95 is not None for value in found.values):
+        note += " ± is the 95 % interval over seeds or draws."
+    if found.test:
+        against = f"p < 0.05, \\*\\* p < 0.01 against {found.rows[0].method}"
+        note += f" \\* {against}: {found.test}; Holm's correction."
+    return note
 
 
 def csv_table(reports: Sequence[ProbeReport]) -> str:
     """One line per number, with the columns of `CSV_FIELDS`; accuracies are shares."""
     rows = []
-    for table in compare(reports):
-        for row in table["rows"]:
-            seeds = " ".join(map(str, row["seeds"]))
-            about = [table["protocol"], row["method"], seeds, str(row["draws"]), table["grouping"]]
-            for column in COLUMNS:
-                found = [row["values"][column].get(key) for key in ("mean", "ci95", "gain", "p")]
-                numbers = ["" if value is None else str(rounded(value)) for value in found]
-                rows.append([*about, column, *numbers])
+    for found in compare(reports):
+        for row in found.rows:
+            seeds = " ".join(map(str, row.seeds))
+            about = [found.protocol, row.method, seeds, str(row.draws), found.grouping]
+            for column, value in row.values.items():
+                numbers = (value.mean, value.ci95, value.gain, value.p)
+                shown = ["" if number is None else str(rounded(number)) for number in numbers]
+                rows.append([*about, column, *shown])
     return Table(CSV_FIELDS, rows).csv()
 
 
-def comparison_dict(reports: Sequence[ProbeReport]) -> Values:
-    """The tables and the whole reports as plain values; `docs/reports.md` has the schema."""
-    return {
+def comparison_json(reports: Sequence[ProbeReport]) -> str:
+    """The tables and the whole reports; `docs/reports.md` has the schema."""
+    values = {
         "schema": SCHEMA,
         "schema_version": SCHEMA_VERSION,
         "baseline": reports[0].name,
-        "tables": compare(reports),
+        "tables": [asdict(found) for found in compare(reports)],
         "notes": difference_notes(reports),
         "reports": [report.to_dict() for report in reports],
     }
-
-
-def comparison_json(reports: Sequence[ProbeReport]) -> str:
-    """`comparison_dict` as text."""
-    return json.dumps(comparison_dict(reports), indent=1, ensure_ascii=False) + "\n"
+    return json.dumps(values, indent=1, ensure_ascii=False) + "\n"

@@ -8,24 +8,16 @@ from bcl.report.compare import COLUMNS, compare
 
 
 def log_table(reports: Sequence[ProbeReport], project: str) -> None:
-    """Log one table, ``probe``, to a new run.
-
-    Args:
-        reports: the runs, the baseline first.
-        project: wandb project.
-
-    Raises:
-        InputError: wandb is not installed, or takes no run: nobody is logged in, no network.
-    """
+    """Log one table, ``probe``, to a new run; an `InputError` if wandb is missing or refuses."""
     try:
         import wandb
     except ImportError as error:
         raise InputError("--wandb needs wandb: pip install 'bcl-cacr[wandb]'.") from error
     table = wandb.Table(columns=["protocol", "run", "seeds", *COLUMNS.values()])
-    for block in compare(reports):
-        for row in block["rows"]:
-            means = [row["values"][column]["mean"] for column in COLUMNS]
-            table.add_data(block["protocol"], row["method"], len(row["seeds"]), *means)
+    for found in compare(reports):
+        for row in found.rows:
+            means = [value.mean for value in row.values.values()]
+            table.add_data(found.protocol, row.method, len(row.seeds), *means)
     try:
         with wandb.init(project=project, job_type="probe") as run:
             run.log({"probe": table})

@@ -27,7 +27,7 @@ def classes(svg):
 
 def test_a_mark_per_class_and_run_with_its_values(together):
     svg = charts.accuracy_over_frequency(together, "full")
-    accuracy = together[1].entry("full")["per_class"]
+    accuracy = together[1].per_class("full")
     counts = (60, 30, 20, 10, 5, 3)
     assert tips(svg)[6:] == [
         f"&lt;better&gt;: class &lt;{c}&gt;, {counts[c]} images, {100 * accuracy[c]:.1f} %"
@@ -82,7 +82,7 @@ def test_axes_of_short_and_flat_histories_are_right(together):
 def test_scores_over_training_or_at_the_end(together):
     assert "over training" in charts.score_histogram(together[0])
     (method,) = methods([recorded("short", 0, 0.1)])
-    method.plain[0]["record"]["history"] = []
+    method.first.record["history"] = []
     svg = charts.score_histogram(method)
     assert "at the end of training" in svg
     assert len(tips(svg)) == 20
@@ -101,10 +101,10 @@ def test_every_chart_says_what_it_shows(together):
 def test_smoothing_is_local_and_linear():
     x = [1, 2, 4, 8, 16]
     line = charts.smooth(x, [3.0, 5.0, 7.0, 9.0, 11.0])
-    assert np.allclose([y for _, y in line], 3 + 2 * np.log2([x for x, _ in line]))
+    assert np.allclose([p["y"] for p in line], 3 + 2 * np.log2([p["x"] for p in line]))
     assert charts.smooth([1, 1, 2], [0, 1, 2]) == []
     bump = charts.smooth(x, [0.0, 0.0, 1.0, 0.0, 0.0])
-    assert max(bump, key=lambda point: point[1])[0] == pytest.approx(4, rel=0.1)
+    assert max(bump, key=lambda point: point["y"])["x"] == pytest.approx(4, rel=0.1)
 
 
 def test_missing_library_is_named(monkeypatch):

@@ -9,6 +9,7 @@ from probe_reports import replace, strong_and_weak
 
 import bcl
 from bcl.core.errors import InputError
+from bcl.evaluation.shots import shot_groups
 from bcl.report.compare import compare, difference_notes, methods
 from bcl.report.confusion import tail_confusion
 from bcl.report.significance import holm, mcnemar, paired_t
@@ -43,33 +44,33 @@ def test_seeds_of_one_name_are_averaged(reports):
         ("strong|one", [0, 1, 2]),
     ]
     table = compare(reports)[0]
-    row = table["rows"][1]
+    row = table.rows[1]
     singles = [r.protocol("full").accuracy.mean for r in reports[3:]]
-    assert row["values"]["all"]["mean"] == pytest.approx(sum(singles) / 3, abs=1e-5)
-    assert row["values"]["all"]["gain"] > 0.1
-    assert row["values"]["all"]["p"] < 0.05
-    assert "3 seeds" in table["test"]
-    assert "p" not in table["rows"][0]["values"]["all"]
+    assert row.values["all"].mean == pytest.approx(sum(singles) / 3, abs=1e-5)
+    assert row.values["all"].gain > 0.1
+    assert row.values["all"].p < 0.05
+    assert "3 seeds" in table.test
+    assert table.rows[0].values["all"].p is None
 
 
 def test_single_runs_are_tested_over_images(reports):
     table = compare([reports[0], reports[3]])[0]
-    assert "McNemar" in table["test"]
-    values = table["rows"][1]["values"]
-    assert values["all"]["p"] < 0.05
-    assert values["many"]["p"] is None
+    assert "McNemar" in table.test
+    values = table.rows[1].values
+    assert values["all"].p < 0.05
+    assert values["many"].p is None
 
 
 def test_draws_of_single_runs_are_paired(reports):
     table = compare([reports[0], reports[3]])[1]
-    assert "5 draws" in table["test"]
-    values = table["rows"][1]["values"]
+    assert "5 draws" in table.test
+    values = table.rows[1].values
     first, second = (
         [draw.accuracy for draw in report.protocol("10-shot").draws]
         for report in (reports[0], reports[3])
     )
-    assert values["all"]["p"] == pytest.approx(paired_t(first, second), rel=1e-3)
-    assert values["few"]["p"] is not None
+    assert values["all"].p == pytest.approx(paired_t(first, second), rel=1e-3)
+    assert values["few"].p is not None
 
 
 def test_same_seed_twice_stays_apart(reports):
@@ -78,11 +79,11 @@ def test_same_seed_twice_stays_apart(reports):
 
 
 def test_interval_of_a_single_run_is_over_draws(reports):
-    few = compare([reports[0]])[1]["rows"][0]
-    full = compare([reports[0]])[0]["rows"][0]
-    assert few["values"]["all"]["ci95"] > 0
-    assert full["values"]["all"]["ci95"] is None
-    assert few["draws"] == 5
+    few = compare([reports[0]])[1].rows[0]
+    full = compare([reports[0]])[0].rows[0]
+    assert few.values["all"].ci95 > 0
+    assert full.values["all"].ci95 is None
+    assert few.draws == 5
 
 
 def test_other_pretraining_images_are_noted(reports):
@@ -126,8 +127,7 @@ def test_the_same_names_with_other_bytes_are_noted(reports):
 def test_confusion_of_a_known_case():
     labels = torch.tensor([0, 0, 1, 1, 2, 2])
     predictions = torch.tensor([[0, 0, 1, 0, 0, 1]])
-    groups = {"many": [0], "medium": [1], "few": [2]}
-    found = tail_confusion(predictions, labels, groups, [9, 5, 1])
+    found = tail_confusion(predictions, labels, shot_groups([9, 5, 1]))
     assert found["groups"][2] == {"group": "few", "right": 0, "many": 0.5, "medium": 0.5, "few": 0}
     assert found["classes"][0]["class"] == 2
     assert found["classes"][0]["taken_for"][0]["share"] == 0.5
@@ -168,5 +168,5 @@ def test_other_class_counts_are_said_and_their_draws_not_paired():
     other = run("c", (3, 5, 10, 20, 30, 60), "two")
     assert not any("class counts" in note for note in difference_notes([first, again]))
     assert any("Other class counts than a" in note for note in difference_notes([first, other]))
-    assert [table["test"] is None for table in compare([first, again])] == [False, False]
-    assert [table["test"] is None for table in compare([first, other])] == [True, False]
+    assert [table.test is None for table in compare([first, again])] == [False, False]
+    assert [table.test is None for table in compare([first, other])] == [True, False]

@@ -191,7 +191,7 @@ def test_bad_output(page, tmp_path):
     with pytest.raises(InputError, match="'md'"):
         render_report(report, tmp_path / "a.html", formats=["mdx"])
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="not writable"):
+    with pytest.raises(InputError, match="not a folder"):
         render_report(report, tmp_path / "file" / "a.html")
     (tmp_path / "a.csv").write_text("")
     with pytest.raises(InputError, match=r"a\.csv exists"):

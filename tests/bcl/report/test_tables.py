@@ -17,7 +17,7 @@ from bcl.report.tables import (
     CSV_FIELDS,
     Cell,
     Table,
-    comparison_dict,
+    comparison_json,
     csv_table,
     latex_table,
     markdown_table,
@@ -32,7 +32,7 @@ def reports():
 
 
 def test_formats_agree(reports):
-    value = compare(reports)[0]["rows"][0]["values"]["all"]["mean"]
+    value = compare(reports)[0].rows[0].values["all"].mean
     shown = f"{100 * value:.2f}"
     assert shown in text_table(reports)
     markdown = markdown_table(reports)
@@ -50,7 +50,7 @@ def test_formats_agree(reports):
     assert len(rows) == 2 * 2 * 7
     first = next(row for row in rows if row["column"] == "all")
     assert float(first["mean"]) == pytest.approx(value, abs=1e-6)
-    values = json.loads(json.dumps(comparison_dict(reports), allow_nan=False))
+    values = json.loads(comparison_json(reports), parse_constant=pytest.fail)
     assert values["schema"] == "bcl-cacr/comparison"
     assert values["schema_version"] == 2
     assert len(values["reports"]) == 6
@@ -78,16 +78,16 @@ def test_a_summary_without_top5_is_a_dash(reports):
     nothing = Estimate(math.nan, math.nan)
     entry = replace(reports[0].protocol("full"), top5=nothing)
     lacking = replace(reports[0], protocols=[entry])
-    assert compare([lacking])[0]["rows"][0]["values"]["top5"]["mean"] is None
+    assert compare([lacking])[0].rows[0].values["top5"].mean is None
     assert "–" in markdown_table([lacking])
 
 
 def test_empty_groups_are_dashes():
     # With thresholds, the made-up set has no class above 100 images.
     report = bcl.evaluate(encode, FakeData(), "full", EvaluationOptions(grouping="thresholds"))
-    values = compare([report])[0]["rows"][0]["values"]
-    assert values["many"]["mean"] is None
-    assert values["std_sample"]["mean"] is None
+    values = compare([report])[0].rows[0].values
+    assert values["many"].mean is None
+    assert values["std_sample"].mean is None
     assert "–" in text_table([report])
     assert "--" in latex_table([report])
-    assert math.isfinite(values["all"]["mean"])
+    assert math.isfinite(values["all"].mean)

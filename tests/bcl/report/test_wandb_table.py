@@ -48,9 +48,9 @@ def test_table_reaches_the_run_file(tmp_path, monkeypatch):
     table = json.loads((file.parent / "files" / logged["probe/path"]).read_text())
     assert table["columns"] == ["protocol", "run", "seeds", *COLUMNS.values()]
     expected = [
-        [block["protocol"], row["method"], 1, row["values"]["all"]["mean"]]
+        [block.protocol, row.method, 1, row.values["all"].mean]
         for block in compare(reports)
-        for row in block["rows"]
+        for row in block.rows
     ]
     at = table["columns"].index("All")
     assert [[*row[:3], row[at]] for row in table["data"]] == expected
