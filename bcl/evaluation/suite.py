@@ -82,8 +82,6 @@ def evaluate(
 ) -> ProbeReport:
     """Extract the features once and measure the representation under all protocols.
 
-    With a process group, the ranks share the extraction and return the same report.
-
     Args:
         encode: a method, its ``encode``, or any function from (B, 3, H, W) uint8 images to (B, D)
             features. Fine-tuning and layers other than the pooled one need a method.
@@ -98,7 +96,7 @@ def evaluate(
         progress: called with a name, steps done and steps in total.
 
     Returns:
-        The report.
+        The report, the same on every rank of a process group, which shares the extraction.
 
     Raises:
         InputError: unknown protocol or layer, labels missing, features not finite, too few images
@@ -117,7 +115,6 @@ def evaluate(
     sets = Sets(data, wanted, options.grouping, options.probe.seed, options.device)
     subsets = [sets.subsets(protocol) for protocol in wanted]
     discovery, shown = inspect_samples(tracker, earlier_scores, sets)
-
     for name, images in sets.images.items():  # each image is encoded once
         sets.features[name] = extract_features(
             encode, images, batch_size=options.batch_size, device=options.device,
