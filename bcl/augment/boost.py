@@ -107,7 +107,7 @@ class BoostedRandAugment(nn.Module):
         Raises:
             InputError: no ids or scores, another length, or scores outside [0, 1].
         """
-        ids = check_ids(ids, ids)
+        ids = check_ids(ids)
         scores = check_scores(scores, ids, values=True)
         epoch, view = check_integer("epoch", epoch), check_integer("view", view)
         views = range(view, view + 1)

@@ -22,18 +22,8 @@ from bcl.augment.sampling import ViewSettings
 def make_views(
     images: Tensor, params: ViewParams, settings: ViewSettings, policy: Policy | None
 ) -> Tensor:
-    """Make the views that ``params`` describe.
-
-    Args:
-        images: (B, 3, H, W) uint8, or float in [0, 1].
-        params: of R = V B rows, view by view.
-        settings: how views are made.
-        policy: of the boosted ops, if the parameters hold any.
-
-    Returns:
-        (R, 3, *size) float32 in [0, 1], or normalized.
-    """
-    device, exact = images.device, settings.exact
+    """Make views (R, 3, *size) float32 of images (B, 3, H, W) and parameters of R = V B rows."""
+    device, exact = images.device, settings.arithmetic == "exact"
     images, params = images.cpu(), params.to("cpu")
     with torch.autocast("cpu", enabled=False):  # 16-bit floats do not hold the levels
         out = base_chain(images, params, settings.size, exact)
@@ -77,16 +67,9 @@ def base_chain(images: Tensor, params: ViewParams, size: tuple[int, int], exact:
 
 
 def apply_ops(x: Tensor, params: BoostParams, policy: Policy, whole: bool) -> Tensor:
-    """Apply k ops per image to levels.
+    """Apply k ops per row to levels (R, 3, H, W), on a CPU in place.
 
-    Args:
-        x: (R, 3, H, W) float32 levels 0 .. 255, on a CPU changed in place.
-        params: of R rows.
-        policy: whose ranges.
-        whole: the levels are integers; otherwise rows that get an op are rounded.
-
-    Returns:
-        (R, 3, H, W) levels.
+    Unless the levels are ``whole`` numbers, rows that get an op are rounded first.
     """
     device, x, params = x.device, x.cpu(), params.to("cpu")
     if not whole:

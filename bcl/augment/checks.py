@@ -8,18 +8,28 @@ from torch import Tensor
 from bcl.core.errors import InputError
 
 
+def _kind(value: object) -> str:
+    if isinstance(value, Tensor):
+        return f"{value.dtype} of shape {tuple(value.shape)}"
+    return repr(value) if value is None else type(value).__name__
+
+
+def _fits(x: Tensor, dtype: torch.dtype) -> bool:
+    return x.dtype != torch.bool and torch.can_cast(x.dtype, dtype)
+
+
 def check_images(images: Tensor) -> None:
     """Refuse what is not a (B, 3, H, W) batch of uint8 or float images."""
-    if not isinstance(images, Tensor) or images.ndim != 4 or images.shape[1] != 3:
-        shape = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
+    right = isinstance(images, Tensor) and images.ndim == 4 and images.shape[1] == 3
+    if (
+        not right
+        or not images.numel()
+        or not (images.dtype == torch.uint8 or images.is_floating_point())
+    ):
         raise InputError(
-            f"images must be a tensor (B, 3, H, W), got {shape}; images.expand(-1, 3, -1, -1) "
-            "gives gray images three channels."
+            "images must be a non-empty tensor (B, 3, H, W) of uint8, or of floats in [0, 1], got "
+            f"{_kind(images)}; images.expand(-1, 3, -1, -1) gives gray images three channels."
         )
-    if 0 in images.shape:
-        raise InputError(f"the batch is empty: {tuple(images.shape)}; give at least one pixel.")
-    if images.dtype != torch.uint8 and not images.is_floating_point():
-        raise InputError(f"images must be uint8, or float in [0, 1], got {images.dtype}.")
 
 
 def check_pixels(images: Tensor) -> None:
@@ -34,49 +44,33 @@ def check_pixels(images: Tensor) -> None:
         )
 
 
-def check_ids(ids: Tensor | None, images: Tensor) -> Tensor:
-    """Refuse ids that are missing, of another length, or not integers; returns (B,) int64."""
-    if not isinstance(ids, Tensor):
+def check_ids(ids: Tensor | None, images: Tensor | None = None) -> Tensor:
+    """Return ids (B,) as int64 on the device of the images; refuse other shapes and types."""
+    right = isinstance(ids, Tensor) and ids.ndim == 1 and _fits(ids, torch.int64)
+    if ids is None or not right or (images is not None and len(ids) != len(images)):
         raise InputError(
-            f"ids must be a tensor of integers, on which the draws depend, got {ids!r}; pass "
-            "ids=batch['id'], or torch.arange(B) where samples have none."
+            "ids must be a tensor (B,) of integers, one per image, on which the draws depend, got "
+            f"{_kind(ids)}; pass ids=batch['id'], or torch.arange(B) where samples have none."
         )
-    floating = ids.is_floating_point() or ids.dtype == torch.bool
-    if ids.shape != images.shape[:1] or floating:
-        raise InputError(
-            f"ids must be integers of shape ({len(images)},), got {ids.dtype} of shape "
-            f"{tuple(ids.shape)}."
-        )
-    return ids.to(images.device, torch.int64)
+    return ids.to((ids if images is None else images).device, torch.int64)
 
 
 def check_scores(scores: Tensor | None, ids: Tensor, values: bool) -> Tensor:
-    """Refuse scores that are missing, of another length, or not real numbers.
+    """Return scores (B,) as float32 on the device of ids (B,); refuse other shapes and types.
 
-    Args:
-        scores: (B,).
-        ids: (B,) on the device of the batch.
-        values: whether to refuse values outside [0, 1] too, for which the host waits.
-
-    Returns:
-        (B,) float32 on the device of ``ids``.
+    With ``values``, for which the host waits, refuse scores outside [0, 1] too.
     """
-    if not isinstance(scores, Tensor):
+    right = isinstance(scores, Tensor) and scores.shape == ids.shape
+    if scores is None or not right or not _fits(scores, torch.float32):
         raise InputError(
-            f"scores must be a tensor with one score per image, got {scores!r}; pass "
-            "scores=tracker.scores[ids], or make the views without boost."
-        )
-    if scores.shape != ids.shape or scores.is_complex() or scores.dtype == torch.bool:
-        raise InputError(
-            f"scores must be real numbers of shape ({len(ids)},), got {scores.dtype} of shape "
-            f"{tuple(scores.shape)}."
+            f"scores must be a tensor of real numbers of shape ({len(ids)},), got "
+            f"{_kind(scores)}; pass scores=tracker.scores[ids], or make the views without boost."
         )
     scores = scores.detach()
-    if values:
-        bad = ~((scores >= 0) & (scores <= 1))
-        if bool(bad.any()):
-            at = int(bad.nonzero()[0])
-            raise InputError(f"scores must be in [0, 1], got {scores[at].item()} at position {at}.")
+    bad = ~((scores >= 0) & (scores <= 1))
+    if values and bool(bad.any()):
+        at = int(bad.nonzero()[0])
+        raise InputError(f"scores must be in [0, 1], got {scores[at].item()} at position {at}.")
     return scores.to(ids.device, torch.float32, non_blocking=True)
 
 

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -60,32 +60,21 @@ class Params:
         return cls(**values)
 
     def check(self, rows: int, device: torch.device) -> None:
-        """Refuse stored parameters that do not have ``rows`` rows on ``device``.
-
-        Args:
-            rows: R, the views of the batch.
-            device: of the images.
-
-        Raises:
-            InputError: a field is not a tensor, or has another shape or device.
-        """
+        """Refuse stored parameters that do not have ``rows`` rows on the images' device."""
         for name, value in self.fields().items():
             if isinstance(value, Params):
                 value.check(rows, device)
                 continue
-            if not isinstance(value, Tensor):
-                raise InputError(f"the parameter {name} must be a tensor, got {value!r}.")
-            wanted = (rows, *self.inner_shape(name))
-            if value.shape != wanted:
-                raise InputError(
-                    f"the parameter {name} must have the shape {wanted} for this batch, got "
-                    f"{tuple(value.shape)}; sample the parameters with the ids of the batch."
-                )
-            if value.device != device:
-                raise InputError(
-                    f"the parameter {name} is on {value.device} and the images are on {device}; "
-                    f"move the parameters with params.to('{device}')."
-                )
+            wanted, got = (rows, *self.inner_shape(name)), repr(value)
+            if isinstance(value, Tensor):
+                if value.shape == wanted and value.device == device:
+                    continue
+                got = f"{tuple(value.shape)} on {value.device}"
+            raise InputError(
+                f"the parameter {name} must be a tensor of shape {wanted} on {device} for these "
+                f"images, got {got}; sample the parameters with the ids of the batch, and move "
+                "them with params.to()."
+            )
 
     def inner_shape(self, name: str) -> tuple[int, ...]:
         """Shape of a field without its rows."""
@@ -127,16 +116,14 @@ class BoostParams(Params):
 
     def check_values(self) -> None:
         """Refuse ops that are not in the table, and magnitudes outside [0, 30]."""
-        if not bool(((self.magnitude >= 0) & (self.magnitude <= MAX_MAGNITUDE)).all()):
-            raise InputError(
-                f"the parameter magnitude must be in [0, 30], got {float(self.magnitude.min()):g} "
-                f".. {float(self.magnitude.max()):g}."
-            )
-        if not bool(((self.op >= 0) & (self.op < len(OPS))).all()):
-            raise InputError(
-                f"the parameter op must be in 0 .. {len(OPS) - 1}, the rows of bcl.augment.OPS, "
-                f"got {int(self.op.min())} .. {int(self.op.max())}."
-            )
+        for name, value, high in (
+            ("op", self.op, len(OPS) - 1), ("magnitude", self.magnitude, MAX_MAGNITUDE),
+        ):  # fmt: skip
+            if not bool(((value >= 0) & (value <= high)).all()):
+                low, most = value.min().item(), value.max().item()
+                raise InputError(
+                    f"the parameter {name} must be in 0 .. {high:g}, got {low:g} .. {most:g}."
+                )
 
 
 @dataclass(frozen=True)
@@ -170,8 +157,6 @@ class ViewParams(Params):
         True
     """
 
-    JITTER: ClassVar[tuple[str, ...]] = ("brightness", "contrast", "saturation", "hue")
-
     top: Tensor
     left: Tensor
     height: Tensor
@@ -193,15 +178,7 @@ class ViewParams(Params):
         return (4,) if name == "order" else ()
 
     def check_values(self, views: range, image_size: tuple[int, int]) -> None:
-        """Refuse crops, views, jitter orders and ops that `ContrastiveViews` never samples.
-
-        Args:
-            views: numbers of the views in these parameters.
-            image_size: rows and columns of the images.
-
-        Raises:
-            InputError: a crop leaves the image or is empty, or a number is out of its range.
-        """
+        """Refuse crops, views, jitter orders and ops that `ContrastiveViews` never samples."""
         bottom, right = self.top + self.height, self.left + self.width
         bad = (self.top < 0) | (self.left < 0) | (bottom > image_size[0]) | (right > image_size[1])
         bad |= (self.height < 1) | (self.width < 1)

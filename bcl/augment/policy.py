@@ -18,11 +18,7 @@ POLICIES: tuple[Policy, ...] = get_args(Policy)
 class Range(NamedTuple):
     """Value of an op at magnitude 0 and at magnitude 30, linear in between.
 
-    Attributes:
-        low: value at magnitude 0.
-        high: value at magnitude 30.
-        signed: whether the value moves from ``low`` to either side, by the sign that is drawn.
-        whole: whether the value is rounded down to an integer.
+    With ``signed`` the drawn sign says to which side of ``low`` it moves; ``whole`` rounds it down.
     """
 
     low: float
@@ -32,14 +28,9 @@ class Range(NamedTuple):
 
 
 class Op(NamedTuple):
-    """One op.
+    """A name, a function of whole levels (R, 3, H, W) and values (R,), and the values' ranges.
 
-    Attributes:
-        name: as in the released code.
-        apply: function of whole levels (R, 3, H, W) and float64 values (R,).
-        reference: values of the released code.
-        monotone: values with which the image changes more as the magnitude grows.
-        placed: whether ``apply`` also takes a center: (R,) shares of the width and of the height.
+    With ``placed`` the function also takes a center: (R,) shares of the width and of the height.
     """
 
     name: str
@@ -82,21 +73,7 @@ OPS = tuple(op.name for op in TABLE)
 
 
 def op_index(name: str) -> int:
-    """Row of an op in the table.
-
-    Args:
-        name: one of `OPS`.
-
-    Returns:
-        Its index.
-
-    Raises:
-        InputError: no such op; names the nearest.
-
-    Example:
-        >>> op_index("Rotate")
-        4
-    """
+    """Row of an op in the table; refuses names that are not in `OPS`."""
     if name not in OPS:
         raise unknown_name("op", name, OPS)
     return OPS.index(name)
@@ -112,16 +89,9 @@ def ranges(policy: Policy) -> Tensor:
 
 
 def op_values(op: Tensor, magnitude: Tensor, sign: Tensor, policy: Policy) -> Tensor:
-    r"""Value of each op: :math:`v_0 \pm (v_{30} - v_0)\, m / 30`.
+    r"""Values :math:`v_0 \pm (v_{30} - v_0)\, m / 30` of ops (R,): (R,) float64.
 
-    Args:
-        op: (R,) int64 rows of the table.
-        magnitude: (R,) float32 in [0, 30].
-        sign: (R,) -1 or 1.
-        policy: whose ranges.
-
-    Returns:
-        (R,) float64, in which thresholds and pixel positions fall as in the released code.
+    In float64 thresholds and pixel positions fall as in the released code.
     """
     low, span, signed, whole = ranges(policy)[op].unbind(1)
     change = magnitude.to(torch.float64) / MAX_MAGNITUDE * span

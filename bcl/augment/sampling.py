@@ -79,17 +79,7 @@ class ChainSettings:
 
 @dataclass(frozen=True)
 class ViewSettings:
-    """How views are made.
-
-    Args:
-        size: rows and columns.
-        arithmetic: ``"exact"`` or ``"fast"``.
-        mean: of the channels, or None.
-        std: of the channels, or None.
-
-    Raises:
-        InputError: a value out of its range.
-    """
+    """Size (rows, columns) of views, their arithmetic, and mean and std of the channels."""
 
     size: tuple[int, int]
     arithmetic: Arithmetic = "exact"
@@ -105,11 +95,6 @@ class ViewSettings:
         if self.mean is not None:
             object.__setattr__(self, "mean", numbers("mean", self.mean, 3, -math.inf, math.inf))
             object.__setattr__(self, "std", numbers("std", self.std, 3, 1e-9, math.inf))
-
-    @property
-    def exact(self) -> bool:
-        """Whether every step rounds to whole levels."""
-        return self.arithmetic == "exact"
 
 
 def sides(name: str, size: int | tuple[int, int]) -> tuple[int, int]:
@@ -139,17 +124,7 @@ def numbers(name: str, values: object, count: int, low: float, high: float) -> t
 
 @dataclass(frozen=True)
 class Strength:
-    """How a memorization score turns into ops (see `bcl.BoostedRandAugment`).
-
-    Args:
-        num_ops: k.
-        min_magnitude: at score 0.
-        max_magnitude: at score 1.
-        random_magnitude: whether zeta is drawn.
-
-    Raises:
-        InputError: a value out of its range.
-    """
+    """How a score turns into ops, see `bcl.BoostedRandAugment`."""
 
     num_ops: int
     min_magnitude: float
@@ -177,18 +152,7 @@ def draw_chain(
     epoch: int,
     views: range,
 ) -> ViewParams:
-    """Draw the base chain's parameters for some views of a batch.
-
-    Args:
-        settings: ranges and probabilities.
-        ids: (B,) int64 sample ids.
-        image_size: rows and columns of the images.
-        seed: of the run.
-        epoch: number of the epoch.
-        views: numbers of the views.
-
-    Returns:
-        Parameters of len(views) * B rows, view by view, without boosted ops.
+    """Draw the base chain's parameters, V B rows view by view, for ids (B,).
 
     Example:
         >>> one = draw_chain(ChainSettings(), torch.arange(4), (32, 32), 0, 3, range(2))
@@ -198,9 +162,6 @@ def draw_chain(
     """
     key, view = _keys(ids, seed, epoch, views)
     u = uniform(key[:, None], torch.arange(_STREAMS, device=key.device))  # (R, streams)
-    top, left, height, width = _boxes(
-        u[:, :TRIES], u[:, TRIES:_TOP], u[:, _TOP], u[:, _LEFT], image_size, settings
-    )
     # Factors in [max(0, 1 - j), 1 + j], hue in [-j, j]; neutral without jitter.
     neutral, reach = u.new_tensor([1.0, 1.0, 1.0, 0.0]), u.new_tensor(settings.color_jitter)
     low = torch.cat([(1 - reach[:3]).clamp(min=0), -reach[3:]])
@@ -209,40 +170,23 @@ def draw_chain(
     factors = torch.where(jittered[:, None], factors, neutral)
     low_sigma, high_sigma = settings.blur_sigma
     sigma = low_sigma + (high_sigma - low_sigma) * u[:, _SIGMA]
+    top, left, height, width = _boxes(u, image_size, settings)
+    brightness, contrast, saturation, hue = factors.unbind(1)
     return ViewParams(
-        top=top,
-        left=left,
-        height=height,
-        width=width,
-        flip=u[:, _FLIP] < settings.flip_probability,
-        brightness=factors[:, 0],
-        contrast=factors[:, 1],
-        saturation=factors[:, 2],
-        hue=factors[:, 3],
+        top, left, height, width, u[:, _FLIP] < settings.flip_probability,
+        brightness, contrast, saturation, hue,
         order=u[:, _ORDER:_GRAY].argsort(dim=1, stable=True),
         gray=u[:, _GRAY] < settings.grayscale_probability,
         blur=torch.where(u[:, _BLUR] < settings.blur_probability, sigma, 0.0),
         solarize=u[:, _SOLARIZE] < settings.solarize_probability,
         view=view,
-    ).to(ids.device)
+    ).to(ids.device)  # fmt: skip
 
 
 def draw_ops(
     strength: Strength, scores: Tensor, ids: Tensor, seed: int, epoch: int, views: range
 ) -> BoostParams:
-    """Draw the boosted ops for some views of a batch.
-
-    Args:
-        strength: what a score does.
-        scores: (B,) float32 in [0, 1].
-        ids: (B,) int64 sample ids.
-        seed: of the run.
-        epoch: number of the epoch.
-        views: numbers of the views.
-
-    Returns:
-        Parameters of len(views) * B rows, view by view.
-    """
+    """Draw the boosted ops, V B rows view by view, for scores (B,) in [0, 1] and ids (B,)."""
     k = strength.num_ops
     key, _ = _keys(ids, seed, epoch, views)
     u = uniform(key[:, None], torch.arange(5 * k, device=key.device) + FIRST_OP)  # (R, 5 k)
@@ -273,37 +217,19 @@ def _keys(ids: Tensor, seed: int, epoch: int, views: range) -> tuple[Tensor, Ten
     return hash64(seed, epoch, ids.cpu().repeat(len(views)), view), view
 
 
-def _boxes(
-    area: Tensor,
-    aspect: Tensor,
-    place_y: Tensor,
-    place_x: Tensor,
-    image_size: tuple[int, int],
-    settings: ChainSettings,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    r"""Boxes of torchvision's ``RandomResizedCrop``.
+def _boxes(u: Tensor, image_size: tuple[int, int], settings: ChainSettings) -> list[Tensor]:
+    r"""Boxes of torchvision's ``RandomResizedCrop``: top, left, height, width, each (R,) int64.
 
     Each try takes an area share :math:`a` and a ratio :math:`r` (uniform in its logarithm),
     :math:`w = \sqrt{aHWr}, h = \sqrt{aHW/r}`, rounded; the first box that fits is taken, else the
     largest central box of an allowed ratio.
-
-    Args:
-        area: (R, tries) uniform numbers.
-        aspect: (R, tries) uniform numbers.
-        place_y: (R,) uniform numbers.
-        place_x: (R,) uniform numbers.
-        image_size: rows H and columns W.
-        settings: ``scale`` and ``ratio``.
-
-    Returns:
-        top, left, height, width, each (R,) int64.
     """
-    rows, cols = image_size
+    (rows, cols), u = image_size, u.to(torch.float64)
     # In float64 devices whose exp differs in the last bit agree on the rounded sides.
     low, high = settings.scale
-    share = low + (high - low) * area.to(torch.float64)
-    log_low, log_high = math.log(settings.ratio[0]), math.log(settings.ratio[1])
-    ratio = torch.exp(log_low + (log_high - log_low) * aspect.to(torch.float64))
+    share = low + (high - low) * u[:, :TRIES]
+    log_low, log_high = map(math.log, settings.ratio)
+    ratio = torch.exp(log_low + (log_high - log_low) * u[:, TRIES:_TOP])
     width = (share * (rows * cols) * ratio).sqrt().round()  # (R, tries)
     height = (share * (rows * cols) / ratio).sqrt().round()
     fits = (width >= 1) & (width <= cols) & (height >= 1) & (height <= rows)
@@ -313,11 +239,10 @@ def _boxes(
     height = torch.where(found, height.gather(1, first)[:, 0], float(best_height))
     width = torch.where(found, width.gather(1, first)[:, 0], float(best_width))
     # The largest box is central.
-    top = torch.where(found, place_y.to(torch.float64), 0.5) * (rows - height + 1)
-    left = torch.where(found, place_x.to(torch.float64), 0.5) * (cols - width + 1)
+    top = torch.where(found, u[:, _TOP], 0.5) * (rows - height + 1)
+    left = torch.where(found, u[:, _LEFT], 0.5) * (cols - width + 1)
     top, left = top.floor().minimum(rows - height), left.floor().minimum(cols - width)
-    whole = torch.int64
-    return top.to(whole), left.to(whole), height.to(whole), width.to(whole)
+    return [side.to(torch.int64) for side in (top, left, height, width)]
 
 
 def largest_box(rows: int, cols: int, ratio: tuple[float, float]) -> tuple[int, int]:

@@ -117,7 +117,7 @@ class ContrastiveViews(nn.Module):
         Raises:
             InputError: bad ids or scores, or no scores where ``boost`` needs them.
         """
-        return self._draw(check_ids(ids, ids), image_size, scores, epoch)
+        return self._draw(check_ids(ids), image_size, scores, epoch)
 
     @torch.no_grad()
     def transform(self, images: Tensor, params: list[ViewParams]) -> Tensor | list[Tensor]:

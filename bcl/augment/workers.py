@@ -101,17 +101,7 @@ class ImageViews(nn.Module):
 
 
 def as_tensor(image: "Image | Tensor") -> Tensor:
-    """Convert a Pillow image to (3, H, W) uint8; a tensor is returned as it is.
-
-    Args:
-        image: a Pillow image, or a (3, H, W) tensor.
-
-    Returns:
-        (3, H, W) uint8, or the tensor.
-
-    Raises:
-        InputError: something else.
-    """
+    """Convert a Pillow image to (3, H, W) uint8; return a tensor as it is."""
     if isinstance(image, Tensor):
         return image
     if not hasattr(image, "convert"):

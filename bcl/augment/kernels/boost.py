@@ -3,8 +3,8 @@
 import triton
 import triton.language as tl
 
-from bcl.augment.kernels.color import blended, gray_of, inverted
-from bcl.augment.kernels.levels import cut_levels, store_rgb
+from bcl.augment.kernels.color import blended, enhance, inverted
+from bcl.augment.kernels.levels import cut_levels
 from bcl.augment.ops.geometry import CUTOUT_COLOR
 from bcl.augment.policy import MAX_MAGNITUDE, OPS
 
@@ -25,21 +25,13 @@ RED, GREEN, BLUE = map(tl.constexpr, CUTOUT_COLOR)
 
 
 @triton.jit
-def _levels(x, offset, mask, whole: tl.constexpr):
-    y = tl.load(x + offset, mask=mask, other=0.0)
-    if not whole:
-        y = cut_levels(tl.floor(y + 0.5))
-    return y
-
-
-@triton.jit
-def _stretch(to, x, plane, share, whole: tl.constexpr, block: tl.constexpr):
+def _stretch(to, x, plane, share, block: tl.constexpr):
     """AutoContrast of one channel."""
     low, high = tl.full((block,), 255.0, tl.float32), tl.zeros((block,), tl.float32)
     for start in range(0, plane, block):
         place = start + tl.arange(0, block)
         mask = place < plane
-        level = _levels(x, place, mask, whole)
+        level = tl.load(x + place, mask=mask, other=0.0)
         low = tl.minimum(low, tl.where(mask, level, 255.0))
         high = tl.maximum(high, level)
     least, most = tl.min(low, axis=0).to(tl.float64), tl.max(high, axis=0).to(tl.float64)
@@ -49,19 +41,19 @@ def _stretch(to, x, plane, share, whole: tl.constexpr, block: tl.constexpr):
     for start in range(0, plane, block):
         place = start + tl.arange(0, block)
         mask = place < plane
-        level = _levels(x, place, mask, whole)
+        level = tl.load(x + place, mask=mask, other=0.0)
         full = tl.floor(level.to(tl.float64) * scale + offset).to(tl.float32)
         full = tl.where(most > least, cut_levels(full), level)
         tl.store(to + place, tl.floor(level + share * (full - level) + 0.5), mask=mask)
 
 
 @triton.jit
-def _equalize(to, x, counts, plane, share, whole: tl.constexpr, block: tl.constexpr):
+def _equalize(to, x, counts, plane, share, block: tl.constexpr):
     """Equalize one channel; ``counts`` are 256 integers, 0 before."""
     for start in range(0, plane, block):
         place = start + tl.arange(0, block)
         mask = place < plane
-        level = _levels(x, place, mask, whole).to(tl.int32)
+        level = tl.load(x + place, mask=mask, other=0.0).to(tl.int32)
         tl.atomic_add(counts + level, 1, mask=mask)
     tl.debug_barrier()
     bins = tl.arange(0, 256)
@@ -77,13 +69,13 @@ def _equalize(to, x, counts, plane, share, whole: tl.constexpr, block: tl.conste
     for start in range(0, plane, block):
         place = start + tl.arange(0, block)
         mask = place < plane
-        level = _levels(x, place, mask, whole)
+        level = tl.load(x + place, mask=mask, other=0.0)
         full = tl.load(counts + level.to(tl.int32), mask=mask, other=0).to(tl.float32)
         tl.store(to + place, tl.floor(level + share * (full - level) + 0.5), mask=mask)
 
 
 @triton.jit
-def _warp(to, x, op, value, rows, cols, plane, whole: tl.constexpr, block: tl.constexpr):
+def _warp(to, x, op, value, rows, cols, plane, block: tl.constexpr):
     """Shear, translate or rotate with the nearest pixel: Pillow's 16.16 fixed point."""
     zero = value * 0.0
     angle = tl.where(op == ROTATE, value, zero) * (-3.141592653589793 / 180)
@@ -108,23 +100,23 @@ def _warp(to, x, op, value, rows, cols, plane, whole: tl.constexpr, block: tl.co
         inside = mask & (from_x >= 0) & (from_x < cols) & (from_y >= 0) & (from_y < rows)
         offset = tl.where(inside, from_y * cols + from_x, 0)
         for channel in range(3):
-            level = _levels(x + channel * plane, offset, inside, whole)
-            tl.store(to + channel * plane + place, tl.where(inside, level, 0.0), mask=mask)
+            level = tl.load(x + channel * plane + offset, mask=inside, other=0.0)
+            tl.store(to + channel * plane + place, level, mask=mask)
 
 
 @triton.jit
-def _sharpen(to, x, factor, rows, cols, plane, whole: tl.constexpr, block: tl.constexpr):
+def _sharpen(to, x, factor, rows, cols, plane, block: tl.constexpr):
     """Blend one channel with its 3 x 3 smoothed form, whose border is the original's."""
     for start in range(0, plane, block):
         place = start + tl.arange(0, block)
         mask = place < plane
         row, col = place // cols, place % cols
         within = mask & (row > 0) & (row < rows - 1) & (col > 0) & (col < cols - 1)
-        level = _levels(x, place, mask, whole)
+        level = tl.load(x + place, mask=mask, other=0.0)
         total = 4.0 * level
         for down in range(-1, 2):
             for across in range(-1, 2):
-                total += _levels(x, place + down * cols + across, within, whole)
+                total += tl.load(x + place + down * cols + across, mask=within, other=0.0)
         smooth = tl.floor(tl.div_rn(total, 13.0 + tl.zeros_like(total)) + 0.5)
         smooth = tl.where(within, smooth, level)
         tl.store(to + place, blended(smooth, level, factor, True), mask=mask)
@@ -135,7 +127,7 @@ def boost_kernel(
     to, views, counts, ops, active, magnitudes, signs, centers_x, centers_y, ranges,
     stride_op, stride_active, stride_magnitude, stride_sign, stride_x, stride_y,
     rows, cols,
-    whole: tl.constexpr, block: tl.constexpr,
+    block: tl.constexpr,
 ):  # fmt: skip
     """Write one view with its op applied, or as it is where the op is not active."""
     view = tl.program_id(0)
@@ -159,38 +151,20 @@ def boost_kernel(
         (op == SHEAR_X) | (op == SHEAR_Y)
         | (op == TRANSLATE_X) | (op == TRANSLATE_Y) | (op == ROTATE)
     ):  # fmt: skip
-        _warp(to, x, op, value, rows, cols, plane, whole, block)
-    elif (op == AUTO_CONTRAST) | (op == EQUALIZE):
-        share = value.to(tl.float32)
+        _warp(to, x, op, value, rows, cols, plane, block)
+    elif (op == CONTRAST) | (op == COLOR) | (op == BRIGHTNESS):
+        enhance(to, x, plane, value.to(tl.float32), op == CONTRAST, op == COLOR, True, block)
+    elif (op == AUTO_CONTRAST) | (op == EQUALIZE) | (op == SHARPNESS):
+        number = value.to(tl.float32)
         for channel in range(3):
+            source, target = x + channel * plane, to + channel * plane
             if op == EQUALIZE:
                 bins = counts + (view.to(tl.int64) * 3 + channel) * 256
-                _equalize(
-                    to + channel * plane, x + channel * plane, bins, plane, share, whole, block
-                )
+                _equalize(target, source, bins, plane, number, block)
+            elif op == AUTO_CONTRAST:
+                _stretch(target, source, plane, number, block)
             else:
-                _stretch(to + channel * plane, x + channel * plane, plane, share, whole, block)
-    elif op == SHARPNESS:
-        factor = value.to(tl.float32)
-        for channel in range(3):
-            _sharpen(
-                to + channel * plane, x + channel * plane, factor, rows, cols, plane, whole, block
-            )
-    elif (op == CONTRAST) | (op == COLOR) | (op == BRIGHTNESS):
-        factor = value.to(tl.float32)
-        mean = 0.0
-        if op == CONTRAST:
-            mean = _level_mean(x, plane, whole, block)
-        for start in range(0, plane, block):
-            place = start + tl.arange(0, block)
-            mask = place < plane
-            red, green, blue = _levels_of(x, place, plane, mask, whole)
-            base = tl.where(op == COLOR, gray_of(red, green, blue, True), mean)
-            red, green = (
-                blended(base, red, factor, True),
-                blended(base, green, factor, True),
-            )
-            store_rgb(to, place, plane, mask, red, green, blended(base, blue, factor, True))
+                _sharpen(target, source, number, rows, cols, plane, block)
     else:
         threshold = tl.ceil(value).to(tl.float32)
         step = tl.exp2(8.0 - value).to(tl.float32)
@@ -205,7 +179,7 @@ def boost_kernel(
             for start in range(0, plane, block):
                 place = start + tl.arange(0, block)
                 mask = place < plane
-                level = _levels(x + channel * plane, place, mask, whole)
+                level = tl.load(x + channel * plane + place, mask=mask, other=0.0)
                 if op == POSTERIZE:
                     level = tl.ceil(tl.floor(tl.div_rn(level, step + tl.zeros_like(level))) * step)
                 elif op == CUTOUT:
@@ -215,21 +189,3 @@ def boost_kernel(
                 else:
                     level = inverted(level, threshold)
                 tl.store(to + channel * plane + place, level, mask=mask)
-
-
-@triton.jit
-def _levels_of(x, place, plane, mask, whole: tl.constexpr):
-    red = _levels(x, place, mask, whole)
-    green = _levels(x + plane, place, mask, whole)
-    return red, green, _levels(x + 2 * plane, place, mask, whole)
-
-
-@triton.jit
-def _level_mean(x, plane, whole: tl.constexpr, block: tl.constexpr):
-    total = tl.zeros((block,), tl.int32)
-    for start in range(0, plane, block):
-        place = start + tl.arange(0, block)
-        red, green, blue = _levels_of(x, place, plane, place < plane, whole)
-        total += gray_of(red, green, blue, True).to(tl.int32)
-    mean = tl.sum(total, axis=0).to(tl.float64) / plane
-    return tl.floor(mean + 0.5).to(tl.float32)

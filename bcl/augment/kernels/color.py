@@ -52,6 +52,21 @@ def blended(base, x, factor, exact: tl.constexpr):
 
 
 @triton.jit
+def enhance(to, x, plane, factor, by_mean, by_gray, exact: tl.constexpr, block: tl.constexpr):
+    """Brightness, contrast (``by_mean``) or saturation (``by_gray``) of one view."""
+    mean = 0.0
+    if by_mean:
+        mean = _gray_mean(x, plane, exact, block)
+    for start in range(0, plane, block):
+        place = start + tl.arange(0, block)
+        mask = place < plane
+        red, green, blue = load_rgb(x, place, plane, mask)
+        base = tl.where(by_gray, gray_of(red, green, blue, exact), mean)
+        red, green = blended(base, red, factor, exact), blended(base, green, factor, exact)
+        store_rgb(to, place, plane, mask, red, green, blended(base, blue, factor, exact))
+
+
+@triton.jit
 def _channel(base, slope, hue, middle, sixth, sign, exact: tl.constexpr):
     away = tl.minimum(tl.maximum(tl.abs(hue - middle * sixth), sixth), 2.0 * sixth)
     y = base + sign * slope * away
@@ -158,19 +173,7 @@ def color_kernel(
             factor = tl.where(op == CONTRAST, tl.load(contrast + view), factor)
             factor = tl.where(op == SATURATION, tl.load(saturation + view), factor)
             if factor != 1.0:
-                mean = 0.0
-                if op == CONTRAST:
-                    mean = _gray_mean(x, plane, exact, block)
-                for start in range(0, plane, block):
-                    place = start + tl.arange(0, block)
-                    mask = place < plane
-                    red, green, blue = load_rgb(x, place, plane, mask)
-                    base = tl.where(op == SATURATION, gray_of(red, green, blue, exact), mean)
-                    red, green = (
-                        blended(base, red, factor, exact),
-                        blended(base, green, factor, exact),
-                    )
-                    store_rgb(x, place, plane, mask, red, green, blended(base, blue, factor, exact))
+                enhance(x, x, plane, factor, op == CONTRAST, op == SATURATION, exact, block)
         tl.debug_barrier()
     if tl.load(gray + view) != 0:
         for start in range(0, plane, block):

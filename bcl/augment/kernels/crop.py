@@ -96,11 +96,8 @@ def crop_kernel(
             line_g += share * _source(image + stride_c, offset, mask, is_float)
             line_b += share * _source(image + 2 * stride_c, offset, mask, is_float)
         if exact:
-            line_r, line_g, line_b = (
-                whole_levels(line_r),
-                whole_levels(line_g),
-                whole_levels(line_b),
-            )
+            line_r, line_g = whole_levels(line_r), whole_levels(line_g)
+            line_b = whole_levels(line_b)
         red += weight * line_r
         green += weight * line_g
         blue += weight * line_b

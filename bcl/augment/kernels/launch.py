@@ -32,14 +32,9 @@ _DRAWS = 128
 
 
 class Path(NamedTuple):
-    """The four functions that make views; both paths have the same signatures and results.
+    """The functions that make views; those of both paths have the same signatures and results.
 
-    Attributes:
-        draw_chain: parameters of the base chain, as `bcl.augment.sampling.draw_chain`.
-        draw_ops: parameters of the boosted ops, as `bcl.augment.sampling.draw_ops`.
-        make_views: views from parameters, as `bcl.augment.chain.make_views`.
-        apply_ops: boosted ops on levels, as `bcl.augment.chain.apply_ops`.
-        waits: whether values may be looked at; otherwise bad ones turn the views into NaN.
+    ``waits`` says whether values may be looked at; otherwise bad ones turn the views into NaN.
     """
 
     draw_chain: Callable[..., ViewParams]
@@ -144,9 +139,10 @@ def _shape(size: tuple[int, int]) -> tuple[int, int]:
 def _launch_make_views(
     images: Tensor, params: ViewParams, settings: ViewSettings, policy: Policy
 ) -> Tensor:
-    views = launch_chain(images, params, settings.size, settings.exact)
+    exact = settings.arithmetic == "exact"
+    views = launch_chain(images, params, settings.size, exact)
     if params.boost is not None:
-        views = launch_ops(views, params.boost, policy, whole=settings.exact)
+        views = launch_ops(views, params.boost, policy, whole=exact)
     return _finish(views, images, params, settings)
 
 
@@ -190,6 +186,9 @@ def launch_ops(x: Tensor, params: BoostParams, policy: Policy, whole: bool) -> T
     size = x.shape[2], x.shape[3]
     block, warps = _shape(size)
     views = x.contiguous()
+    if not whole:
+        changed = params.active.any(dim=1)[:, None, None, None]
+        views = torch.where(changed, (views + 0.5).floor_().clamp_(0, 255), views)
     spare = torch.empty_like(views)
     counts = torch.empty(len(views), 3, 256, device=views.device, dtype=torch.int32)
     p = params
@@ -200,7 +199,7 @@ def launch_ops(x: Tensor, params: BoostParams, policy: Policy, whole: bool) -> T
         with torch.cuda.device(views.device):
             boost_kernel[(len(views),)](
                 spare, views, counts.zero_(), *fields, _ranges(policy, views.device),
-                *(field.stride(0) for field in fields), *size, whole=whole,
+                *(field.stride(0) for field in fields), *size,
                 block=block, num_warps=warps, enable_fp_fusion=False,
             )  # fmt: skip
         views, spare = spare, views

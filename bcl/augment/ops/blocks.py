@@ -59,14 +59,7 @@ def runs(key: Tensor, longest: int) -> Iterator[slice]:
 
 
 def change_rows(x: Tensor, mask: Tensor, change: Callable[..., Tensor], *params: Tensor) -> None:
-    """Replace the rows of ``x`` under ``mask`` by ``change(rows, *params of these rows)``.
-
-    Args:
-        x: (R, C, H, W), changed in place.
-        mask: (R,) bool.
-        change: function of rows that keeps their shape and may overwrite them.
-        params: (R, ...) tensors, of which ``change`` gets the same rows.
-    """
+    """Replace the rows of ``x`` (R, C, H, W) under ``mask`` (R,) by ``change(rows, *params)``."""
     rows = mask.nonzero().squeeze(1)
     step = block_rows(x)
     if step == 1:  # nothing is copied

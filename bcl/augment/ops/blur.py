@@ -7,19 +7,11 @@ from bcl.augment.ops.color import blend, round_levels
 
 
 def gaussian_blur(x: Tensor, sigma: Tensor, exact: bool) -> Tensor:
-    r"""Blur each image with a Gaussian of its own width; edges are mirrored.
+    r"""Blur (R, C, H, W) levels with Gaussians of widths ``sigma`` (R,); edges are mirrored.
 
     .. math:: w_{oi} \propto \exp\Bigl(-\frac{(o - i)^2}{2\sigma^2}\Bigr)
 
     in both directions, as two matrix products.
-
-    Args:
-        x: (R, C, H, W) levels.
-        sigma: (R,) pixels.
-        exact: whole levels at the end.
-
-    Returns:
-        (R, C, H, W) levels.
     """
     across, down = _blur_matrix(sigma, x.shape[3]), _blur_matrix(sigma, x.shape[2])
     x = down[:, None] @ (x @ across.transpose(1, 2)[:, None])

@@ -24,19 +24,7 @@ def round_levels(x: Tensor) -> Tensor:
 
 
 def luminance(x: Tensor, exact: bool) -> Tensor:
-    r"""Gray level of each pixel, ITU-R 601: :math:`0.299 R + 0.587 G + 0.114 B`.
-
-    Args:
-        x: (R, 3, H, W) levels.
-        exact: round; with Pillow's integer weights over 65536 all products and sums are exact.
-
-    Returns:
-        (R, 1, H, W) levels.
-
-    Example:
-        >>> luminance(torch.tensor([255.0, 0, 0]).view(1, 3, 1, 1), exact=True).item()
-        76.0
-    """
+    """Gray level :math:`0.299 R + 0.587 G + 0.114 B` (R, 1, H, W) of (R, 3, H, W), ITU-R 601."""
     red, green, blue = x[:, 0:1], x[:, 1:2], x[:, 2:3]
     gray = (red * (19595 / 65536)).add_(green, alpha=38470 / 65536).add_(blue, alpha=7471 / 65536)
     return gray.add_(0.5).floor_() if exact else gray
@@ -51,17 +39,7 @@ def gray_mean(gray: Tensor, exact: bool) -> Tensor:
 
 
 def blend(base: Tensor, x: Tensor, factor: Tensor, exact: bool) -> Tensor:
-    r"""Pillow's enhancement :math:`b + f (x - b)`, cut to [0, 255] and truncated when ``exact``.
-
-    Args:
-        base: image at factor 0, broadcast to ``x``.
-        x: (R, C, H, W) levels, changed in place.
-        factor: (R,).
-        exact: whole levels.
-
-    Returns:
-        ``x``.
-    """
+    """Pillow's enhancement :math:`b + f (x - b)` with factors (R,), cut to [0, 255]."""
     # torch.addcmul would round once where Pillow rounds twice.
     y = x.sub_(base).mul_(per_image(factor)).add_(base).clamp_(0, 255)
     return y.floor_() if exact else y
@@ -89,24 +67,11 @@ def grayscale(x: Tensor, exact: bool = True) -> Tensor:
 
 
 def shift_hue(x: Tensor, shift: Tensor, exact: bool = True) -> Tensor:
-    r"""Turn the hue in HSV space.
+    r"""Turn the hue of (R, 3, H, W) levels by ``shift`` (R,) turns in HSV space.
 
     With the value v (largest channel), the chroma c (largest minus smallest), the hue h in sixths
     of a turn and :math:`k = (n + h) \bmod 6` for :math:`n = 5, 3, 1`, the channels R, G, B are
     :math:`v - c \max(0, \min(k, 4 - k, 1))`.
-
-    Args:
-        x: (R, 3, H, W) levels, changed in place.
-        shift: (R,) turns in [-0.5, 0.5].
-        exact: hue and saturation in 256 levels as in Pillow's HSV mode.
-
-    Returns:
-        ``x``.
-
-    Example:
-        >>> red = torch.tensor([255.0, 0, 0]).view(1, 3, 1, 1)
-        >>> shift_hue(red, torch.tensor([1 / 3]), exact=False).flatten().round()
-        tensor([  0., 255.,   0.])
     """
     red, green, blue = x[:, 0], x[:, 1], x[:, 2]  # (R, H, W)
     value = torch.maximum(torch.maximum(red, green), blue)
@@ -169,16 +134,9 @@ def _turn_levels(sixth: Tensor, turns: Tensor) -> Tensor:
 
 
 def jitter(x: Tensor, factors: Tensor, order: Tensor, exact: bool) -> Tensor:
-    """Brightness, contrast, saturation and hue in each image's own order.
+    """Brightness, contrast, saturation and hue of (R, 3, H, W) levels, in each image's own order.
 
-    Args:
-        x: (R, 3, H, W) levels, changed in place.
-        factors: (R, 4) factors of the first three and turns of the hue.
-        order: (R, 4) int64, which of the four comes at each step.
-        exact: whole levels after every step.
-
-    Returns:
-        ``x``.
+    ``factors`` (R, 4) are three factors and the turns of the hue, ``order`` (R, 4) the ops by step.
     """
     alike = bool((order == order[0]).all())
     for op in order.unbind(1):  # (R,)

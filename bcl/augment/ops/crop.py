@@ -15,16 +15,10 @@ _SMALL_SIDE = 48
 
 
 def crop_resize_flip(images: Tensor, boxes: Tensor, size: tuple[int, int], exact: bool) -> Tensor:
-    """Cut a box out of each image, resize it, and mirror some.
+    """Cut boxes out of images (R, 3, H, W), resize and mirror them: (R, 3, *size) levels.
 
-    Args:
-        images: (R, 3, H, W) uint8, or float in [0, 1].
-        boxes: (R, 5) int64 top, left, height, width and whether to flip.
-        size: rows and columns of the result.
-        exact: round to whole levels after each direction, as Pillow does.
-
-    Returns:
-        (R, 3, *size) float32 levels within [0, 255].
+    ``boxes`` (R, 5) are top, left, height, width and whether to mirror; ``exact`` rounds after each
+    direction, as Pillow does.
     """
     if max(*images.shape[2:], *size) > _SMALL_SIDE:
         return _one_by_one(images, boxes, size, exact)
@@ -44,26 +38,11 @@ def crop_resize_flip(images: Tensor, boxes: Tensor, size: tuple[int, int], exact
 
 
 def rows_come_first(height: Tensor, width: Tensor, size: tuple[int, int]) -> Tensor:
-    r"""Whether the rows of a crop are resized before its columns.
+    r"""Whether the rows of crops (R,) are resized before their columns: (R,) bool.
 
     The order shows because of the rounding in between. Pillow takes the rows first where the height
-    shrinks by more than twice as much as the width:
-
-    .. math:: h - S_h > 0 \quad\text{and}\quad h - S_h > 2 (w - S_w)
-
-    Args:
-        height: (R,) int64 h, rows of the crop.
-        width: (R,) int64 w, columns of the crop.
-        size: rows S_h and columns S_w of the view.
-
-    Returns:
-        (R,) bool.
-
-    Source: Pillow 13.0.0, ``src/libImaging/Resample.c``; up to Pillow 12 columns always came first.
-
-    Example:
-        >>> rows_come_first(torch.tensor([40, 40, 30]), torch.tensor([34, 36, 8]), (32, 32))
-        tensor([ True, False, False])
+    shrinks by more than twice as much as the width, :math:`h - S_h > \max(0, 2 (w - S_w))`: Pillow
+    13.0.0, ``src/libImaging/Resample.c``; up to Pillow 12 columns always came first.
     """
     fewer_rows, fewer_cols = height - size[0], width - size[1]
     return (fewer_rows > 0) & (fewer_rows > 2 * fewer_cols)
@@ -81,19 +60,10 @@ Taps = tuple[Tensor, Tensor]  # (R, S, T) int64 source pixels and (R, S, T) floa
 
 
 def bicubic(x: Tensor) -> Tensor:
-    r"""Keys' cubic kernel with a = -0.5, as Pillow's ``BICUBIC``.
+    r"""Keys' cubic kernel with a = -0.5 of distances in pixels, as Pillow's ``BICUBIC``.
 
     .. math:: k(x) = \tfrac12 t^2 (t - 1) + s^2 (1 - 2s), \qquad
         t = \max(0, 2 - |x|), \quad s = \max(0, 1 - |x|)
-
-    which is :math:`1.5|x|^3 - 2.5x^2 + 1` within one pixel, :math:`-0.5|x|^3 + 2.5x^2 - 4|x| + 2`
-    up to two, and 0 beyond.
-
-    Args:
-        x: distances in source pixels, any shape.
-
-    Returns:
-        Weights of the shape of ``x``.
 
     Example:
         >>> bicubic(torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0]))
@@ -105,29 +75,13 @@ def bicubic(x: Tensor) -> Tensor:
 
 
 def resize_taps(start: Tensor, length: Tensor, flip: Tensor, in_size: int, out_size: int) -> Taps:
-    r"""Source pixels and their weights when ``[start, start + length)`` of a line is resized.
+    r"""Source pixels and weights (R, out_size, T) when ``[start, start + length)`` (R,) is resized.
 
     .. math:: w_{oi} \propto k\Bigl(\frac{i + 0.5 - (o + 0.5) s}{\max(s, 1)}\Bigr),
         \qquad s = \mathrm{length} / \mathrm{out\_size}
 
     with i counted from the start of the crop. The weights of an output pixel o sum to one, and
     pixels outside the crop have none.
-
-    Args:
-        start: (R,) int64 first pixel.
-        length: (R,) int64 pixels of the crop.
-        flip: (R,) whether to mirror the result.
-        in_size: pixels of the line.
-        out_size: pixels after resizing.
-
-    Returns:
-        (R, out_size, T) positions in the line and weights, T = ceil(4 max(in_size / out_size, 1)).
-
-    Example:
-        >>> one = torch.tensor([1])
-        >>> position, weight = resize_taps(one, 2 * one, 0 * one, 4, 4)
-        >>> position[0, 0].tolist(), [abs(round(w, 4)) for w in weight[0, 0].tolist()]
-        ([1, 1, 1, 2], [0.0, 0.0, 1.0882, 0.0882])
     """
     taps = math.ceil(4 * max(in_size / out_size, 1))
     scale = length.to(torch.float32)[:, None] / out_size  # (R, 1)

@@ -72,16 +72,9 @@ def _warp(x: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor, e: Tensor, f: T
 
 
 def cutout(x: Tensor, share: Tensor, center_x: Tensor, center_y: Tensor) -> Tensor:
-    """Paint a gray square; as in the released code it spans one pixel more than its side.
+    """Paint a gray square of a share of the width (R,); the centers (R,) are shares of the sides.
 
-    Args:
-        x: (R, 3, H, W) levels.
-        share: (R,) side of the square as a share of the width; 0 paints nothing.
-        center_x: (R,) center as a share of the width.
-        center_y: (R,) center as a share of the height.
-
-    Returns:
-        (R, 3, H, W) levels.
+    As in the released code it spans one pixel more than its side; a share of 0 paints nothing.
     """
     height, width = x.shape[2:]
     side = share * width
