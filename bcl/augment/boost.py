@@ -86,26 +86,10 @@ class BoostedRandAugment(nn.Module):
         self.policy: Policy = policy
         self.seed = check_integer("seed", seed)
 
-    def sample(
-        self,
-        scores: Tensor,
-        ids: Tensor,
-        epoch: int = 0,
-        view: int = 0,
-    ) -> BoostParams:
-        """Draw the parameters, a function of seed, epoch, id and view, and of the score.
+    def sample(self, scores: Tensor, ids: Tensor, epoch: int = 0, view: int = 0) -> BoostParams:
+        """Draw the parameters of B rows, a function of seed, epoch, id and view, and of the score.
 
-        Args:
-            scores: (B,) in [0, 1].
-            ids: (B,) integers.
-            epoch: number of the epoch.
-            view: number of the view.
-
-        Returns:
-            Parameters of B rows.
-
-        Raises:
-            InputError: no ids or scores, another length, or scores outside [0, 1].
+        Arguments and errors are those of `forward`.
         """
         ids = check_ids(ids)
         scores = check_scores(scores, ids, values=True)

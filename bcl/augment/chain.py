@@ -3,13 +3,7 @@
 import torch
 from torch import Tensor
 
-from bcl.augment.ops.blocks import (
-    block_rows,
-    change_rows,
-    empty_levels,
-    keep_freed_memory,
-    runs,
-)
+from bcl.augment.ops.blocks import block_rows, change_rows, empty_levels, keep_freed_memory, runs
 from bcl.augment.ops.blur import gaussian_blur
 from bcl.augment.ops.color import HUE, grayscale, jitter
 from bcl.augment.ops.crop import crop_resize_flip

@@ -43,11 +43,8 @@ def score_grid(
             "these views have no boost, so scores change nothing; pass boost=BoostedRandAugment()."
         )
     ids = torch.arange(images.shape[0], device=images.device)
-    columns = []
-    for score in scores:
-        out = views(images, torch.full(images.shape[:1], float(score)), ids, epoch)
-        columns.append(out[0])
-    return torch.stack(columns, dim=1)
+    columns = (torch.full(images.shape[:1], float(score)) for score in scores)
+    return torch.stack([views(images, column, ids, epoch)[0] for column in columns], dim=1)
 
 
 @torch.no_grad()

@@ -45,19 +45,16 @@ class Params:
     @classmethod
     def from_state_dict(cls: type[P], state: dict[str, Any]) -> P:
         """Rebuild the parameters from their `state_dict`."""
-        fields = dataclasses.fields(cls)  # type: ignore[arg-type]
-        known = {field.name for field in fields}
-        needed = {field.name for field in fields if field.default is dataclasses.MISSING}
-        if not isinstance(state, dict) or not needed <= set(state) <= known:
-            got = sorted(state) if isinstance(state, dict) else type(state).__name__
+        try:
+            values = dict(state)
+            if "boost" in values:
+                values["boost"] = BoostParams.from_state_dict(values["boost"])
+            return cls(**values)
+        except (TypeError, ValueError) as error:
             raise InputError(
-                f"{cls.__name__} needs {', '.join(sorted(needed))}, got {got}; store parameters "
-                "with state_dict()."
-            )
-        values = dict(state)
-        if isinstance(values.get("boost"), dict):
-            values["boost"] = BoostParams.from_state_dict(values["boost"])
-        return cls(**values)
+                f"{cls.__name__} needs what its state_dict() returned, got "
+                f"{type(state).__name__} ({error})."
+            ) from None
 
     def check(self, rows: int, device: torch.device) -> None:
         """Refuse stored parameters that do not have ``rows`` rows on the images' device."""
@@ -116,11 +113,9 @@ class BoostParams(Params):
 
     def check_values(self) -> None:
         """Refuse ops that are not in the table, and magnitudes outside [0, 30]."""
-        for name, value, high in (
-            ("op", self.op, len(OPS) - 1), ("magnitude", self.magnitude, MAX_MAGNITUDE),
-        ):  # fmt: skip
-            if not bool(((value >= 0) & (value <= high)).all()):
-                low, most = value.min().item(), value.max().item()
+        for name, high in (("op", len(OPS) - 1), ("magnitude", MAX_MAGNITUDE)):
+            low, most = (float(value) for value in torch.aminmax(getattr(self, name)))
+            if not (low >= 0 and most <= high):  # NaN compares false
                 raise InputError(
                     f"the parameter {name} must be in 0 .. {high:g}, got {low:g} .. {most:g}."
                 )

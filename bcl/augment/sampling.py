@@ -191,24 +191,18 @@ def draw_ops(
     key, _ = _keys(ids, seed, epoch, views)
     u = uniform(key[:, None], torch.arange(5 * k, device=key.device) + FIRST_OP)  # (R, 5 k)
     op, coin, sign, center_x, center_y = u.view(-1, k, 5).unbind(2)
-    scores = scores.cpu()
-    magnitude = magnitudes(strength, scores, ids.cpu(), seed, epoch).repeat(len(views))  # (R,)
+    scores = share = scores.cpu()
+    if strength.random_magnitude:
+        share = share * uniform(hash64(seed, epoch, ids.cpu()), ZETA)  # (B,)
+    magnitude = strength.min_magnitude + (strength.max_magnitude - strength.min_magnitude) * share
     return BoostParams(
         op=(op * len(OPS)).to(torch.int64),
         active=coin < scores.repeat(len(views))[:, None],
-        magnitude=magnitude[:, None].expand(-1, k),
+        magnitude=magnitude.repeat(len(views))[:, None].expand(-1, k),
         sign=torch.where(sign < 0.5, 1.0, -1.0),
         center_x=center_x,
         center_y=center_y,
     ).to(ids.device)
-
-
-def magnitudes(strength: Strength, scores: Tensor, ids: Tensor, seed: int, epoch: int) -> Tensor:
-    """(B,) magnitudes in [0, 30] of scores (B,)."""
-    share = scores.to(torch.float32)
-    if strength.random_magnitude:
-        share = share * uniform(hash64(seed, epoch, ids), ZETA)
-    return strength.min_magnitude + (strength.max_magnitude - strength.min_magnitude) * share
 
 
 def _keys(ids: Tensor, seed: int, epoch: int, views: range) -> tuple[Tensor, Tensor]:

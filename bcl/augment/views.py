@@ -96,39 +96,21 @@ class ContrastiveViews(nn.Module):
             self._groups.append(Group(numbers, replace(chain, scale=local_scale), local))
 
     def sample(
-        self,
-        ids: Tensor,
-        image_size: tuple[int, int],
-        scores: Tensor | None = None,
-        epoch: int = 0,
+        self, ids: Tensor, image_size: tuple[int, int], scores: Tensor | None = None, epoch: int = 0
     ) -> list[ViewParams]:
-        """Draw the parameters of all views.
+        """Draw the parameters of all views of images of ``image_size`` (rows, columns).
 
-        Args:
-            ids: (B,) integer sample ids.
-            image_size: rows and columns of the images.
-            scores: (B,) in [0, 1], needed by ``boost``.
-            epoch: number of the epoch.
+        The other arguments and the errors are those of `forward`.
 
         Returns:
             The parameters of num_views * B views, row ``v * B + b`` for view v of image b; with
             local views a second item for the num_local * B local ones.
-
-        Raises:
-            InputError: bad ids or scores, or no scores where ``boost`` needs them.
         """
         return self._draw(check_ids(ids), image_size, scores, epoch)
 
     @torch.no_grad()
     def transform(self, images: Tensor, params: list[ViewParams]) -> Tensor | list[Tensor]:
-        """Make the views of ``params`` (from `sample`, or stored ones).
-
-        Args:
-            images: (B, 3, H, W) uint8, or float in [0, 1].
-            params: as `sample` returns them.
-
-        Returns:
-            As `forward`.
+        """Make the views of `forward` from parameters of `sample`, or from stored ones.
 
         Raises:
             InputError: bad images, or parameters that do not belong to this batch and these views.
@@ -179,8 +161,7 @@ class ContrastiveViews(nn.Module):
         scores = check_scores(scores, ids, values=path.waits)
         return [
             replace(
-                params,
-                boost=path.draw_ops(self.boost.strength, scores, ids, *keys, group.views),
+                params, boost=path.draw_ops(self.boost.strength, scores, ids, *keys, group.views)
             )
             for params, group in zip(drawn, self._groups, strict=True)
         ]

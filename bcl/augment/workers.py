@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 from bcl.augment.checks import check_integer
-from bcl.augment.sampling import is_number
 from bcl.augment.views import ContrastiveViews
 from bcl.core.errors import InputError
 
@@ -91,11 +90,11 @@ class ImageViews(nn.Module):
             raise InputError(f"sample_id must fit 64 bits, got {key}.")
         ids, scores = torch.tensor([key], device=images.device), None
         if score is not None:
-            one = isinstance(score, Tensor) and score.numel() == 1
-            score = float(score) if one or isinstance(score, Real) else score
-            if not is_number(score, 0.0, 1.0):
+            if not isinstance(score, Real) and not (
+                isinstance(score, Tensor) and score.numel() == 1
+            ):
                 raise InputError(f"score must be a number in [0, 1], got {score!r}.")
-            scores = torch.tensor([score], dtype=torch.float32, device=images.device)
+            scores = torch.tensor([float(score)], device=images.device)
         out = self.views(images, scores, ids, epoch)
         return out[:, 0] if isinstance(out, Tensor) else [view[0] for view in out]
 

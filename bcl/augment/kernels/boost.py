@@ -8,18 +8,11 @@ from bcl.augment.kernels.levels import cut_levels
 from bcl.augment.ops.geometry import CUTOUT_COLOR
 from bcl.augment.policy import MAX_MAGNITUDE, OPS
 
-# Kernels read constants in this form only; each name has the number of its row in the table.
+# The ops in the order of the table; kernels read constants in this form only.
 (
     SHEAR_X, SHEAR_Y, TRANSLATE_X, TRANSLATE_Y, ROTATE, AUTO_CONTRAST, INVERT, EQUALIZE, SOLARIZE,
     POSTERIZE, CONTRAST, COLOR, BRIGHTNESS, SHARPNESS, CUTOUT,
-) = (
-    tl.constexpr(OPS.index(name))
-    for name in (
-        "ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate", "AutoContrast", "Invert",
-        "Equalize", "Solarize", "Posterize", "Contrast", "Color", "Brightness", "Sharpness",
-        "Cutout",
-    )
-)  # fmt: skip
+) = map(tl.constexpr, range(len(OPS)))  # fmt: skip
 FULL_MAGNITUDE = tl.constexpr(MAX_MAGNITUDE)
 RED, GREEN, BLUE = map(tl.constexpr, CUTOUT_COLOR)
 
@@ -147,10 +140,7 @@ def boost_kernel(
             place = start + tl.arange(0, block)
             mask = place < 3 * plane
             tl.store(to + place, tl.load(x + place, mask=mask), mask=mask)
-    elif (
-        (op == SHEAR_X) | (op == SHEAR_Y)
-        | (op == TRANSLATE_X) | (op == TRANSLATE_Y) | (op == ROTATE)
-    ):  # fmt: skip
+    elif op <= ROTATE:  # the table begins with the ops that move pixels
         _warp(to, x, op, value, rows, cols, plane, block)
     elif (op == CONTRAST) | (op == COLOR) | (op == BRIGHTNESS):
         enhance(to, x, plane, value.to(tl.float32), op == CONTRAST, op == COLOR, True, block)

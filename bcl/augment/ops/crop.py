@@ -151,10 +151,7 @@ def _sum_rows(x: Tensor, taps: Tensor, weights: Tensor) -> Tensor:
     index = line.view(count, channels, 1, 1) + taps[:, None]  # (R, 3, S, T)
     many = weights[:, None].expand(-1, channels, -1, -1)
     bags = functional.embedding_bag(
-        index.flatten(0, 2),
-        x.reshape(-1, width),
-        per_sample_weights=many.flatten(0, 2),
-        mode="sum",
+        index.flatten(0, 2), x.reshape(-1, width), per_sample_weights=many.flatten(0, 2), mode="sum"
     )
     return bags.view(count, channels, -1, width)
 
