@@ -80,14 +80,9 @@ def op_grid(
     boost = BoostedRandAugment(policy=policy)
     levels = image.to(torch.float32) / (1 if image.is_floating_point() else 255)
     op = torch.tensor([op_index(name) for name in ops]).repeat_interleave(len(magnitudes))[:, None]
-    params = BoostParams(
-        op=op,
-        active=torch.ones_like(op, dtype=torch.bool),
-        magnitude=torch.tensor(magnitudes, dtype=torch.float32).repeat(len(ops))[:, None],
-        sign=torch.ones(op.shape),
-        center_x=torch.full(op.shape, 0.5),
-        center_y=torch.full(op.shape, 0.5),
-    )
+    magnitude = torch.tensor(magnitudes, dtype=torch.float32).repeat(len(ops))[:, None]
+    one, center = torch.ones(op.shape), torch.full(op.shape, 0.5)
+    params = BoostParams(op, one.bool(), magnitude, sign=one, center_x=center, center_y=center)
     out = boost.transform(levels.expand(len(op), -1, -1, -1), params.to(image.device))
     return out.view(len(ops), len(magnitudes), *image.shape)
 

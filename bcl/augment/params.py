@@ -174,25 +174,20 @@ class ViewParams(Params):
 
     def check_values(self, views: range, image_size: tuple[int, int]) -> None:
         """Refuse crops, views, jitter orders and ops that `ContrastiveViews` never samples."""
-        bottom, right = self.top + self.height, self.left + self.width
-        bad = (self.top < 0) | (self.left < 0) | (bottom > image_size[0]) | (right > image_size[1])
-        bad |= (self.height < 1) | (self.width < 1)
-        if bool(bad.any()):
-            at = int(bad.nonzero()[0])
-            box = [int(side[at]) for side in (self.top, self.left, self.height, self.width)]
-            raise InputError(
-                f"crop {at} (top, left, height, width = {box}) must hold a pixel and lie within "
-                f"the image of {image_size[0]} x {image_size[1]}; sample with this image_size."
-            )
-        if self.view is not None:
-            count = len(self.view) // len(views)
-            if not self.view.equal(torch.tensor(views).repeat_interleave(count).to(self.view)):
+        (rows, cols), count = image_size, len(self.top) // len(views)
+        inside = (self.top >= 0) & (self.top + self.height <= rows) & (self.height > 0)
+        inside &= (self.left >= 0) & (self.left + self.width <= cols) & (self.width > 0)
+        numbers = torch.tensor(views).repeat_interleave(count).to(self.top)
+        view = numbers if self.view is None else self.view
+        order = self.order.sort(dim=1).values
+        for right, text in (
+            (inside, f"every crop must hold a pixel and lie within the image of {rows} x {cols}"),
+            (view == numbers, f"the views must be {views} of {count} images, in this order"),
+            (order == torch.arange(4).to(order), "order must hold 0, 1, 2 and 3 in every row"),
+        ):
+            if not bool(right.all()):
                 raise InputError(
-                    f"the parameters must be of views {views.start} to {views.stop - 1} of "
-                    f"{count} images, view by view; sample them with the same num_views and "
-                    "num_local."
+                    f"{text}; sample the parameters with this image_size, num_views and num_local."
                 )
-        if not bool((self.order.sort(dim=1).values == torch.arange(4).to(self.order)).all()):
-            raise InputError("the parameter order must hold 0, 1, 2 and 3 once in each row.")
         if self.boost is not None:
             self.boost.check_values()

@@ -1,7 +1,7 @@
 """The kernels of `bcl.augment.kernels.launch` against the same views in PyTorch.
 
 On a GPU: ``pytest tests/helpers/kernel_cases.py``. Elsewhere Triton interprets the kernels if
-``TRITON_INTERPRET=1`` is set before it is loaded, as tests/bcl/augment/kernels/test_launch.py does.
+``TRITON_INTERPRET=1`` is set before it is loaded, as tests/bcl/augment/test_kernels.py does.
 """
 
 import copy

@@ -8,20 +8,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from bcl.augment import sampling
 from bcl.augment.chain import apply_ops, make_views
 from bcl.augment.params import BoostParams, ViewParams
 from bcl.augment.policy import OPS, Policy, ranges
-from bcl.augment.sampling import (
-    FIRST_OP,
-    TRIES,
-    ZETA,
-    ChainSettings,
-    Strength,
-    ViewSettings,
-    draw_chain,
-    draw_ops,
-    largest_box,
-)
+from bcl.augment.sampling import ChainSettings, Strength, ViewSettings
 from bcl.core.random import hash64_of
 from bcl.core.triton import runs_triton
 
@@ -69,7 +60,8 @@ def _chain_numbers(
     factors = torch.tensor(least + most, dtype=torch.float32, device="cpu")
     low_sigma, high_sigma = settings.blur_sigma
     values = (
-        low, high - low, log_low, log_high - log_low, *largest_box(*image_size, settings.ratio),
+        low, high - low, log_low, log_high - log_low,
+        *sampling.largest_box(*image_size, settings.ratio),
         settings.flip_probability, settings.color_jitter_probability,
         settings.grayscale_probability, settings.blur_probability, settings.solarize_probability,
         low_sigma, high_sigma - low_sigma, *factors.tolist(), image_size[0] * image_size[1],
@@ -97,7 +89,7 @@ def _launch_draw_chain(
             boxes, factors, order, coins, ids.contiguous(),
             _chain_numbers(settings, image_size, device),
             hash64_of(seed, epoch), ids.shape[0], views.start, total, *image_size,
-            tries=TRIES, block=_DRAWS, enable_fp_fusion=False,
+            tries=sampling.TRIES, block=_DRAWS, enable_fp_fusion=False,
         )  # fmt: skip
     top, left, height, width, view = boxes
     flip, gray, solarize = coins
@@ -122,7 +114,8 @@ def _launch_draw_ops(
         draws.draw_ops_kernel[(-(-total // _DRAWS),)](
             ops, active, numbers, ids.contiguous(), scores.contiguous(),
             _on_device((low, high - low), device),
-            hash64_of(seed, epoch), ids.shape[0], views.start, total, k, ZETA, FIRST_OP, len(OPS),
+            hash64_of(seed, epoch), ids.shape[0], views.start, total, k,
+            sampling.ZETA, sampling.FIRST_OP, len(OPS),
             zeta=strength.random_magnitude, block=_DRAWS, enable_fp_fusion=False,
         )  # fmt: skip
     magnitude, sign, center_x, center_y = numbers.transpose(0, 2).unbind(1)  # each (R, k)
@@ -229,5 +222,5 @@ def _finish(views: Tensor, images: Tensor, params: ViewParams, settings: ViewSet
     return views
 
 
-PLAIN = Path(draw_chain, draw_ops, make_views, apply_ops, waits=True)
+PLAIN = Path(sampling.draw_chain, sampling.draw_ops, make_views, apply_ops, waits=True)
 KERNELS = Path(_launch_draw_chain, _launch_draw_ops, _launch_make_views, launch_ops, waits=False)

@@ -406,7 +406,7 @@ def test_stored_parameters_that_do_not_fit_are_refused():
     for name, value, text in (
         ("hue", torch.zeros(3), "hue"),
         ("hue", "red", "hue must be a tensor"),
-        ("height", torch.zeros_like(drawn[0].height), "must hold a pixel"),
+        ("height", torch.zeros_like(drawn[0].height), "crop must hold"),
         ("order", torch.zeros(8, 4, dtype=torch.int64), "order must hold"),
         ("order", drawn[0].order[:, :3], "order must be"),
         ("boost", dataclasses.replace(ops, op=ops.op + 15), "op must be in 0 .. 14"),
