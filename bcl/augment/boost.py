@@ -1,6 +1,6 @@
 """Boosted RandAugment: each image's ops are as strong and as likely as its score says."""
 
-from dataclasses import astuple
+from dataclasses import asdict
 from typing import Literal
 
 import torch
@@ -74,9 +74,12 @@ class BoostedRandAugment(nn.Module):
         super().__init__()
         check_choice("scheme", scheme, list(SCHEMES))
         check_choice("policy", policy, POLICIES)
-        given = (num_ops, min_magnitude, max_magnitude, random_magnitude)
-        pairs = zip(given, astuple(SCHEMES[scheme]), strict=True)
-        self.strength = Strength(*(default if own is None else own for own, default in pairs))
+        given = {
+            "num_ops": num_ops, "min_magnitude": min_magnitude, "max_magnitude": max_magnitude,
+            "random_magnitude": random_magnitude,
+        }  # fmt: skip
+        own = {name: value for name, value in given.items() if value is not None}
+        self.strength = Strength(**{**asdict(SCHEMES[scheme]), **own})
         self.scheme: Scheme = scheme
         self.policy: Policy = policy
         self.seed = check_integer("seed", seed)
