@@ -1,4 +1,4 @@
-"""Kill a run at random moments, resume it, and compare it with one that was left alone.
+"""Kill a run at random moments, resume it, and compare it with an uninterrupted one.
 
     python benchmarks/kill_and_resume.py --kills 20 --ranks 1
     python benchmarks/kill_and_resume.py --kills 20 --ranks 2 --config digits_lt/sdclr
@@ -7,9 +7,9 @@
         --config packed.yaml --batch-size 1024
 
 Each kill is a SIGKILL to the whole process group: before the first checkpoint, or some milliseconds
-after a random one, mostly while the next is being written. Every third resumed run is killed once
-more. With ``--watched`` the runs have an online probe, a CSV log and the tracker's history, which
-must not differ either. Several ``--config`` go to ``bcl fit`` as they are. Prints one
+after a random one, mostly while the next is being written. Every third resumed run is killed
+again. With ``--watched`` the runs have an online probe, a CSV log and the tracker's history, which
+must not differ either. Several ``--config`` are passed on to ``bcl fit``. Prints one
 line per kill and the number of differences.
 """
 
@@ -29,7 +29,7 @@ import numpy as np
 import torch
 
 WATCHED = ("--online.every_n_epochs", "1", "--log", "csv", "--history.every_n_epochs", "1")
-# Without neighbors: a vote was seen to differ after a resume that was equal in all else.
+# Without neighbors: once, a vote differed after a resume in which all else was equal.
 WATCHED += ("--online.neighbors", "0")
 
 
@@ -45,7 +45,7 @@ class Job:
 
 
 def command(job: Job, folder: Path, resume: bool) -> list[str]:
-    """The command line of the run: small, saved after every step."""
+    """The command line of the run: a small one, saved after every step."""
     words = [sys.executable, "-m", "bcl.cli", "fit"]
     words += [word for config in job.configs for word in ("--config", config)]
     ranks = job.ranks
@@ -65,7 +65,7 @@ def command(job: Job, folder: Path, resume: bool) -> list[str]:
 
 
 def run(words: list[str], kill_after: int | None = None, delay: float = 0.0) -> bool:
-    """Run to the end (True), or kill ``delay`` seconds after so many checkpoints (False)."""
+    """Run to the end (True), or kill ``delay`` seconds after the given checkpoint (False)."""
     folder = Path(words[words.index("--trainer.default_root_dir") + 1])
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
@@ -95,7 +95,7 @@ def run(words: list[str], kill_after: int | None = None, delay: float = 0.0) -> 
 
 
 def final_state(folder: Path) -> dict[str, Any]:
-    """What must not differ: weights, tracker, optimizer, schedule, history, what watched it."""
+    """What must not differ: weights, tracker, optimizer, schedule, history, online probe."""
     content = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
     keys = ("state_dict", "optimizer_states", "lr_schedulers", "global_step", "epoch")
     state = {key: content[key] for key in keys}

@@ -1,11 +1,11 @@
-"""Images per second to the device: memory, workers, packed files, ImageFolder.
+"""Images per second: memory, workers, packed files, ImageFolder.
 
     python benchmarks/loading.py memory            # gathers of a set that fits, and their share
     python benchmarks/loading.py cache --archive cifar10-jpeg.zip
     python benchmarks/loading.py large             # 224 px views from photographs
-    python benchmarks/loading.py cost              # the same as CPU time an image
+    python benchmarks/loading.py cost              # the same as CPU time per image
     python benchmarks/loading.py packed            # needs the extra "datasets"
-    python benchmarks/loading.py billion           # what a billion images cost, piece by piece
+    python benchmarks/loading.py billion           # the cost of a billion images, piece by piece
 
 All data is made here from scikit-learn's two photographs, unless --root or --archive names some.
 Figures are medians of --repeat runs; the contenders take turns, as machines drift.
@@ -71,7 +71,7 @@ def photographs(folder: Path, count: int, width: int, height: int, classes: int 
 
 
 def batches_per_second(loader: DataLoader[Any]) -> float:
-    """Batches a second from the second on, so that the workers' start does not count."""
+    """Batches per second from the second batch on, so that starting the workers does not count."""
     count, start = -1, 0.0
     for _ in loader:
         count += 1
@@ -81,7 +81,7 @@ def batches_per_second(loader: DataLoader[Any]) -> float:
 
 
 def memory(args: argparse.Namespace) -> None:
-    """Cost of a batch in memory, beside ImageFolder and a training step of the smallest encoder."""
+    """Cost of a batch in memory, ImageFolder's, and a training step of the smallest encoder."""
     with tempfile.TemporaryDirectory() as name:
         root = photographs(Path(name), 4096, 32, 32, 10)
         in_memory(args, datasets.ImageFolder(str(root), transforms.PILToTensor()))
@@ -97,7 +97,7 @@ def in_memory(args: argparse.Namespace, files: datasets.ImageFolder) -> None:
             loader = BatchLoader(data, size, device=args.device)
             start = time.perf_counter()
             for batch in loader:
-                batch["image"].sum().item()  # what was gathered has been read, too
+                batch["image"].sum().item()  # reads what was gathered, too
             return (time.perf_counter() - start) / len(loader)
 
         method = nn.Sequential(bcl.create_encoder("resnet8", image_size=32)).to(args.device)
@@ -142,7 +142,7 @@ def in_memory(args: argparse.Namespace, files: datasets.ImageFolder) -> None:
 
 
 def processor() -> float:
-    """CPU seconds of this process and of those that it has started and that have ended."""
+    """CPU seconds of this process and of its children that have ended."""
     return sum(
         sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
     )
@@ -234,7 +234,7 @@ def simclr_transform(blur: bool) -> Callable[[Any], Any]:
 
 
 def drain(loader: Iterable[Any], work: Callable[[Any], Any] | None = None) -> tuple[float, float]:
-    """Seconds to the first batch, and images a second after it."""
+    """Seconds to the first batch, and images per second after it."""
     start = time.perf_counter()
     first = 0.0
     count = 0
@@ -342,7 +342,7 @@ def large(args: argparse.Namespace) -> None:
 
 
 def cost(args: argparse.Namespace) -> None:
-    """CPU time an image of every step, in one thread: what a busy machine does not change."""
+    """CPU time per image of every step, in one thread, which a busy machine does not change."""
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
         root = Path(args.root) if args.root else photographs(Path(name), BATCH, 500, 375)
@@ -468,17 +468,17 @@ def packed(args: argparse.Namespace) -> None:
 
 
 def peak() -> int:
-    """Bytes of memory that this process has held at most."""
+    """Peak memory of this process in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def billion(args: argparse.Namespace) -> None:
-    """The constants behind the estimate for a billion images: a twentieth is made in earnest."""
+    """The constants behind the estimate for a billion images, measured on a twentieth of them."""
     samples, batch = 50_000_000, 4096
     before = peak()
     tracker = bcl.MemorizationTracker(samples)
     held = sum(buffer.nbytes for buffer in tracker.buffers())
-    say("loss memory a sample", f"{held / samples:.1f} bytes")
+    say("loss memory per sample", f"{held / samples:.1f} bytes")
     ids = torch.randint(samples, (batch,))
     losses = torch.rand(batch)
 
@@ -493,8 +493,8 @@ def billion(args: argparse.Namespace) -> None:
     start = time.perf_counter()
     tracker.refresh()
     seconds = time.perf_counter() - start
-    say("loss memory: end of an epoch, a sample", f"{seconds / samples * 1e9:.1f} ns")
-    say("loss memory: at most held meanwhile, a sample", f"{(peak() - before) / samples:.1f} bytes")
+    say("loss memory: end of an epoch, per sample", f"{seconds / samples * 1e9:.1f} ns")
+    say("loss memory: peak of an epoch's end, per sample", f"{(peak() - before) / samples:.1f} bytes")
 
     sizes = [38_000] * 26_000
     start = time.perf_counter()

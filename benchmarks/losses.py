@@ -1,14 +1,14 @@
-"""Time and memory of the losses beside plain PyTorch and other libraries.
+"""Time and memory of the losses against plain PyTorch and other libraries.
 
     python benchmarks/losses.py                      # table on the screen
     python benchmarks/losses.py --sizes 128 512 --loss nt_xent
     python benchmarks/losses.py --device cuda
 
 Forward and backward pass, float32, d = 128. Implementations take turns within a size, so that drift
-of the machine affects all alike: compare ratios within a row. Memory is the peak beyond the inputs,
-in a fresh process each: resident set on a CPU, the allocator's count on a GPU. An implementation is
-left out if it is not installed or would need more than --max-gb, and runs only once if a pass takes
-longer than --max-seconds.
+of the machine affects all equally: compare ratios within a row. Memory is the peak beyond the
+inputs, in a fresh process each: resident set on a CPU, the allocator's count on a GPU. An
+implementation is left out if it is not installed or would need more than --max-gb, and runs only
+once if a pass takes longer than --max-seconds.
 
 On a busy machine, ``--clock cpu --threads 1`` counts the processor time of one thread, which other
 work hardly changes.
@@ -113,7 +113,7 @@ def explicit_cacr(views: Tensor) -> Tensor:
 
 
 def products(views: Tensor, pairs: int, rows: int) -> None:
-    """The three products that a dense form cannot do without, and nothing else."""
+    """The three products that any dense form needs, and nothing else."""
     x = views[0, :1].expand(rows, -1).contiguous() if rows > views.shape[1] else views[0, :rows]
     block = min(rows, max(64, 2**19 // rows))
     buffer = x.new_empty(block, rows)
@@ -185,7 +185,7 @@ def measure_memory(name: str, views: int, batch: int, device: str) -> float:
     """Peak in MB beyond the inputs and their gradient; call in a fresh process."""
     z = make_views(views, batch, device)
     step = loss_step(name)
-    run_once(step, make_views(views, 4, device))  # load what is loaded once
+    run_once(step, make_views(views, 4, device))  # one-time loading is not counted
     z.grad = torch.zeros_like(z)
     if z.is_cuda:
         torch.cuda.synchronize()
@@ -209,7 +209,7 @@ def memory_in_fresh_process(
 ) -> float:
     command = [sys.executable, __file__, "--memory-of", name, str(views), str(batch)]
     command += ["--threads", str(options.threads), "--device", options.device]
-    # Every tensor in pages of its own, so that freed memory does not hide the next peak.
+    # Every tensor in its own pages, so that freed memory does not hide the next peak.
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
     result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     return float(result.stdout) if result.returncode == 0 else math.nan
@@ -340,7 +340,7 @@ def main() -> None:
 
 
 def shared(row: dict[str, object], times: dict[str, list[float]], device: str) -> list[results.Row]:
-    """A row in the shape that all benchmarks share."""
+    """A row in the format that all benchmarks share."""
     where = "" if device == "cpu" else ", GPU"
     title = "NT-Xent" if row["loss"] == "nt_xent" else f"CACR, {row['views']} views"
     memory = {

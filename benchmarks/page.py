@@ -1,4 +1,4 @@
-"""What pages show of the benchmarks: figures, and tables with the commands that made them."""
+"""Benchmark figures for the pages, and tables with the commands that made them."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -51,23 +51,23 @@ def table(found: Sequence[Result]) -> str:
             case, own = row["case"], f"{row['contender']}: {amount(row)}"
         else:
             lines.append([case, own, f"{row['contender']}: {amount(row)}", ratio(row)])
-            case, own = "", ""  # in the first of its lines only
+            case, own = "", ""  # only in its first line
     head = ["what", "ours", "compared with", "ours is … times as fast"]
     return Table(head, lines, left=4).markdown()
 
 
 def section(found: Sequence[Result]) -> str:
-    """Results of one benchmark: their table, how they were made, what to know besides."""
+    """Results of one benchmark: their table, how they were made, and notes."""
     items = [provenance(result) for result in found]
     items += [f"- {note}" for result in found for note in result["notes"]]
     return "\n\n".join([table(found), "\n".join(items)])
 
 
 def provenance(result: Result) -> str:
-    """The command with all that its numbers depend on, as a list item."""
+    """The command with everything its numbers depend on, as a list item."""
     versions = result["versions"]
     packages = ", ".join(f"{p} {versions[p]}" for p in ("torch", "torchvision") if p in versions)
-    # If the command sets the threads, they stand there or in the rows.
+    # If the command sets the threads, they are in the command or in the rows.
     threads = "" if "--threads" in result["command"] else f", {result['threads']} thread(s)"
     clock = {"wall": "wall clock", "cpu": "processor time"}[result["clock"]]
     load = result.get("load_average")

@@ -15,8 +15,8 @@ RUN_KEYS = ("label", "method", "settings")
 def read_preset(name: str) -> Config:
     """Read a preset by name or path.
 
-    ``extends`` names another one, a path from the file's own folder: mappings are merged, the rows
-    of ``compare`` come after the other's, and a run that is set to null is left out.
+    ``extends`` names another preset, or a path relative to the file's folder: mappings are merged,
+    the rows of ``compare`` are appended, and a run that is set to null is left out.
 
     Raises:
         InputError: no such preset, no YAML, or a key that no preset has.
@@ -69,5 +69,5 @@ def _read(name: str, folder: Path, before: tuple[Path, ...]) -> Config:
 
 
 def preset_names() -> list[str]:
-    """Presets that can be run; ``base`` is only what they share."""
+    """Presets that can be run; ``base`` only holds what they share."""
     return sorted(path.stem for path in PRESETS.glob("*.yaml") if path.stem != "base")

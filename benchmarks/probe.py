@@ -1,9 +1,9 @@
 """Time and accuracy of the probe suite against a plain loop and scikit-learn.
 
 The suite is BCL's: full-shot, 5 draws of 50-shot and 5 of 100-shot, on 512-d features of 50,000
-training and 10,000 test images of 100 classes. The features are made up (class centers in a
-64-dimensional subspace, correlated noise, rectified, as pooled features of a ResNet are), so that
-the numbers need no data set.
+training and 10,000 test images of 100 classes. The features are synthetic (class centers in a
+64-dimensional subspace, correlated noise, rectified like pooled features of a ResNet), so no data
+set is needed.
 
     python benchmarks/probe.py                 # all three, some minutes on two cores
     python benchmarks/probe.py --only ours     # seconds
@@ -29,7 +29,7 @@ Features = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 def made_up(train: int, test: int, dims: int, classes: int) -> Features:
-    """Rectified features of noisy class centers; about 65 % can be told apart."""
+    """Rectified features of noisy class centers; about 65 % can be classified."""
     generator = torch.Generator().manual_seed(0)
     latent = 64
     centers = torch.randn(classes, latent, generator=generator) * 0.42
@@ -76,7 +76,7 @@ ours.chosen = {}
 
 
 def plain_loop(data: Features, classes: int) -> dict[str, list[float]]:
-    """BCL's protocol as one would write it: Adam 1e-2 to 1e-6, 500 epochs, batch 1,000."""
+    """BCL's protocol as a plain loop: Adam 1e-2 to 1e-6, 500 epochs, batch 1,000."""
     x, y, test_x, test_y = data
     result: dict[str, list[float]] = {}
     for name, subsets in draws(y.cpu(), classes).items():
@@ -99,7 +99,7 @@ def plain_loop(data: Features, classes: int) -> dict[str, list[float]]:
 
 
 def scikit_learn(data: Features, classes: int) -> dict[str, list[float]]:
-    """LogisticRegression on standardized features, with our regularization given to it."""
+    """LogisticRegression on standardized features, with our regularization."""
     from sklearn.linear_model import LogisticRegression
 
     x, y, test_x, test_y = (part.cpu() for part in data)
@@ -119,7 +119,7 @@ def scikit_learn(data: Features, classes: int) -> dict[str, list[float]]:
 
 
 def timed(run: Callable[[], dict[str, list[float]]]) -> tuple[float, float, dict[str, list[float]]]:
-    """Wall and processor seconds; the latter tell more where others use the machine."""
+    """Wall and processor seconds; the latter mean more on a busy machine."""
     wall, processor = time.perf_counter(), time.process_time()
     result = run()
     if torch.cuda.is_available():

@@ -1,4 +1,4 @@
-"""Train and probe a table of methods × seeds, unattended, and write one report of them all.
+"""Train and probe a table of methods × seeds, unattended, and write one report.
 
     python benchmarks/reproduce.py --preset cpu --root CIFAR10
     python benchmarks/reproduce.py --preset cpu --root CIFAR10 --runs simclr,bcl_i --seeds 0,1
@@ -6,8 +6,8 @@
 
 A preset (`benchmarks/presets/NAME.yaml`, or a path) names a recipe of `bcl configs`, what its runs
 share, and what each changes. Every run is a `bcl fit` and a `bcl probe` with a configuration file
-in the run's folder; started again, the command goes on where it was interrupted, within an epoch
-too. A run that fails is reported at the end and does not stop the others. Ctrl-C, SIGTERM and
+in the run's folder; started again, the command continues where it was interrupted, even within an
+epoch. A run that fails is reported at the end and does not stop the others. Ctrl-C, SIGTERM and
 SIGHUP end the runs and write the results of those that are done.
 """
 
@@ -38,7 +38,7 @@ from bcl.core.machine import usable_cores
 from bcl.evaluation.protocols import parse_protocols
 
 PROGRAM = (sys.executable, "-m", "bcl.cli")
-PATIENCE = 15.0  # seconds that an interrupted run has to end by itself
+PATIENCE = 15.0  # seconds for an interrupted run to end by itself
 
 
 @dataclass(frozen=True)
@@ -86,22 +86,22 @@ def table(
 
 
 def check(cells: list[Cell]) -> None:
-    """Refuse a folder whose runs had other settings."""
+    """Refuse a folder whose runs have other settings."""
     for cell in cells:
         path = cell.folder / "config.yaml"
         if path.is_file() and path.read_text(encoding="utf-8") != cell.config:
             raise InputError(
-                f"{path} has other settings than this command; name another --out, or remove "
+                f"{path} has other settings than this command; choose another --out, or remove "
                 f"{cell.folder} and {cell.report}."
             )
 
 
 @contextlib.contextmanager
 def alone(out: Path) -> Iterator[tuple[int, ...]]:
-    """Hold the folder, so that no second command writes to the same runs.
+    """Lock the folder, so that no second command writes to the same runs.
 
     Yields:
-        Descriptors for the runs to inherit: one that outlives a killed command holds it too.
+        Descriptors for the runs to inherit: a run that outlives a killed command keeps the lock.
     """
     try:
         import fcntl
@@ -115,8 +115,8 @@ def alone(out: Path) -> Iterator[tuple[int, ...]]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise InputError(
-                f"another command, or a run that outlived it, is at work in {out}; wait for it, "
-                "end it, or name another --out."
+                f"another command, or a run that outlived it, is writing to {out}; wait for it, "
+                "end it, or choose another --out."
             ) from None
         except OSError:  # a file system without locks
             yield ()
@@ -164,7 +164,7 @@ class Runner:
                     stdout=file,
                     stderr=subprocess.STDOUT,
                     env=self.environment,
-                    start_new_session=True,  # a group of its own, ended as a whole
+                    start_new_session=True,  # its own group, ended as a whole
                     pass_fds=self.inherited,
                 )
                 self.processes.add(process)
@@ -189,8 +189,8 @@ class Runner:
             try:
                 process.wait(max(limit - time.monotonic(), 0))
             except (subprocess.TimeoutExpired, KeyboardInterrupt):
-                limit = 0.0  # a second Ctrl-C: no more patience
-            # Its data workers or ranks may be left.
+                limit = 0.0  # a second Ctrl-C: wait no longer
+            # Its data workers or ranks may still run.
             _signal(process, getattr(signal, "SIGKILL", signal.SIGTERM))
 
     def is_probed(self, cell: Cell) -> bool:
@@ -335,7 +335,7 @@ def finish(
 
 
 def check_whole(cells: list[Cell], out: Path) -> None:
-    """Refuse to put a part of a folder's runs in the place of the results of all."""
+    """Refuse to replace the results of all of a folder's runs by those of some."""
     path = out / "results.json"
     if not path.is_file():
         return
@@ -345,7 +345,7 @@ def check_whole(cells: list[Cell], out: Path) -> None:
         key, seed = lost[0]
         raise InputError(
             f"{path} has {len(lost)} run(s) that this command leaves out, first '{key}' with seed "
-            f"{seed}: name them in --runs and --seeds too (what is done is not run again), or "
+            f"{seed}: add them to --runs and --seeds (finished runs are not repeated), or choose "
             "another --out."
         )
 
@@ -356,12 +356,12 @@ def numbers(text: str) -> list[int]:
         return [int(word) for word in text.split(",")]
     except ValueError:
         raise InputError(
-            f"--seeds takes integers with commas, such as 0,1,2; got '{text}'."
+            f"--seeds takes integers separated by commas, such as 0,1,2; got '{text}'."
         ) from None
 
 
 def check_once(option: str, values: list[Any]) -> None:
-    """Refuse a value that stands twice: its run would be made twice in one folder."""
+    """Refuse a repeated value: its run would be made twice in one folder."""
     for value in values:
         if values.count(value) > 1:
             raise InputError(f"{option} names {value} {values.count(value)} times; once is enough.")
@@ -378,8 +378,10 @@ def main() -> int:
     parser.add_argument("--preset", default="cpu", help="name, or path of a YAML file")
     parser.add_argument("--root", help="folder of the data set, where the preset needs one")
     parser.add_argument("--out", help="folder to write (default: outputs/reproduce/PRESET)")
-    parser.add_argument("--runs", help="some of the preset's runs, with commas (default: all)")
-    parser.add_argument("--seeds", help="with commas (default: the preset's)")
+    parser.add_argument(
+        "--runs", help="some of the preset's runs, separated by commas (default: all)"
+    )
+    parser.add_argument("--seeds", help="separated by commas (default: the preset's)")
     parser.add_argument(
         "--set",
         action="append",
@@ -391,7 +393,7 @@ def main() -> int:
     parser.add_argument(
         "--jobs", type=int, help="runs at a time (default: 1 with a GPU, else cores)"
     )
-    parser.add_argument("--threads", type=int, help="threads a run (default: cores / jobs)")
+    parser.add_argument("--threads", type=int, help="threads per run (default: cores / jobs)")
     args = parser.parse_args()
     try:
         preset = read_preset(args.preset)
@@ -433,13 +435,13 @@ def main() -> int:
     for name, why in runner.failed.items():
         print(f"failed: {name}: {why}", file=sys.stderr)
     if not ended:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
+        print("interrupted; run the same command again to continue", file=sys.stderr)
         return 128 + signal.SIGINT
     return 1 if runner.failed else 0
 
 
 def jobs_here(cores: int) -> int:
-    """One run at a time on a GPU; else one a core, which wastes nothing on small images."""
+    """One run at a time on a GPU, else one per core, which is efficient for small images."""
     import torch
 
     return 1 if torch.cuda.is_available() else cores

@@ -1,8 +1,8 @@
-"""The shape that the results of all benchmarks share, so that one table can hold them.
+"""The format that all benchmarks share, so that one table can hold their results.
 
 A case is one thing that was done (such as NT-Xent with 512 samples) by several contenders, of which
-one is ours. Contenders take turns, so a round has one value of each: ratios are formed round by
-round and their median is what counts, since a machine that drifts does so for all alike.
+one is ours. Contenders take turns, so a round has one value of each. Ratios are taken within
+a round, and their median is reported, since a drifting machine affects all contenders equally.
 """
 
 import argparse
@@ -25,7 +25,7 @@ Row = dict[str, Any]
 
 
 def spread(values: Sequence[float]) -> tuple[float, float, float]:
-    """Lower quartile, median and upper quartile; nearest values, for there may be few."""
+    """Lower quartile, median and upper quartile; nearest values, since there may be few."""
     ordered = sorted(values)
     last = len(ordered) - 1
     return ordered[round(last / 4)], statistics.median(ordered), ordered[round(3 * last / 4)]
@@ -49,10 +49,10 @@ def compare(
             compared round by round, the others by their medians.
         ours: which contender is ours.
         better: ``"lower"`` for times, ``"higher"`` for rates.
-        extra: contender to what else a reader should see, such as its memory.
+        extra: contender to anything else to show, such as its memory.
 
     Returns:
-        One row a contender, ours first.
+        One row per contender, ours first.
     """
     own = values[ours]
     rows = []
@@ -98,7 +98,7 @@ def save(
     notes: Sequence[str] = (),
     **details: Any,
 ) -> None:
-    """Write the rows with what they were made with.
+    """Write the rows with command, commit, versions and hardware.
 
     Args:
         path: the file.
@@ -106,7 +106,7 @@ def save(
         rows: from `compare`.
         seed: of what was drawn, if anything was.
         clock: ``"wall"`` or ``"cpu"``.
-        notes: what a reader should know besides.
+        notes: lines to print below the table.
         details: whatever else the benchmark keeps.
     """
     import torch
@@ -133,7 +133,7 @@ def save(
 
 
 def command_line() -> str:
-    """The command that runs, without where its results go."""
+    """The running command, without its output options."""
     words = sys.argv[1:]
     if "--json" in words:
         place = words.index("--json")
@@ -141,7 +141,7 @@ def command_line() -> str:
     return shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *words])
 
 
-# What `publish` keeps: what pages show and what the numbers depend on.
+# `publish` keeps what pages show and what the numbers depend on.
 RESULT_KEYS = (
     "job", "benchmark", "command", "commit", "date", "hardware", "versions", "threads",
     "load_average", "seed", "clock", "notes",
@@ -152,7 +152,7 @@ ROW_KEYS = (
 
 
 def publish(path: Path, found: Sequence[dict[str, Any]]) -> None:
-    """Write the results of all jobs into one file, a row per line."""
+    """Write the results of all jobs to one file, a row per line."""
     lines = []
     for result in found:
         about = {key: result[key] for key in RESULT_KEYS}
@@ -171,7 +171,7 @@ def load(path: str | Path) -> dict[str, Any]:
     """Read what `save` wrote.
 
     Raises:
-        ValueError: the file is none of these, or of another version.
+        ValueError: the file is not such a result, or of another version.
     """
     content: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
     found = content.get("schema"), content.get("schema_version")

@@ -1,11 +1,11 @@
-"""The tables of docs/results.md, made from the files in benchmarks/evidence when it is built.
+"""The tables of docs/results.md, built from the files in benchmarks/evidence.
 
 python benchmarks/reproduce.py --preset cpu --root CIFAR10
 cp outputs/reproduce/cpu/results.json benchmarks/evidence/cpu.json
 make docs
 
-Files of one preset and commit become one table, in which runs of one are compared with those of
-another; across commits nothing is compared.
+Files of one preset and commit become one table, in which their runs are compared. Runs of
+different commits are never compared.
 """
 
 from pathlib import Path

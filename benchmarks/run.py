@@ -4,10 +4,10 @@
     python benchmarks/run.py --only views step   # jobs whose name contains one of these
     python benchmarks/run.py --quick             # toy sizes: does everything run?
     python benchmarks/run.py --publish           # then write benchmarks/results.json, for the pages
-    python benchmarks/run.py --only probe --publish   # the same; other jobs' results stay
+    python benchmarks/run.py --only probe --publish   # that job; other jobs' results stay
 
-A job whose result is there already, from the same commit and command, is not run again (--again
-runs it). A job that fails is reported at the end, with its log, and costs no other job its result.
+A job that already has a result from the same commit and command is skipped (--again repeats it). A
+job that fails is reported at the end, with its log, and does not stop the others.
 """
 
 import argparse
@@ -40,8 +40,8 @@ class Job:
         name: of its result.
         full: the command's words after ``python benchmarks/``.
         quick: the same at toy size.
-        minutes: after which it is given up.
-        gpu: needs one, and is left out where there is none.
+        minutes: after which it is killed.
+        gpu: needs a GPU, and is skipped where there is none.
     """
 
     name: str
@@ -139,14 +139,14 @@ JOBS = (
 
 
 def can_run(job: Job, folder: Path, quick: bool) -> bool:
-    """Whether the machine has what the job needs, or its result is there already."""
+    """Whether the machine has what the job needs, or its result exists already."""
     import torch
 
     return not job.gpu or quick or torch.cuda.is_available() or is_done(job, folder, quick)
 
 
 def run(job: Job, folder: Path, quick: bool) -> str | None:
-    """Run a job; its result lands in ``folder``, whole or not at all.
+    """Run a job; its result is written to ``folder`` atomically.
 
     Returns:
         None, or why there is no result.
@@ -172,7 +172,7 @@ def run(job: Job, folder: Path, quick: bool) -> str | None:
 
 
 def is_done(job: Job, folder: Path, quick: bool) -> bool:
-    """Whether the result of this commit and command lies there."""
+    """Whether the folder has the result of this commit and command."""
     path = folder / f"{job.name}.json"
     if not path.is_file():
         return False
@@ -186,7 +186,7 @@ def is_done(job: Job, folder: Path, quick: bool) -> bool:
 
 
 def collect(folder: Path, jobs: tuple[Job, ...]) -> list[dict[str, Any]]:
-    """The results that are there, in the order of the jobs."""
+    """The results found, in the order of the jobs."""
     paths = [folder / f"{job.name}.json" for job in jobs]
     return [{"job": path.stem, **results.load(path)} for path in paths if path.is_file()]
 
@@ -195,12 +195,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=ROOT / "outputs" / "bench", metavar="DIR")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="parts of the jobs' names")
-    parser.add_argument("--quick", action="store_true", help="toy sizes, no numbers to be used")
-    parser.add_argument("--again", action="store_true", help="run what is there already")
+    parser.add_argument("--quick", action="store_true", help="toy sizes; do not use the numbers")
+    parser.add_argument("--again", action="store_true", help="run jobs that already have a result")
     parser.add_argument("--publish", action="store_true", help=f"write benchmarks/{PUBLISHED.name}")
     args = parser.parse_args()
     if args.publish and args.quick:
-        parser.error("--publish goes with jobs at full size")
+        parser.error("--publish needs jobs at full size")
     jobs = tuple(
         job for job in JOBS if not args.only or any(part in job.name for part in args.only)
     )
@@ -217,7 +217,7 @@ def main() -> int:
     for number, job in enumerate(jobs, 1):
         place = f"[{number}/{len(jobs)}] {job.name}"
         if not args.again and is_done(job, folder, args.quick):
-            print(f"{place}: there already", flush=True)
+            print(f"{place}: already done", flush=True)
             continue
         print(f"{place}: {job.quick if args.quick else job.full}", flush=True)
         began = time.monotonic()

@@ -1,12 +1,12 @@
-"""What a BCL-I step costs over the bare encoder's step on ready tensors.
+"""The cost of a BCL-I step over the bare encoder's step on ready tensors.
 
     python benchmarks/step.py --encoder resnet8 --batch 256
     python benchmarks/step.py --encoder resnet18 --batch 512 --precision bf16 --channels-last
 
 Both steps have the same encoder, projector and optimizer and are timed in turns; the bare step sums
-squares where the other has its views, loss and tracker. Prints the median and spread of the ratio,
-and where the rest goes: views, loss and tracker by themselves, and with ``--profile`` the operators
-that the BCL-I step spends more time in than the bare one.
+squares instead of making views, loss and tracker updates. Prints the median and spread of the
+ratio and where the difference goes: views, loss and tracker timed alone, and with ``--profile`` the
+operators in which the BCL-I step spends more time than the bare one.
 """
 
 import argparse
@@ -28,8 +28,8 @@ def timed(work: Callable[[], Any], device: torch.device, calls: int = 1) -> floa
 
     Args:
         work: what is timed.
-        device: which is waited for before and after.
-        calls: in a row; the host runs ahead of a device from one to the next, as in training.
+        device: waited for before and after.
+        calls: in a row; the host runs ahead of the device, as in training.
     """
     if device.type == "cuda":
         torch.cuda.synchronize()
@@ -44,10 +44,10 @@ def timed(work: Callable[[], Any], device: torch.device, calls: int = 1) -> floa
 def more_time(
     bare: Callable[[], Any], full: Callable[[], Any], device: torch.device, steps: int = 5
 ) -> tuple[dict[str, float], list[float]]:
-    """Milliseconds a step that each operator takes itself in the full step beyond the bare one.
+    """Extra milliseconds per step of each operator in the full step over the bare one.
 
-    On a GPU these are its kernels, and the second value is what they take in either step: where
-    the steps take far longer than that, the device waits for the host.
+    On a GPU these are its kernels, and the second value is their time in either step. If the steps
+    take far longer than that, the device waits for the host.
     """
     cuda = device.type == "cuda"
     activities = [torch.profiler.ProfilerActivity.CPU]
@@ -94,7 +94,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     def descend(loss: torch.Tensor) -> None:
         optimizer.zero_grad()
         loss.backward()
-        method.tracker.flush()  # where the method asks for the verdict, too
+        method.tracker.flush()  # where the method calls it, too
         optimizer.step()
 
     def bare() -> None:
@@ -156,8 +156,8 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--steps", type=int, help="steps in a row of a round (1; on a GPU 10)")
     results.add_json_option(parser)
-    parser.add_argument("--threads", type=int, help="of the CPU; torch's own choice if not given")
-    parser.add_argument("--profile", action="store_true", help="operators that take the rest")
+    parser.add_argument("--threads", type=int, help="of the CPU (default: torch's choice)")
+    parser.add_argument("--profile", action="store_true", help="operators that take the difference")
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)

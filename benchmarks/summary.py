@@ -24,8 +24,8 @@ def summarize(
 
     Args:
         paths: (run, seed) to the folder of its report.
-        labels: run to what readers see.
-        about: what else the result should say.
+        labels: run to its name in the tables.
+        about: further entries of the result.
 
     Returns:
         Plain values: what all runs share, and ``runs``, one entry per run and seed with its
@@ -94,7 +94,7 @@ def read(path: Path) -> Values:
 
 
 def merge(results: list[Values]) -> Values:
-    """Put results of one preset into one, so that runs of one are compared with another's.
+    """Merge results of one preset, so that all their runs can be compared.
 
     Args:
         results: of the same data and protocols.
@@ -103,8 +103,8 @@ def merge(results: list[Values]) -> Values:
         One result, with the commands, commits and machines of all.
 
     Raises:
-        InputError: a run and seed that two of them have, or images, groups, versions or protocols
-            that differ.
+        InputError: two of them have the same run and seed, or their images, groups, versions or
+            protocols differ.
     """
     first = results[0]
     for key in ("preset", "about", "groups", "versions", "descriptions"):
@@ -158,7 +158,7 @@ def mean(result: Values, run: str, protocol: str) -> Values:
 
 
 def differences(result: Values, pairs: list[tuple[str, str]], protocol: str) -> list[Values]:
-    """Gains in points over the seeds that both runs of a pair have.
+    """Differences in points over the seeds that both runs of a pair have.
 
     Args:
         result: of `summarize`.
@@ -178,7 +178,7 @@ def differences(result: Values, pairs: list[tuple[str, str]], protocol: str) -> 
             new, old = (_by_seed(result, each, protocol, column) for each in (run, baseline))
             seeds = sorted(new.keys() & old.keys())
             gains = [new[seed] - old[seed] for seed in seeds]
-            # In shares, whose rounding the test knows from a spread.
+            # In shares: the test can tell their rounding from a spread.
             p = paired_t([old[seed] / 100 for seed in seeds], [new[seed] / 100 for seed in seeds])
             row[column] = {**_interval(gains), "p": p, "by_seed": gains}
         rows.append(row)

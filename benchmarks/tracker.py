@@ -4,8 +4,8 @@
     python benchmarks/tracker.py --device cuda --samples 10000000 --batch 4096
 
 Per number of samples: an update of one batch (random ids, median of many), the refresh at an
-epoch's end for both normalizations, bytes a sample, and the file of the history. Beside them the
-update as a loop over the batch's samples, as released.
+epoch's end for both normalizations, bytes per sample, and the history's file. For comparison, the
+update as a loop over the batch's samples, as in the released code.
 """
 
 import argparse

@@ -174,9 +174,9 @@ def kornia_batch(images: Tensor, _: Tensor, size: int, k: int) -> Callable[[], o
 def rounds(
     steps: dict[str, Callable[[], int]], at_least: float
 ) -> dict[str, list[tuple[float, float]]]:
-    """Views per second, of the wall's clock and of this process's, in rounds: one call of each.
+    """Views per second in rounds of one call each, by wall clock and by this process's clock.
 
-    Taking turns lets a machine that speeds up or slows down do so for all of them alike.
+    Contenders take turns, so a machine that speeds up or slows down affects all of them equally.
     """
     rates: dict[str, list[tuple[float, float]]] = {name: [] for name in steps}
     for step in steps.values():
@@ -282,8 +282,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--num-ops", type=int, nargs="+", default=[1, 2], choices=SCHEMES)
     parser.add_argument("--only", nargs="+", help="parts of the contenders' names")
-    parser.add_argument("--batch", type=int, help="images in a batch, instead of the usual")
-    parser.add_argument("--seconds", type=float, default=2.0, help="least time of a measurement")
+    parser.add_argument("--batch", type=int, help="images per batch, instead of the default")
+    parser.add_argument("--seconds", type=float, default=2.0, help="minimum time of a measurement")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--alone", action="store_true", help="without Pillow, which is slow")
     parser.add_argument("--step", action="store_true", help="share of a ResNet-18 step in bf16")
@@ -295,7 +295,7 @@ def main() -> None:
         f"torch {torch.__version__}, Pillow {PIL.__version__}, {platform.machine()}, "
         f"device {device}"
     )
-    print("ms: a step; x: times the first one by the wall's clock; cpu x: by this process's")
+    print("ms: per step; x: ratio to the first one's rate by wall clock; cpu x: by processor time")
     print(
         f"{'size':>4} {'k':>2} {'threads':>7}  {'contender':34} {'views/s':>10} {'ms':>8} {'x':>6} "
         f"{'cpu x':>6}"
@@ -319,7 +319,7 @@ def main() -> None:
                 continue
             steps[name] = counted(step, 2 * batch, args.device)
             if args.device == "cuda":
-                print(f"  {name}: {kernels(step)} kernels a step")
+                print(f"  {name}: {kernels(step)} kernels per step")
         if args.step:
             made = ours("exact")(*there, size, k)()
             assert isinstance(made, Tensor)
@@ -335,7 +335,7 @@ def main() -> None:
                 for i in (0, 1)
             )
             rate = statistics.median(a[0] for a in each)
-            # The processes of several Pillow workers have clocks of their own.
+            # Several Pillow workers have their own process clocks.
             one_clock = threads == 1 and args.device == "cpu" and not args.alone
             extra[name] = f"{busy:.1f}× Pillow by processor time" if one_clock else ""
             print(
@@ -343,7 +343,7 @@ def main() -> None:
                 f"{wall:6.2f} {f'{busy:6.2f}' if one_clock else ''}",
                 flush=True,
             )
-        # The default is what the others are compared with, if it takes part.
+        # The others are compared with the default, if it takes part.
         own = min((name for name in rates if "ours" in name), key=lambda n: n != "ours, exact")
         where = "GPU" if args.device == "cuda" else f"{threads} thread(s)"
         case = f"two views of {size} px, k = {k}, {batch} images, {where}"

@@ -1,4 +1,4 @@
-"""Docstrings as written for the terminal, made ready for the site: formulas and references."""
+"""Prepare docstrings for the site: formulas and references."""
 
 import re
 import textwrap
@@ -13,10 +13,10 @@ PAGES = Path(__file__).resolve().parents[1] / "api"
 
 @cache
 def documented() -> dict[str, str]:
-    """Every name by which a docstring may mention what has a place in the reference.
+    """Every name by which a docstring may mention something in the API reference.
 
     Returns:
-        The full name, and the last part where only one place has it, to the full name.
+        Full names, and their last parts where those are unique, to the full name.
     """
     found = re.findall(
         r"^::: ([\w.]+)$", "\n".join(p.read_text() for p in PAGES.glob("*.md")), re.M
@@ -26,12 +26,11 @@ def documented() -> dict[str, str]:
     for name in found:
         last.setdefault(name.rpartition(".")[2], []).append(name)
     names.update({short: full[0] for short, full in last.items() if len(full) == 1})
-    # A definition may be mentioned by the module in which it stands.
     return names
 
 
 def for_the_site(text: str) -> str:
-    """Rewrite reST formulas for arithmatex, and link names that the reference has.
+    """Rewrite reST formulas for arithmatex, and link names that are in the reference.
 
     Example:
         >>> for_the_site("with :math:`x`")
@@ -70,7 +69,7 @@ def _block(match: re.Match[str]) -> str:
 
 
 class SiteDocstrings(griffe.Extension):
-    """Rewrites every docstring once, when it has been read."""
+    """Rewrites every docstring once, after it is read."""
 
     def on_instance(self, *, obj: griffe.Object, **_: Any) -> None:
         """Rewrite the docstring of a module, class, function or attribute."""

@@ -59,13 +59,13 @@ def expand(markdown: str) -> str:
 
 @cache
 def benchmarks() -> list[dict[str, Any]]:
-    """The published results of all jobs."""
+    """The committed results of all jobs."""
     found: list[dict[str, Any]] = json.loads((ROOT / "benchmarks/results.json").read_text("utf-8"))
     return found
 
 
 def row(job: str, case: str, contender: str) -> dict[str, Any]:
-    """The one row of a job whose case and contender fit; both may be shortened with ``*``."""
+    """The one row of a job whose case and contender match; both may be shortened with ``*``."""
     rows = [each for result in benchmarks() if result["job"] == job for each in result["rows"]]
     found = [
         each
@@ -84,14 +84,14 @@ def median(job: str, case: str, contender: str) -> str:
 
 
 def amount(job: str, case: str, contender: str) -> str:
-    """A median with its unit, and what else the row has: "2.60 ms, 2 MB"."""
+    """A median with its unit and any extra: "2.60 ms, 2 MB"."""
     found = row(job, case, contender)
     extra = f", {found['extra']}" if found.get("extra") else ""
     return f"{page.number(found['median'])} {found['unit']}{extra}"
 
 
 def extra(job: str, case: str, contender: str) -> str:
-    """What else the row has."""
+    """A row's extra."""
     return str(row(job, case, contender)["extra"])
 
 

@@ -1,4 +1,4 @@
-"""What the site needs beyond MkDocs: figures of results, formulas as MathML, links to files."""
+"""Build hooks of the site: figures from results, formulas as MathML, links to files."""
 
 import html
 import posixpath
@@ -50,7 +50,7 @@ def _mathml(latex: str, display: str) -> str:
     latex = html.unescape(latex).strip()
     if "\\\\" in latex:
         latex = rf"\begin{{aligned}}{latex}\end{{aligned}}"
-    # An operator's name alone knows where a subscript stands; \text would take it for a word.
+    # Only an operator name places subscripts correctly; \text would treat it as a word.
     latex = re.sub(r"\\mathrm\{(softmax|softmin)\}", r"\\operatorname{\1}", latex)
     math = convert(latex, display=display)
     label = html.escape(" ".join(latex.split()), quote=True)
@@ -60,7 +60,7 @@ def _mathml(latex: str, display: str) -> str:
 
 @event_priority(-100)  # when the search plugin has written its index
 def on_post_build(config: Any, **_: Any) -> None:
-    """Write the search index as a script too: a page from disk may load that, but no JSON."""
+    """Write the search index as a script too: a page from disk may load a script, but not JSON."""
     index = Path(config["site_dir"]) / "search" / "search_index.json"
     content = index.read_text(encoding="utf-8")
     index.with_suffix(".js").write_text(f"var __index = {content}\n", encoding="utf-8")

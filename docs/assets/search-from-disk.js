@@ -1,5 +1,5 @@
-// Browsers start no worker from a file, so a page opened from disk would have no search. This runs
-// the same script in a hidden frame instead. Served pages use their browser's workers.
+// Browsers do not start workers from files, so a page opened from disk would have no search. This
+// runs the same script in a hidden frame instead. Served pages use the browser's workers.
 if (location.protocol === "file:") {
   window.Worker = class extends EventTarget {
     constructor(url) {

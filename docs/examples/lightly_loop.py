@@ -31,7 +31,7 @@ for epoch in range(2):
     tracker.refresh()
 # --8<-- [end:loop]
 
-# The two losses are one: ours is lightly's, a sample at a time.
+# The mean of our losses is lightly's loss.
 from lightly.loss import NTXentLoss as LightlyLoss
 
 torch.testing.assert_close(losses.mean(), LightlyLoss(temperature=0.2)(z0, z1))

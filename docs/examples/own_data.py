@@ -13,7 +13,7 @@ class Stripes(LongTailedDataModule):
         super().__init__(image_size=image_size, batch_size=batch_size, seed=seed)
 
     def build(self) -> Sets:
-        """Make the sets: called once, on every rank, and must give the same on each."""
+        """Make the sets. Runs once on every rank, and must give the same result on each."""
         return Sets(
             train=self.images("stripes/train", (200, 40, 8), 0),
             probe=self.images("stripes/probe", (30, 30, 30), 1),
@@ -23,7 +23,7 @@ class Stripes(LongTailedDataModule):
         )
 
     def images(self, name: str, counts: tuple[int, ...], draw: int) -> ImageDataset:
-        """So many images of each class; the name stands for them in hashes."""
+        """``counts`` images of each class; ``name`` identifies the set in hashes."""
         side = self.image_size
         y, x = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
         generator = torch.Generator().manual_seed(draw)

@@ -1,4 +1,4 @@
-"""Boosted contrastive learning in a plain PyTorch loop, on images made here."""
+"""Boosted contrastive learning in a plain PyTorch loop, on random images."""
 
 # --8<-- [start:loop]
 import torch

@@ -10,7 +10,7 @@ encoder = create_encoder("resnet10t", image_size=32)  # any name in timm.list_mo
 features = encoder(torch.rand(4, 3, 32, 32))  # (4, 512), pooled
 assert features.shape == (4, encoder.num_features)
 
-# One built by timm: without its classifier it maps images to features.
+# A model built by timm maps images to features once its classifier is left out.
 vit = timm.create_model("test_vit", num_classes=0, img_size=32)
 method = SimCLR(vit, views=32)
 losses, _ = method.sample_losses(torch.rand(2, 4, 3, 32, 32))  # (4,)

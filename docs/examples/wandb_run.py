@@ -1,4 +1,4 @@
-"""Loss memory in Weights & Biases, offline."""
+"""Logging the loss memory to Weights & Biases, offline."""
 
 # --8<-- [start:log]
 import torch
@@ -9,7 +9,7 @@ from bcl import MemorizationTracker
 run = wandb.init(project="long-tail", mode="offline")
 tracker = MemorizationTracker(num_samples=100)
 for epoch in range(3):
-    losses = torch.rand(100)  # what your loss gives, reduction="none"
+    losses = torch.rand(100)  # from your loss, reduction="none"
     tracker.update(torch.arange(100), losses)
     tracker.refresh()
     run.log(

@@ -97,7 +97,7 @@ def test_a_failure_costs_no_other_result(module, monkeypatch, tmp_path, capsys):
     content = results.load(kept)
     kept.write_text(json.dumps({**content, "commit": "abc"}))
     assert run.main() == 1
-    assert "good: there already" in capsys.readouterr().out
+    assert "good: already done" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -315,7 +315,7 @@ linux = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /
 def test_an_interrupt_ends_the_runs_and_begins_no_others(sleeping, number, tmp_path):
     sleeping.send_signal(number)
     assert sleeping.wait(30) == 130
-    assert "the same command goes on from here" in sleeping.stderr.read()
+    assert "run the same command again" in sleeping.stderr.read()
     until(lambda: not any(alive(each) for each in begun(tmp_path)))
     assert len(list(tmp_path.glob("begun-*"))) == 2
 
@@ -326,7 +326,7 @@ def test_two_commands_do_not_share_a_folder(sleeping, tmp_path):
     def refused():
         preset = str(tmp_path / "my preset.yaml")
         answer = run("--preset", preset, "--out", "my out", folder=tmp_path)
-        return answer.returncode == 2 and "is at work in my out" in answer.stderr
+        return answer.returncode == 2 and "is writing to my out" in answer.stderr
 
     assert refused()
     sleeping.kill()  # its runs live on, and hold the folder
