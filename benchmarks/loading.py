@@ -494,7 +494,7 @@ def billion(args: argparse.Namespace) -> None:
     tracker.refresh()
     seconds = time.perf_counter() - start
     say("loss memory: end of an epoch, per sample", f"{seconds / samples * 1e9:.1f} ns")
-    say("loss memory: peak of an epoch's end, per sample", f"{(peak() - before) / samples:.1f} bytes")
+    say("loss memory: peak at epoch's end, per sample", f"{(peak() - before) / samples:.1f} bytes")
 
     sizes = [38_000] * 26_000
     start = time.perf_counter()
