@@ -191,15 +191,11 @@ class LongTailedDataModule(pl.LightningDataModule):
         return int(getattr(progress, "processed", progress.ready))
 
     def few_shot(self, shots: int | float, draw: int = 0) -> Tensor:
-        """Choose a few-shot subset of the probe set.
+        """Choose a few-shot subset: (n,) int64 positions in `probe_set`, ascending.
 
         Args:
-            shots: an integer for images per class, a float in (0, 1] for a share of each class
-                (rounded, at least one image).
+            shots: images per class, or a float in (0, 1]: a share of each, at least one image.
             draw: which of the random draws.
-
-        Returns:
-            (n,) int64 positions in `probe_set`, ascending.
 
         Raises:
             InputError: a class has too few images, or ``shots`` is out of range.

@@ -11,9 +11,7 @@ from datamodules.tail.profiles import (
     exponential_counts,
     shuffled_counts,
 )
-from datamodules.tail.recipes import choose, select
-
-_TEST_STREAM = 0x7E57
+from datamodules.tail.recipes import TEST_STREAM, choose, hold_out, select
 
 
 class DigitsLT(LongTailedDataModule):
@@ -70,12 +68,9 @@ class DigitsLT(LongTailedDataModule):
         images = large.round().clamp(0, 255).to(torch.uint8).expand(-1, 3, -1, -1).contiguous()
         data = ImageDataset(images, labels)
 
-        test = choose(labels, torch.full((10,), self.test_per_class), _TEST_STREAM, 0)
-        rest = torch.ones(len(labels), dtype=torch.bool)
-        rest[test] = False
-        pool = rest.nonzero()[:, 0]
+        pool, test = hold_out(labels, self.test_per_class, 10)
         smallest = int(torch.bincount(labels[pool]).min())
-        probe = pool[choose(labels[pool], torch.full((10,), smallest), _TEST_STREAM, 1)]
+        probe = pool[choose(labels[pool], torch.full((10,), smallest), TEST_STREAM, 1)]
 
         counts = exponential_counts(smallest, self.imbalance_factor, 10)
         check_none_empty(counts, smallest, self.imbalance_factor)

@@ -32,19 +32,7 @@ class ImageList:
 
 
 def read_list(path: str | Path, num_classes: int | None = None) -> ImageList:
-    r"""Read a list file.
-
-    Args:
-        path: the file; one ``relative/path label`` per line, empty lines are skipped.
-        num_classes: C; labels from 0 to C - 1 are allowed.
-
-    Example:
-        >>> import tempfile
-        >>> path = Path(tempfile.mkdtemp()) / "list.txt"
-        >>> _ = path.write_text("train/a.jpg 0\ntrain/b.jpg 1\n")
-        >>> read_list(path).names
-        ['train/a.jpg', 'train/b.jpg']
-    """
+    """Read a file of ``relative/path label`` rows, with labels from 0 to ``num_classes`` - 1."""
     path = Path(path).expanduser()
     try:
         # Editors on Windows put a byte-order mark in front.

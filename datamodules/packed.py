@@ -103,12 +103,7 @@ class PackedLT(LongTailedDataModule):
 
 
 class PackedReader:
-    """Encoded images of one part of a packed set, read by row.
-
-    Args:
-        root: the packed folder.
-        files: the part's files, as the manifest lists them.
-    """
+    """Encoded images of one part of a packed set, in the files of its manifest, by row."""
 
     def __init__(self, root: Path, files: Sequence[dict[str, Any]]) -> None:
         self.root = root
@@ -235,24 +230,7 @@ def pack(
     parts: Sequence[str] = PARTS,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Write a datamodule's sets as Arrow files, and read them back.
-
-    Images keep their bytes, unless ``max_side`` makes them smaller. Decoded images become PNG.
-
-    Args:
-        data: the datamodule; image files are read one by one if its storage is ``"files"``.
-        out: an empty folder, or one to be made.
-        shard_mb: size of a file in MiB, at most 2,000.
-        max_side: shrink the shorter side to so many pixels (JPEG, quality 92), where it is longer.
-        parts: which sets.
-        progress: shows how far it is.
-
-    Returns:
-        The manifest.
-
-    Raises:
-        InputError: the files read back are not what was written, or the disk is full.
-    """
+    """Write a datamodule's sets as Arrow files, read them back and return the manifest."""
     datasets = import_datasets("bcl pack")
     if not 0 < shard_mb <= MOST_SHARD_MB:  # False for NaN
         raise InputError(f"shard_mb must lie in (0, {MOST_SHARD_MB}] MiB, got {shard_mb!r}.")

@@ -25,7 +25,6 @@ OnBadImage = Literal["raise", "skip"]
 ClassOrder = Literal["name", "shuffled"]
 Profile = Literal["exponential", "step", "pareto", "cacr-linear", "cacr-exponential"]
 Storage = Literal["auto", "memory", "host", "files"]
-_TEST_STREAM = 0x7E57
 
 # How a subset is made, unless a recipe or a split file says which images it holds.
 DEFAULTS: dict[str, Any] = {
@@ -39,29 +38,17 @@ DEFAULTS: dict[str, Any] = {
 
 @dataclass
 class Pool:
-    """All images of a data set, training and test, in one order.
-
-    Attributes:
-        title: the data set's name.
-        names: of the images; with the labels, they make the fingerprint.
-        labels: (N,) int64 classes.
-        classes: C names.
-        test: (N,) bool, the data set's own test images; None if it has none.
-        reader: the images' files; None where ``images`` are given.
-        images: uint8 (N, 3, S, S), where they are decoded already.
-        notes: what a report should say.
-        left_out: how many files are not among the images, by reason.
-    """
+    """All images of a data set, training and test, in one order."""
 
     title: str
-    names: list[str]
-    labels: Tensor
-    classes: list[str]
-    test: Tensor | None = None
-    reader: Reader | None = None
-    images: Tensor | None = None
+    names: list[str]  # of the images; with the labels, they make the fingerprint
+    labels: Tensor  # (N,) int64
+    classes: list[str]  # C names
+    test: Tensor | None = None  # (N,) bool, the data set's own test images; None if it has none
+    reader: Reader | None = None  # the images' files; None where `images` are given
+    images: Tensor | None = None  # uint8 (N, 3, S, S), where they are decoded already
     notes: list[str] = field(default_factory=list)
-    left_out: dict[str, int] = field(default_factory=dict)
+    left_out: dict[str, int] = field(default_factory=dict)  # reason to number of files
 
     def fingerprint_of(self, rows: Tensor | None = None) -> str:
         """Fingerprint of some of the images, or of all: what a split of them is made for."""
@@ -70,9 +57,17 @@ class Pool:
         return pool_fingerprint([self.names[row] for row in rows.tolist()], self.labels[rows])
 
     def parts(self, test_share: float) -> tuple[Tensor, Tensor]:
-        """Rows of the training and the test images; `hold_out` where the data set has no test."""
+        """Rows of the training and test images; a balanced test set is held out if none exists."""
         if self.test is None:
-            return hold_out(self.labels, self.classes, test_share)
+            sizes = torch.bincount(self.labels, minlength=len(self.classes))
+            smallest = int(sizes.min())
+            number = max(round(smallest * test_share), 1)
+            if smallest <= number:
+                raise InputError(
+                    f"class '{self.classes[int(sizes.argmin())]}' has {smallest} image(s), too few "
+                    "to hold out a test set; add images or a test folder."
+                )
+            return recipes.hold_out(self.labels, number, len(self.classes))
         return (~self.test).nonzero()[:, 0], self.test.nonzero()[:, 0]
 
     def without(self, bad: list[tuple[int, str]]) -> "tuple[Pool, Tensor]":
@@ -248,7 +243,13 @@ class PoolDataModule(FilesDataModule):
         made_by = dict(zip(DEFAULTS, given, strict=True))
         # Configurations write the defaults out, so only another value is known to be wanted.
         differing = {k: v for k, v in made_by.items() if v is not None and v != DEFAULTS[k]}
-        recipes.check_no_effect(recipe, split_file, differing)
+        if recipe is not None and split_file is not None:
+            raise InputError("give a recipe or a split_file, not both.")
+        if recipe is not None:
+            differing.pop("split_seed", None)
+        if recipe is not None or split_file is not None:
+            what = f"recipe '{recipe}'" if recipe is not None else f"split_file {split_file}"
+            recipes.check_no_effect(what, (f"{name} {value}" for name, value in differing.items()))
         if imbalance_factor is not None:
             profiles.check_factor(imbalance_factor)
         if not 0 < test_share < 1:
@@ -291,7 +292,8 @@ class PoolDataModule(FilesDataModule):
             notes.append(f"{len(empty)} class(es) without a training image: {listed(empty)}")
         for what, part in (("probe set", probe), ("test set", test)):
             notes += balance_notes(what, pool.labels[part], pool.classes)
-        announce(self._summary(pool, split, len(rows), len(test)))
+        summary = self._summary(pool, split, len(rows), len(test))
+        rank_zero_only(print)(summary, file=sys.stderr, flush=True)
         return Sets(
             train=data.subset(train),
             probe=data.subset(probe),
@@ -325,24 +327,16 @@ class PoolDataModule(FilesDataModule):
             )
         n_max = int(sizes.min()) if self.max_per_class is None else self.max_per_class
         counts = profiles.PROFILES[self.profile](n_max, factor, len(classes))
-        name = f"imbalance factor {factor:g}, "
-        if self.profile in profiles.FIXED_PROFILES:
-            name = ""
-        else:
+        stated = ""
+        if self.profile not in profiles.FIXED_PROFILES:
             profiles.check_none_empty(counts, n_max, factor)
+            stated = f"imbalance factor {factor:g}, "
         shuffled = self.class_order == "shuffled"
-        wanted = torch.tensor(counts)
-        if shuffled:
-            wanted = profiles.shuffled_counts(counts, self.split_seed)
-        if bool((wanted > sizes).any()):
-            short = int((sizes - wanted).argmin())
-            raise InputError(
-                f"class '{classes[short]}' has {int(sizes[short])} images, the profile wants "
-                f"{int(wanted[short])}; lower max_per_class."
-            )
+        seed = self.split_seed
+        wanted = profiles.shuffled_counts(counts, seed) if shuffled else torch.tensor(counts)
         order = f"classes by {'seed' if shuffled else 'id'}, split seed {self.split_seed}"
-        name = f"{self.profile}, {name}n_max {n_max}, {order}"
-        return recipes.select(labels, wanted, self.split_seed), name
+        name = f"{self.profile}, {stated}n_max {n_max}, {order}"
+        return recipes.select(labels, wanted, self.split_seed, classes), name
 
     def _summary(self, pool: Pool, split: Split, training: int, test: int) -> str:
         """One line: images found, held out, chosen and left out."""
@@ -359,12 +353,6 @@ class PoolDataModule(FilesDataModule):
         return "; ".join(parts)
 
 
-@rank_zero_only
-def announce(text: str) -> None:
-    """Print a line on standard error, once for all ranks."""
-    print(text, file=sys.stderr, flush=True)
-
-
 def _from_file(path: str, pool: Pool, rows: Tensor, kept: Tensor) -> Split:
     """A saved split of the listed training images ``rows``, renumbered to those that are kept."""
     labels, classes = pool.labels[rows], len(pool.classes)
@@ -378,19 +366,3 @@ def _from_file(path: str, pool: Pool, rows: Tensor, kept: Tensor) -> Split:
     recipe = f"{split.recipe}, {left_out} unreadable left out" if left_out else split.recipe
     fingerprint = pool.fingerprint_of(rows)
     return Split(indices, pool.labels[rows[indices]], classes, recipe, fingerprint, len(rows))
-
-
-def hold_out(labels: Tensor, classes: Sequence[str], share: float) -> tuple[Tensor, Tensor]:
-    """Positions of the rest, and of a balanced test set: a share of the poorest class of each."""
-    sizes = torch.bincount(labels, minlength=len(classes))
-    number = max(round(int(sizes.min()) * share), 1)
-    if int(sizes.min()) <= number:
-        poorest = classes[int(sizes.argmin())]
-        raise InputError(
-            f"class '{poorest}' has {int(sizes.min())} image(s), too few to hold out a test "
-            "set; add images or a test folder."
-        )
-    test = recipes.choose(labels, torch.full((len(classes),), number), _TEST_STREAM, 0)
-    rest = torch.ones(len(labels), dtype=torch.bool)
-    rest[test] = False
-    return rest.nonzero()[:, 0], test

@@ -4,20 +4,7 @@ from collections.abc import Sequence
 
 
 def histogram_text(counts: Sequence[int], names: Sequence[str] | None = None) -> str:
-    """Draw class counts as bars of text, largest first, in at most forty rows.
-
-    Args:
-        counts: C counts by class id.
-        names: C class names.
-
-    Returns:
-        Lines of at most 80 columns.
-
-    Example:
-        >>> print(histogram_text([4, 2]))
-        class 0  4 ########################################
-        class 1  2 ####################
-    """
+    """Bars of text for C class counts, largest first: at most 40 rows of 80 columns."""
     order = sorted(range(len(counts)), key=lambda index: (-counts[index], index))
     step = -(-len(order) // 40)
     full = names or [f"class {index}" for index in range(len(counts))]

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from bcl.cli.output import new_folder
+from bcl.cli.split import refuse
 from bcl.core.errors import InputError
 from bcl.core.progress import Progress
 from datamodules.folder import ImageFolderLT
@@ -70,23 +71,16 @@ def _datamodule(args: argparse.Namespace) -> FilesDataModule:
     options: dict[str, Any] = {"on_bad_image": args.on_bad_image, "cache_dir": args.cache_dir}
     options |= {"storage": "files"}
     if args.train_list is not None:
-        own = (args.recipe, args.split_file, args.imbalance_factor, args.split_seed)
-        if any(value is not None for value in own):
-            raise InputError(
-                "--train-list names the images; leave --recipe, --split-file, --imbalance-factor "
-                "and --split-seed out."
-            )
+        refuse(args, "--train-list", "recipe", "split_file", "imbalance_factor", "split_seed")
         lists = (args.train_list, args.probe_list, args.test_list)
         return ImageListLT(args.root, *lists, **options)
     if args.probe_list or args.test_list:
         raise InputError("--probe-list and --test-list go with --train-list.")
-    fixed = "--recipe" if args.recipe else "--split-file" if args.split_file else None
-    if fixed and args.imbalance_factor is not None:
-        raise InputError(
-            f"{fixed} fixes the images per class, so --imbalance-factor would have no effect; "
-            "leave one out."
-        )
-    if args.split_seed is not None and args.recipe is None and args.imbalance_factor is None:
+    if args.recipe is not None:
+        refuse(args, "--recipe", "imbalance_factor")
+    elif args.split_file is not None:
+        refuse(args, "--split-file", "imbalance_factor", "split_seed")
+    elif args.imbalance_factor is None and args.split_seed is not None:
         raise InputError(
             "--split-seed has no effect without --imbalance-factor or --recipe; leave it out."
         )

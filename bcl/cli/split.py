@@ -78,15 +78,10 @@ def run(args: argparse.Namespace) -> int:
     """Carry out one action."""
     if args.list:
         print(table())
-        return 0
-    if args.action == "make":
-        _make(args)
-    elif args.action == "inspect":
-        _inspect(args)
-    elif args.action == "compare":
-        return _compare(args)
-    else:
+    elif args.action is None:
         raise InputError("say what to do: make, inspect or compare, or --list for the recipes.")
+    else:
+        {"make": _make, "inspect": _inspect, "compare": _compare}[args.action](args)
     return 0
 
 
@@ -127,7 +122,7 @@ def _cifar(root: str, asked: str | None, recipe: str) -> str | None:
 
 def _labels(args: argparse.Namespace, recipe: str) -> tuple[Tensor, list[str], str]:
     """Labels, class names and fingerprint of the training images, as the datamodule has them."""
-    root, test_share = args.root, args.test_share
+    root = args.root
     cifar = _cifar(root, args.dataset, recipe)
     if root.endswith(".txt"):
         images = read_list(root)
@@ -138,11 +133,11 @@ def _labels(args: argparse.Namespace, recipe: str) -> tuple[Tensor, list[str], s
         pool = CIFARS[cifar][1](root, download=False).pool()
     else:
         pool = folder_pool(open_reader(root, "--root DIR"))
-    rows, test = pool.parts(test_share)
+    rows, test = pool.parts(args.test_share)
     if pool.test is None:
         print(
             f"held out   {len(test)} test images, as ImageFolderLT does (test_share "
-            f"{test_share:g}); {len(rows)} are left to choose from"
+            f"{args.test_share:g}); {len(rows)} are left to choose from"
         )
     return pool.labels[rows], pool.classes, pool.fingerprint_of(rows)
 
@@ -150,7 +145,10 @@ def _labels(args: argparse.Namespace, recipe: str) -> tuple[Tensor, list[str], s
 def _make(args: argparse.Namespace) -> None:
     if (args.recipe is None) == (args.profile is None):
         raise InputError("name a recipe, or a profile with --profile; `bcl split --list`.")
-    _refuse_unused(args)
+    if args.recipe is not None:
+        refuse(args, f"recipe '{args.recipe}'", "imbalance_factor", "max_per_class", "class_order")
+    elif args.profile in FIXED_PROFILES:
+        refuse(args, f"profile '{args.profile}'", "imbalance_factor")
     if args.root is None:
         if args.recipe is None:
             raise InputError("a profile needs the data's class sizes: give --root.")
@@ -161,36 +159,16 @@ def _make(args: argparse.Namespace) -> None:
         _show(list(chosen.counts), args.svg, chosen.name, None)
         print("the images are chosen where the data is: give --root")
         return
-    module = PoolDataModule(
-        test_share=args.test_share,
-        imbalance_factor=(
-            DEFAULTS["imbalance_factor"] if args.imbalance_factor is None else args.imbalance_factor
-        ),
-        profile=args.profile or DEFAULTS["profile"],
-        max_per_class=args.max_per_class,
-        class_order=args.class_order or DEFAULTS["class_order"],
-        split_seed=args.split_seed,
-        recipe=args.recipe,
-    )
+    own = {name: getattr(args, name) for name in DEFAULTS if getattr(args, name) is not None}
+    module = PoolDataModule(recipe=args.recipe, test_share=args.test_share, **own)
     labels, classes, fingerprint = _labels(args, args.recipe or "")
     _report(module.split(labels, classes, fingerprint), args, classes)
 
 
-def _refuse_unused(args: argparse.Namespace) -> None:
-    """Refuse options of a profile that a recipe, or a profile of fixed factor, does not read."""
-    unused = []
-    if args.recipe is not None:
-        unused = ["imbalance_factor", "max_per_class", "class_order"]
-    elif args.profile in FIXED_PROFILES:
-        unused = ["imbalance_factor"]
-    given = [name for name in unused if getattr(args, name) is not None]
-    if given:
-        options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
-        what = f"recipe '{args.recipe}'" if args.recipe else f"profile '{args.profile}'"
-        raise InputError(
-            f"{what} fixes its counts, so {options} would have no effect; leave "
-            f"{'them' if len(given) > 1 else 'it'} out, or take --profile exponential."
-        )
+def refuse(args: argparse.Namespace, what: str, *names: str) -> None:
+    """Refuse options that were given but go without effect, because ``what`` is given."""
+    given = [name for name in names if getattr(args, name) is not None]
+    recipes.check_no_effect(what, (f"--{name.replace('_', '-')}" for name in given))
 
 
 def _inspect(args: argparse.Namespace) -> None:
@@ -264,7 +242,7 @@ def _two(*files: str) -> tuple[splits.Split, splits.Split]:
     return as_split(one), as_split(other)
 
 
-def _compare(args: argparse.Namespace) -> int:
+def _compare(args: argparse.Namespace) -> None:
     one, other = _two(*args.files)
     found = splits.compare(one, other)
     for file, split in zip(args.files, (one, other), strict=True):
@@ -275,4 +253,3 @@ def _compare(args: argparse.Namespace) -> int:
     if found["classes_that_differ"]:
         differ = [str(label) for label in found["classes_that_differ"]]
         print(f"counts differ in {len(differ)} class(es): {listed(differ, 20)}")
-    return 0

@@ -39,20 +39,9 @@ def decoded(
     workers: int | None = None,
     progress: bool = False,
 ) -> Chunk:
-    """Decode images, or map what an earlier run decoded.
-
-    The cache's name is a hash of names, sizes, times of change, image size and decoder, so
-    nothing stale is read. The first process decodes while others wait for it; a killed one leaves
-    nothing that passes for a cache.
-
-    Args:
-        reader: the files.
-        names: their names; they exist.
-        size: height and width in pixels; 0 only checks that the images can be read.
-        cache: folder of the cache (`default_cache` if not given).
-        workers: decoding processes; the usable cores if not given, because other ranks wait.
-        progress: show how far it is.
-    """
+    """Decode the named images (size 0: only check them), or map what an earlier run decoded."""
+    # The key covers all that the pixels depend on, so nothing stale is read. One process decodes
+    # while others wait; a killed one leaves nothing that passes for a cache.
     folder = Path(cache).expanduser() if cache is not None else default_cache()
     stamps = "\n".join([f"{name}\0{_stamp(reader, name)}" for name in names])
     key = fingerprint(f"{DECODE_VERSION} {size}", stamps)

@@ -73,12 +73,7 @@ class ImageDataset:
         self._rows: Tensor | None = None  # of `_images`; all in order
 
     def subset(self, rows: Tensor, content_hash: str | None = None) -> "ImageDataset":
-        """Some of the images, by position, in a new order; they stay where they are.
-
-        Args:
-            rows: (n,) int64 positions.
-            content_hash: of the subset, if another than its own.
-        """
+        """Select images by (n,) int64 positions, in their order; the pixels stay where they are."""
         self._check(rows)
         part = copy.copy(self)
         part.labels, part.blocks = self.labels[rows], None
@@ -122,10 +117,7 @@ class ImageDataset:
 
     @property
     def content_hash(self) -> str:
-        """Hash of the images' names, of which images these are, and of their labels.
-
-        A copy of the data with other sizes or encodings has the same (see `images_hash`).
-        """
+        """Hash of names, rows and labels; files encoded otherwise have the same (`images_hash`)."""
         if self._hash is None:
             if self._name is None and isinstance(self._images, Tensor):
                 self._name = fingerprint(self._images)
@@ -142,11 +134,7 @@ class ImageDataset:
         return self.content_hash  # packed images: it covers their bytes
 
     def images(self, indices: Tensor) -> Tensor:
-        """Read images by position: uint8 (n, 3, S, S).
-
-        Args:
-            indices: (n,) int64 in [0, N).
-        """
+        """Read images by (n,) int64 positions: uint8 (n, 3, S, S)."""
         self._check(indices)
         return self._read(self._locate(indices.cpu()))
 
@@ -159,11 +147,7 @@ class ImageDataset:
         return self._images.read(rows)
 
     def stream(self, batches: Iterator[Tensor]) -> Iterator[Batch]:
-        """Read batches of (B,) positions, ahead of use where the images are in files.
-
-        Args:
-            batches: (B,) int64 positions each.
-        """
+        """Read batches of (B,) int64 positions, ahead of use where the images are in files."""
         ahead: deque[Tensor] = deque()  # positions whose images are being read
 
         def rows() -> Iterator[Tensor]:
@@ -177,14 +161,6 @@ class ImageDataset:
             yield {"image": images, "id": ids, "label": self.labels[ids]}
 
     def batches(self, batch_size: int = 512, device: torch.device | str = "cpu") -> Iterator[Batch]:
-        """Read the whole set in id order, each image once; the last batch may be short.
-
-        Args:
-            batch_size: images per batch.
-            device: where the batches are put.
-
-        Yields:
-            Batches as of `stream`.
-        """
+        """Read the whole set in id order, each image once; the last batch may be short."""
         for batch in self.stream(iter(torch.split(torch.arange(len(self)), batch_size))):
             yield {key: value.to(device, non_blocking=True) for key, value in batch.items()}

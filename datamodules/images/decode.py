@@ -17,32 +17,15 @@ DECODE_VERSION = 3
 
 
 def decode(data: bytes, size: int) -> "NDArray[np.uint8]":
-    """Decode one image: the center square, resized with the antialiased bicubic filter.
-
-    The result is within one level of Pillow's. A JPEG that is at least twice as large is decoded
-    at 1/2, 1/4 or 1/8 of its size first (never below ``size``), at a fraction of the cost.
-
-    Pixels are taken as they are stored: EXIF rotation is not applied (nor does torchvision apply
-    it), transparency is dropped, an animation is its first frame, and 16-bit grayscale keeps its
-    upper eight bits.
-
-    Args:
-        data: bytes of the file.
-        size: height and width S in pixels.
-
-    Returns:
-        uint8 (3, S, S).
-
-    Raises:
-        OSError: the file is truncated, not an image, larger than twice
-            `PIL.Image.MAX_IMAGE_PIXELS`, or has floating-point pixels, whose range is unknown.
-    """
+    """Decode an image file to uint8 (3, S, S): the center square, resized; raises OSError."""
+    # Pixels are taken as stored: no EXIF rotation (as in torchvision), no transparency, the first
+    # frame, the upper eight of 16 bits. They are within one level of Pillow's.
     with _opened(data) as image:
         if image.format == "JPEG" and image.mode == "RGB" and min(image.size) < 2 * size:
             pixels = _decode_jpeg(data)
             if pixels is not None:
                 return _resize(pixels, size)
-        image.draft("RGB", (size, size))
+        image.draft("RGB", (size, size))  # a large JPEG at 1/2, 1/4 or 1/8, but not below `size`
         return _resize(_pixels(image), size)
 
 

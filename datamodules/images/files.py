@@ -35,15 +35,7 @@ class Chunk(NamedTuple):
 
 
 class ImageFiles:
-    """Images decoded when they are read (see `datamodules.images.decode.decode`).
-
-    Args:
-        reader: the files.
-        names: N names, in the order of the rows; numbers stand for their text.
-        size: height and width S in pixels.
-        workers: decoding processes; the usable cores over this machine's ranks if not given,
-            0 for none.
-    """
+    """N named images, decoded when they are read, by ``workers`` processes (0: in this one)."""
 
     def __init__(
         self, reader: Reader, names: Sequence[object], size: int, workers: int | None = None
@@ -137,9 +129,7 @@ def decode_all(
 def _start(decoder: "_Decoder") -> None:
     global _decoder
     _decoder = decoder
-    torch.set_num_threads(
-        1
-    )  # the processes share the cores; OpenMP's threads do not survive a fork
+    torch.set_num_threads(1)  # processes share the cores; OpenMP's threads don't survive a fork
 
 
 def _run(rows: Sequence[int]) -> tuple[Any, Any, list[tuple[int, str]]]:
@@ -225,12 +215,7 @@ def _unchanged(chunk: Chunk) -> Chunk:
 
 
 class PackedNames(Sequence[str]):
-    """Strings in one block of bytes, which forked workers share; they would copy a list's.
-
-    Example:
-        >>> PackedNames(["a.jpg", "b.jpg"])[1]
-        'b.jpg'
-    """
+    """Strings in one block of bytes, which forked workers share; they would copy a list's."""
 
     def __init__(self, names: Sequence[str]) -> None:
         encoded = [name.encode(errors="surrogateescape") for name in names]  # any bytes survive

@@ -18,37 +18,12 @@ _WINDOW_STREAM = 0x51AD
 
 
 class BatchLoader:
-    r"""Batches of a training set, in a new order each epoch.
+    """Batches of B ids over all ranks, in the order ``permutation(N, seed, epoch)``.
 
-    Epoch e reads the images in the order ``permutation(N, seed, e)``; step s takes its positions
-    ``[s B, (s + 1) B)``, of which rank r takes the r-th of equal slices. So the global batches do
-    not depend on the number of ranks, and a run resumes exactly from (epoch, position). The last,
-    incomplete batch is dropped. Images in memory are gathered on the device; files are decoded by
-    worker processes, ahead of use.
-
-    Lightning calls ``loader.sampler.set_epoch`` before each epoch, and saves and restores
-    `state_dict`. In a loop of your own, call `set_epoch`; a loader that was read to its end
-    continues with the next epoch without it.
-
-    Args:
-        data: the training set.
-        batch_size: B, over all ranks together.
-        seed: of the order.
-        rank: of this process.
-        world_size: number of ranks; must divide ``batch_size``.
-        device: where images in memory are kept and gathered.
-        window: blocks that are mixed, where the images are stored in blocks (see `WindowOrder`).
-        trained: returns how many batches of the running epoch are trained, or None if unknown;
-            a batch that was fetched but not trained when the state is saved is then not lost.
-
-    Raises:
-        InputError: B does not divide or is larger than the set, or the device is too small.
-
-    Example:
-        >>> images = torch.zeros(10, 3, 8, 8, dtype=torch.uint8)
-        >>> loader = BatchLoader(ImageDataset(images, torch.zeros(10)), batch_size=4)
-        >>> [batch["id"].shape[0] for batch in loader]
-        [4, 4]
+    Step s takes positions ``[s B, (s + 1) B)``, of which rank r reads the r-th of equal slices, so
+    batches do not depend on the number of ranks, and a run resumes exactly from (epoch, position).
+    The last, incomplete batch is dropped. Lightning calls ``loader.sampler.set_epoch``; a loop of
+    your own calls `set_epoch`, or reads to the end and goes on with the next epoch.
     """
 
     def __init__(
@@ -90,6 +65,8 @@ class BatchLoader:
         self.world_size = world_size
         self.window = window
         self.epoch = 0
+        # Returns the trained batches of the epoch: one that was fetched but not trained when the
+        # state is saved is then not lost.
         self._trained = trained
         self._start = 0  # steps of this epoch that the next iteration leaves out
         self._done = 0  # steps of this epoch that were handed out
@@ -171,22 +148,9 @@ class BatchLoader:
 
 
 class WindowOrder:
-    r"""A random order of very many images that reads few blocks at a time.
+    """Random order of images in blocks: ``window`` shuffled blocks are mixed at a time.
 
-    The blocks are put in a random order, cut into windows of ``window`` neighbors, and the images
-    of each window are shuffled together, all as a function of (seed, epoch). Any slice is found
-    without computing what comes before it, and only a window's order (8 bytes per image) is held.
-
-    Args:
-        sizes: images of each block.
-        window: blocks that are mixed.
-        seed: of the order.
-        epoch: of the order.
-
-    Example:
-        >>> order = WindowOrder([3, 2, 4], 2, seed=0, epoch=0)
-        >>> sorted(order[0:9].tolist())
-        [0, 1, 2, 3, 4, 5, 6, 7, 8]
+    A slice is found without computing what comes before it; only a window's order is held.
     """
 
     def __init__(self, sizes: Sequence[int], window: int, seed: int, epoch: int) -> None:

@@ -157,12 +157,7 @@ class ZipReader:
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or a folder above it is hidden, so that listings leave it out.
-
-    Example:
-        >>> is_hidden("ant/.cache/a.jpg"), is_hidden("ant/a.jpg"), is_hidden("lost+found/a.jpg")
-        (True, False, True)
-    """
+    """Whether a file or a folder above it is hidden, so that listings leave it out."""
     if name[:1] != "." and "/." not in name and "lost+found" not in name:
         return False  # nearly all names
     # "." alone is the folder itself: some archives name their files "./ant/a.jpg".
@@ -171,12 +166,7 @@ def is_hidden(name: str) -> bool:
 
 
 def leaves_folder(name: str) -> bool:
-    """Whether a name is absolute or climbs out with ``..``, on any system.
-
-    Example:
-        >>> [leaves_folder(name) for name in ("a/b.jpg", "../b.jpg", "C:/b.jpg", "12:30.jpg")]
-        [False, True, True, False]
-    """
+    """Whether a name is absolute or climbs out with ``..``, on any system."""
     if name[:1] != "/" and ".." not in name and "\\" not in name and ":" not in name:
         return False  # nearly all names; the rest takes ten times as long
     path = PurePosixPath(name.replace("\\", "/"))
@@ -186,12 +176,7 @@ def leaves_folder(name: str) -> bool:
 
 
 def shown(name: str) -> str:
-    r"""A file name for messages and reports; bytes that are not UTF-8 become ``\udcff``.
-
-    Example:
-        >>> shown("a b/\udcff.jpg")
-        'a b/\\udcff.jpg'
-    """
+    r"""A file name for messages and reports; bytes that are not UTF-8 become ``\udcff``."""
     return name.encode("utf-8", "backslashreplace").decode()
 
 

@@ -12,14 +12,7 @@ def listed(names: Sequence[str], most: int = 10) -> str:
 
 
 def balance_notes(what: str, labels: Tensor, classes: Sequence[str]) -> list[str]:
-    """Note classes without images and unequal class sizes.
-
-    The mean over the images of such a set is not the mean over its classes.
-
-    Example:
-        >>> balance_notes("test set", torch.tensor([0, 0, 1]), ["ant", "bee"])
-        ['the test set is not balanced: 1 to 2 images per class']
-    """
+    """Notes on classes without images and unequal sizes in a set that should be balanced."""
     counts = torch.bincount(labels, minlength=len(classes)).tolist()  # C
     notes = []
     if empty := [name for name, count in zip(classes, counts, strict=True) if not count]:

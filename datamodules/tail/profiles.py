@@ -20,16 +20,9 @@ _ROUNDING = 1e-9
 
 
 def exponential_counts(n_max: int, imbalance_factor: float, num_classes: int) -> list[int]:
-    r"""Counts that fall exponentially from the first class, the largest, to the last.
+    """n_i = floor(n_max IF^(-i / (C - 1))), the largest class first.
 
-    .. math:: n_i = \lfloor n_{max} \, (1 / IF)^{i / (C - 1)} \rfloor
-
-    Source: Cui et al. 2019 (arXiv 1901.05555) and LDAM (Cao et al. 2019, arXiv 1906.07413). With
-    n_max 450 or 4,500 of the 500 or 5,000, the subsets of SDCLR (arXiv 2106.02990).
-
-    Example:
-        >>> sum(exponential_counts(500, 100, 100)), sum(exponential_counts(450, 100, 100))
-        (10847, 9754)
+    Source: Cui et al. (arXiv 1901.05555), LDAM (arXiv 1906.07413); SDCLR's n_max is 450 or 4,500.
     """
     _check(n_max, num_classes, imbalance_factor)
     mu = 1 / imbalance_factor
@@ -38,14 +31,7 @@ def exponential_counts(n_max: int, imbalance_factor: float, num_classes: int) ->
 
 
 def step_counts(n_max: int, imbalance_factor: float, num_classes: int) -> list[int]:
-    r"""Two levels: the first half of the classes (rounded down) keeps n_max, the rest n_max / IF.
-
-    Source: LDAM (arXiv 1906.07413), step imbalance.
-
-    Example:
-        >>> step_counts(500, 100, 4)
-        [500, 500, 5, 5]
-    """
+    """n_max for the first half of the classes (rounded down), n_max / IF for the rest (LDAM)."""
     _check(n_max, num_classes, imbalance_factor)
     head = num_classes // 2
     rare = int(n_max * (1 / imbalance_factor) + _ROUNDING)
@@ -53,20 +39,10 @@ def step_counts(n_max: int, imbalance_factor: float, num_classes: int) -> list[i
 
 
 def pareto_counts(n_max: int, n_min: int, num_classes: int, alpha: float = 6.0) -> list[int]:
-    r"""Counts that follow the quantiles of a Pareto (Lomax) distribution.
+    """n_i = floor(n_min + (n_max - n_min) (q_i - q_(C-1)) / (q_0 - q_(C-1))), Pareto quantiles q.
 
-    .. math:: q_i = \Bigl(\frac{i + 0.81}{C}\Bigr)^{-1/\alpha} - 1, \qquad
-        n_i = \Bigl\lfloor n_{min} + (n_{max} - n_{min}) \frac{q_i - q_{C-1}}{q_0 - q_{C-1}}
-        \Bigr\rfloor
-
-    ImageNet-LT was drawn at random with alpha 6; this deterministic form gives 115,897 images for
-    its 115,846.
-
-    Source: OLTR (arXiv 1904.05160), ImageNet-LT; the 0.81 is fitted to its total.
-
-    Example:
-        >>> sum(pareto_counts(1280, 5, 1000))
-        115897
+    q_i = ((i + 0.81) / C)^(-1 / alpha) - 1. OLTR (arXiv 1904.05160) drew ImageNet-LT at random with
+    alpha 6; the 0.81 is fitted to its total: 115,897 images for 115,846.
     """
     _check(n_max, num_classes)
     check_positive("alpha", alpha)
@@ -78,34 +54,14 @@ def pareto_counts(n_max: int, n_min: int, num_classes: int, alpha: float = 6.0) 
 
 
 def cacr_linear_counts(n_max: int, num_classes: int) -> list[int]:
-    r"""Counts that rise by tenths of n_max from the first tenth of the classes to the last.
-
-    .. math:: n_i = \lfloor \frac{\lfloor 10 i / C \rfloor + 1}{10} \, n_{max} \rfloor
-
-    Source: CACR (arXiv 2105.03746), imbalanced CIFAR as in its released code.
-
-    Example:
-        >>> cacr_linear_counts(5000, 10)[:3], sum(cacr_linear_counts(500, 100))
-        ([500, 1000, 1500], 27500)
-    """
+    """n_i = floor(n_max (floor(10 i / C) + 1) / 10), as in CACR's released code."""
     return [(step + 1) * n_max // 10 for step in _tenths(n_max, num_classes)]
 
 
 def cacr_exponential_counts(n_max: int, num_classes: int, *, repaired: bool = False) -> list[int]:
-    r"""Counts that rise by a factor e from each tenth of the classes to the next.
+    """n_i = floor(n_max e^(floor(10 i / C) + 1 - 10)), as in CACR's released code.
 
-    .. math:: n_i = \lfloor e^{\lfloor 10 i / C \rfloor + 1 - 10} \, n_{max} \rfloor
-
-    The released code rounds down to zero: class 0 of CIFAR-10 and the first 30 classes of CIFAR-100
-    are empty (`empty_classes`).
-
-    Source: CACR (arXiv 2105.03746), imbalanced CIFAR as in its released code.
-
-    Example:
-        >>> cacr_exponential_counts(5000, 10)
-        [0, 1, 4, 12, 33, 91, 248, 676, 1839, 5000]
-        >>> sum(cacr_exponential_counts(500, 100, repaired=True))
-        7900
+    Class 0 of CIFAR-10 and 30 classes of CIFAR-100 are empty; ``repaired`` gives each one image.
     """
     counts = [int(math.exp(step + 1 - 10) * n_max) for step in _tenths(n_max, num_classes)]
     return [max(count, 1) for count in counts] if repaired else counts
@@ -125,22 +81,12 @@ FIXED_PROFILES = ("cacr-linear", "cacr-exponential")
 
 
 def empty_classes(counts: Sequence[int] | Tensor) -> list[int]:
-    """Ids of the classes without images.
-
-    Example:
-        >>> empty_classes(cacr_exponential_counts(5000, 10))
-        [0]
-    """
+    """Ids of the classes without images."""
     return [index for index, count in enumerate(counts) if int(count) == 0]
 
 
 def shuffled_counts(counts: Sequence[int], seed: int) -> Tensor:
-    """(C,) counts of a profile, assigned to the classes at random, as a function of the seed.
-
-    Example:
-        >>> sorted(shuffled_counts([5, 3, 1], 0).tolist())
-        [1, 3, 5]
-    """
+    """(C,) counts of a profile, assigned to the classes at random by the seed."""
     dealt = torch.empty(len(counts), dtype=torch.int64)
     dealt[permutation(len(counts), _CLASS_STREAM, seed)] = torch.tensor(counts)
     return dealt

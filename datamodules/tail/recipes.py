@@ -1,8 +1,8 @@
 """Named subsets of the literature: class counts, their order, and how images are chosen."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -12,32 +12,21 @@ from bcl.core.random import hash64
 from datamodules.tail import profiles
 
 _TRAIN_STREAM = 0x17A1
+TEST_STREAM = 0x7E57
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """One published subset.
+    """One published subset."""
 
-    Attributes:
-        name: ``<data set>/<variant>``.
-        counts: images by class id, before the classes are shuffled.
-        published: total that the source states or its released files hold; None for ours.
-        source: the paper.
-        note: what to know about it.
-        shuffled: counts are assigned to classes at random, as a function of the split seed.
-        selection: ``"hash"``: images are chosen by a hash of the split seed; ``"ldam"``: exactly
-            as LDAM's released generator chooses them, with NumPy's legacy generator.
-        grouping: published grouping into Many / Medium / Few.
-    """
-
-    name: str
-    counts: tuple[int, ...]
-    published: int | None
+    name: str  # <data set>/<variant>
+    counts: tuple[int, ...]  # images by class id, before the classes are shuffled
+    published: int | None  # total that the source states or its released files hold
     source: str
     note: str = ""
-    shuffled: bool = False
-    selection: Literal["hash", "ldam"] = "hash"
-    grouping: str = "thirds"
+    shuffled: bool = False  # counts are assigned to classes at random, by the split seed
+    selection: Literal["hash", "ldam"] = "hash"  # by a hash of the seed, or as LDAM's generator
+    grouping: str = "thirds"  # into Many / Medium / Few
 
     @property
     def total(self) -> int:
@@ -138,38 +127,22 @@ LISTS: dict[str, dict[str, int]] = {
 
 
 def recipe(name: str) -> Recipe:
-    """Find a named subset, or refuse the name.
-
-    Example:
-        >>> recipe("cifar100/sdclr").total
-        9754
-    """
+    """Find a named subset, or refuse the name."""
     if name not in RECIPES:
         raise unknown_name("recipe", name, RECIPES)
     return RECIPES[name]
 
 
-def check_no_effect(recipe: str | None, split_file: str | None, options: dict[str, Any]) -> None:
-    """Refuse options, other than their defaults, that a recipe or split file leaves unused."""
-    if recipe is not None and split_file is not None:
-        raise InputError("give a recipe or a split_file, not both.")
-    if recipe is not None:
-        options = {name: value for name, value in options.items() if name != "split_seed"}
-    if (recipe or split_file) and options:
-        what = f"recipe '{recipe}'" if recipe is not None else f"split_file {split_file}"
-        given = ", ".join(f"{name} {value}" for name, value in options.items())
+def check_no_effect(what: str, options: Iterable[str]) -> None:
+    """Refuse options that go without effect, because ``what`` is given."""
+    if given := ", ".join(options):
         raise InputError(
-            f"{what} decides which images are used, so {given} would have no effect; remove "
-            "either of the two."
+            f"{what} fixes the images, so {given} would have no effect; remove either of the two."
         )
 
 
 def apply(chosen: Recipe, labels: Tensor, split_seed: int = 0) -> Tensor:
-    """(n,) positions of a recipe's images in a data set with these (N,) labels.
-
-    The split seed chooses among random subsets, and orders the classes where the recipe shuffles
-    them. Other classes than the recipe's are refused, and ones with too few images.
-    """
+    """(n,) positions of a recipe's images in a data set with (N,) labels, chosen by the seed."""
     classes = int(labels.max()) + 1 if len(labels) else 0
     if classes != chosen.num_classes:
         raise InputError(
@@ -184,18 +157,16 @@ def apply(chosen: Recipe, labels: Tensor, split_seed: int = 0) -> Tensor:
     return select(labels, torch.tensor(chosen.counts), split_seed)
 
 
-def select(labels: Tensor, counts: Tensor, split_seed: int) -> Tensor:
+def select(
+    labels: Tensor, counts: Tensor, split_seed: int, names: Sequence[str] | None = None
+) -> Tensor:
     """(n,) positions, ascending, of (C,) counts of images, chosen by a hash of the seed."""
-    _check_available(labels, counts)
+    _check_available(labels, counts, names)
     return choose(labels, counts, _TRAIN_STREAM, split_seed)
 
 
 def select_ldam(labels: Tensor, counts: list[int], seed: int = 0) -> Tensor:
-    """Choose as LDAM's released generator does, image for image and in its order.
-
-    It seeds NumPy's legacy generator, shuffles the positions of one class after the other, and
-    keeps the first n of each. The papers use seed 0.
-    """
+    """Choose as LDAM's released generator does, image for image; the papers use seed 0."""
     import numpy as np
 
     _check_available(labels, torch.tensor(counts))
@@ -213,7 +184,7 @@ def select_ldam(labels: Tensor, counts: list[int], seed: int = 0) -> Tensor:
 def choose(labels: Tensor, counts: Tensor, *keys: int) -> Tensor:
     """(n,) positions, ascending, of (C,) counts of images, chosen at random by the keys.
 
-    Equal keys choose equal images, and a larger count of a class contains the smaller.
+    A larger count of a class contains the smaller.
     """
     import numpy as np
 
@@ -228,14 +199,23 @@ def choose(labels: Tensor, counts: Tensor, *keys: int) -> Tensor:
     return chosen.nonzero()[:, 0]
 
 
-def _check_available(labels: Tensor, counts: Tensor) -> None:
-    """Refuse counts that the data set cannot give."""
+def hold_out(labels: Tensor, per_class: int, num_classes: int) -> tuple[Tensor, Tensor]:
+    """Positions of the rest, and of a test set of ``per_class`` images of each class."""
+    test = choose(labels, torch.full((num_classes,), per_class), TEST_STREAM, 0)
+    rest = torch.ones(len(labels), dtype=torch.bool)
+    rest[test] = False
+    return rest.nonzero()[:, 0], test
+
+
+def _check_available(labels: Tensor, counts: Tensor, names: Sequence[str] | None = None) -> None:
+    """Refuse counts that the data set cannot give; the message has the class's name, if known."""
     sizes = torch.bincount(labels, minlength=len(counts))  # (C,)
     if len(sizes) != len(counts):
         raise InputError(f"counts for {len(counts)} classes, the data set has {len(sizes)}.")
     if bool((counts > sizes).any()):
         short = int((sizes - counts).argmin())
+        label = short if names is None else f"'{names[short]}'"
         raise InputError(
-            f"class {short} has {int(sizes[short])} images, the profile wants "
+            f"class {label} has {int(sizes[short])} images, the profile wants "
             f"{int(counts[short])}; lower max_per_class or use another recipe."
         )

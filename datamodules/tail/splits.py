@@ -22,22 +22,13 @@ _SDCLR_TOTALS = (9754, 11165)  # CIFAR-100, CIFAR-10
 
 @dataclass(frozen=True)
 class Split:
-    """A subset of a data set.
+    """A subset of a data set."""
 
-    Attributes:
-        indices: (n,) int64 positions in the data set; a sample's id is its place here.
-        labels: (n,) int64 classes; None where only the indices are known.
-        num_classes: C; 0 where unknown.
-        recipe: how it was chosen.
-        pool: fingerprint of the data set; empty where unknown.
-        pool_size: images of the data set; 0 where unknown.
-    """
-
-    indices: Tensor
-    labels: Tensor | None = None
-    num_classes: int = 0
+    indices: Tensor  # (n,) int64 positions in the data set; a sample's id is its place here
+    labels: Tensor | None = None  # (n,) int64 classes; None where only the indices are known
+    num_classes: int = 0  # 0 where unknown, as `pool_size`
     recipe: str = "unnamed"
-    pool: str = ""
+    pool: str = ""  # fingerprint of the data set; empty where unknown
     pool_size: int = 0
 
     @property
@@ -111,25 +102,7 @@ def check_indices(indices: Tensor, size: int, where: str) -> None:
 
 
 def load_split(path: str | Path) -> Split:
-    """Read a split.
-
-    Args:
-        path: ``.npy``, an index file as published with SDCLR and BCL; ``.json``, a split saved
-            by `save_split`.
-
-    Returns:
-        The split; one from an index file has no labels (`with_labels`).
-
-    Raises:
-        InputError: the file is missing, damaged, pickled or of another format.
-
-    Example:
-        >>> import tempfile
-        >>> path = Path(tempfile.mkdtemp()) / "split.json"
-        >>> save_split(Split(torch.tensor([2, 0])), path)
-        >>> load_split(path).indices
-        tensor([2, 0])
-    """
+    """Read an index file (.npy), which has no labels, or a split saved by `save_split` (.json)."""
     path = Path(path).expanduser()
     if not path.is_file():
         raise InputError(f"split file {path} does not exist.")
@@ -156,11 +129,7 @@ def load_split(path: str | Path) -> Split:
 
 
 def read_npy(path: Path) -> Tensor:
-    """Read a NumPy array without unpickling.
-
-    Raises:
-        InputError: not a .npy file, a damaged one, or one that holds pickled objects.
-    """
+    """Read a NumPy array without unpickling; refuses damaged files and pickled objects."""
     import numpy as np
 
     try:
@@ -255,11 +224,7 @@ def save_split(split: Split, path: str | Path) -> None:
 
 
 def compare(one: Split, other: Split) -> dict[str, Any]:
-    """Compare two splits of the same data set.
-
-    Returns ``same``, ``same_order``, ``sizes``, the number of images in ``common``, and
-    ``classes_that_differ`` in their counts (None where labels are unknown).
-    """
+    """Images in ``common``, ``same``, ``same_order``, and ``classes_that_differ`` in counts."""
     if one.pool and other.pool and one.pool != other.pool:
         raise InputError(
             f"the splits are of different data sets: {one.pool} of {one.pool_size} images and "
@@ -274,7 +239,6 @@ def compare(one: Split, other: Split) -> dict[str, Any]:
     return {
         "same": common == len(one) == len(other),
         "same_order": one.indices.equal(other.indices),
-        "sizes": (len(one), len(other)),
         "common": common,
         "classes_that_differ": classes,
     }

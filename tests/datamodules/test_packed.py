@@ -1,6 +1,5 @@
 """Packed sets: packing, order, ranks, and a run that is killed and resumed."""
 
-import argparse
 import json
 import os
 import pickle
@@ -14,13 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from folders import make_folder
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from places import ROOT
 
 from bcl import InputError
-from bcl.cli import pack as command
 from datamodules import DigitsLT, PackedLT
 from datamodules.images.loader import BatchLoader, WindowOrder
 from datamodules.packed import pack
@@ -159,20 +156,6 @@ def test_hugging_face_opens_the_folder(packed: Path, tmp_path: Path) -> None:
     for row in (0, 100, 416):
         pixels = torch.from_numpy(np.array(loaded["train"][row]["image"])).permute(2, 0, 1)
         assert pixels.equal(ours.images(torch.tensor([row]))[0])
-
-
-def test_names_of_the_files_are_kept(tmp_path: Path) -> None:
-    pytest.importorskip("datasets")
-    import pyarrow as pa
-
-    folder = make_folder(tmp_path / "set", {"ant": 5, "bee": 5})
-    assert run(folder, "--out", tmp_path / "out", "--cache-dir", tmp_path / "cache") == 0
-    file = next((tmp_path / "out" / "data").glob("train-*.arrow"))
-    rows = pa.ipc.open_file(pa.memory_map(str(file))).read_all().to_pylist()
-    assert len(rows) == 8
-    for row in rows:
-        assert row["image"]["bytes"] == (folder / row["name"]).read_bytes()
-        assert row["label"] == ("ant", "bee").index(row["name"].split("/")[0])
 
 
 def test_missing_and_truncated_files(packed: Path, tmp_path: Path) -> None:
@@ -347,40 +330,6 @@ def test_disk_full_while_packing(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr("datamodules.packed.file_hash", full)
     with pytest.raises(InputError, match=r"cannot pack into .*No space left"):
         pack(DigitsLT(), tmp_path / "out")
-
-
-def run(*words) -> int:
-    parser = argparse.ArgumentParser("bcl pack")
-    command.add_arguments(parser)
-    return command.run(parser.parse_args([str(word) for word in words]))
-
-
-def test_command(tmp_path: Path, capsys) -> None:
-    pytest.importorskip("datasets")
-    folder = make_folder(tmp_path / "set", {"ant": 20, "bee": 20}, side=20)
-    words = (folder, "--out", tmp_path / "out", "--cache-dir", tmp_path / "cache")
-    assert run(*words, "--imbalance-factor", 4, "--max-side", 10) == 0
-    assert "train   20 images in 1 file" in capsys.readouterr().out
-    data = opened(tmp_path / "out", batch_size=4)
-    assert data.class_counts.tolist() == [16, 4]
-    with pytest.raises(InputError, match="exists already"):
-        run(*words)
-    assert run(*words, "--overwrite", "--train-only") == 0
-    assert "as it is" in opened(tmp_path / "out").recipe
-    with pytest.raises(InputError, match="go with --train-list"):
-        run(*words, "--overwrite", "--test-list", "x.txt")
-    with pytest.raises(InputError, match="names its images itself"):
-        run(*words, "--overwrite", "--train-list", "x.txt", "--recipe", "cifar10/sdclr")
-    with pytest.raises(InputError, match=r"--recipe says .* --imbalance-factor would have no"):
-        run(*words, "--overwrite", "--recipe", "cifar10/sdclr", "--imbalance-factor", 7)
-    with pytest.raises(InputError, match=r"--split-file says .* --imbalance-factor would have no"):
-        run(*words, "--overwrite", "--split-file", "s.npy", "--imbalance-factor", 7)
-    for more in ((), ("--split-file", "s.npy")):
-        with pytest.raises(InputError, match=r"--split-seed chooses .* no effect"):
-            run(*words, "--overwrite", "--split-seed", 0, *more)
-    with pytest.raises(InputError, match=r"does not exist.*: bcl pack DIR"):
-        run(tmp_path / "nowhere", "--out", tmp_path / "other")
-    assert not (tmp_path / "other").exists()
 
 
 SCRIPT = """

@@ -50,6 +50,13 @@ def test_largest_and_smallest_class(name: str, largest: int, smallest: int) -> N
     assert (max(counts), min(counts)) == (largest, smallest)
 
 
+def test_counts_of_the_formulas() -> None:
+    assert sum(profiles.pareto_counts(1280, 5, 1000)) == 115_897
+    assert profiles.cacr_linear_counts(5000, 10)[:3] == [500, 1000, 1500]
+    found = profiles.cacr_exponential_counts(5000, 10)
+    assert found == [0, 1, 4, 12, 33, 91, 248, 676, 1839, 5000]
+
+
 def test_published_groups() -> None:
     """Many (> 100) / Medium / Few (< 20), as the papers count them."""
     sizes = {}

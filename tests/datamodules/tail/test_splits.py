@@ -1,6 +1,5 @@
-"""Splits as files, and the command ``bcl split``."""
+"""Splits as files."""
 
-import argparse
 import json
 import pickle
 from pathlib import Path
@@ -12,15 +11,7 @@ from folders import make_folder, module
 from places import ROOT
 
 from bcl import InputError
-from bcl.cli import split as command
-from bcl.cli.histogram import histogram_text
 from datamodules.tail.splits import Split, compare, load_split, save_split, with_labels
-
-
-def run(*words: str) -> int:
-    parser = argparse.ArgumentParser("bcl split")
-    command.add_arguments(parser)
-    return command.run(parser.parse_args([str(word) for word in words]))
 
 
 def example() -> Split:
@@ -178,104 +169,6 @@ def test_compare() -> None:
         compare(one, Split(torch.tensor([0]), pool="z", pool_size=1))
 
 
-def test_histograms() -> None:
-    text = histogram_text(list(range(100, 0, -1)))
-    assert "(every 3th of 100 classes)" in text
-
-
-def test_list(capsys) -> None:
-    assert run("--list") == 0
-    out = capsys.readouterr().out
-    for total in ("10847", "9754", "62500", "115846", "12205", "437513", "7870"):
-        assert total in out
-
-
-def test_make_inspect_compare(tmp_path: Path, capsys) -> None:
-    folder = make_folder(tmp_path / "set", {"ant": 20, "bee": 20})
-    save, svg = tmp_path / "s.json", tmp_path / "s.svg"
-    words = ("--profile", "exponential", "--imbalance-factor", "4", "--root", folder)
-    run("make", *words, "--save", save, "--svg", svg)
-    out = capsys.readouterr().out
-    assert "total      20" in out
-    assert "ant  16 ####" in out
-    split = load_split(save)
-    assert split.content_hash in out
-    assert svg.read_text().startswith("<svg")
-    run("inspect", save, "--save", tmp_path / "s.npy")
-    run("compare", save, tmp_path / "s.npy")
-    assert "the same images" in capsys.readouterr().out
-    run("inspect", tmp_path / "s.npy", "--root", folder)
-    assert "total      20" in capsys.readouterr().out
-    # The report of a run on this split carries the same hash.
-    make_folder(tmp_path / "set2" / "train", {"ant": 20, "bee": 20})
-    make_folder(tmp_path / "set2" / "test", {"ant": 2, "bee": 2})
-    run("make", *words[:-1], tmp_path / "set2", "--save", tmp_path / "t.json")
-    data = module(tmp_path / "set2", split_file=str(tmp_path / "t.json"))
-    assert data.content_hash == load_split(tmp_path / "t.json").content_hash
-    assert data.content_hash == module(tmp_path / "set2").content_hash
-    assert data.class_counts.tolist() == [20, 5]
-    with pytest.raises(InputError, match="was made for the data set"):
-        module(folder, split_file=str(tmp_path / "t.json")).setup()
-
-
-def test_inspect_a_list_file(tmp_path: Path, capsys) -> None:
-    (tmp_path / "a.txt").write_text("x/a.jpg 0\nx/b.jpg 0\ny/c.jpg 1\n")
-    run("inspect", tmp_path / "a.txt")
-    assert "total      3" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    "words",
-    [
-        (),
-        ("make",),
-        ("make", "cifar10/sdclr", "--profile", "step"),
-        ("make", "--profile", "step"),
-        ("make", "cifar10/sdclr", "--save", "x.npy"),
-        ("make", "cifar10/sdlcr"),
-        ("make", "cifar10/sdclr", "--imbalance-factor", "7"),
-        ("make", "cifar10/sdclr", "--imbalance-factor", "100"),
-        ("make", "cifar10/sdclr", "--max-per-class", "7"),
-        ("make", "cifar10/sdclr", "--class-order", "name"),
-        ("make", "--profile", "cacr-linear", "--imbalance-factor", "7", "--root", "."),
-        ("make", "cifar10/sdclr", "--svg", "x.png"),
-        ("inspect", "missing.npy"),
-        ("compare", "missing.npy", "missing.npy"),
-    ],
-)
-def test_bad_commands(words) -> None:
-    with pytest.raises(InputError):
-        run(*words)
-
-
-def test_options_without_effect_are_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"'cifar10/sdclr' fixes .* --imbalance-factor would have"):
-        run("make", "cifar10/sdclr", "--imbalance-factor", "7")
-    with pytest.raises(InputError, match="'cacr-linear' fixes its counts"):
-        run("make", "--profile", "cacr-linear", "--imbalance-factor", "7", "--root", tmp_path)
-    with pytest.raises(InputError, match="finite number of at least 1"):
-        run("make", "--profile", "step", "--imbalance-factor", "0", "--root", tmp_path)
-    with pytest.raises(InputError, match=r"does not exist.*: --root DIR"):
-        run("make", "--profile", "step", "--root", tmp_path / "nowhere")
-
-
-def test_split_of_a_flat_folder_fits_its_datamodule(tmp_path: Path, capsys) -> None:
-    """The test images that the datamodule holds out are none of the split's."""
-    folder = make_folder(tmp_path / "set", {"ant": 20, "bee": 30})
-    words = ("make", "--profile", "exponential", "--imbalance-factor", "4", "--root", folder)
-    for share, held_out in ((0.2, 8), (0.3, 12)):
-        options = () if share == 0.2 else ("--test-share", share)
-        for name in ("s.json", "s.npy"):
-            run(*words, *options, "--save", tmp_path / name)
-            assert f"held out   {held_out} test images" in capsys.readouterr().out
-        split = load_split(tmp_path / "s.json")
-        plain = module(folder, test_share=share)
-        for name in ("s.json", "s.npy"):
-            data = module(folder, test_share=share, split_file=str(tmp_path / name))
-            assert data.content_hash == split.content_hash == plain.content_hash
-            assert data.train_set().rows.equal(plain.train_set().rows)
-
-
 def test_split_file_and_unreadable_images(tmp_path: Path) -> None:
     """Indices count all images of the folder, so one left out moves none of the others."""
     for part in ("train", "test"):
@@ -329,35 +222,3 @@ def parts_of(data):
 
 def images_of(images) -> torch.Tensor:
     return images.images(torch.arange(len(images))).flatten(1)
-
-
-def test_list_file_has_one_hash(tmp_path: Path, capsys) -> None:
-    """That `bcl split` prints, whatever probe and test lists a run has besides."""
-    from datamodules import ImageListLT
-
-    make_folder(tmp_path / "set", {"ant": 5, "bee": 5})
-    rows = [
-        f"{name}/{i:03}.png {label}" for label, name in enumerate(("ant", "bee")) for i in (1, 2)
-    ]
-    (tmp_path / "a.txt").write_text("\n".join(rows))
-    (tmp_path / "b.txt").write_text("\n".join(rows[::-1]))
-    run("inspect", tmp_path / "a.txt")
-    out = capsys.readouterr().out
-    options = {"image_size": 12, "cache_dir": str(tmp_path / "cache"), "workers": 0}
-    for other in ({}, {"test_list": str(tmp_path / "b.txt")}):
-        data = ImageListLT(str(tmp_path / "set"), str(tmp_path / "a.txt"), **other, **options)
-        assert data.content_hash in out
-    assert "4 of the 4 test images are in the train list too" in data.notes
-    run("compare", tmp_path / "a.txt", tmp_path / "b.txt")
-    assert "the same images, in another order" in capsys.readouterr().out
-    with pytest.raises(InputError, match=r"list file \(.txt\) with a list file"):
-        run("compare", tmp_path / "a.txt", tmp_path / "b.npy")
-
-
-def test_output_fits_eighty_columns(tmp_path: Path, capsys) -> None:
-    run("--list")
-    long = "a class of a name that is much too long to stand beside a bar"
-    folder = make_folder(tmp_path / "set", {"ant": 5, long: 5})
-    run("make", "--profile", "step", "--imbalance-factor", "2", "--root", folder)
-    table = [line for line in capsys.readouterr().out.splitlines() if "held out" not in line]
-    assert max(map(len, table)) <= 80
