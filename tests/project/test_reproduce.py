@@ -120,29 +120,18 @@ def run(*words, folder):
 
 @pytest.mark.slow
 def test_runs_a_table_goes_on_and_reports_a_failure(tmp_path):
-    preset = {
-        "about": "digits",
-        "recipe": "digits_lt",
-        "seeds": [1],
-        "protocols": "full",
-        "settings": {
+    fast = {"model": {"init_args": {"optimizer": {"learning_rate": "fast"}}}}
+    path = write(
+        tmp_path / "digits.yaml",
+        seeds=[1],
+        settings={
             "trainer": {"max_epochs": 1, "accelerator": "cpu"},
             "model": {"init_args": {"encoder": {"args": {"width": 4}}}},
         },
-        "runs": {
-            "a": {"label": "A", "method": "simclr"},
-            "b": {"label": "B", "method": "bcl_i"},
-            "bad": {
-                "label": "Bad",
-                "method": "simclr",
-                "settings": {"model": {"init_args": {"optimizer": {"learning_rate": "fast"}}}},
-            },
-        },
-        "compare": [["b", "a"], ["bad", "a"]],
-    }
-    path = tmp_path / "digits.yaml"
-    path.write_text(yaml.safe_dump(preset))
-    words = ["--preset", str(path), "--out", "out", "--jobs", "2"]
+        runs={**SMALL["runs"], "bad": {"label": "Bad", "method": "simclr", "settings": fast}},
+        compare=[["b", "a"], ["bad", "a"]],
+    )
+    words = ["--preset", path, "--out", "out", "--jobs", "2"]
     first = run(*words, folder=tmp_path)
     assert first.returncode == 1, first.stderr
     assert "failed: bad-1: fit" in first.stderr
@@ -170,16 +159,16 @@ def test_runs_a_table_goes_on_and_reports_a_failure(tmp_path):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--preset", "cpuu"], "did you mean 'cpu'"),
-        (["--preset", "cpu"], "needs --root"),
-        (["--preset", "cpu", "--root", "nowhere"], "nothing at nowhere"),
-        (["--preset", "cifar10-lt", "--runs", "simclrr"], "did you mean 'simclr'"),
-        (["--preset", "cifar10-lt", "--seeds", "one"], "takes integers"),
+        (["--preset", "cpuu"], "'cpu'"),
+        (["--preset", "cpu"], "--root"),
+        (["--preset", "cpu", "--root", "nowhere"], "nowhere"),
+        (["--preset", "cifar10-lt", "--runs", "simclrr"], "'simclr'"),
+        (["--preset", "cifar10-lt", "--seeds", "one"], "integers"),
         (["--preset", "cifar10-lt", "--set", "trainer.max_epochs"], "PATH=VALUE"),
-        (["--preset", "cifar10-lt", "--seeds", "0,1,0"], "--seeds names 0 2 times"),
-        (["--preset", "cifar10-lt", "--runs", "bcl_i,bcl_i"], "--runs names bcl_i 2 times"),
-        (["--preset", "cifar10-lt", "--jobs", "0"], "--jobs must be at least 1, got 0"),
-        (["--preset", "cifar10-lt", "--threads", "-2"], "--threads must be at least 1, got -2"),
+        (["--preset", "cifar10-lt", "--seeds", "0,1,0"], "names 0"),
+        (["--preset", "cifar10-lt", "--runs", "bcl_i,bcl_i"], "names bcl_i"),
+        (["--preset", "cifar10-lt", "--jobs", "0"], "--jobs"),
+        (["--preset", "cifar10-lt", "--threads", "-2"], "--threads"),
     ],
 )
 def test_wrong_words_are_refused_in_one_line(words, said, monkeypatch, capsys):
@@ -207,17 +196,17 @@ def write(path, **changes):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"setings": {}}, "did you mean 'settings'"),
-        ({"runs": {"a": {"label": "A", "method": "simclr", "seting": {}}}}, "mean 'settings'"),
-        ({"runs": {"a": {"label": "A"}}}, "run 'a' has no method"),
-        ({"runs": {"a": "simclr"}}, "takes a mapping"),
+        ({"setings": {}}, "'settings'"),
+        ({"runs": {"a": {"label": "A", "method": "simclr", "seting": {}}}}, "'settings'"),
+        ({"runs": {"a": {"label": "A"}}}, "no method"),
+        ({"runs": {"a": "simclr"}}, "mapping"),
         ({"runs": {"a": {"label": "A", "method": "simcl"}}}, "digits_lt/simclr"),
-        ({"about": None}, "has no about"),
-        ({"compare": [["b", "aa"]]}, "unknown run in compare 'aa'"),
-        ({"compare": [["b"]]}, "takes pairs"),
-        ({"protocols": "ful"}, "did you mean 'full'"),
-        ({"extends": "basee"}, "unknown preset 'basee'"),
-        ({"extends": "preset.yaml"}, "extends itself"),
+        ({"about": None}, "no about"),
+        ({"compare": [["b", "aa"]]}, "'aa'"),
+        ({"compare": [["b"]]}, "pairs"),
+        ({"protocols": "ful"}, "'full'"),
+        ({"extends": "basee"}, "'basee'"),
+        ({"extends": "preset.yaml"}, "itself"),
     ],
 )
 def test_mistakes_in_a_preset_are_refused_before_anything_runs(
@@ -363,85 +352,75 @@ def test_a_report_without_the_protocols_asked_for_is_not_done(tmp_path):
 def fake(tmp_path, name, seed, values):
     """A saved report with these accuracies of three classes."""
     mean = Estimate.of([sum(values) / 3])
-    groups = zip(("many", "medium", "few"), values, strict=True)
+    groups = zip(("many", "medium", "few"), (Estimate.of([v]) for v in values), strict=True)
+    draws = [Draw(mean.mean, mean.mean, values, {})]
     entry = ProtocolResult(
-        name="full",
-        kind="linear",
-        description="all",
-        draws=[Draw(mean.mean, mean.mean, values, {})],
-        per_class=values,
-        accuracy=mean,
-        top5=mean,
-        groups={"thirds": {key: Estimate.of([value]) for key, value in groups}},
-        notes=[],
+        "full", "linear", "all", draws, values, mean, mean, {"thirds": dict(groups)}, []
     )
+    counts = [3, 2, 1]
+    data = {"recipe": "r", "test_hash": "t", "test_images": 3, "num_classes": 3}
     report = ProbeReport(
         {"name": name, "seed": seed, "history": [{"loss": 1.0}], "epochs": 1, "commit": "c"},
-        {
-            "recipe": "r",
-            "test_hash": "t",
-            "test_images": 3,
-            "num_classes": 3,
-            "class_names": ["a", "b", "c"],
-            "class_counts": [3, 2, 1],
-        },
-        {"thirds": shot_groups([3, 2, 1])},
+        data | {"class_names": ["a", "b", "c"], "class_counts": counts},
+        {"thirds": shot_groups(counts)},
         [entry],
     )
     report.save(tmp_path / f"{name}-{seed}")
     return tmp_path / f"{name}-{seed}"
 
 
+def result(tmp_path, values, **about):
+    """The summary of made-up runs: run and seed to the accuracies of three classes."""
+    paths = {(run, seed): fake(tmp_path, run, seed, v) for (run, seed), v in values.items()}
+    return summary.summarize(paths, {run: run.upper() for run, _ in values}, about)
+
+
+HALF = [0.5, 0.5, 0.5]
+
+
 def test_differences_are_paired_by_seed(tmp_path):
-    old = {0: [0.5, 0.4, 0.3], 1: [0.6, 0.5, 0.4], 2: [0.4, 0.3, 0.2]}
-    gains = {0: 0.02, 1: 0.03, 2: 0.01}
-    paths = {("a", s): fake(tmp_path, "a", s, v) for s, v in old.items()}
-    for seed, values in old.items():
-        new = [values[0], values[1], values[2] + gains[seed]]
-        paths["b", seed] = fake(tmp_path, "b", seed, new)
-    paths["b", 7] = fake(tmp_path, "b", 7, [0.9, 0.9, 0.9])  # has no partner
-    result = summary.summarize(paths, {"a": "A", "b": "B"}, {"about": "x"})
-    (row,) = summary.differences(result, [("b", "a")], "full")
-    assert row["few"]["by_seed"] == pytest.approx([2.0, 3.0, 1.0])
+    values = {("a", 0): [0.5, 0.4, 0.3], ("a", 1): [0.6, 0.5, 0.4], ("a", 2): [0.4, 0.3, 0.2]}
+    for seed, gain in enumerate((0.02, 0.03, 0.01)):
+        many, medium, few = values["a", seed]
+        values["b", seed] = [many, medium, few + gain]
+    values["b", 7] = [0.9, 0.9, 0.9]  # has no partner
+    found = result(tmp_path, values)
+    (row,) = summary.differences(found, [("b", "a")], "full")
+    few = row["few"]
+    assert few["by_seed"] == pytest.approx([2.0, 3.0, 1.0])
     # Mean 2, standard deviation 1, t(0.975, 2) = 4.3027.
-    assert row["few"]["mean"] == pytest.approx(2.0)
-    assert row["few"]["ci95"] == pytest.approx(4.3027 / 3**0.5, rel=1e-3)
-    assert row["few"]["p"] == pytest.approx(0.0742, abs=1e-3)
-    assert row["few"]["seeds"] == 3
+    assert few["mean"] == pytest.approx(2.0)
+    assert few["ci95"] == pytest.approx(4.3027 / 3**0.5, rel=1e-3)
+    assert few["p"] == pytest.approx(0.0742, abs=1e-3)
+    assert few["seeds"] == 3
     assert row["many"]["mean"] == pytest.approx(0.0)
-    assert summary.mean(result, "b", "full")["all"]["seeds"] == 4
+    assert summary.mean(found, "b", "full")["all"]["seeds"] == 4
 
 
 def test_rounding_is_no_spread(tmp_path):
     # Three equal gains of a third of a ten-thousandth, as six decimals hold them.
-    paths = {("a", s): fake(tmp_path, "a", s, [0.5, 0.5, 0.5]) for s in range(3)}
+    values = {("a", seed): HALF for seed in range(3)}
     for seed, few in enumerate((0.533333, 0.533334, 0.533333)):
-        paths["b", seed] = fake(tmp_path, "b", seed, [0.5, 0.5, few])
-    result = summary.summarize(paths, {"a": "A", "b": "B"}, {"about": "x"})
-    (row,) = summary.differences(result, [("b", "a")], "full")
+        values["b", seed] = [0.5, 0.5, few]
+    (row,) = summary.differences(result(tmp_path, values), [("b", "a")], "full")
     assert row["few"]["p"] is None
 
 
 def test_holm_counts_the_pairs_of_the_table(tmp_path):
     gains = {"b": (0.10, 0.11, 0.12), "c": (0.10, 0.11, 0.12), "d": (0.1, -0.1, 0.05)}
-    paths = {("a", s): fake(tmp_path, "a", s, [0.5, 0.5, 0.5]) for s in range(3)}
-    for run_, values in gains.items():
-        for seed, gain in enumerate(values):
-            paths[run_, seed] = fake(tmp_path, run_, seed, [0.5, 0.5, 0.5 + gain])
-    labels = {key: key.upper() for key in "abcd"}
-    pairs = [(key, "a") for key in "bcd"]
-    result = summary.summarize(paths, labels, {"about": "x"})
-    rows = summary.differences(result, [*pairs, ("e", "a")], "full")  # e was not run
+    values = {("a", seed): HALF for seed in range(3)}
+    for run_, row in gains.items():
+        values |= {(run_, seed): [0.5, 0.5, 0.5 + gain] for seed, gain in enumerate(row)}
+    pairs = [(key, "a") for key in "bcde"]  # e was not run
+    rows = summary.differences(result(tmp_path, values), pairs, "full")
     p, corrected = ([row["few"][key] for row in rows] for key in ("p", "p_holm"))
     assert p[0] == p[1] < p[2]
     assert corrected == pytest.approx([3 * p[0], 3 * p[0], p[2]])
 
 
 def test_runs_without_a_common_seed_are_plain_json(tmp_path):
-    paths = {("a", 0): fake(tmp_path, "a", 0, [0.5, 0.5, 0.5])}
-    paths["b", 1] = fake(tmp_path, "b", 1, [0.5, 0.5, 0.5])
-    result = summary.summarize(paths, {"a": "A", "b": "B"}, {"about": "x"})
-    (row,) = summary.differences(result, [("b", "a")], "full")
+    found = result(tmp_path, {("a", 0): HALF, ("b", 1): HALF})
+    (row,) = summary.differences(found, [("b", "a")], "full")
     assert json.loads(json.dumps(row, allow_nan=False))["all"]["mean"] is None
 
 
@@ -452,21 +431,19 @@ def test_a_part_does_not_take_the_place_of_the_whole(tmp_path):
     reproduce.check_whole(two, tmp_path)  # no results yet
     (tmp_path / "results.json").write_text(json.dumps({"runs": runs}))
     reproduce.check_whole(two, tmp_path)
-    with pytest.raises(InputError, match="leaves out, first 'simclr' with seed 0"):
+    with pytest.raises(InputError, match="'simclr' with seed 0"):
         reproduce.check_whole(two[1:], tmp_path)
 
 
 def test_results_of_one_preset_are_one_table(tmp_path):
-    old = [0.50, 0.52, 0.54]
-    paths = {
-        key: {(key, s): fake(tmp_path, key, s, [v + gain] * 3) for s, v in enumerate(old)}
+    old, about = [0.50, 0.52, 0.54], {"preset": "x", "about": "x"}
+    a, b, c = (
+        {(key, seed): [v + gain] * 3 for seed, v in enumerate(old)}
         for key, gain in (("a", 0.0), ("b", 0.1), ("c", 0.2))
-    }
-    labels, about = {key: key.upper() for key in "abc"}, {"preset": "x", "about": "x"}
-    one, two = {**about, "command": "one"}, {**about, "command": "two"}
-    whole = summary.summarize({**paths["a"], **paths["b"], **paths["c"]}, labels, one)
-    first = summary.summarize({**paths["a"], **paths["b"]}, labels, one)
-    second = summary.summarize(paths["c"], labels, two)
+    )
+    whole = result(tmp_path, a | b | c, **about, command="one")
+    first = result(tmp_path, a | b, **about, command="one")
+    second = result(tmp_path, c, **about, command="two")
     command = "one  # commit c\ntwo  # commit c"
     assert summary.merge([first, second]) == {**whole, "command": command}
     with pytest.raises(InputError, match="'c' with seed 0"):
@@ -479,14 +456,14 @@ def test_results_of_one_preset_are_one_table(tmp_path):
 
 
 def test_results_are_read_as_written(tmp_path):
-    paths = {("a", s): fake(tmp_path, "a", s, [0.1, 0.2, 0.3]) for s in (0, 1)}
-    result = summary.summarize(paths, {"a": "A"}, {"preset": "x", "about": "µ", "command": "c"})
+    values = {("a", seed): [0.1, 0.2, 0.3] for seed in (0, 1)}
+    found = result(tmp_path, values, preset="x", about="µ", command="c")
     path = tmp_path / "x.json"
-    summary.write(path, result)
-    assert summary.read(path) == result
+    summary.write(path, found)
+    assert summary.read(path) == found
     assert sum('"run"' in line for line in path.read_text().splitlines()) == 2
     path.write_text("{}")
-    with pytest.raises(InputError, match="no result of"):
+    with pytest.raises(InputError, match="no result"):
         summary.read(path)
 
 
