@@ -36,9 +36,6 @@ class TeacherSettings:
         momentum: m in [0, 1]; with ``"moco-v3"`` the start of its cosine (0.996 in the paper).
         queue_size: Q, number of keys in the queue of ``"moco"``.
         predictor_features: width inside the predictor of ``"moco-v3"``.
-
-    Raises:
-        InputError: an argument out of range.
     """
 
     momentum: float = 0.999

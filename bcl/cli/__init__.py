@@ -37,18 +37,14 @@ _NOISE = ("isinstance.treespec, LeafSpec", "does not have many workers", "sync_d
 
 def _usage() -> str:
     width = max(map(len, COMMANDS))
-    lines = [f"  {name:<{width}}  {about}" for name, about in COMMANDS.items()]
-    return "\n".join(
-        [
-            "usage: bcl COMMAND [OPTIONS]",
-            "",
-            "Self-supervised learning on long-tailed data.",
-            "",
-            *lines,
-            "",
-            "`bcl COMMAND --help` explains a command; `bcl --version` prints the version.",
-        ]
-    )
+    lines = "\n".join(f"  {name:<{width}}  {about}" for name, about in COMMANDS.items())
+    return f"""usage: bcl COMMAND [OPTIONS]
+
+Self-supervised learning on long-tailed data.
+
+{lines}
+
+`bcl COMMAND --help` explains a command; `bcl --version` prints the version."""
 
 
 def _run(arguments: list[str]) -> int:

@@ -117,11 +117,6 @@ def find_config(name: str) -> Config:
         InputError: neither a name nor a readable YAML file with a mapping.
 
     Example:
-        >>> import tempfile
-        >>> path = Path(tempfile.mkdtemp()) / "mine.yaml"
-        >>> _ = path.write_text("data: {init_args: {batch_size: 64}}")
-        >>> find_config(str(path))
-        {'data': {'init_args': {'batch_size': 64}}}
         >>> find_config("digits_lt/bcl_i") == compose("digits_lt/bcl_i")
         True
     """
@@ -138,11 +133,7 @@ def find_config(name: str) -> Config:
 
 
 def read_yaml(path: Path) -> Config:
-    """Read a mapping from a YAML file, without its empty sections.
-
-    Raises:
-        InputError: no readable YAML file with a mapping.
-    """
+    """Read a mapping from a YAML file, without its empty sections."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
         json.dumps(content, default=str)
@@ -150,18 +141,15 @@ def read_yaml(path: Path) -> Config:
         raise InputError(
             f"no configuration file {path}; `bcl configs` lists the names that need no file."
         ) from None
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}.") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or "not YAML"
         raise InputError(f"{path}{line}: {problem}; correct the file.") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{path} is not a text file; a configuration is YAML in UTF-8.") from None
-    except (ValueError, TypeError, RecursionError):
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise InputError(
-            f"{path}: an alias contains itself, or a key is not text; write it out in full."
+            f"cannot read {path}: {error}; it must be YAML in UTF-8, in which keys are text and no "
+            "alias contains itself."
         ) from None
     if not isinstance(content, dict):
         raise InputError(f"{path} holds no mapping; it needs keys such as model, data, trainer.")

@@ -147,11 +147,7 @@ def make_parser(name: str = "run") -> Any:
 
 
 def parse(arguments: list[str], config: Config, name: str = "run") -> tuple[Any, Any]:
-    """Parse the words after ``bcl fit``, without ``--config``: the parser, and its namespace.
-
-    Raises:
-        InputError: an unknown option, or a value that it does not take.
-    """
+    """Parse the words after ``bcl fit``, without ``--config``: the parser, and its namespace."""
     from jsonargparse import ArgumentError
 
     parser = make_parser(name)
@@ -176,6 +172,9 @@ def parse(arguments: list[str], config: Config, name: str = "run") -> tuple[Any,
 
 def _train(parser: Any, options: Any) -> Path | None:
     """Build method, data and trainer, and train; returns the last checkpoint on rank 0."""
+    import pytorch_lightning as pl
+    from jsonargparse import ArgumentError
+
     from bcl.training import OnlineProbe
     from bcl.training.checkpoints import lies_in, load_method, read_checkpoint
     from bcl.training.fit import fit, make_trainer
@@ -184,7 +183,11 @@ def _train(parser: Any, options: Any) -> Path | None:
     folder = Path(options.trainer.default_root_dir)
     check_writable(folder, "--trainer.default_root_dir")
     checkpoint = find_checkpoint(folder, options.ckpt_path, options.overwrite)
-    built = _build(parser, options)
+    pl.seed_everything(options.seed_everything, verbose=False)
+    try:
+        built = parser.instantiate(options)  # model, data, and parts of the trainer
+    except (ValueError, ArgumentError) as error:
+        raise find_input_error(error) or error from None
     resumed_at = None
     if checkpoint is not None:
         content = read_checkpoint(checkpoint)
@@ -214,24 +217,8 @@ def _train(parser: Any, options: Any) -> Path | None:
     return folder / "checkpoints" / "last.ckpt" if trainer.is_global_zero else None
 
 
-def _build(parser: Any, options: Any) -> Any:
-    """Seed, and build what the options describe: model, data, and parts of the trainer."""
-    import pytorch_lightning as pl
-    from jsonargparse import ArgumentError
-
-    pl.seed_everything(options.seed_everything, verbose=False)
-    try:
-        return parser.instantiate(options)
-    except (ValueError, ArgumentError) as error:
-        raise find_input_error(error) or error from None
-
-
 def find_checkpoint(folder: Path, asked: str | None, overwrite: bool) -> Path | None:
-    """Find the checkpoint to resume from, if any; never mix a new run into an old one.
-
-    Raises:
-        InputError: the folder holds another run, which is not to be replaced.
-    """
+    """Find the checkpoint to resume from, if any; never mix a new run into an old one."""
     from pytorch_lightning.utilities import rank_zero_only
 
     from bcl.training.checkpoints import lies_in
@@ -247,7 +234,6 @@ def find_checkpoint(folder: Path, asked: str | None, overwrite: bool) -> Path | 
         return None
     # A job that its scheduler starts again may have been killed before its first checkpoint.
     if asked == "last" and not any(last.parent.glob("*.ckpt")):
-        said = f"No checkpoint in {last.parent} yet: the run starts at its beginning."
-        rank_zero_only(print)(said)
+        rank_zero_only(print)(f"No checkpoint in {last.parent} yet: the run starts from scratch.")
         return None
     return last if asked == "last" else Path(asked)

@@ -12,10 +12,6 @@ from bcl.core.errors import InputError, unknown_name
 def readable_error(message: str, options: Iterable[str]) -> InputError:
     """Reduce jsonargparse's message to its innermost cause, with the nearest right name.
 
-    Args:
-        message: what jsonargparse said.
-        options: the parser's own options, such as ``--trainer.max_epochs``.
-
     Example:
         >>> print(readable_error("unrecognized arguments: --trainer.max_epoch 3",
         ...                      ["--trainer.max_epochs", "--name"]))

@@ -16,9 +16,6 @@ def new_folder(
     """Yield a working folder that becomes ``path`` at the end, or vanishes on an error.
 
     With ``overwrite`` an existing folder is replaced if it holds ``marker`` or is empty.
-
-    Raises:
-        InputError: ``path`` exists and may not be replaced, or cannot be written.
     """
     target = Path(path).absolute()
     if target.exists() and not overwrite:

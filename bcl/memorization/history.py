@@ -30,9 +30,6 @@ def write_epoch(folder: str | Path, epoch: int, tracker: MemorizationTracker) ->
     Returns:
         The file.
 
-    Raises:
-        OSError: the folder cannot be written; no partial file is left.
-
     Example:
         >>> import tempfile
         >>> tracker = MemorizationTracker(3)
@@ -53,12 +50,7 @@ def write_epoch(folder: str | Path, epoch: int, tracker: MemorizationTracker) ->
 
 
 def forget_epochs(folder: str | Path, first: int) -> None:
-    """Remove the files of epoch ``first`` and later, and what a killed writer left.
-
-    Args:
-        folder: may be missing.
-        first: from 0.
-    """
+    """Remove the files of epoch ``first`` and later, and what a killed writer left."""
     for path in Path(folder).glob("*epoch*.npy*"):
         match = _NAME.fullmatch(path.name)
         if (match is not None and int(match[1]) >= first) or path.name.startswith(".epoch"):

@@ -30,9 +30,6 @@ def memorization_scores(
     Returns:
         (N,) scores of the dtype of ``momentum_loss``.
 
-    Raises:
-        InputError: unknown ``normalization``.
-
     Source: BCL (arXiv 2205.12693), equation 3.
 
     Example:

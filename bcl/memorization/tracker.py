@@ -41,9 +41,6 @@ class MemorizationTracker(nn.Module):
         momentum: :math:`\beta` in [0, 1).
         normalization: ``"max"`` (the paper) or ``"rank"`` (robust to outliers).
 
-    Raises:
-        InputError: an argument out of range.
-
     Source: BCL (arXiv 2205.12693), equations 2 and 3.
 
     Example:
@@ -94,12 +91,11 @@ class MemorizationTracker(nn.Module):
         Args:
             ids: (B,) int64 sample ids.
             losses: (B,) finite losses; B may differ between ranks.
-            wait: False lets a GPU check the values while the host goes on; `flush` then raises
-                what it found.
+            wait: whether to wait until a GPU has checked the values; without it, `flush` raises.
 
         Raises:
-            InputError: shapes that differ, an id outside [0, N), or a loss that is not finite
-                (the error names the ids). Nothing of the step is recorded then, on any rank.
+            InputError: shapes that differ, an id outside [0, N), or a loss that is not finite;
+                nothing of the step is then recorded, on any rank.
         """
         self.flush()
         if ids.ndim != 1 or ids.shape != losses.shape:
@@ -158,12 +154,9 @@ class MemorizationTracker(nn.Module):
         return _Verdict(refused, known, ids, losses)
 
     def flush(self) -> None:
-        """Wait for the check of an update that did not wait, if there is one.
+        """Wait for the check of an update that did not wait; raise what `update` would.
 
         Call it before the optimizer's step, so that no step follows from a loss that is not finite.
-
-        Raises:
-            InputError: as `update`.
         """
         if self._verdict is None:
             return

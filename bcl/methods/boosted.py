@@ -11,12 +11,8 @@ class BCL(SimCLR):
     .. math:: \Psi(x_i; M_i) = a_1 \circ \dots \circ a_k (x_i), \qquad
         a_j(x) = A_j(x; \text{magnitude}(M_i)) \text{ with probability } M_i
 
-    after the usual views. It is `bcl.SimCLR` with a ``boost`` in its views, takes the same
-    arguments, and works with any loss that returns one value per sample. Its own views have the
-    released scheme of BCL-I.
-
-    Raises:
-        InputError: views without a boost.
+    after the usual views. This is `bcl.SimCLR`, with the same arguments and any per-sample loss,
+    whose views must have a ``boost``; by default they have the released scheme of BCL-I.
 
     Source: BCL (arXiv 2205.12693), equations 3 to 5.
 
@@ -26,7 +22,7 @@ class BCL(SimCLR):
     """
 
     def build_views(self, views: ContrastiveViews | int) -> ContrastiveViews:
-        """Return the views, or build boosted ones for an image size."""
+        """Return boosted views; refuse others."""
         if isinstance(views, int):
             return ContrastiveViews(views, boost=BoostedRandAugment())
         if views.boost is None:

@@ -22,12 +22,9 @@ class OptimizerSettings:
             CACR, on ResNets and ViTs). LARS is timm's; it takes no trust ratio for parameters
             without weight decay.
         learning_rate: the highest of the schedule.
-        momentum: momentum of SGD and LARS.
+        momentum: momentum of SGD and LARS, in [0, 1).
         weight_decay: weight decay.
         decay_norm_and_bias: whether weight decay applies to norms and biases too.
-
-    Raises:
-        InputError: an argument out of range.
 
     Example:
         >>> OptimizerSettings("adamw", learning_rate=1e-3).build(nn.Linear(2, 2)).defaults["lr"]
@@ -62,25 +59,11 @@ class OptimizerSettings:
 def parameter_groups(
     module: nn.Module, weight_decay: float, decay_norm_and_bias: bool
 ) -> list[dict[str, Any]]:
-    """Group the trained parameters by whether weight decay applies to them.
-
-    Args:
-        module: a weight that it shares between layers is taken once.
-        weight_decay: weight decay of the first group.
-        decay_norm_and_bias: whether weight decay applies to norms and biases (vectors) too.
-
-    Returns:
-        One group, or two with the second one free of weight decay.
-
-    Example:
-        >>> module = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
-        >>> groups = parameter_groups(module, 0.1, decay_norm_and_bias=False)
-        >>> [(len(group["params"]), group["weight_decay"]) for group in groups]
-        [(1, 0.1), (3, 0.0)]
-    """
+    """Group the trained parameters by whether weight decay applies to them."""
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     if decay_norm_and_bias:
         return [{"params": trained, "weight_decay": weight_decay}]
+    # Norms and biases are vectors.
     return [
         {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},
         {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},

@@ -17,9 +17,6 @@ class ScheduleSettings:
         min_learning_rate: the learning rate at the end of the cosine.
         milestones: epochs after which the learning rate is divided by 10, instead of the cosine.
 
-    Raises:
-        InputError: an argument out of range.
-
     Example:
         >>> schedule = ScheduleSettings(warmup_epochs=0, milestones=(1, 2))
         >>> [schedule.factor(step, total=6, epochs=3, base=0.5) for step in (0, 2, 4)]
@@ -39,14 +36,7 @@ class ScheduleSettings:
             raise InputError(f"milestones must rise, got {list(self.milestones)}.")
 
     def factor(self, step: int, *, total: int, epochs: int, base: float) -> float:
-        """Compute the share of the highest learning rate that a step takes.
-
-        Args:
-            step: the step, from 0.
-            total: number of steps of the run.
-            epochs: number of epochs of the run.
-            base: the highest learning rate.
-        """
+        """Learning rate of a step as a factor of ``base``, in a run of ``total`` steps."""
         warmup = min(round(self.warmup_epochs * total / epochs), total)
         if not self.milestones:
             rate = warmup_cosine(
@@ -72,9 +62,6 @@ def warmup_cosine(
         total: T, the number of steps of the run; later steps keep ``minimum``.
         warmup: w, the number of warm-up steps.
         minimum: the learning rate at the end.
-
-    Returns:
-        The learning rate.
 
     Source: BCL (arXiv 2205.12693), released training code.
 

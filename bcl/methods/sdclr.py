@@ -26,24 +26,19 @@ class SDCLR(SimCLR):
 
     The mask m is the global magnitude mask of all convolution weights at the start of the epoch
     (`bcl.models.pruning.magnitude_masks`). The branches share the weights; gradients of the pruned
-    branch reach those it keeps. Every batch norm of encoder and projector has its own statistics
-    and affine weights for the pruned branch. Features come from the dense branch.
-
-    With boosted views this is BCL-D.
+    branch reach those it keeps. Batch norms have separate statistics and affine weights for the
+    pruned branch. Features come from the dense branch. With boosted views this is BCL-D.
 
     The released code takes two backward passes per step, with one branch detached in each. Their
-    sum is the gradient of the one loss of both branches, so this takes two forward passes and one
-    backward pass instead of three and two. The batch norms of the pruned branch therefore update
-    their running statistics once per step instead of twice.
-
-    The other arguments are those of `bcl.SimCLR`; the papers use a weight decay of 1e-4.
+    sum is the gradient of the one loss of both branches, so one backward pass is enough. The batch
+    norms of the pruned branch then update their running statistics once per step, not twice.
 
     Args:
-        prune_fraction: share of the convolution weights that the second branch lacks.
+        prune_fraction: share of the convolution weights that the second branch lacks, in [0, 1).
+            The other arguments are those of `bcl.SimCLR`; the papers use a weight decay of 1e-4.
 
     Raises:
-        InputError: an encoder without batch norm or without convolutions, a fraction outside
-            [0, 1), or more than two views.
+        InputError: an encoder without batch norm or convolutions, or more than two views.
 
     Source: SDCLR (arXiv 2106.02990), section 3; BCL-D of BCL (arXiv 2205.12693).
 

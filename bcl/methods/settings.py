@@ -80,9 +80,6 @@ class MemorySettings:
         loss: the loss to watch, a module that maps projections (V, B, D) to (B,) losses; it is
             computed without gradient. By default the loss that is trained.
 
-    Raises:
-        InputError: an argument out of range.
-
     Example:
         >>> MemorySettings(normalization="rank").build(num_samples=100)
         MemorizationTracker(num_samples=100, momentum=0.97, normalization='rank')

@@ -62,13 +62,13 @@ class SimCLR(pl.LightningModule):
         optimizer: settings of the optimizer.
         schedule: settings of the learning-rate schedule.
         num_samples: size of the training set; by default that of the datamodule.
-        channels_last: whether images and convolutions are laid out with the channels innermost,
-            which is faster under bfloat16 and on GPUs.
-        seed: seed of the views; by default they keep the one they have.
+        channels_last: use PyTorch's channels-last memory format, which is faster on GPUs and
+            under bfloat16.
+        seed: seed of the views; by default they keep their own.
 
     Raises:
-        InputError: a loss that does not return one value per sample, an encoder without
-            ``num_features``, or views that normalize.
+        InputError: a loss that reduces its batch, an encoder without ``num_features``, or views
+            that normalize.
 
     Source: SimCLR (arXiv 2002.05709) with the settings of BCL (arXiv 2205.12693).
 
@@ -196,9 +196,8 @@ class SimCLR(pl.LightningModule):
         if self.tracker is None:
             if samples is None:
                 raise InputError(
-                    "the size of the training set is unknown: give "
-                    f"{type(self).__name__}(num_samples=N), or train with a datamodule that has "
-                    "num_samples."
+                    "the size of the training set is unknown; set num_samples=N, or train with a "
+                    "datamodule that has num_samples."
                 )
             self._set_tracker(self.memory.build(samples))
         elif samples not in (None, self.tracker.num_samples):
@@ -227,21 +226,13 @@ class SimCLR(pl.LightningModule):
         with self._naming_the_step():
             self.tracker.update(ids, watched, wait=False)
         loss: Tensor = losses.mean()
-        self.log(
-            "loss",
-            loss.detach(),
-            on_step=False,
-            on_epoch=True,
-            prog_bar=True,
-            batch_size=ids.numel(),
-        )
+        shown = {"on_step": False, "on_epoch": True, "prog_bar": True}
+        self.log("loss", loss.detach(), batch_size=len(ids), **shown)
         return loss
 
     def on_before_optimizer_step(self, _: torch.optim.Optimizer) -> None:
-        """Stop before the step if the tracker refused its losses.
-
-        Asked here and not in `training_step`, a GPU meanwhile runs the backward pass.
-        """
+        """Stop before the step if the tracker refused its losses."""
+        # Not in `training_step`: until here a GPU runs the backward pass without waiting.
         with self._naming_the_step():
             self.tracker.flush()
 
@@ -289,17 +280,6 @@ class SimCLR(pl.LightningModule):
 
 
 def by_size(views: list[Tensor]) -> list[Tensor]:
-    """Stack neighboring views of one size, which then pass the encoder together.
-
-    Args:
-        views: V tensors (B, 3, S, S), as a multi-crop gives them, global ones first.
-
-    Returns:
-        Tensors (V', B, 3, S, S), one per size.
-
-    Example:
-        >>> [tuple(group.shape) for group in by_size([torch.zeros(2, 3, s, s) for s in (8, 8, 4)])]
-        [(2, 2, 3, 8, 8), (1, 2, 3, 4, 4)]
-    """
+    """Stack neighboring (B, 3, S, S) views of one size, which pass the encoder together."""
     groups = itertools.groupby(views, key=lambda view: view.shape)
     return [torch.stack(list(group)) for _, group in groups]

@@ -77,7 +77,7 @@ def test_torchrun_trains_by_the_documented_command(tmp_path):
     answer = launch(2, *FIT, *SMALL, *more, *root)
     assert answer.returncode == 0, answer.stdout + answer.stderr
     assert "unused" not in answer.stderr.lower()
-    assert answer.stdout.count("the run starts at its beginning") == 1
+    assert answer.stdout.count("the run starts from scratch") == 1
     assert answer.stdout.count("Checkpoint: ") == 1
     saved = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
     assert len(saved["torch_random_state"]) == 2  # one a rank: they did train together
