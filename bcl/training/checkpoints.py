@@ -264,8 +264,9 @@ def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, An
     """Read a checkpoint of this library; its ``"bcl"`` entry holds format and record."""
     file = Path(path)
     if not file.is_file():
+        which = f"{file} (it is a folder)" if file.is_dir() else f"{file}"
         raise InputError(
-            f"no checkpoint {file}; name a file that `bcl fit` wrote, such as "
+            f"no checkpoint {which}; name a file that `bcl fit` wrote, such as "
             f"checkpoints/last.ckpt.{_neighbor(file)}"
         )
     content, fault = _read(file, map_location)
