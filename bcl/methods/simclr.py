@@ -226,8 +226,9 @@ class SimCLR(pl.LightningModule):
         with self._naming_the_step():
             self.tracker.update(ids, watched, wait=False)
         loss: Tensor = losses.mean()
-        shown = {"on_step": False, "on_epoch": True, "prog_bar": True}
-        self.log("loss", loss.detach(), batch_size=len(ids), **shown)
+        self.log(
+            "loss", loss.detach(), on_step=False, on_epoch=True, prog_bar=True, batch_size=len(ids)
+        )
         return loss
 
     def on_before_optimizer_step(self, _: torch.optim.Optimizer) -> None:
