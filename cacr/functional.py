@@ -47,21 +47,21 @@ class CACRTerms(NamedTuple):
 
 @dataclass(eq=False)
 class CACRSettings:
-    r"""What both terms depend on besides the features.
+    r"""Settings of both terms.
 
     Args:
         attraction_temperature: :math:`t^+ \ge 0`.
         repulsion_temperature: :math:`t^- \ge 0`.
         cost: ``"euclidean"`` or ``"rbf"``, the cost of repulsion; attraction is always Euclidean.
-        rbf_scale: s > 0. With views or a queue, above some 20 the cost :math:`e^{-4s}` of opposite
-            rows leaves float32 and the loss may become NaN; float64 reaches 170.
+        rbf_scale: s > 0. With views or a queue, above about 20 the cost :math:`e^{-4s}` of opposite
+            rows underflows in float32 and the loss may become NaN; float64 reaches 170.
         attraction: ``"conditional"`` or ``"uniform"`` weights (the paper's ablation).
-        repulsion: likewise.
+        repulsion: the same for the repulsion.
         debias: :math:`\tau^+` in [0, 1), for the Euclidean cost; the paper uses 0.1.
         constant_weights: which weights are constants in the backward pass: ``"none"`` (the paper),
             ``"all"`` (released for MoCo v3), or ``"queue"``: those of the attraction, and the
             queue's part of the repulsion's (released for MoCo).
-        normalize: False takes the rows, which must have length one, as they are.
+        normalize: False if the rows already have length one.
         reduction: ``"mean"``, ``"sum"`` or ``"none"`` (one number per sample).
         gather: compare with the samples of all ranks.
         chunk_size: rows per block; 0 for plain PyTorch; None for a choice by size.
@@ -101,7 +101,7 @@ class CACRSettings:
         if not 0 <= self.debias < 1:
             raise InputError(f"debias must lie in [0, 1), got {self.debias!r}; the paper uses 0.1.")
         if self.debias and self.cost != "euclidean":
-            raise InputError("debias is defined for cost='euclidean' alone; pass debias=0.0.")
+            raise InputError("debias is defined only for cost='euclidean'; pass debias=0.0.")
 
     @property
     def pull(self) -> float:
@@ -151,28 +151,28 @@ def cacr_terms(
       :math:`\pi^+` weighs repulsion as well as attraction, as released.
 
     **RBF cost.** The repulsion is :math:`\log` of the batch mean of
-    :math:`\sum_n \pi^-_n e^{-s c(q, n)}`, a comparison of views at a time. The logarithm stands
-    outside the mean, so no per-sample numbers have it as their mean except by convention: here
-    sample i gets :math:`\log \bar r + r_i / \bar r - 1`, which has the loss as its mean, the loss's
-    gradient as its mean gradient, and grows with :math:`r_i`. With ``keys`` alone it is, as
+    :math:`\sum_n \pi^-_n e^{-s c(q, n)}`, one pair of views at a time. The logarithm is
+    outside the mean, so numbers per sample are a convention: here
+    sample i gets :math:`\log \bar r + r_i / \bar r - 1`, whose mean is the loss, whose mean
+    gradient is the loss's gradient, and which grows with :math:`r_i`. With ``keys`` alone it is, as
     released, :math:`\tfrac1s \log \sum_n e^{-s c(q, n)}` over all keys, the positive included:
     attraction and repulsion together are then InfoNCE at temperature 1 / (2s), times 1 / s.
 
     **Debiased.** Negatives drawn blindly share the query's class with probability
     :math:`\tau^+` = ``debias``; the repulsion becomes :math:`(\text{repulsion} + \tau^+ c^+) /
-    (1 - \tau^+)` with :math:`c^+` the (mean) distance to the positives. The released code has
-    :math:`-\tau^+ c^+` here, which pushes positives apart; the derivation gives the plus.
+    (1 - \tau^+)` with :math:`c^+` the (mean) distance to the positives. The released code
+    subtracts here, which pushes positives apart; the derivation gives the plus.
 
     **Across ranks.** With a process group, the views (and keys) are gathered and a sample is
     compared with those of all ranks; the queue must be the same on all, as `MomentumQueue` keeps
     it. The value on each rank is the mean over its own samples; the gathered features get their
-    gradient by an all-reduce in the backward pass, so that the average that DDP takes of the
-    parameters' gradients is exactly the whole batch's gradient. Batches may be of unequal size:
+    gradient by an all-reduce in the backward pass, so DDP's average of the parameters'
+    gradients is exactly the whole batch's gradient. Batches may be of unequal size:
     ``"mean"`` then weighs a rank by its share of the samples. All ranks must call it; pass
     ``gather=False`` where only one does.
 
-    **Memory, precision, transforms.** As `bcl.nt_xent`: linear in B, float32 under half precision,
-    second derivatives right but with the whole matrix, ``chunk_size=0`` for forward mode.
+    **Memory, precision, transforms.** As in `bcl.nt_xent`: linear in B, float32 for half precision,
+    exact second derivatives with the whole matrix, ``chunk_size=0`` for forward mode.
 
     Args:
         views: (V, B, D) features, V at least 2, of any length unless ``normalize=False``.
@@ -180,7 +180,7 @@ def cacr_terms(
         keys: (V, B, D) momentum features of the same samples and views; without ``negatives`` also
             (G, B, D) with G < V, of the first G views.
         settings: temperatures, cost, reduction and the rest; the defaults if None.
-        changes: fields of `CACRSettings`, in place of ``settings``.
+        changes: fields of `CACRSettings`, instead of ``settings``.
 
     Returns:
         The two terms, each () or (B,). Their weighted sum is the loss (`CACRLoss`).
@@ -395,7 +395,7 @@ def _check_shapes(views: Tensor, negatives: Tensor | None, keys: Tensor | None) 
                 "for a loss without a queue."
             )
         if negatives.requires_grad:
-            raise InputError("negatives are a queue without gradient; pass negatives.detach().")
+            raise InputError("negatives must not require a gradient; pass negatives.detach().")
     if keys is not None:
         check_features("keys", keys, "(V, B, D)")
         fewer = negatives is None and 1 <= keys.shape[0] <= views.shape[0]

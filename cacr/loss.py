@@ -26,9 +26,9 @@ class CACRLoss(CACRSettings, nn.Module):
 
     .. math:: L = \alpha\,\text{attraction} + \beta\,\text{repulsion}
 
-    The formulas, the three forms (views alone, with a queue, with a momentum teacher) and the
-    behavior across ranks are those of `cacr.cacr_terms`; all other arguments are those of
-    `cacr.CACRSettings`.
+    `cacr.cacr_terms` describes the formulas, the three forms (views alone, with a queue, with a
+    momentum teacher) and the behavior across ranks; `cacr.CACRSettings` describes all other
+    arguments.
 
     Args:
         attraction_weight: :math:`\alpha \ge 0`.
@@ -66,7 +66,7 @@ class CACRLoss(CACRSettings, nn.Module):
             name: ``"cifar10"``, ``"cifar100"``, ``"stl10"`` (views alone), ``"imagenet-moco"``
                 (call it with a queue and keys) or ``"imagenet-mocov3"`` (call it with keys; RBF
                 cost at temperature T = 1).
-            changes: arguments of the class that differ.
+            changes: arguments that override these settings.
 
         Returns:
             The loss.
@@ -85,7 +85,7 @@ class CACRLoss(CACRSettings, nn.Module):
 
         Args:
             views: (V, B, D) features, of any length.
-            negatives: (Q, D) a queue, or None.
+            negatives: (Q, D) keys of a queue, or None.
             keys: momentum features of the same samples, or None.
 
         Returns:

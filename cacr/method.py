@@ -30,7 +30,7 @@ _PAPER_LOSS: dict[Form, str] = {
 
 @dataclass(frozen=True)
 class TeacherSettings:
-    """The momentum encoder, and what comes with it.
+    """Settings of the momentum encoder, the queue and the predictor.
 
     Args:
         momentum: m in [0, 1]; with ``"moco-v3"`` the start of its cosine (0.996 in the paper).
@@ -54,16 +54,16 @@ class CACR(SimCLR):
 
     - ``"batch"``: V = K + 1 views of each sample, all pairs (the paper's small-scale form).
     - ``"moco"``: positives and queue come from a momentum encoder.
-    - ``"moco-v3"``: queries pass a predictor; the momentum encoder is the teacher, and its momentum
-      rises to 1 by a cosine; local views of a multi-crop are queries only.
+    - ``"moco-v3"``: queries pass through a predictor; the momentum encoder is the teacher, and its
+      momentum rises to 1 by a cosine; local views of a multi-crop are queries only.
 
     The momentum encoder follows :math:`k \leftarrow m k + (1 - m) q` after every optimizer step.
     Under DDP give it batch statistics of the whole batch, or the keys leak their batch: train with
     ``--trainer.sync_batchnorm true``, which replaces MoCo's shuffling.
 
-    With boosted views this is BCL with CACR, a combination that no paper has.
+    With boosted views this is BCL with CACR, a combination that is in no paper.
 
-    The other arguments are those of `bcl.SimCLR`. The method's own views are five (K = 4) with the
+    The other arguments are those of `bcl.SimCLR`. The default is five views (K = 4) with the
     augmentation of the paper's small-scale experiments; the loss is `cacr.CACRLoss` with the
     settings of the form; the predictor has batch norms where the projector's settings have.
 
@@ -161,7 +161,7 @@ class CACR(SimCLR):
     def optimizer_step(
         self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None
     ) -> None:
-        """Step, then let the momentum encoder follow: once per step, however many batches."""
+        """Step, then update the momentum encoder: once per step, not per batch."""
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         if self.teacher is None:
             return

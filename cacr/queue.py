@@ -10,7 +10,7 @@ from bcl.losses.precision import unit_rows
 
 
 class MomentumQueue(nn.Module):
-    """First-in-first-out store of momentum keys, the same on every rank.
+    """First-in-first-out queue of momentum keys, the same on every rank.
 
     Its state is buffers: it is saved, loaded and moved with the model. It starts with random unit
     rows, as MoCo's does. Pass ``queue.keys`` to the loss as ``negatives``, then enqueue the keys.
@@ -18,7 +18,7 @@ class MomentumQueue(nn.Module):
     Args:
         size: Q, number of keys kept; the paper's ImageNet experiments have 65,536.
         dim: D, width of a key.
-        seed: of the first, random keys; the same on all ranks.
+        seed: seed of the initial random keys; the same on all ranks.
 
     Raises:
         InputError: a size or width below 1.
@@ -62,13 +62,13 @@ class MomentumQueue(nn.Module):
             gather: whether all ranks call this, each with its own keys (B may differ).
 
         Raises:
-            InputError: another shape or width, or integers.
+            InputError: keys of another shape or width, or of an integer type.
         """
         shape = f"(B, {self.keys.shape[1]})"
         if isinstance(keys, Tensor) and (keys.ndim != 2 or keys.shape[1] != self.keys.shape[1]):
             raise InputError(
                 f"keys must be of shape {shape}, got {tuple(keys.shape)}; enqueue one view at a "
-                "time, from the projector whose width the queue has."
+                "time, from a projector of the queue's width."
             )
         check_features("keys", keys, shape)
         rows = unit_rows(keys.detach()).to(self.keys.device, self.keys.dtype)

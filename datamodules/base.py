@@ -30,8 +30,8 @@ class Sets:
         test: balanced; None where there is none.
         class_names: one per label.
         recipe: one line that names how ``train`` was chosen.
-        notes: what a report should also say, such as which images were left out.
-        split: the split that selected ``train`` from a larger set, if any did.
+        notes: what a report should mention, such as images that were left out.
+        split: the split that selected ``train`` from a larger set, if any.
     """
 
     train: ImageDataset
@@ -53,7 +53,7 @@ class LongTailedDataModule(pl.LightningDataModule):
     Args:
         image_size: S, height and width in pixels.
         batch_size: images per step over all ranks together.
-        seed: of the order of training.
+        seed: seed of the training order.
 
     Attributes:
         grouping: the published grouping into Many / Medium / Few for this data set.
@@ -110,7 +110,7 @@ class LongTailedDataModule(pl.LightningDataModule):
         return self.sets.probe
 
     def test_set(self) -> ImageDataset:
-        """The balanced test set; refused where there is none."""
+        """The balanced test set; an `InputError` if there is none."""
         if self.sets.test is None:
             raise InputError(
                 f"{type(self).__name__} was given no test set, so nothing can be evaluated; give "
@@ -145,18 +145,18 @@ class LongTailedDataModule(pl.LightningDataModule):
 
     @property
     def content_hash(self) -> str:
-        """Hash of which images the training set holds; `bcl split` prints the same."""
+        """Hash of the training set's names, choice and labels; `bcl split` prints the same."""
         sets = self.sets
         return sets.train.content_hash if sets.split is None else sets.split.content_hash
 
     @property
     def images_hash(self) -> str:
-        """Hash of the training images' bytes: it differs for the same names encoded otherwise."""
+        """Hash of the training images' bytes; unlike `content_hash`, it depends on encoding."""
         return self.sets.train.images_hash
 
     @property
     def notes(self) -> list[str]:
-        """What a report should also say, such as which images were left out."""
+        """What a report should mention, such as images that were left out."""
         return self.sets.notes
 
     def train_dataloader(self) -> BatchLoader:

@@ -68,19 +68,19 @@ class _CIFAR(PoolDataModule):
 
 
 class CIFAR10LT(_CIFAR):
-    """CIFAR-10 with a long tail; its 10,000 test images test, all 50,000 others probe.
+    """CIFAR-10 with a long tail; its 10,000 test images are the test set, all others the probe set.
 
     Args:
         root: where torchvision keeps or puts the data set.
         download: fetch it if it is not there.
         recipe: a named subset (`bcl split --list`). Without it, an exponential profile of imbalance
-            100 (the default), 50 or 10 is LDAM's published subset, image for image.
+            100 (the default), 50 or 10 is exactly LDAM's published subset.
         image_size: 32.
         options: those of `PoolDataModule` and `FilesDataModule`, such as ``imbalance_factor`` or
             ``split_file`` (a published index file).
 
     Raises:
-        InputError: a bad argument, or neither data nor network.
+        InputError: a bad argument, or the data is missing and cannot be downloaded.
 
     Example:
         >>> data = CIFAR10LT("data", imbalance_factor=50)  # nothing is loaded yet
@@ -92,7 +92,7 @@ class CIFAR10LT(_CIFAR):
 
 
 class CIFAR100LT(_CIFAR):
-    """CIFAR-100 with a long tail; options and defaults as of `CIFAR10LT`.
+    """CIFAR-100 with a long tail; options and defaults as for `CIFAR10LT`.
 
     Example:
         >>> data = CIFAR100LT("data")  # nothing is loaded yet

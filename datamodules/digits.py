@@ -17,16 +17,16 @@ from datamodules.tail.recipes import TEST_STREAM, choose, hold_out, select
 class DigitsLT(LongTailedDataModule):
     """The 1,797 digits of scikit-learn (8 x 8 grayscale), enlarged, with an exponential long tail.
 
-    A balanced test set (``test_per_class`` of each digit) is set apart first; the probe set has
+    A balanced test set (``test_per_class`` of each digit) is held out first; the probe set has
     the same number of each digit from the rest, and the long-tailed training set is part of it.
 
     Args:
-        imbalance_factor: largest over smallest class; 1 for balanced. At most as many as the
-            largest class has images (124 with the default ``test_per_class``).
+        imbalance_factor: largest over smallest class; 1 for balanced. At most the size of
+            the largest class (124 with the default ``test_per_class``).
         image_size: height and width in pixels after bicubic enlargement.
         batch_size: images per step over all ranks together.
-        seed: of the order of training.
-        split_seed: of the choice of images and of which digits are rare.
+        seed: seed of the training order.
+        split_seed: seed of the choice of images and of the rare digits.
         test_per_class: images of each digit in the test set, 1 to 100.
 
     Raises:

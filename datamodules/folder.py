@@ -26,8 +26,8 @@ class ImageFolderLT(PoolDataModule):
     """A folder (or a zip archive) of class folders.
 
     Two layouts are read: ``root/<class>/*.jpg``, from which a balanced test set is held out, and
-    ``root/train/<class>/*.jpg`` with ``root/test`` (or ``val``) beside it, which is used as it
-    is. The probe set is all training images. A set that fits the memory is decoded once and
+    ``root/train/<class>/*.jpg`` with ``root/test`` (or ``root/val``), which is used
+    unchanged. The probe set is all training images. A set that fits in memory is decoded once and
     cached. Folders named by date are not classes, and are refused.
 
     Args:

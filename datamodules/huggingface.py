@@ -14,15 +14,14 @@ class HuggingFaceLT(PoolDataModule):
     """An image classification set of the ``datasets`` library, with a long tail.
 
     Needs the extra ``datasets``. Images stay encoded as the library stores them, and are decoded
-    as all others: once and cached, or by workers.
+    like all others: once and cached, or by workers.
 
     Args:
         path: name on the hub, a folder that ``load_dataset`` opens, or one that ``save_to_disk``
-            wrote, of a set with parts or of a single one. A single one is the training part, and
-            a test set is held out.
+            wrote. A data set without splits is the training part, and a test set is held out of it.
         name: configuration of the set, if it has several.
-        split: its training part.
-        test_split: its test part; None holds a test set out.
+        split: the training split.
+        test_split: the test split; None holds out a test set.
         image_column: column of the images.
         label_column: column of the labels.
         revision: commit or tag on the hub.
@@ -70,7 +69,7 @@ class HuggingFaceLT(PoolDataModule):
             parts["test"] = self._part(self.test_split)
         wrong = InputError(
             f"{self.path}: column '{self.label_column}' must hold a class number 0, 1, ... in "
-            "every row; a test part without labels is left out with test_split=None."
+            "every row; if the test split has no labels, pass test_split=None."
         )
         try:
             labels = torch.cat([torch.tensor(p[self.label_column][:]) for p in parts.values()])
@@ -95,7 +94,7 @@ class HuggingFaceLT(PoolDataModule):
         for wanted, usual in ((self.train_split, "train"), (self.test_split, "test")):
             if wanted not in (usual, None):
                 raise InputError(
-                    f"{self.path} holds a single data set without parts, so there is no "
+                    f"{self.path} holds a single data set without splits, so there is no "
                     f"'{wanted}'; leave split and test_split out, and a test set is held out."
                 )
         return True

@@ -44,10 +44,10 @@ class PackedLT(LongTailedDataModule):
         root: the packed folder.
         image_size: height and width in pixels to which images are resized and cropped.
         batch_size: images per step over all ranks together.
-        seed: of the order of training.
-        window: files whose images are mixed; more mix better and read more widely.
+        seed: seed of the training order.
+        window: files whose images are mixed; more files mix better and spread the reads.
         workers: decoding processes; the usable cores over this machine's ranks if not given.
-        verify: compare the checksums of all files at the start, not their sizes alone.
+        verify: compare checksums of all files at the start, not only sizes.
 
     Raises:
         InputError: not a packed folder, a damaged one, or a bad argument.
@@ -162,7 +162,7 @@ class PackedReader:
             except (OSError, ValueError, LookupError, AttributeError, pa.ArrowException) as error:
                 why = str(error).partition("\n")[0]
                 raise InputError(
-                    f"{path} is not a whole packed file ({why}); copy it or pack the set again."
+                    f"{path} is not an intact packed file ({why}); copy it or pack the set again."
                 ) from None
             self._open[file] = batch
             if len(self._open) > _OPEN_FILES:
@@ -212,7 +212,7 @@ def _check_files(root: Path, manifest: dict[str, Any], verify: bool) -> None:
         elif (size := path.stat().st_size) != wanted:
             faults.append(f"{file['file']} has {size:,} bytes, packed were {wanted:,}")
         elif verify and file_hash(path) != file["sha256"]:
-            faults.append(f"{file['file']} has another checksum than when it was packed")
+            faults.append(f"{file['file']} has changed since it was packed (checksum)")
     if faults:
         more = f" and {len(faults) - 5} more" if len(faults) > 5 else ""
         raise InputError(

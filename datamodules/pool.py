@@ -94,7 +94,7 @@ class FilesDataModule(LongTailedDataModule):
     Args:
         image_size: height and width in pixels to which images are resized and cropped.
         batch_size: images per step over all ranks together.
-        seed: of the order of training.
+        seed: seed of the training order.
         storage: ``"memory"``: decoded once, cached on disk, gathered on the device; ``"host"``:
             the same, gathered in the host's memory; ``"files"``: decoded by workers, batch by
             batch; ``"auto"``: memory, if the decoded images take at most ``memory_limit_gb``.
@@ -153,7 +153,7 @@ class FilesDataModule(LongTailedDataModule):
         return torch.device("cpu") if self.storage == "host" else super().loader_device()
 
     def open_pool(self, pool: Pool) -> tuple[ImageDataset, Pool, Tensor]:
-        """Open the readable images of a pool of N: images, their pool, and (N,) bool, which."""
+        """Open the readable images of a pool: images, pool, and (N,) bool, whether readable."""
         if pool.reader is None:
             assert pool.images is not None
             data = ImageDataset(pool.images, pool.labels, pool.fingerprint_of())
@@ -184,7 +184,7 @@ class FilesDataModule(LongTailedDataModule):
 
 
 class PoolDataModule(FilesDataModule):
-    """A whole data set, of which a long-tailed part is the training set.
+    """A whole data set; a long-tailed part of it is the training set.
 
     Without ``recipe`` and ``split_file``, the profile's counts are assigned to the classes and
     that many images of each are chosen by ``split_seed``. A line on standard error says how many
@@ -195,18 +195,18 @@ class PoolDataModule(FilesDataModule):
             images as they are.
         profile: how the counts fall: ``"exponential"``, ``"step"``, ``"pareto"``,
             ``"cacr-linear"`` or ``"cacr-exponential"`` (the last two have fixed factors).
-        max_per_class: images of the largest class; as many as the poorest class has if not
-            given.
+        max_per_class: images of the largest class; by default the size of the smallest class in
+            the data set.
         class_order: which classes are rare: ``"name"``, the last by id; ``"shuffled"``, chosen by
             ``split_seed``.
-        split_seed: of the choice of images (and of classes, if shuffled).
-        recipe: a named subset of the literature instead (`bcl split --list`); of the options
+        split_seed: seed of the choice of images (and of classes, if shuffled).
+        recipe: a named subset from the literature instead (`bcl split --list`); of the options
             above only ``split_seed`` may be given with it.
         split_file: an index file (.npy) or saved split (.json) instead of all these.
         few_shot_file: an index file of the data set's balanced few-shot subset, which is then the
             probe set.
-        test_share: share of the poorest class that is held out of each class where the data set
-            has no test images.
+        test_share: images held out of each class, as a share of the smallest class, if the data
+            set has no test images.
         options: those of `FilesDataModule`.
 
     Raises:

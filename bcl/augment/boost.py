@@ -32,10 +32,10 @@ class BoostedRandAugment(nn.Module):
 
     The ops :math:`A_j` are drawn with replacement and, like the coins :math:`u_j`, per view;
     :math:`\zeta \sim U(0, 1)` is drawn once per image and shared by its views, and is 1 unless
-    ``random_magnitude``. A score of 0 leaves an image as it is, bit for bit.
+    ``random_magnitude``. A score of 0 leaves an image unchanged, bit for bit.
 
-    Ops work on 8-bit levels with Pillow's arithmetic. Of float images only those that get an op are
-    rounded to levels.
+    Ops work on 8-bit levels with Pillow's arithmetic. Float images are rounded to
+    levels only if they get an op.
 
     Args:
         scheme: defaults of the strength: ``"bcl-i"`` k = 1, m = 10 + 20 M; ``"bcl-d"`` k = 2,
@@ -46,7 +46,7 @@ class BoostedRandAugment(nn.Module):
         min_magnitude: m at score 0, in [0, 30], instead of the scheme's.
         max_magnitude: m at score 1, in [0, 30], instead of the scheme's.
         random_magnitude: whether zeta is drawn, instead of the scheme's.
-        seed: of the draws; `ContrastiveViews` uses its own.
+        seed: seed of the draws; `ContrastiveViews` uses its own.
 
     Raises:
         InputError: an unknown name, or a number outside its range.

@@ -28,7 +28,7 @@ def check_images(images: Tensor) -> None:
     ):
         raise InputError(
             "images must be a non-empty tensor (B, 3, H, W) of uint8, or of floats in [0, 1], got "
-            f"{_kind(images)}; images.expand(-1, 3, -1, -1) gives gray images three channels."
+            f"{_kind(images)}; images.expand(-1, 3, -1, -1) gives grayscale images three channels."
         )
 
 
@@ -50,7 +50,7 @@ def check_ids(ids: Tensor | None, images: Tensor | None = None) -> Tensor:
     if ids is None or not right or (images is not None and len(ids) != len(images)):
         raise InputError(
             "ids must be a tensor (B,) of integers, one per image, on which the draws depend, got "
-            f"{_kind(ids)}; pass ids=batch['id'], or torch.arange(B) where samples have none."
+            f"{_kind(ids)}; pass ids=batch['id'], or torch.arange(B) if samples have none."
         )
     return ids.to((ids if images is None else images).device, torch.int64)
 

@@ -40,7 +40,7 @@ def score_grid(
     """
     if views.boost is None:
         raise InputError(
-            "these views have no boost, so scores change nothing; pass boost=BoostedRandAugment()."
+            "these views have no boost, so scores have no effect; pass boost=BoostedRandAugment()."
         )
     ids = torch.arange(images.shape[0], device=images.device)
     columns = (torch.full(images.shape[:1], float(score)) for score in scores)
@@ -59,7 +59,7 @@ def op_grid(
     Args:
         image: (3, H, W) uint8 or float image.
         magnitudes: the columns, in [0, 30].
-        policy: whose ranges.
+        policy: the policy whose ranges are used.
         ops: the rows, names of `OPS`.
 
     Returns:
@@ -88,7 +88,7 @@ def op_grid(
 
 
 def tile(grid: Tensor, gap: int = 2) -> Tensor:
-    """Arrange a grid of images in one.
+    """Arrange a grid of images in one image.
 
     Args:
         grid: (rows, columns, 3, H, W) float in [0, 1].

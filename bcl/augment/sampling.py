@@ -32,14 +32,14 @@ class ChainSettings:
     Args:
         scale: smallest and largest share of the image's area in a crop.
         ratio: smallest and largest width over height of a crop.
-        flip_probability: of mirroring left and right.
-        color_jitter: reach of brightness, contrast, saturation and hue, as in torchvision's
+        flip_probability: probability of a horizontal flip.
+        color_jitter: strength of brightness, contrast, saturation and hue, as in torchvision's
             ``ColorJitter``.
-        color_jitter_probability: of jittering.
-        grayscale_probability: of converting to grayscale.
-        blur_probability: of a Gaussian blur.
+        color_jitter_probability: probability of color jitter.
+        grayscale_probability: probability of grayscale.
+        blur_probability: probability of a Gaussian blur.
         blur_sigma: smallest and largest standard deviation of the blur, in pixels.
-        solarize_probability: of inverting the levels from 128 up.
+        solarize_probability: probability of inverting the levels from 128 up.
 
     Raises:
         InputError: a value out of its range.
@@ -70,7 +70,7 @@ class ChainSettings:
                 raise InputError(f"{name} must be (low, high) with 0 < low <= high, got {value}.")
             object.__setattr__(self, name, value)
         if self.color_jitter[3] > 0.5:
-            raise InputError(f"the hue turns by at most 0.5, got color_jitter={self.color_jitter}.")
+            raise InputError(f"the hue shift is at most 0.5, got color_jitter={self.color_jitter}.")
         for field in fields(self):
             value = getattr(self, field.name)
             if field.name.endswith("probability") and not is_number(value, 0.0, 1.0):
@@ -91,7 +91,7 @@ class ViewSettings:
         check_choice("arithmetic", self.arithmetic, ("exact", "fast"))
         object.__setattr__(self, "size", sides("size", self.size))
         if (self.mean is None) != (self.std is None):
-            raise InputError("mean and std go together; give both or neither.")
+            raise InputError("mean and std must be given together; pass both or neither.")
         if self.mean is not None:
             object.__setattr__(self, "mean", numbers("mean", self.mean, 3, -math.inf, math.inf))
             object.__setattr__(self, "std", numbers("std", self.std, 3, 1e-9, math.inf))

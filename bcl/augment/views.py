@@ -24,7 +24,7 @@ class Group(NamedTuple):
 
 
 class ContrastiveViews(nn.Module):
-    r"""Random views of a batch: the SimCLR chain, then ops as strong as each score says.
+    r"""Random views of a batch: the SimCLR chain, then ops whose strength follows each score.
 
     Random resized crop (antialiased bicubic), flip, color jitter, gray, optional blur and
     solarize, then `BoostedRandAugment` if ``boost`` is given. The draws are a function of
@@ -46,7 +46,7 @@ class ContrastiveViews(nn.Module):
         std: divides each channel at the end, or None.
         arithmetic: ``"exact"`` rounds to 8-bit levels after every step as Pillow does, ``"fast"``
             computes the base chain in float without rounding.
-        seed: of the draws.
+        seed: seed of the draws.
 
     Raises:
         InputError: an argument out of its range.
@@ -132,7 +132,7 @@ class ContrastiveViews(nn.Module):
         Args:
             images: (B, 3, H, W) uint8, or float in [0, 1]; any size.
             scores: (B,) memorization scores in [0, 1], needed by ``boost``; a score of 0 leaves
-                the base chain's view as it is, bit for bit.
+                the base chain's view unchanged, bit for bit.
             ids: (B,) integer sample ids, on which the draws depend.
             epoch: number of the epoch.
 

@@ -28,7 +28,7 @@ class ImageViews(nn.Module):
         views: the settings.
 
     Raises:
-        InputError: ``views`` is something else.
+        InputError: ``views`` is not a `ContrastiveViews`.
 
     Example:
         >>> transform = ImageViews(ContrastiveViews(32))

@@ -36,13 +36,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--count", type=int, default=6, help="images to show (default 6)")
     parser.add_argument("--size", type=int, default=96, help="side of a view (default 96)")
     parser.add_argument("--columns", type=int, default=6, help="scores or magnitudes (default 6)")
-    parser.add_argument("--ops", action="store_true", help="op by op, of the first image")
+    parser.add_argument("--ops", action="store_true", help="one row per op, for the first image")
     parser.add_argument("--scheme", default="bcl-i", help=f"one of {', '.join(SCHEMES)}")
     parser.add_argument("--policy", default="reference", help=f"one of {', '.join(POLICIES)}")
     parser.add_argument(
         "--whole", action="store_true", help="boosted ops alone, without crop, flip and jitter"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the draws (default 0)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the draws (default 0)")
     parser.add_argument(
         "--epoch", type=int, default=0, help="epoch whose draws to show (default 0)"
     )

@@ -35,7 +35,7 @@ OPTIONS: dict[str, tuple[Any, Any, str]] = {
     "--save.every_n_epochs": (int, 1, "epochs between checkpoints"),
     "--save.every_n_steps": (int | None, None, "optimizer steps between checkpoints"),
     "--save.every_minutes": (float | None, None, "minutes between checkpoints"),
-    "--log": (str | list[str] | None, None, "csv, tensorboard, wandb, with commas between"),
+    "--log": (str | list[str] | None, None, "csv, tensorboard, wandb; comma-separated"),
     "--online.every_n_epochs": (int | None, None, "epochs between measurements of an online probe"),
     "--online.neighbors": (int, 10, "its nearest neighbors; 0 for none"),
     "--online.learning_rate": (float, 1e-3, "learning rate of its linear head"),

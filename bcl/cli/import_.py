@@ -24,11 +24,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--kind", metavar="KIND", help=f"{', '.join(KINDS)}; recognized by the tensors' names")
     add("--config", metavar="NAME", help="configuration whose method and data a CKPT gets")
-    add("--data.root", dest="data_root", metavar="DIR", help="where the data of --config lies")
+    add("--data.root", dest="data_root", metavar="DIR", help="folder of the data of --config")
     add(
         "--normalization",
         metavar="NAME",
-        help=f"of the images, where the file does not say: {', '.join(NORMALIZATIONS)}",
+        help=f"normalization, if not in the file: {', '.join(NORMALIZATIONS)}",
     )
     add("--overwrite", action="store_true", help="replace --out if it exists")
 

@@ -22,7 +22,7 @@ def readable_error(message: str, options: Iterable[str]) -> InputError:
     if path.endswith(("LightningModule", "LightningDataModule")):  # none was named
         kind = "data" if path.endswith("DataModule") else "model"
         return InputError(
-            f"the configuration's {kind} names no class; put a whole configuration before yours "
+            f"the configuration's {kind} names no class; put a complete configuration before yours "
             f"(--config image_folder/bcl_i --config my.yaml), or write {kind}.class_path into it."
         )
     if re.search(r"arguments are required:.*\b(model|data)\b", cause):

@@ -19,7 +19,7 @@ def new_folder(
     """
     target = Path(path).absolute()
     if target.exists() and not overwrite:
-        raise InputError(f"{path} exists already; name another with --out, or add --overwrite.")
+        raise InputError(f"{path} exists already; choose another with --out, or add --overwrite.")
     if target.exists() and not _replaceable(target, marker):
         raise InputError(
             f"{path} is not a folder of this command (it holds no {marker}), so --overwrite does "

@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--imbalance-factor",
         type=float,
-        help="make class folders long-tailed; all images are packed as they are if not given",
+        help="make class folders long-tailed; without it, all images are packed",
     )
     parser.add_argument("--recipe", help="named subset of class folders (bcl split --list)")
     parser.add_argument("--split-file", help="index file or saved split of class folders")
@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--shard-mb", type=float, default=64.0, help=f"MiB per file, at most {MOST_SHARD_MB} (64)"
     )
-    parser.add_argument("--max-side", type=int, help="shrink the shorter side to so many pixels")
+    parser.add_argument("--max-side", type=int, help="shrink the shorter side to this many pixels")
     parser.add_argument("--train-only", action="store_true", help="leave probe and test set out")
     parser.add_argument("--on-bad-image", choices=("raise", "skip"), default="raise")
     parser.add_argument("--cache-dir", help="where the scan of the images is cached")

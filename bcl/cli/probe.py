@@ -41,10 +41,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--learning-rates",
         metavar="VALUES",
-        help="of adam, sgd and cacr: one, or several to choose from (default: the paper's)",
+        help="for adam, sgd and cacr, one or several to choose from (default: the paper's)",
     )
-    add("--epochs", type=int, help="other than the protocol's (adam, sgd, cacr)")
-    add("--finetune-epochs", type=int, help="other than 20 (finetune) and 60 (finetune-1%%)")
+    add("--epochs", type=int, help="epochs, instead of the protocol's (adam, sgd, cacr)")
+    add("--finetune-epochs", type=int, help="instead of 20 (finetune) and 60 (finetune-1%%)")
     add(
         "--selection",
         default="last",
@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--precision", default="float32", choices=("float32", "bfloat16"), help="of the encoder")
     add("--batch-size", type=int, default=512, help="images encoded at a time")
-    add("--device", help="cpu, cuda, cuda:1 (default: cuda where there is one)")
+    add("--device", help="cpu, cuda, cuda:1 (default: cuda if available)")
     add("--seed", type=int, default=0, help="seed of validation parts, orders and fine-tuning")
     add("--overwrite", action="store_true", help="replace existing reports")
 

@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     parser.add_argument("--out", default="outputs/quickstart", help="folder to write")
     parser.add_argument("--seed", type=int, default=0, help="seed of both runs")
-    parser.add_argument("--epochs", type=int, help="fewer or more epochs than the recipe's")
+    parser.add_argument("--epochs", type=int, help="epochs, instead of the recipe's")
     parser.add_argument("--overwrite", action="store_true", help="replace the folder")
 
 

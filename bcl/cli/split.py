@@ -49,10 +49,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     make.add_argument("--imbalance-factor", type=float, help="of the profile (100)")
     make.add_argument("--max-per-class", type=int, help="images of the profile's largest class")
     make.add_argument(
-        "--class-order", choices=("name", "shuffled"), help="of the profile's classes (name)"
+        "--class-order", choices=("name", "shuffled"), help="order of the profile's classes (name)"
     )
     make.add_argument("--split-seed", type=int, default=0, help="which random subset")
-    inspect = actions.add_parser("inspect", help="say what a split or a list file holds")
+    inspect = actions.add_parser("inspect", help="describe a split or a list file")
     inspect.add_argument("file", help=".npy, .json, or a list of `path label` rows (.txt)")
     for action in (make, inspect):
         action.add_argument(
@@ -66,11 +66,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             type=float,
             default=0.2,
             help="share of the smallest class that is held out of each where there is no test "
-            "folder; what the datamodule is given as test_share (0.2)",
+            "folder; the datamodule's test_share (0.2)",
         )
         action.add_argument("--save", help="write the split: .npy (indices) or .json (all of it)")
         action.add_argument("--svg", help="write the histogram as an image")
-    compare = actions.add_parser("compare", help="say how two splits differ")
+    compare = actions.add_parser("compare", help="show how two splits differ")
     compare.add_argument("files", nargs=2, metavar="file")
 
 

@@ -63,7 +63,7 @@ def _find_class(path: Any, trusted: tuple[str, ...]) -> type:
     """Import a class of a trusted package."""
     if not isinstance(path, str) or not any(path.startswith(f"{name}.") for name in trusted):
         raise InputError(
-            f"class_path {path!r} lies outside the trusted packages {', '.join(trusted)}; name its "
+            f"class_path {path!r} is not in the trusted packages {', '.join(trusted)}; name its "
             "package as trusted if you know where the configuration comes from."
         )
     module, _, name = path.rpartition(".")

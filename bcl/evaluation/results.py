@@ -287,7 +287,7 @@ def _read_json(path: Path) -> dict[str, Any]:
         newer = isinstance(version, int) and version > SCHEMA_VERSION
         step = "update bcl-cacr" if newer else "run 'bcl probe' on the checkpoint again"
         raise InputError(
-            f"{path} has schema version {version}, this release reads {SCHEMA_VERSION}; {step}."
+            f"{path} has schema version {version}, but this release reads {SCHEMA_VERSION}; {step}."
         )
     return values
 

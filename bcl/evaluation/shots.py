@@ -76,7 +76,7 @@ def shot_groups(class_counts: Any, grouping: str = "thirds") -> ShotGroups:
         The groups.
 
     Raises:
-        InputError: unknown grouping; counts that are negative, fractional or not one row; fewer
+        InputError: unknown grouping; counts that are negative, fractional or not in one row; fewer
             than three classes for ``"thirds"``.
 
     Source: SDCLR (arXiv 2106.02990), Liu et al. 2019 (arXiv 1904.05160).

@@ -30,7 +30,7 @@ VIEWED = 1024  # test images whose two views give the alignment
 
 @dataclass(frozen=True)
 class EvaluationOptions:
-    """How `bcl.evaluate` measures.
+    """Options of `bcl.evaluate`.
 
     Attributes:
         grouping: the main grouping, ``"thirds"`` or ``"thresholds"``; the data's if None. The
@@ -45,7 +45,7 @@ class EvaluationOptions:
         cache: keeps the features on disk; its key must name the weights and the layer.
         probe: penalties, learning rates, epochs, selection and seed of the linear probes; the
             protocol names the solver. The seed also decides crops and fine-tuning.
-        finetune_epochs: 20 for the whole set and 60 for a share if None.
+        finetune_epochs: epochs of fine-tuning; if None, 20 for the whole set and 60 for a share.
 
     Raises:
         InputError: a value out of its range.

@@ -52,7 +52,7 @@ def nt_xent(
     work and need the whole matrix; forward-mode derivatives need ``chunk_size=0``.
 
     **Precision.** Half precision, with or without autocast, is computed in float32, which is also
-    the dtype of the result. Values that are not finite show in the result.
+    the dtype of the result. Values that are not finite propagate to the result.
 
     Args:
         z1: (B, D) features of one view, of any length.
@@ -63,7 +63,7 @@ def nt_xent(
             The long-tail papers use 2.
         reduction: ``"mean"``, ``"sum"`` or ``"none"`` (one loss per sample).
         gather: compare with the samples of all ranks.
-        normalize: False takes the rows, which must have length one, as they are.
+        normalize: False if the rows already have length one.
         chunk_size: rows per block; 0 for plain PyTorch; None for a choice by size.
 
     Returns:
@@ -130,7 +130,7 @@ def _row_cross_entropy(
         if temperature.shape not in ((), views.shape[1:2]):
             raise InputError(
                 f"temperature must be a number or of shape (B,) = ({views.shape[1]},), got "
-                f"{tuple(temperature.shape)}; a temperature to learn is torch.tensor(0.2)."
+                f"{tuple(temperature.shape)}; to learn it, pass torch.tensor(0.2)."
             )
         temperature = temperature.to(views)[..., None]  # (B, 1) or (1,)
     scaled = views / temperature
@@ -185,7 +185,7 @@ def _check_settings(
 class NTXentLoss(nn.Module):
     """`bcl.nt_xent` as a module: it keeps the settings and takes both views in one tensor.
 
-    Arguments, formula and behavior across ranks are those of `bcl.nt_xent`.
+    See `bcl.nt_xent` for arguments, formula and behavior across ranks.
 
     Example:
         >>> import torch
@@ -214,7 +214,7 @@ class NTXentLoss(nn.Module):
 
         Args:
             views: (2, B, D) features, of any length.
-            temperature: a number, () or (B,), in place of the module's for this call (schedules).
+            temperature: a number, () or (B,), instead of the module's, for this call (schedules).
 
         Returns:
             () or (B,).

@@ -33,8 +33,8 @@ class MemorizationTracker(nn.Module):
 
     with one update per sample and epoch. `update` takes the losses of a step; `refresh` ends the
     epoch and turns the momentum losses into scores (`memorization_scores`). A sample that a
-    sampler repeats within an epoch counts once, with its first loss. The state is buffers, so it
-    is saved, loaded and moved with the model; 12 bytes per sample.
+    sampler repeats within an epoch counts once, with its first loss. The state is 12 bytes per
+    sample in buffers, which are saved, loaded and moved with the model.
 
     Args:
         num_samples: N, the number of training samples; ids run from 0 to N - 1.

@@ -33,7 +33,7 @@ class ScheduleSettings:
         for epoch in self.milestones:
             check_count("milestones", epoch)
         if any(first >= second for first, second in pairwise(self.milestones)):
-            raise InputError(f"milestones must rise, got {list(self.milestones)}.")
+            raise InputError(f"milestones must increase, got {list(self.milestones)}.")
 
     def factor(self, step: int, *, total: int, epochs: int, base: float) -> float:
         """Learning rate of a step as a factor of ``base``, in a run of ``total`` steps."""

@@ -69,7 +69,7 @@ class SDCLR(SimCLR):
         if not any(isinstance(layer, _BatchNorm) for layer in self.encoder.modules()):
             raise InputError(
                 f"{type(self.encoder).__name__} has no batch norm, but SDCLR keeps batch-norm "
-                "statistics per branch; take an encoder with batch norm such as resnet18."
+                "statistics per branch; use an encoder with batch norm, such as resnet18."
             )
         self.prune_fraction = prune_fraction
         masks = magnitude_masks(convolution_weights(self.encoder), prune_fraction)

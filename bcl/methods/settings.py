@@ -69,7 +69,7 @@ class ProjectorSettings:
 
 @dataclass(frozen=True)
 class MemorySettings:
-    """What the memory watches, and whose score steers a sample's views.
+    """What the memory watches, and which score steers a sample's views.
 
     Args:
         momentum: momentum of the loss memory, in [0, 1).

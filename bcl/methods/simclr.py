@@ -55,7 +55,7 @@ class SimCLR(pl.LightningModule):
             (B, 3, H, W) to (B, D) and has ``num_features``.
         projector: its settings, or a module that maps (B, D) to (B, D').
         views: a module that makes (V, B, 3, S, S) from a batch, without normalization; or S, the
-            image size of the method's own views in pixels.
+            image size in pixels of the method's default views.
         loss: a module that maps projections (V, B, D) to (B,) losses; by default
             `bcl.NTXentLoss` at temperature 0.2.
         memory: its settings, or a tracker.
@@ -126,7 +126,7 @@ class SimCLR(pl.LightningModule):
             self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
 
     def build_views(self, views: ContrastiveViews | int) -> ContrastiveViews:
-        """Return the views, or build the method's own for an image size."""
+        """Return the views, or build the default ones for an image size."""
         return ContrastiveViews(views) if isinstance(views, int) else views
 
     def _set_tracker(self, tracker: MemorizationTracker) -> None:
@@ -253,7 +253,7 @@ class SimCLR(pl.LightningModule):
         epochs = self.trainer.max_epochs
         if epochs is None or epochs < 1:
             raise InputError(
-                f"the schedule needs to know its end; set max_epochs to at least 1, not {epochs!r}."
+                f"the schedule needs the last epoch; set max_epochs to at least 1, not {epochs!r}."
             )
 
         def factor(step: int) -> float:

@@ -133,7 +133,7 @@ def methods(reports: Sequence[ProbeReport]) -> list[Method]:
             raise InputError(
                 f"'{first.name}' and '{run.name}' were tested on different images (test set "
                 f"{first.data['test_hash'][:12]} and {run.data['test_hash'][:12]}); their "
-                "accuracies cannot be compared. Report them one by one."
+                "accuracies cannot be compared. Make one report for each test set."
             )
         seed, label, copy = run.record.get("seed"), run.name, 2
         while label in found and (seed is None or {None, seed} & set(found[label].seeds)):

@@ -78,7 +78,7 @@ def render_report(
             write_text(target, text)
         except OSError as error:
             raise InputError(
-                f"cannot write {target}: {error.strerror}; choose another place."
+                f"cannot write {target}: {error.strerror}; choose another path."
             ) from error
     return targets[0]
 

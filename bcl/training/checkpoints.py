@@ -291,7 +291,7 @@ def _fault(content: Any) -> str | None:
     if not isinstance(content, dict) or KEY not in content or "state_dict" not in content:
         return (
             f"was written by another program: it has no '{KEY}' record; name a checkpoint of "
-            "`bcl fit`, or read a published one with `bcl import`"
+            "`bcl fit`, or read a released one with `bcl import`"
         )
     own = content[KEY] if isinstance(content[KEY], dict) else {}
     version = own.get("format")

@@ -83,12 +83,12 @@ class LogHistory(Callback):
         self.loggers: list[Logger] = []
 
     def setup(self, *_: Any, **__: Any) -> None:
-        """Open the loggers; a refusal comes before training."""
+        """Open the loggers, so that errors come before training."""
         record, folder = self.recorder.record, self.recorder.folder
         self.loggers = [open_logger(name, folder, record, self.resumed_at) for name in self.names]
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Log the epoch; rank 0 alone, without a collective."""
+        """Log the epoch, on rank 0 only."""
         row = self.recorder.row()
         # An epoch that was cut is logged when a resume has ended it.
         if row is None or not trainer.is_global_zero or is_cut(trainer):

@@ -85,7 +85,7 @@ class OnlineProbe(Callback):
         if not isinstance(width, int) or not hasattr(pl_module, "encode"):
             raise InputError(
                 f"the online probe needs a method with encode and an encoder with num_features; "
-                f"{type(pl_module).__name__} has none. Take a method of this library."
+                f"{type(pl_module).__name__} has none. Use a method of this library."
             )
         self._groups, grouping = {}, "no groups"
         if len(counts) > 2:
@@ -115,7 +115,7 @@ class OnlineProbe(Callback):
             self.optimizer.load_state_dict(state_dict["optimizer"])
         except (RuntimeError, ValueError, KeyError):
             raise InputError(
-                "the checkpoint's online probe was for other features or classes; resume the run "
+                "the checkpoint's online probe is for other features or classes; resume the run "
                 "as it was started, or without the online probe."
             ) from None
 

@@ -57,7 +57,7 @@ def decoded(
                 part.unlink(missing_ok=True)  # of a process that was killed: we hold its lock
             wanted, free = len(names) * (3 * size * size + 8), shutil.disk_usage(folder).free
             if free < wanted:
-                text = f"{wanted / 2**20:.0f} MiB wanted, {free / 2**20:.0f} MiB free"
+                text = f"{wanted / 2**20:.0f} MiB needed, {free / 2**20:.0f} MiB free"
                 raise OSError(28, text, str(folder))
             show = Progress(log=True) if progress else None
             atomic_write(path, lambda file: _fill(file, reader, names, size, workers, show))
@@ -67,7 +67,7 @@ def decoded(
             "writable folder with room by cache_dir or $BCL_CACHE."
         ) from None
     if (found := _load(path, size)) is None:
-        raise InputError(f"the cache {path} was damaged while it was written; delete and retry.")
+        raise InputError(f"the cache {path} was damaged while it was written; delete it and retry.")
     return found
 
 

@@ -20,8 +20,8 @@ class ImageDataset:
     Args:
         images: uint8 (N, 3, S, S), or image files that are decoded when they are read.
         labels: (N,) integer classes.
-        name: stands for the images in `content_hash`; a hash of their pixels if not given.
-        content_hash: of the set, if another than the one of its names.
+        name: identifies the images in `content_hash`; a hash of their pixels if not given.
+        content_hash: hash of the set, if not computed from its names.
         digests: (N,) int64 hashes of the images' files, if known.
         blocks: sizes of the consecutive blocks that the images are stored in; batches then read
             few blocks at a time.

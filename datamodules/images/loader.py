@@ -42,13 +42,13 @@ class BatchLoader:
         if batch_size % world_size:
             raise InputError(
                 f"batch_size counts all ranks together and must divide among them: {batch_size} "
-                f"does not among {world_size}; use "
+                f"does not divide among {world_size}; use "
                 f"{max(batch_size // world_size, 1) * world_size}."
             )
         if batch_size > len(data):
             raise InputError(
                 f"batch_size {batch_size} is larger than the training set of {len(data)} "
-                "images; an epoch would have no step. Use a smaller batch."
+                "images; an epoch would have no steps. Use a smaller batch."
             )
         try:
             self._source = data.to(torch.device(device))

@@ -113,7 +113,7 @@ class ZipReader:
             self._archive = zipfile.ZipFile(self.root)
         except zipfile.BadZipFile as error:
             raise InputError(
-                f"{self.root} is not a whole zip archive: {error}; copy or pack it again, or "
+                f"{self.root} is not an intact zip archive: {error}; copy or pack it again, or "
                 "unpack it and use the folder as root."
             ) from None
         except OSError as error:

@@ -139,8 +139,8 @@ def read_npy(path: Path) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(native))
     except MemoryError:  # the header of a damaged file may state any shape
         raise InputError(
-            f"{path} is not a whole .npy file, or larger than memory: it has "
-            f"{path.stat().st_size:,} bytes and its header states more. Copy or save it again."
+            f"{path} is truncated, or larger than memory: it has "
+            f"{path.stat().st_size:,} bytes but its header states more. Copy or save it again."
         ) from None
     except (ValueError, EOFError, TypeError, SyntaxError, tokenize.TokenError) as error:
         if "pickle" in str(error) or "Object arrays" in str(error) or _is_pickle(path):
@@ -149,7 +149,7 @@ def read_npy(path: Path) -> Tensor:
                 "not loaded. If you trust it, save a plain array with "
                 "numpy.save(path, numpy.array(values, dtype='int64'))."
             ) from None
-        raise InputError(f"{path} is not a whole .npy file ({error}); copy it again.") from None
+        raise InputError(f"{path} is not an intact .npy file ({error}); copy it again.") from None
 
 
 def _is_pickle(path: Path) -> bool:
@@ -187,7 +187,7 @@ def _read_json(path: Path) -> Split:
         raise
     except (ValueError, AttributeError, LookupError, TypeError, RuntimeError, OverflowError) as e:
         raise InputError(
-            f"{path} is not a whole saved split: {e!r}; make it again with `bcl split make`."
+            f"{path} is not an intact saved split: {e!r}; make it again with `bcl split make`."
         ) from None
     if split.content_hash != stated:
         raise InputError(

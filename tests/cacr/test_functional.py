@@ -436,7 +436,7 @@ BAD = [
     (lambda z: cacr_terms(z, constant_weights="some"), "unknown constant_weights"),
     (lambda z: cacr_terms(z, reduction="avg"), "unknown reduction"),
     (lambda z: cacr_terms(z, debias=1.0), r"debias must lie in \[0, 1\)"),
-    (lambda z: cacr_terms(z, debias=0.1, cost="rbf"), "debias is defined for"),
+    (lambda z: cacr_terms(z, debias=0.1, cost="rbf"), "debias is defined only for"),
     (lambda z: cacr_terms(z, chunk_size=True), "chunk_size"),
     (lambda z: CACRLoss(repulsion_weight=-1), "repulsion_weight"),
     (lambda z: CACRLoss(attraction_temperature=-1), "attraction_temperature"),
@@ -451,7 +451,7 @@ BAD = [
     (lambda z: CACRLoss(constant_weights="some"), "unknown constant_weights"),
     (lambda z: CACRLoss(reduction="avg"), "unknown reduction"),
     (lambda z: CACRLoss(chunk_size=-1), "chunk_size"),
-    (lambda z: CACRLoss.paper("imagenet-mocov3", debias=0.1), "debias is defined for"),
+    (lambda z: CACRLoss.paper("imagenet-mocov3", debias=0.1), "debias is defined only for"),
 ]  # fmt: skip
 
 

@@ -56,17 +56,17 @@ def fit_linear_probe(
               + \frac{\lambda}{2} \lVert W \rVert^2
 
     The default, ``"lbfgs"``, finds this minimum on features standardized with the training set's
-    mean and deviation. :math:`\lambda` (scikit-learn's :math:`1 / (nC)`) is chosen by mean class
-    accuracy on a stratified validation part of the training set, never on the test set; then the
-    probe is fitted to the whole training set. Solvers:
+    mean and standard deviation. :math:`\lambda` (scikit-learn's :math:`1 / (nC)`) is chosen by
+    mean class accuracy on a stratified validation part of the training set, never on the test set;
+    then the probe is fitted to the whole training set. Solvers:
 
     - ``"lbfgs"``: deterministic, no learning rate;
-    - ``"ridge"``: least squares to one-hot labels in closed form, :math:`\lambda` chosen likewise;
+    - ``"ridge"``: least squares to one-hot labels in closed form, :math:`\lambda` chosen as above;
     - ``"adam"``: BCL's protocol, Adam 1e-2 to 1e-6, 500 epochs, batch 1,000, weight decay 5e-6;
     - ``"sgd"``: SDCLR's, learning rate 30, 30 epochs, batch 128;
     - ``"cacr"``: CACR's, Adam 1e-3, 100 epochs, batch 128; the last epoch, where the paper reports
       the best epoch on the test set (``selection="best_test"``, which the result notes);
-    - ``"svc"``: scikit-learn's LinearSVC on L2-normalized features, as temperature schedules use.
+    - ``"svc"``: scikit-learn's LinearSVC on L2-normalized features, as in temperature schedules.
 
     The last four take the features as they are. The result depends only on the arguments.
 
@@ -78,9 +78,9 @@ def fit_linear_probe(
         solver: see above.
         l2: the penalty, or several to choose from; searched if not given (lbfgs, ridge).
         learning_rate: the rate, or several to choose from on the validation part (adam, sgd, cacr).
-        epochs: other than the protocol's (adam, sgd, cacr).
+        epochs: epochs, instead of the protocol's (adam, sgd, cacr).
         selection: ``"last"`` or ``"best_test"`` (adam, sgd, cacr).
-        tolerance: share of the objective that lbfgs may leave.
+        tolerance: gap to the minimum at which lbfgs stops, as a share of the objective.
         num_classes: C; the largest label + 1 if not given.
         seed: decides the validation part, and the order and start of adam, sgd and cacr.
 
@@ -146,10 +146,10 @@ def check_probe_data(
     if largest >= (max(1000, images) if num_classes is None else num_classes):
         raise InputError(
             f"label {largest:,} with num_classes={num_classes} and {images:,} images; number the "
-            "classes from 0 without gaps, or pass the num_classes that is meant."
+            "classes from 0 without gaps, or pass the right num_classes."
         )
     if int(train_labels.min()) == int(train_labels.max()):
-        raise InputError("the training labels hold a single class; nothing can be told apart.")
+        raise InputError("the training labels hold a single class; a classifier needs two.")
     return largest + 1 if num_classes is None else num_classes
 
 

@@ -27,12 +27,12 @@ class ProbeOptions:
         solver: one of `SOLVERS`.
         l2: the penalty, or several to choose from; searched if None (lbfgs, ridge).
         learning_rate: the rate, or several to choose from; the paper's if None (adam, sgd, cacr).
-        epochs: other than the paper's (adam, sgd, cacr).
+        epochs: epochs, instead of the paper's (adam, sgd, cacr).
         selection: ``"last"`` epoch, or the ``"best_test"`` epoch (adam, sgd, cacr).
         few_shot: SDCLR's schedule for few images (sgd).
         validation_share: part of each class's training images that a choice is made on.
-        tolerance: share of the objective that lbfgs may leave.
-        seed: of the validation part, and of the order and start of adam, sgd and cacr.
+        tolerance: gap to the minimum at which lbfgs stops, as a share of the objective.
+        seed: seed of the validation part, and of the order and start of adam, sgd and cacr.
 
     Raises:
         InputError: a value out of its range.
@@ -86,7 +86,7 @@ def _values(name: str, value: Any) -> Values:
 
 @dataclass
 class ProbeResult:
-    """A fitted linear probe and what it does on the test set.
+    """A fitted linear probe and its results on the test set.
 
     Attributes:
         accuracy: share of correct test predictions, in [0, 1].
@@ -98,7 +98,7 @@ class ProbeResult:
             that was left, as a share of the objective.
         weight: (D, C), for the features as given (``svc``: for L2-normalized ones).
         bias: (C,); -inf for a class that the training set lacks.
-        notes: what a reader should know, such as absent classes.
+        notes: remarks, such as absent classes.
 
     Example:
         >>> import torch

@@ -71,7 +71,7 @@ def test_header_that_states_more_than_memory_holds(tmp_path: Path) -> None:
     (tmp_path / "a.npy").write_bytes(
         raw.replace(b"(10,), }" + b" " * 15, b"(1%s,), }" % (b"0" * 15) + b" " * 1)
     )
-    with pytest.raises(InputError, match=r"not a whole \.npy file, or larger than memory"):
+    with pytest.raises(InputError, match=r"truncated, or larger than memory"):
         load_split(tmp_path / "a.npy")
 
 
@@ -117,19 +117,19 @@ def test_damaged_files(tmp_path: Path) -> None:
     del data["content_hash"]
     (tmp_path / "unhashed.json").write_text(json.dumps(data))
     for name, message in {
-        "half.npy": "not a whole .npy",
-        "text.npy": "not a whole .npy",
-        "half.json": "not a whole saved split",
-        "list.json": "not a whole saved split",
+        "half.npy": "not an intact .npy",
+        "text.npy": "not an intact .npy",
+        "half.json": "not an intact saved split",
+        "list.json": "not an intact saved split",
         "other.json": "not a split saved by",
         "edited.json": "was changed since it was saved",
-        "word.json": "not a whole saved split",
-        "huge.json": "not a whole saved split",
-        "infinite.json": "not a whole saved split",
-        "negative.json": "not a whole saved split.*num_classes -1",
-        "classes.json": "not a whole saved split.*num_classes 1000000000000",
-        "labels.json": "not a whole saved split.*labels 0 to 2 in 2 classes",
-        "unhashed.json": "not a whole saved split.*content_hash.*make it again",
+        "word.json": "not an intact saved split",
+        "huge.json": "not an intact saved split",
+        "infinite.json": "not an intact saved split",
+        "negative.json": "not an intact saved split.*num_classes -1",
+        "classes.json": "not an intact saved split.*num_classes 1000000000000",
+        "labels.json": "not an intact saved split.*labels 0 to 2 in 2 classes",
+        "unhashed.json": "not an intact saved split.*content_hash.*make it again",
         "missing.npy": "does not exist",
     }.items():
         with pytest.raises(InputError, match=message):
