@@ -145,7 +145,7 @@ def test_archive_that_leaves_its_folder(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"leaves its folder.*pack the archive again"):
         module(archive).setup()
     archive.write_bytes(b"not an archive")
-    with pytest.raises(InputError, match=r"not an intact zip archive.*unpack it and use the folder"):
+    with pytest.raises(InputError, match="not an intact zip archive"):
         module(archive).setup()
 
 

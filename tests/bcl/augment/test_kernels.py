@@ -10,6 +10,7 @@ import torch
 from places import HELPERS, ROOT
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
 @pytest.mark.skipif(
     torch.cuda.is_available(), reason="tests/helpers/kernel_cases.py runs on the GPU itself"
