@@ -111,6 +111,7 @@ class FilesDataModule(LongTailedDataModule):
 
     Example:
         >>> import tempfile
+        >>> from pathlib import Path
         >>> from PIL import Image
         >>> from datamodules import ImageListLT
         >>> root = Path(tempfile.mkdtemp())
