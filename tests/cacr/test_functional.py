@@ -421,7 +421,7 @@ BAD = [
     (lambda z: cacr_terms(z, z), r"negatives must be of shape \(Q, D\)"),
     (lambda z: cacr_terms(z, z[0].to("meta")), "negatives on meta"),
     (lambda z: cacr_terms(z, keys=z.to("meta")), "keys on meta"),
-    (lambda z: cacr_terms(z, z[0].clone().requires_grad_()), "without gradient"),
+    (lambda z: cacr_terms(z, z[0].clone().requires_grad_()), "gradient"),
     (lambda z: cacr_terms(z, keys=z[:, :4]), "same 6 samples"),
     (lambda z: cacr_terms(z, z[0], keys=z[:2]), "same 6 samples and 3 views"),
     (lambda z: cacr_terms(z[:2], keys=z), "same 6 samples and 2 views"),

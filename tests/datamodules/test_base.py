@@ -141,7 +141,7 @@ def test_resume_amid_another_order_is_refused() -> None:
 
 
 def test_bad_batches() -> None:
-    with pytest.raises(InputError, match="4 does not among 3; use 3"):
+    with pytest.raises(InputError, match="4 does not divide"):
         BatchLoader(image_set(), 4, world_size=3)
     with pytest.raises(InputError, match="larger than the training set of 20"):
         BatchLoader(image_set(), 21)

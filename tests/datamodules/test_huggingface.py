@@ -64,7 +64,7 @@ def test_hugging_face(tmp_path: Path) -> None:
     assert len(single.probe_set()) + len(single.test_set()) == 32
     assert torch.bincount(single.test_set().labels).tolist() == [3, 3]
     for odd in ({"split": "validation"}, {"test_split": "validation"}):
-        with pytest.raises(InputError, match="without parts, so there is no 'validation'"):
+        with pytest.raises(InputError, match="without splits"):
             HuggingFaceLT(str(tmp_path / "single"), **odd, **settings).setup()
     for column, value, told in (
         ("image", None, r"train/0: no image in this row"),

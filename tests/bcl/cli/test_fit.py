@@ -326,7 +326,7 @@ class TestProbeAndReport:
         content["bcl"]["record"]["config"]["data"]["class_path"] = "os.system"
         torch.save(content, folder / "evil.ckpt")
         line = refused(["probe", "evil.ckpt", "--out", "probe"], capsys)
-        assert "outside the trusted packages" in line
+        assert "not in the trusted packages" in line
 
     def test_unknown_protocol(self, folder, checkpoint, capsys):
         arguments = ["probe", str(checkpoint), "--protocol", "fulll", "--out", "probe"]
