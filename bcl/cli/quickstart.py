@@ -26,8 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Pretrain both methods from one seed, probe them and write the report."""
-    from bcl.report import render_report, text_table
+    from bcl.report import charts, render_report, text_table
 
+    charts.renderer()  # a missing package is refused before training
     if args.epochs is not None:
         check_count("--epochs", args.epochs)
     check_seed(args.seed)

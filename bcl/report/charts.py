@@ -115,12 +115,17 @@ def shares(bins: Sequence[int]) -> list[tuple[float, float, int, float]]:
     return [(i / n, (i + 1) / n, count, count / total) for i, count in enumerate(bins)]
 
 
-def draw(title: str, summary: str, x: Row, y: Row, layers: Sequence[Row]) -> str:
-    """The ``<svg>`` of layers, the lowest first, over common axes; named for screen readers."""
+def renderer() -> Any:
+    """vl-convert, which is imported when the first chart is drawn."""
     try:
         import vl_convert
     except ImportError as error:
         raise InputError("charts need vl-convert: pip install 'bcl-cacr[report]'.") from error
+    return vl_convert
+
+
+def draw(title: str, summary: str, x: Row, y: Row, layers: Sequence[Row]) -> str:
+    """The ``<svg>`` of layers, the lowest first, over common axes; named for screen readers."""
     for number, each in enumerate(layers):
         fields, encoding = each["data"]["values"][0], each["encoding"]
         stem = each["mark"]["type"] == "rule" and "low" in fields
@@ -130,7 +135,7 @@ def draw(title: str, summary: str, x: Row, y: Row, layers: Sequence[Row]) -> str
         encoding |= {channel: {"field": channel} for channel in ("x2", "y2") if channel in fields}
         each["name"] += f"x{number}"  # unique in a chart
     spec = {"$schema": SCHEMA, "width": 440, "height": 260, "config": STYLE, "layer": list(layers)}
-    return _label(vl_convert.vegalite_to_svg(spec), html.escape(title), html.escape(summary))
+    return _label(renderer().vegalite_to_svg(spec), html.escape(title), html.escape(summary))
 
 
 def _label(svg: str, title: str, summary: str) -> str:

@@ -10,6 +10,7 @@ import pytest
 from places import ROOT
 
 import bcl
+from bcl.cli import main
 
 HEAVY = {"pytorch_lightning", "lightning", "timm", "torchvision", "wandb", "sklearn", "datasets"}
 LIGHT = """
@@ -78,3 +79,16 @@ def test_quickstart_from_the_wheel_in_another_folder(wheel, tmp_path):
     command = [sys.executable, "-m", "bcl.cli", "quickstart", "--epochs", "1"]
     subprocess.run(command, cwd=elsewhere, env=environment, check=True, capture_output=True)
     assert (elsewhere / "outputs" / "quickstart" / "report.html").exists()
+
+
+def test_make_quickstart_installs_what_its_report_needs():
+    rules = (ROOT / "Makefile").read_text().split("\n\n")
+    install = next(rule for rule in rules if rule.startswith("$(VENV)/.installed:"))
+    assert "[report]" in install
+
+
+def test_quickstart_without_charts_is_refused_before_training(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "vl_convert", None)
+    assert main(["quickstart", "--out", str(tmp_path / "out")]) == 2
+    assert "[report]" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
