@@ -196,6 +196,8 @@ def cacr_terms(
         >>> cacr_terms(z)
         CACRTerms(attraction=tensor(0.), repulsion=tensor(-2.))
     """
+    if settings is not None and changes:
+        raise InputError(f"pass settings or single ones, not both; got {', '.join(changes)} too.")
     settings = settings or CACRSettings(**changes)
     _check_shapes(views, negatives, keys)
     with full_precision(views):

@@ -206,8 +206,8 @@ class NTXentLoss(nn.Module):
     ) -> None:
         super().__init__()
         _check_settings(temperature, focal, reduction, chunk_size)
-        self.temperature, self.reduction, self.gather = temperature, reduction, gather
-        self.others = focal, reduction, gather, normalize, chunk_size
+        self.temperature, self.focal, self.reduction = temperature, focal, reduction
+        self.gather, self.normalize, self.chunk_size = gather, normalize, chunk_size
 
     def forward(self, views: Tensor, temperature: float | Tensor | None = None) -> Tensor:
         """Compute the loss.
@@ -229,9 +229,12 @@ class NTXentLoss(nn.Module):
                 "more views use cacr.CACRLoss."
             )
         if temperature is None:
-            return _nt_xent(views, self.temperature, *self.others)
+            temperature = self.temperature
         check_positive("temperature", temperature)
-        return _nt_xent(views, temperature, *self.others)
+        return _nt_xent(
+            views, temperature, self.focal, self.reduction, self.gather, self.normalize,
+            self.chunk_size,
+        )  # fmt: skip
 
     def extra_repr(self) -> str:
         """Describe the loss when a model is printed."""

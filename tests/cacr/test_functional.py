@@ -472,3 +472,9 @@ def test_values_that_are_not_finite_show_in_the_loss(bad, chunk_size, cost):
     z = features()
     z[0, 2, 1] = bad
     assert bool(CACRLoss(cost=cost, chunk_size=chunk_size)(z).isnan())
+
+
+def test_settings_and_single_ones_are_refused_together():
+    views = torch.randn(2, 4, 8)
+    with pytest.raises(InputError, match="debias"):
+        cacr_terms(views, settings=CACRSettings(), debias=0.1)

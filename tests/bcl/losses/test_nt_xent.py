@@ -250,3 +250,9 @@ def test_values_that_are_not_finite_show_in_the_loss(bad, chunk_size):
 def test_unit_rows_can_be_taken_as_they_are():
     z1, z2 = (torch.nn.functional.normalize(z) for z in pair())
     torch.testing.assert_close(nt_xent(z1, z2, normalize=False), nt_xent(z1, z2))
+
+
+def test_a_setting_that_changes_is_followed():
+    loss, z = NTXentLoss(), torch.randn(2, 4, 8)
+    loss.reduction = "none"
+    assert loss(z).shape == (4,)
