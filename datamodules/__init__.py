@@ -1,4 +1,4 @@
-"""Long-tailed data sets as Lightning datamodules."""
+"""Long-tailed data sets and collections without labels, as Lightning datamodules."""
 
 from typing import TYPE_CHECKING
 
@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from datamodules.base import Sets as Sets
     from datamodules.cifar import CIFAR10LT as CIFAR10LT
     from datamodules.cifar import CIFAR100LT as CIFAR100LT
+    from datamodules.collection import ImageCollection as ImageCollection
     from datamodules.digits import DigitsLT as DigitsLT
     from datamodules.folder import ImageFolderLT as ImageFolderLT
     from datamodules.huggingface import HuggingFaceLT as HuggingFaceLT
@@ -27,6 +28,7 @@ _HOMES = {
     "CIFAR10LT": "datamodules.cifar",
     "DigitsLT": "datamodules.digits",
     "HuggingFaceLT": "datamodules.huggingface",
+    "ImageCollection": "datamodules.collection",
     "INaturalist18": "datamodules.lists",
     "ImageDataset": "datamodules.images.dataset",
     "ImageFolderLT": "datamodules.folder",

@@ -1,5 +1,6 @@
-"""What every long-tailed datamodule provides."""
+"""What every datamodule provides."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import pytorch_lightning as pl
@@ -22,16 +23,17 @@ _SHOT_STREAM = 0x5407
 
 @dataclass
 class Sets:
-    """The three sets of a long-tailed benchmark.
+    """The three sets of a long-tailed benchmark, or one set without labels.
 
     Attributes:
         train: long-tailed, for pretraining.
-        probe: balanced, for training linear probes.
+        probe: balanced, for training linear probes; the training set where there are no labels.
         test: balanced; None where there is none.
-        class_names: one per label.
+        class_names: one per label; empty where there are no labels.
         recipe: one line that names how ``train`` was chosen.
         notes: what a report should mention, such as images that were left out.
         split: the split that selected ``train`` from a larger set, if any.
+        unreadable: name and reason of each image that was left out because it cannot be read.
     """
 
     train: ImageDataset
@@ -41,14 +43,15 @@ class Sets:
     recipe: str
     notes: list[str] = field(default_factory=list)
     split: Split | None = None
+    unreadable: list[tuple[str, str]] = field(default_factory=list)
 
 
 class LongTailedDataModule(pl.LightningDataModule):
-    """A long-tailed training set with a balanced probe set and test set.
+    """A training set and, where there are labels, a balanced probe set and test set.
 
     A subclass builds its sets in `build`. Batches are
     ``{"image": uint8 (B, 3, S, S), "id": int64 (B,), "label": int64 (B,)}``; an id is the image's
-    position in the long-tailed training set.
+    position in the training set, a label is -1 where it is unknown.
 
     Args:
         image_size: S, height and width in pixels.
@@ -111,6 +114,7 @@ class LongTailedDataModule(pl.LightningDataModule):
 
     def test_set(self) -> ImageDataset:
         """The balanced test set; an `InputError` if there is none."""
+        self._check_labels()
         if self.sets.test is None:
             raise InputError(
                 f"{type(self).__name__} was given no test set, so nothing can be evaluated; give "
@@ -133,9 +137,26 @@ class LongTailedDataModule(pl.LightningDataModule):
         """Number of classes."""
         return len(self.sets.class_names)
 
+    def names(self, ids: Tensor | Iterable[int] | None = None) -> list[str]:
+        """File names of training images by id, of all if no ids are given."""
+        return self.sets.train.names(ids)
+
+    @property
+    def unreadable(self) -> list[tuple[str, str]]:
+        """Name and reason of each image that was left out because it cannot be read."""
+        return self.sets.unreadable
+
+    def _check_labels(self) -> None:
+        if not self.sets.class_names:
+            raise InputError(
+                f"{self.recipe}: these images have no labels, so no accuracy can be measured; give "
+                "labeled images, or leave the measurement out."
+            )
+
     @property
     def class_counts(self) -> Tensor:
-        """(C,) int64 images of each class in the long-tailed training set."""
+        """(C,) int64 images of each class in the training set; an `InputError` without labels."""
+        self._check_labels()
         return torch.bincount(self.sets.train.labels, minlength=self.num_classes)
 
     @property
@@ -200,6 +221,7 @@ class LongTailedDataModule(pl.LightningDataModule):
         Raises:
             InputError: a class has too few images, or ``shots`` is out of range.
         """
+        self._check_labels()
         labels = self.sets.probe.labels
         counts = torch.bincount(labels, minlength=self.num_classes)  # (C,)
         if isinstance(shots, float):

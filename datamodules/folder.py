@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from bcl.core.errors import InputError
-from datamodules.images.readers import Reader, is_image, open_reader, shown
+from datamodules.images.readers import Reader, is_image, kind_of, open_reader, shown
 from datamodules.pool import Pool, PoolDataModule
 from datamodules.tail.balance import listed
 
@@ -144,12 +144,8 @@ def _check_dates(where: str, classes: list[str], names: list[str]) -> None:
 
 def _why_not(name: str, train: str, test: str | None) -> str:
     """Why a file is not among the images."""
-    base = name.rpartition("/")[2]
     if not is_image(name):
-        ending = shown(f".{base.rpartition('.')[2].lower()}")
-        return (
-            f"{ending} files (not images)" if "." in base else "files without ending (not images)"
-        )
+        return kind_of(name)
     if name.startswith(train) or (test and name.startswith(test)):
         return "images outside class folders"
     return f"images in {shown(name.partition('/')[0])}/ (not read)"

@@ -182,6 +182,7 @@ class ImageListLT(FilesDataModule):
             class_names=_class_names(lists.values(), classes),
             recipe=f"{title}, list {train.path.name}: {len(sets['train'])} images",
             notes=notes,
+            unreadable=kept.unreadable,
         )
 
     def _read(self, reader: Reader, name: str, classes: int | None) -> ImageList:

@@ -21,7 +21,7 @@ from datamodules.tail import profiles, recipes
 from datamodules.tail.balance import balance_notes, listed
 from datamodules.tail.splits import Split, load_split, pool_fingerprint, with_labels
 
-OnBadImage = Literal["raise", "skip"]
+OnBadImage = Literal["refuse", "skip"]
 ClassOrder = Literal["name", "shuffled"]
 Profile = Literal["exponential", "step", "pareto", "cacr-linear", "cacr-exponential"]
 Storage = Literal["auto", "memory", "host", "files"]
@@ -42,13 +42,14 @@ class Pool:
 
     title: str
     names: list[str]  # of the images; with the labels, they make the fingerprint
-    labels: Tensor  # (N,) int64
-    classes: list[str]  # C names
+    labels: Tensor  # (N,) int64, -1 where there are none
+    classes: list[str]  # C names, none where there are no labels
     test: Tensor | None = None  # (N,) bool, the data set's own test images; None if it has none
     reader: Reader | None = None  # the images' files; None where `images` are given
     images: Tensor | None = None  # uint8 (N, 3, S, S), where they are decoded already
     notes: list[str] = field(default_factory=list)
     left_out: dict[str, int] = field(default_factory=dict)  # reason to number of files
+    unreadable: list[tuple[str, str]] = field(default_factory=list)  # names and reasons
 
     def fingerprint_of(self, rows: Tensor | None = None) -> str:
         """Fingerprint of some of the images, or of all: what a split of them is made for."""
@@ -76,7 +77,8 @@ class Pool:
         if not bad:
             return self, kept
         kept[[row for row, _ in bad]] = False
-        notes = [f"left out unreadable image {shown(self.names[row])}: {why}" for row, why in bad]
+        unreadable = [(shown(self.names[row]), why) for row, why in bad]
+        notes = [f"left out unreadable image {name}: {why}" for name, why in unreadable]
         pool = replace(
             self,
             names=list(compress(self.names, kept.tolist())),
@@ -84,6 +86,7 @@ class Pool:
             test=None if self.test is None else self.test[kept],
             notes=[*self.notes, *notes],
             left_out={"unreadable": len(bad), **self.left_out},
+            unreadable=unreadable,
         )
         return pool, kept
 
@@ -101,8 +104,8 @@ class FilesDataModule(LongTailedDataModule):
         memory_limit_gb: in GiB.
         cache_dir: where decoded images are cached; ``$BCL_CACHE`` or the user's cache folder if
             not given.
-        on_bad_image: ``"raise"`` lists unreadable images and stops; ``"skip"`` leaves them out
-            and adds notes.
+        on_bad_image: ``"refuse"`` lists unreadable images and stops; ``"skip"`` leaves them out
+            and says so.
         workers: decoding processes; if not given, all usable cores while the set is scanned or
             decoded once, and the usable cores over this machine's ranks during training.
 
@@ -131,12 +134,12 @@ class FilesDataModule(LongTailedDataModule):
         storage: Storage = "auto",
         memory_limit_gb: float = 8.0,
         cache_dir: str | None = None,
-        on_bad_image: OnBadImage = "raise",
+        on_bad_image: OnBadImage = "refuse",
         workers: int | None = None,
     ) -> None:
         super().__init__(image_size=image_size, batch_size=batch_size, seed=seed)
         check_choice("storage", storage, ("auto", "memory", "host", "files"))
-        check_choice("on_bad_image", on_bad_image, ("raise", "skip"))
+        check_choice("on_bad_image", on_bad_image, ("refuse", "skip"))
         if workers is not None:
             check_count("workers", workers, at_least=0)
         self.storage = storage
@@ -170,9 +173,9 @@ class FilesDataModule(LongTailedDataModule):
             workers=self.workers,
             progress=True,
         )
-        if bad and self.on_bad_image == "raise":
+        if bad and self.on_bad_image == "refuse":
             lines = [f"\n  {shown(pool.names[row])}: {why}" for row, why in bad[:1000]]
-            more = f"\n  and {len(bad) - 1000} more" if len(bad) > 1000 else ""
+            more = f"\n  and {len(bad) - 1000:,} more" if len(bad) > 1000 else ""
             raise InputError(
                 f"{pool.reader.root}: {len(bad)} unreadable image(s); repair or remove them, or "
                 f"leave them out with on_bad_image='skip':{''.join(lines)}{more}"
@@ -180,7 +183,9 @@ class FilesDataModule(LongTailedDataModule):
         pool, kept = pool.without(bad)
         files = ImageFiles(pool.reader, pool.names, self.image_size, self.workers)  # type: ignore[arg-type]
         images = pixels if in_memory else files
-        data = ImageDataset(images, pool.labels, pool.fingerprint_of(), digests=digests)
+        data = ImageDataset(
+            images, pool.labels, pool.fingerprint_of(), digests=digests, names=files.names
+        )
         return data, pool, kept
 
 
@@ -303,6 +308,7 @@ class PoolDataModule(FilesDataModule):
             recipe=f"{pool.title}, {split.recipe}: {len(train)} images",
             notes=notes,
             split=split,
+            unreadable=pool.unreadable,
         )
 
     def split(self, labels: Tensor, classes: Sequence[str], fingerprint: str) -> Split:

@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--max-side", type=int, help="shrink the shorter side to this many pixels")
     parser.add_argument("--train-only", action="store_true", help="leave probe and test set out")
-    parser.add_argument("--on-bad-image", choices=("raise", "skip"), default="raise")
+    parser.add_argument("--on-bad-image", choices=("refuse", "skip"), default="refuse")
     parser.add_argument("--cache-dir", help="where the scan of the images is cached")
     parser.add_argument("--overwrite", action="store_true", help="replace --out if it exists")
 

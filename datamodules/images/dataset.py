@@ -1,8 +1,8 @@
-"""Labeled images by position, in memory or in files."""
+"""Images by position, in memory or in files, with labels where there are any."""
 
 import copy
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -10,21 +10,23 @@ from torch import Tensor
 from bcl.core.errors import InputError
 from bcl.core.hashing import fingerprint
 from datamodules.images.files import ImageFiles
+from datamodules.images.readers import shown
 
 Batch = dict[str, Tensor]
 
 
 class ImageDataset:
-    """Images with labels in a fixed order; an image's id is its position here.
+    """Images in a fixed order, with or without labels; an image's id is its position here.
 
     Args:
         images: uint8 (N, 3, S, S), or image files that are decoded when they are read.
-        labels: (N,) integer classes.
+        labels: (N,) integer classes, -1 where unknown; all are unknown if not given.
         name: identifies the images in `content_hash`; a hash of their pixels if not given.
         content_hash: hash of the set, if not computed from its names.
         digests: (N,) int64 hashes of the images' files, if known.
         blocks: sizes of the consecutive blocks that the images are stored in; batches then read
             few blocks at a time.
+        names: N file names; the positions if not given.
 
     Raises:
         InputError: another shape or type, or not one label per image.
@@ -37,17 +39,20 @@ class ImageDataset:
         [3, 1]
         >>> [batch["label"].tolist() for batch in tail.batches(batch_size=1)]
         [[1], [0]]
+        >>> tail.names()
+        ['3', '1']
     """
 
     def __init__(
         self,
         images: Tensor | ImageFiles,
-        labels: Tensor,
+        labels: Tensor | None = None,
         name: str | None = None,
         *,
         content_hash: str | None = None,
         digests: Tensor | None = None,
         blocks: Sequence[int] | None = None,
+        names: Sequence[object] | None = None,
     ) -> None:
         if isinstance(images, Tensor) and (
             images.dtype != torch.uint8
@@ -59,6 +64,8 @@ class ImageDataset:
                 f"images must be uint8 of shape (N, 3, S, S), got {images.dtype} of shape "
                 f"{tuple(images.shape)}."
             )
+        if labels is None:
+            labels = torch.full((len(images),), -1)
         if labels.shape != (len(images),):
             raise InputError(
                 f"{len(images)} images and labels of shape {tuple(labels.shape)}; every image "
@@ -70,6 +77,7 @@ class ImageDataset:
         self._name = name
         self._hash = content_hash
         self._digests = digests
+        self._names: Sequence[object] = range(len(images)) if names is None else names
         self._rows: Tensor | None = None  # of `_images`; all in order
 
     def subset(self, rows: Tensor, content_hash: str | None = None) -> "ImageDataset":
@@ -88,6 +96,11 @@ class ImageDataset:
         there._images = self.images(torch.arange(len(self))).to(device)
         there.labels, there._rows = self.labels.to(device), None
         return there
+
+    def _checked(self, ids: Tensor | Iterable[int]) -> Tensor:
+        rows = ids if isinstance(ids, Tensor) else torch.tensor(list(ids), dtype=torch.int64)
+        self._check(rows)
+        return rows.cpu()
 
     def _check(self, indices: Tensor) -> None:
         if indices.numel() and not 0 <= int(indices.min()) <= int(indices.max()) < len(self):
@@ -109,6 +122,11 @@ class ImageDataset:
     def rows(self) -> Tensor:
         """(N,) int64 positions of the images among all that are in memory or in `files`."""
         return torch.arange(len(self)) if self._rows is None else self._rows
+
+    def names(self, ids: Tensor | Iterable[int] | None = None) -> list[str]:
+        """File names of images by position, of all if no ids are given; for messages and tables."""
+        rows = self.rows if ids is None else self.rows[self._checked(ids)]
+        return [shown(str(self._names[row])) for row in rows.tolist()]
 
     @property
     def image_size(self) -> int:

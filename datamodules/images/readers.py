@@ -195,3 +195,10 @@ def open_reader(root: str | Path, option: str = "--data.root DIR") -> Reader:
 def is_image(name: str) -> bool:
     """Whether a file name ends as an image's does."""
     return f".{name.rpartition('.')[2].lower()}" in EXTENSIONS
+
+
+def kind_of(name: str) -> str:
+    """What a file that is no image is counted as."""
+    _, dot, ending = name.rpartition("/")[2].rpartition(".")
+    kind = f".{shown(ending.lower())} files" if dot else "files without ending"
+    return f"{kind} (not images)"
