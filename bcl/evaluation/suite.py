@@ -179,12 +179,8 @@ def _probes(protocol: Protocol, subsets: list[Tensor], run: Run) -> list[ProbeRe
 
 def _run_knn(protocol: Protocol, _: list[Tensor], run: Run) -> Measured:
     (features, labels), C = (run.sets.features, run.sets.labels), run.sets.num_classes
-    x, y, test_y, metric = (
-        features[protocol.train],
-        labels[protocol.train],
-        labels["test"],
-        protocol.solver,
-    )
+    x, y = features[protocol.train], labels[protocol.train]
+    test_y, metric = labels["test"], protocol.solver
     found = knn_predict(x, y, features["test"], protocol.neighbors, metric=metric, num_classes=C)
     present = torch.bincount(y, minlength=C) > 0
     for k, predictions in found.items():

@@ -22,6 +22,7 @@ from bcl.evaluation.probe.options import (
     ProbeOptions,
     ProbeResult,
     Selection,
+    Values,
     fixed_l2,
 )
 from bcl.evaluation.probe.ridge import fit_ridge
@@ -42,8 +43,8 @@ def fit_linear_probe(
     test_labels: Tensor,
     *,
     solver: str = "lbfgs",
-    l2: float | Sequence[float] | None = None,
-    learning_rate: float | Sequence[float] | None = None,
+    l2: Values = None,
+    learning_rate: Values = None,
     epochs: int | None = None,
     selection: Selection = "last",
     tolerance: float = EXACT,
@@ -99,13 +100,7 @@ def fit_linear_probe(
         1.0
     """
     options = ProbeOptions(
-        solver=solver,
-        l2=l2,  # type: ignore[arg-type]
-        learning_rate=learning_rate,  # type: ignore[arg-type]
-        epochs=epochs,
-        selection=selection,
-        tolerance=tolerance,
-        seed=seed,
+        solver, l2, learning_rate, epochs, selection, tolerance=tolerance, seed=seed
     )
     _check_use(options)
     data = train_features, train_labels, test_features, test_labels
@@ -148,7 +143,7 @@ def check_probe_data(
             f"label {largest:,} with num_classes={num_classes} and {images:,} images; number the "
             "classes from 0 without gaps, or pass the right num_classes."
         )
-    if int(train_labels.min()) == int(train_labels.max()):
+    if train_labels.min() == train_labels.max():
         raise InputError("the training labels hold a single class; a classifier needs two.")
     return largest + 1 if num_classes is None else num_classes
 

@@ -1,9 +1,11 @@
 """Settings and result of a linear probe, and the papers' gradient solvers as a table."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from numbers import Real
 from typing import Any, Literal, NamedTuple
 
+import torch
 from torch import Tensor
 
 from bcl.core.checks import check_choice, check_count
@@ -13,7 +15,7 @@ SOLVERS = ("lbfgs", "ridge", "adam", "sgd", "cacr", "svc")
 GRADIENT_SOLVERS = ("adam", "sgd", "cacr")
 SELECTIONS = ("last", "best_test")
 Selection = Literal["last", "best_test"]
-Values = float | tuple[float, ...] | None
+Values = float | Sequence[float] | None
 EXACT = 1e-6  # promised decrease, as a share of the objective, at which a minimum is reached
 LEAST, MOST = 1e-30, 1e30  # beyond them a penalty or a rate is 0 or infinite in float32
 FIXED = "fixed: too few images for a validation part"
@@ -21,18 +23,11 @@ FIXED = "fixed: too few images for a validation part"
 
 @dataclass(frozen=True)
 class ProbeOptions:
-    """How linear probes are fitted; `bcl.fit_linear_probe` describes the solvers.
+    """How linear probes are fitted: the options of `bcl.fit_linear_probe`, which describes them.
 
     Attributes:
-        solver: one of `SOLVERS`.
-        l2: the penalty, or several to choose from; searched if None (lbfgs, ridge).
-        learning_rate: the rate, or several to choose from; the paper's if None (adam, sgd, cacr).
-        epochs: epochs, instead of the paper's (adam, sgd, cacr).
-        selection: ``"last"`` epoch, or the ``"best_test"`` epoch (adam, sgd, cacr).
         few_shot: SDCLR's schedule for few images (sgd).
         validation_share: part of each class's training images that a choice is made on.
-        tolerance: gap to the minimum at which lbfgs stops, as a share of the objective.
-        seed: seed of the validation part, and of the order and start of adam, sgd and cacr.
 
     Raises:
         InputError: a value out of its range.
@@ -164,7 +159,7 @@ class GradientSettings:
     """A probe trained by gradient steps, as a paper describes it."""
 
     optimizer: Literal["adam", "sgd"]
-    learning_rates: tuple[float, ...]  # trained together; a validation part chooses
+    learning_rates: tuple[float, ...]  # a validation part chooses
     epochs: int
     batch_size: int
     weight_decay: float = 0.0  # added to the gradient
@@ -174,6 +169,12 @@ class GradientSettings:
     milestones: tuple[int, ...] = ()  # epochs after which the rate is multiplied by the factor
     factor: float = 0.1
     selection: Selection = "last"
+
+    def build(self, parameters: list[Tensor], rate: float) -> torch.optim.Optimizer:
+        """The optimizer of one training."""
+        if self.optimizer == "sgd":
+            return torch.optim.SGD(parameters, rate, self.momentum, weight_decay=self.weight_decay)
+        return torch.optim.Adam(parameters, rate, self.betas, weight_decay=self.weight_decay)
 
     def rate(self, base: float, epoch: int) -> float:
         """Learning rate of an epoch, counted from 0; ``base`` is that of the first."""
@@ -215,8 +216,8 @@ def gradient_settings(options: ProbeOptions, images: int = 0) -> GradientSetting
         settings = replace(settings, batch_size=512)
     if options.learning_rate is not None:
         given = options.learning_rate
-        rates = tuple(dict.fromkeys(given if isinstance(given, tuple) else (given,)))
-        settings = replace(settings, learning_rates=rates)
+        rates = [given] if isinstance(given, float) else given
+        settings = replace(settings, learning_rates=tuple(dict.fromkeys(rates)))
     if options.epochs is not None:
         moved = tuple(round(m * options.epochs / settings.epochs) for m in settings.milestones)
         settings = replace(settings, epochs=options.epochs, milestones=moved)
