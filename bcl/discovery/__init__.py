@@ -1,0 +1,26 @@
+"""What is rare in a collection without labels: embeddings, rarity, duplicates, clusters, a map."""
+
+from typing import TYPE_CHECKING
+
+from bcl.core.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from bcl.discovery.clusters import cluster as cluster
+    from bcl.discovery.duplicates import duplicate_groups as duplicate_groups
+    from bcl.discovery.neighbors import nearest_neighbors as nearest_neighbors
+    from bcl.discovery.projection import project as project
+    from bcl.discovery.quality import image_quality as image_quality
+    from bcl.discovery.rarity import neighbor_distance as neighbor_distance
+    from bcl.discovery.selection import label_first as label_first
+
+_HOMES = {
+    "cluster": "bcl.discovery.clusters",
+    "duplicate_groups": "bcl.discovery.duplicates",
+    "image_quality": "bcl.discovery.quality",
+    "label_first": "bcl.discovery.selection",
+    "nearest_neighbors": "bcl.discovery.neighbors",
+    "neighbor_distance": "bcl.discovery.rarity",
+    "project": "bcl.discovery.projection",
+}
+__all__ = sorted(_HOMES)
+__getattr__ = lazy_names(__name__, _HOMES)

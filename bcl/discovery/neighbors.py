@@ -1,0 +1,110 @@
+"""Nearest neighbors of every image within its own collection."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize, pad
+
+from bcl.core.checks import check_count
+from bcl.core.errors import InputError
+
+EXACT_ROWS = 20_000  # beyond, candidates are searched in fewer dimensions
+SEARCH_DIMENSIONS, SEARCH_FACTOR = 128, 4  # and this many times k of them are compared exactly
+BLOCK_BYTES = 128 << 20  # of similarities at a time
+RUN = 64  # similarities whose largest stands for them
+
+
+class Neighbors(NamedTuple):
+    """The k nearest other images of each, nearest first."""
+
+    ids: Tensor  # (N, k) int64
+    distances: Tensor  # (N, k) float32, cosine distances in [0, 2]
+
+
+def nearest_neighbors(
+    embeddings: Tensor, k: int = 10, *, exact_rows: int = EXACT_ROWS
+) -> Neighbors:
+    r"""Find the k nearest other images by cosine distance, :math:`1 - x_i^\top x_j`.
+
+    Rows are normalized first. Up to ``exact_rows`` images, or 128 dimensions, all pairs are
+    compared. Beyond, 4k candidates come from the 128 main directions and are then compared in all
+    dimensions: distances are always exact, and few neighbors are missed. Memory does not grow with
+    the number of pairs.
+
+    Args:
+        embeddings: (N, D) floating point.
+        k: neighbors per image, fewer if the collection is smaller.
+        exact_rows: images up to which all pairs are compared in all dimensions.
+
+    Raises:
+        InputError: fewer than two images, or values that are not finite.
+
+    Example:
+        >>> ring = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]])
+        >>> nearest_neighbors(ring, k=1).ids.flatten().tolist()
+        [1, 0, 1]
+    """
+    check_count("k", k)
+    if embeddings.ndim != 2 or len(embeddings) < 2:
+        raise InputError(
+            f"neighbors need at least two embeddings (N, D), got shape {tuple(embeddings.shape)}."
+        )
+    if not bool(embeddings.isfinite().all()):
+        bad = int((~embeddings.isfinite().all(1)).nonzero()[0])
+        raise InputError(f"the embedding of row {bad} is not finite; embed the collection again.")
+    k = min(k, len(embeddings) - 1)
+    rows = normalize(embeddings.float(), dim=1)
+    if len(rows) <= exact_rows or rows.shape[1] <= SEARCH_DIMENSIONS:
+        return _search(rows, k)
+    candidates = _search(_main_directions(rows, SEARCH_DIMENSIONS), SEARCH_FACTOR * k).ids
+    return _compare(rows, candidates, k)
+
+
+def _search(rows: Tensor, k: int) -> Neighbors:
+    """All pairs, a block of rows at a time."""
+    step = max(1, BLOCK_BYTES // (4 * len(rows)))
+    k = min(k, len(rows) - 1)
+    found = []
+    for start in range(0, len(rows), step):
+        block = rows[start : start + step]
+        similarity = block @ rows.T  # (b, N)
+        itself = torch.arange(start, start + len(block), device=rows.device)
+        similarity[torch.arange(len(block)), itself] = -torch.inf
+        found.append(_largest(similarity, k))
+    values, ids = (torch.cat(parts) for parts in zip(*found, strict=True))
+    return Neighbors(ids, _distances(values))
+
+
+def _largest(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """``values.topk(k)`` of wide rows: the k runs with the largest maxima hold the k largest."""
+    runs = -(-values.shape[1] // RUN)
+    if runs <= k:
+        return tuple(values.topk(k, dim=1))  # type: ignore[return-value]
+    table = pad(values, (0, runs * RUN - values.shape[1]), value=-torch.inf)
+    table = table.view(len(values), runs, RUN)
+    best = table.amax(2).topk(k, dim=1).indices  # (b, k) runs
+    inside = table.gather(1, best[:, :, None].expand(-1, -1, RUN)).flatten(1)  # (b, k·RUN)
+    top, place = inside.topk(k, dim=1)
+    return top, best.gather(1, place // RUN) * RUN + place % RUN
+
+
+def _main_directions(rows: Tensor, dimensions: int) -> Tensor:
+    """(N, dimensions) normalized coordinates along the leading eigenvectors of XᵀX."""
+    vectors = torch.linalg.eigh(rows.T @ rows).eigenvectors[:, -dimensions:]
+    return normalize(rows @ vectors, dim=1)
+
+
+def _compare(rows: Tensor, candidates: Tensor, k: int) -> Neighbors:
+    """The k nearest of each row's candidates, in all dimensions."""
+    ids, values = [], []
+    for block, others in zip(torch.split(rows, 512), torch.split(candidates, 512), strict=True):
+        similarity = torch.einsum("bd,bkd->bk", block, rows[others])
+        top = similarity.topk(k, dim=1)
+        ids.append(others.gather(1, top.indices))
+        values.append(top.values)
+    return Neighbors(torch.cat(ids), _distances(torch.cat(values)))
+
+
+def _distances(similarities: Tensor) -> Tensor:
+    return (1 - similarities).clamp(0, 2)

@@ -1,0 +1,59 @@
+import pytest
+import torch
+
+from bcl.core.errors import InputError
+from bcl.discovery.neighbors import RUN, nearest_neighbors
+
+
+def by_loop(x, k):
+    """Every pair, one at a time."""
+    found = []
+    for i in range(len(x)):
+        pairs = []
+        for j in range(len(x)):
+            if i != j:
+                cosine = (x[i] @ x[j]) / (x[i].norm() * x[j].norm())
+                pairs.append((1 - float(cosine), j))
+        found.append(sorted(pairs)[:k])
+    ids = torch.tensor([[j for _, j in row] for row in found])
+    return ids, torch.tensor([[d for d, _ in row] for row in found])
+
+
+@pytest.mark.parametrize(("n", "k"), [(2, 5), (40, 3), (4 * RUN + 7, 2)])
+def test_pairs_as_by_loop(n, k):
+    x = torch.randn(n, 6, generator=torch.Generator().manual_seed(n)).double()
+    ids, distances = by_loop(x, k)
+    found = nearest_neighbors(x, k)
+    assert torch.equal(found.ids, ids)
+    torch.testing.assert_close(found.distances, distances, atol=1e-5, rtol=0)
+
+
+def test_blocks_join(monkeypatch):
+    x = torch.randn(50, 5, generator=torch.Generator().manual_seed(0))
+    whole = nearest_neighbors(x, 4)
+    monkeypatch.setattr("bcl.discovery.neighbors.BLOCK_BYTES", 4 * 50 * 7)
+    assert torch.equal(nearest_neighbors(x, 4).ids, whole.ids)
+
+
+def test_a_search_in_fewer_dimensions_misses_little_and_reports_exact_distances():
+    generator = torch.Generator().manual_seed(0)
+    plane = torch.randn(20, 256, generator=generator)
+    x = torch.randn(600, 20, generator=generator) @ plane
+    x += 0.3 * torch.randn(600, 256, generator=generator)
+    exact, fast = nearest_neighbors(x, 5), nearest_neighbors(x, 5, exact_rows=10)
+    same = [
+        len(set(a) & set(b)) for a, b in zip(exact.ids.tolist(), fast.ids.tolist(), strict=True)
+    ]
+    assert sum(same) > 0.97 * 5 * 600
+    rows = torch.nn.functional.normalize(x, dim=1)
+    wanted = 1 - (rows[:, None] * rows[fast.ids]).sum(2)
+    torch.testing.assert_close(fast.distances, wanted, atol=1e-5, rtol=0)
+
+
+def test_bad_embeddings():
+    with pytest.raises(InputError, match="two"):
+        nearest_neighbors(torch.zeros(1, 3))
+    x = torch.ones(3, 2)
+    x[2, 0] = torch.nan
+    with pytest.raises(InputError, match="row 2"):
+        nearest_neighbors(x)
