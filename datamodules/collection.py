@@ -17,7 +17,9 @@ from datamodules.tail.balance import listed
 class ImageCollection(FilesDataModule):
     """A collection of images without labels; every readable image is trained on.
 
-    An image's id is its place among the sorted relative paths. Unreadable images are left out,
+    An image's id is its place among the sorted relative paths. Images of any mode are read, turned
+    as EXIF says, to a shorter side of ``image_size``; in each epoch another square of the longer
+    side makes the views, drawn by (seed, epoch, id). Unreadable images are left out,
     counted on standard error and listed with the reason in `unreadable`.
 
     Args:
@@ -40,6 +42,8 @@ class ImageCollection(FilesDataModule):
         >>> data.num_samples, data.names()
         (2, ['2021/b.png', 'a.jpg'])
     """
+
+    whole = True
 
     def __init__(self, root: str, on_bad_image: OnBadImage = "skip", **options: Any) -> None:
         super().__init__(on_bad_image=on_bad_image, **options)

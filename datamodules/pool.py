@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import compress
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pytorch_lightning.utilities import rank_zero_only
@@ -14,7 +14,7 @@ from bcl.core.checks import check_choice, check_count
 from bcl.core.errors import InputError
 from datamodules.base import LongTailedDataModule, Sets
 from datamodules.images.cache import decoded
-from datamodules.images.dataset import ImageDataset
+from datamodules.images.dataset import ImageDataset, WholeImages
 from datamodules.images.files import ImageFiles
 from datamodules.images.readers import Reader, shown
 from datamodules.tail import profiles, recipes
@@ -109,6 +109,10 @@ class FilesDataModule(LongTailedDataModule):
         workers: decoding processes; if not given, all usable cores while the set is scanned or
             decoded once, and the usable cores over this machine's ranks during training.
 
+    Attributes:
+        whole: whether images are turned as EXIF says and training sees all of them, or their
+            center squares as stored.
+
     Raises:
         InputError: an argument is out of range.
 
@@ -125,6 +129,8 @@ class FilesDataModule(LongTailedDataModule):
         >>> data.num_samples, data.notes[0]
         (1, 'left out unreadable image b.png: cannot identify image file')
     """
+
+    whole: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -162,16 +168,17 @@ class FilesDataModule(LongTailedDataModule):
             assert pool.images is not None
             data = ImageDataset(pool.images, pool.labels, pool.fingerprint_of())
             return data, *pool.without([])
-        wanted = len(pool.names) * 3 * self.image_size**2
+        wanted = len(pool.names) * 3 * self.image_size**2 * (1.5 if self.whole else 1)
         fits = wanted <= self.memory_limit_gb * 2**30
         in_memory = self.storage in ("memory", "host") or (self.storage == "auto" and fits)
-        pixels, digests, bad = decoded(
+        pixels, digests, bad, sides = decoded(
             pool.reader,
             pool.names,
             self.image_size if in_memory else 0,
             cache=self.cache_dir,
             workers=self.workers,
             progress=True,
+            whole=self.whole,
         )
         if bad and self.on_bad_image == "refuse":
             lines = [f"\n  {shown(pool.names[row])}: {why}" for row, why in bad[:1000]]
@@ -181,8 +188,13 @@ class FilesDataModule(LongTailedDataModule):
                 f"leave them out with on_bad_image='skip':{''.join(lines)}{more}"
             )
         pool, kept = pool.without(bad)
-        files = ImageFiles(pool.reader, pool.names, self.image_size, self.workers)  # type: ignore[arg-type]
-        images = pixels if in_memory else files
+        files = ImageFiles(pool.reader, pool.names, self.image_size, self.workers, self.whole)  # type: ignore[arg-type]
+        images: Tensor | WholeImages | ImageFiles = pixels if in_memory else files
+        if in_memory and sides is not None:
+            square = bool((sides == self.image_size).all())  # a batch of those is one gather
+            shape = (-1, 3, self.image_size, self.image_size)
+            whole = WholeImages(pixels, sides, self.image_size)
+            images = pixels.view(shape) if square else whole
         data = ImageDataset(
             images, pool.labels, pool.fingerprint_of(), digests=digests, names=files.names
         )

@@ -4,7 +4,7 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -18,8 +18,9 @@ from datamodules.images.decode import DECODE_VERSION
 from datamodules.images.files import Chunk, decode_all
 from datamodules.images.readers import Reader
 
-# A file holds the pixels, the digests, a JSON footer, the footer's length (8 bytes) and this.
-_MAGIC = b"BCLCACR2"
+# A file holds the pixels, the digests, the sides of whole images, a JSON footer, the footer's
+# length (8 bytes) and this.
+_MAGIC = b"BCLCACR3"
 
 
 def default_cache() -> Path:
@@ -38,13 +39,15 @@ def decoded(
     cache: str | Path | None = None,
     workers: int | None = None,
     progress: bool = False,
+    whole: bool = False,
 ) -> Chunk:
     """Decode the named images (size 0: only check them), or map what an earlier run decoded."""
+    whole = whole and size > 0
     # The key covers all that the pixels depend on, so nothing stale is read. One process decodes
     # while others wait; a killed one leaves nothing that passes for a cache.
     folder = Path(cache).expanduser() if cache is not None else default_cache()
     stamps = "\n".join([f"{name}\0{_stamp(reader, name)}" for name in names])
-    key = fingerprint(f"{DECODE_VERSION} {size}", stamps)
+    key = fingerprint(f"{DECODE_VERSION} {size}{' whole' * whole}", stamps)
     path = folder / f"{key}.u8"
     if (found := _load(path, size)) is not None:
         return found
@@ -60,7 +63,8 @@ def decoded(
                 text = f"{wanted / 2**20:.0f} MiB needed, {free / 2**20:.0f} MiB free"
                 raise OSError(28, text, str(folder))
             show = Progress(log=True) if progress else None
-            atomic_write(path, lambda file: _fill(file, reader, names, size, workers, show))
+            made = decode_all(reader, names, size, workers, whole)
+            atomic_write(path, lambda file: _fill(file, made, reader, len(names), size, show))
     except OSError as error:
         raise InputError(
             f"cannot cache decoded images in {folder}: {error.strerror or error}; choose a "
@@ -80,25 +84,26 @@ def _stamp(reader: Reader, name: str) -> str:
 
 def _fill(
     file: BinaryIO,
+    chunks: Iterable[Chunk],
     reader: Reader,
-    names: Sequence[str],
+    total: int,
     size: int,
-    workers: int | None,
     progress: Progress | None,
 ) -> None:
     bad: list[tuple[int, str]] = []
-    digests: list[bytes] = []
+    digests, sides = bytearray(), bytearray()
     count = 0
-    for chunk in decode_all(reader, names, size, workers):
+    for chunk in chunks:
         file.write(chunk.pixels.numpy().data)
-        digests.append(chunk.digests.numpy().astype("<i8").tobytes())
+        digests += chunk.digests.numpy().astype("<i8").tobytes()
+        sides += b"" if chunk.sides is None else chunk.sides.numpy().astype("<i8").tobytes()
         count += len(chunk.digests)
         bad += chunk.bad
         if progress is not None:
             task = "decoding images of" if size else "checking images of"
-            progress(f"{task} {reader.root}", count + len(bad), len(names))
-    file.write(b"".join(digests))
-    footer = json.dumps({"count": count, "size": size, "bad": bad}).encode()
+            progress(f"{task} {reader.root}", count + len(bad), total)
+    file.write(digests + sides)
+    footer = json.dumps({"count": count, "size": size, "bad": bad, "whole": bool(sides)}).encode()
     file.write(footer + len(footer).to_bytes(8, "little") + _MAGIC)
 
 
@@ -115,17 +120,22 @@ def _load(path: Path, size: int) -> Chunk | None:
             file.seek(total - 16 - length)
             footer = json.loads(file.read(length))
             count, bad = int(footer["count"]), [(int(row), str(why)) for row, why in footer["bad"]]
-            pixels = count * 3 * size * size
-            if pixels + 8 * count + length + 16 != total:
-                return None
+            whole = bool(footer["whole"])
+            table = count * (24 if whole else 8)
+            pixels = total - 16 - length - table
             file.seek(pixels)
-            raw = bytearray(file.read(8 * count)) + bytes(8)  # torch refuses an empty buffer
-            digests = torch.frombuffer(raw, dtype=torch.int64)[:count]
+            raw = bytearray(file.read(table)) + bytes(8)  # torch refuses an empty buffer
+            numbers = torch.frombuffer(raw, dtype=torch.int64)[:-1]
+            digests, sides = numbers[:count], numbers[count:].view(-1, 2)
+            if pixels != 3 * (int(sides.prod(1).sum()) if whole else count * size * size):
+                return None
     except (OSError, ValueError, LookupError, TypeError):
         return None
     if not pixels:
         return Chunk(torch.empty(0, 3, size, size, dtype=torch.uint8), digests, bad)
     flat = torch.from_file(str(path), shared=False, size=pixels, dtype=torch.uint8)
+    if whole:
+        return Chunk(flat, digests, bad, sides)
     return Chunk(flat.view(count, 3, size, size), digests, bad)
 
 

@@ -9,17 +9,56 @@ from torch import Tensor
 
 from bcl.core.errors import InputError
 from bcl.core.hashing import fingerprint
-from datamodules.images.files import ImageFiles
+from bcl.core.random import uniform
+from datamodules.images.decode import square_at
+from datamodules.images.files import ImageFiles, Places
 from datamodules.images.readers import shown
 
 Batch = dict[str, Tensor]
+# Keeps the places of squares apart from other random numbers.
+_SQUARE_STREAM = 0x50A2
+
+
+class WholeImages:
+    """N decoded images of one shorter side in a block of bytes, read as squares.
+
+    Args:
+        pixels: uint8 (bytes,), the (3, h, w) images one after the other.
+        sides: (N, 2) int64 rows and columns.
+        size: S, the shorter side.
+    """
+
+    whole = True
+
+    def __init__(self, pixels: Tensor, sides: Tensor, size: int) -> None:
+        self.pixels, self.sides, self.size = pixels, sides, size
+        self._ends = (3 * sides.prod(1)).cumsum(0)  # (N,)
+
+    def __len__(self) -> int:
+        return len(self.sides)
+
+    def to(self, device: torch.device) -> "WholeImages":
+        """The same images on a device."""
+        return WholeImages(self.pixels.to(device), self.sides, self.size)
+
+    def read(self, places: Places) -> Tensor:
+        """A square of each: uint8 (n, 3, S, S)."""
+        rows = places.rows.cpu()
+        squares = []
+        table = zip(
+            self._ends[rows].tolist(), self.sides[rows].tolist(), places.along.tolist(), strict=True
+        )
+        for end, (height, width), along in table:
+            image = self.pixels[end - 3 * height * width : end].view(3, height, width)
+            squares.append(square_at(image, self.size, along))
+        return torch.stack(squares)
 
 
 class ImageDataset:
     """Images in a fixed order, with or without labels; an image's id is its position here.
 
     Args:
-        images: uint8 (N, 3, S, S), or image files that are decoded when they are read.
+        images: uint8 (N, 3, S, S), whole images, or files that are decoded when they are read.
         labels: (N,) integer classes, -1 where unknown; all are unknown if not given.
         name: identifies the images in `content_hash`; a hash of their pixels if not given.
         content_hash: hash of the set, if not computed from its names.
@@ -45,7 +84,7 @@ class ImageDataset:
 
     def __init__(
         self,
-        images: Tensor | ImageFiles,
+        images: Tensor | WholeImages | ImageFiles,
         labels: Tensor | None = None,
         name: str | None = None,
         *,
@@ -93,6 +132,9 @@ class ImageDataset:
         if self.files is not None or device.type == "cpu":
             return self
         there = copy.copy(self)
+        if isinstance(self._images, WholeImages):  # ids stay here, where squares are cut
+            there._images = self._images.to(device)
+            return there
         there._images = self.images(torch.arange(len(self))).to(device)
         there.labels, there._rows = self.labels.to(device), None
         return there
@@ -116,7 +158,7 @@ class ImageDataset:
     @property
     def files(self) -> ImageFiles | None:
         """Image files that `rows` selects from; None where the images are in memory."""
-        return None if isinstance(self._images, Tensor) else self._images
+        return self._images if isinstance(self._images, ImageFiles) else None
 
     @property
     def rows(self) -> Tensor:
@@ -156,25 +198,34 @@ class ImageDataset:
         self._check(indices)
         return self._read(self._locate(indices.cpu()))
 
-    def _locate(self, ids: Tensor) -> Tensor:
-        return ids if self._rows is None else self._rows[ids]
+    def _locate(self, ids: Tensor, keys: tuple[int, ...] | None = None) -> Places:
+        rows = ids if self._rows is None else self._rows[ids]
+        if keys is None or isinstance(self._images, Tensor) or not self._images.whole:
+            return Places(rows, torch.full((len(rows),), 0.5))
+        return Places(rows, uniform(*keys, _SQUARE_STREAM, ids))
 
-    def _read(self, rows: Tensor) -> Tensor:
+    def _read(self, places: Places) -> Tensor:
         if isinstance(self._images, Tensor):
-            return self._images.index_select(0, rows.to(self._images.device))
-        return self._images.read(rows)
+            return self._images.index_select(0, places.rows.to(self._images.device))
+        return self._images.read(places)
 
-    def stream(self, batches: Iterator[Tensor]) -> Iterator[Batch]:
-        """Read batches of (B,) int64 positions, ahead of use where the images are in files."""
+    def stream(
+        self, batches: Iterator[Tensor], keys: tuple[int, ...] | None = None
+    ) -> Iterator[Batch]:
+        """Read batches of (B,) int64 positions, ahead of use where the images are in files.
+
+        Of images that are kept whole each gives a square at random along its longer side, as a
+        function of the ``keys`` and its position; the middle without keys.
+        """
         ahead: deque[Tensor] = deque()  # positions whose images are being read
 
-        def rows() -> Iterator[Tensor]:
+        def places() -> Iterator[Places]:
             for ids in batches:
                 ahead.append(ids)
-                yield self._locate(ids)
+                yield self._locate(ids, keys)
 
         files = self.files
-        for images in map(self._read, rows()) if files is None else files.stream(rows()):
+        for images in map(self._read, places()) if files is None else files.stream(places()):
             ids = ahead.popleft()
             yield {"image": images, "id": ids, "label": self.labels[ids]}
 

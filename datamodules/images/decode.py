@@ -1,10 +1,11 @@
 """From the bytes of an image file to uint8 pixels."""
 
 import hashlib
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     import numpy as np
@@ -12,8 +13,22 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
+Pixels = TypeVar("Pixels", "NDArray[np.uint8]", "Tensor")
+
 # Part of the cache's key: raise it whenever `decode` returns other pixels.
 DECODE_VERSION = 3
+
+_LONGEST = 16  # times the shorter side
+# EXIF orientation: whether rows and columns change places, then the steps through both.
+_TURNS = {
+    2: (False, 1, -1),
+    3: (False, -1, -1),
+    4: (False, -1, 1),
+    5: (True, 1, 1),
+    6: (True, 1, -1),
+    7: (True, -1, -1),
+    8: (True, -1, 1),
+}
 
 
 def decode(data: bytes, size: int) -> "NDArray[np.uint8]":
@@ -21,12 +36,41 @@ def decode(data: bytes, size: int) -> "NDArray[np.uint8]":
     # Pixels are taken as stored: no EXIF rotation (as in torchvision), no transparency, the first
     # frame, the upper eight of 16 bits. They are within one level of Pillow's.
     with _opened(data) as image:
-        if image.format == "JPEG" and image.mode == "RGB" and min(image.size) < 2 * size:
-            pixels = _decode_jpeg(data)
-            if pixels is not None:
-                return _resize(pixels, size)
-        image.draft("RGB", (size, size))  # a large JPEG at 1/2, 1/4 or 1/8, but not below `size`
-        return _resize(_pixels(image), size)
+        pixels = _pixels(image, data, size)
+    side = min(pixels.shape[1:])
+    return _scale(_middle(pixels, side, side), size, size)
+
+
+def decode_whole(data: bytes, size: int) -> "NDArray[np.uint8]":
+    """Decode all of an image, upright, to uint8 (3, h, w) of a shorter side ``size``.
+
+    Of images longer than 16 times their width the middle is kept.
+    """
+    with _opened(data) as image:
+        turn, pixels = _orientation(image), _pixels(image, data, size)
+    height, width = pixels.shape[1:]
+    side = min(height, width)
+    pixels = _middle(pixels, min(height, _LONGEST * side), min(width, _LONGEST * side))
+    height, width = pixels.shape[1:]
+    array = _scale(pixels, round(height * size / side), round(width * size / side))
+    transposed, *flipped = _TURNS.get(turn, (False, 1, 1))
+    array = array.transpose(0, 2, 1) if transposed else array
+    return array[:, :: flipped[0], :: flipped[1]]
+
+
+def square_at(pixels: "Pixels", size: int, place: float) -> "Pixels":
+    """The square at ``place`` of an image's longer side, in [0, 1); at 0.5 the middle."""
+    height, width = pixels.shape[1:]
+    top, left = int(place * (height - size + 1)), int(place * (width - size + 1))
+    return pixels[:, top : top + size, left : left + size]
+
+
+def _orientation(image: "Image") -> int:
+    """The EXIF tag that says how to turn an image; 1 where it cannot be read."""
+    try:
+        return int(image.getexif().get(0x112, 1))
+    except Exception:  # damaged EXIF: the pixels may be whole all the same
+        return 1
 
 
 def check(data: bytes) -> None:
@@ -42,7 +86,9 @@ def _opened(data: bytes) -> "Iterator[Image]":
     from PIL import Image
 
     try:
-        with Image.open(BytesIO(data)) as image:
+        # Warnings are about metadata that nothing here depends on.
+        with warnings.catch_warnings(), Image.open(BytesIO(data)) as image:
+            warnings.simplefilter("ignore")
             # Pillow before 10.3 opens 16-bit grayscale PNG as "I", 32 bits.
             if image.mode == "F" or (image.mode == "I" and image.format != "PNG"):
                 kind = "floating-point" if image.mode == "F" else "32-bit"
@@ -78,23 +124,29 @@ def as_rgb(image: "Image") -> "Image":
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _pixels(image: "Image") -> "Tensor":
+def _pixels(image: "Image", data: bytes, size: int) -> "Tensor":
     import numpy as np
     import torch
 
+    if image.format == "JPEG" and image.mode == "RGB" and min(image.size) < 2 * size:
+        pixels = _decode_jpeg(data)
+        if pixels is not None:
+            return pixels
+    image.draft("RGB", (size, size))  # a large JPEG at 1/2, 1/4 or 1/8, but not below `size`
     return torch.from_numpy(np.array(as_rgb(image))).permute(2, 0, 1)  # (3, H, W)
 
 
-def _resize(pixels: "Tensor", size: int) -> "NDArray[np.uint8]":
+def _middle(pixels: "Tensor", rows: int, cols: int) -> "Tensor":
+    top, left = (pixels.shape[1] - rows) // 2, (pixels.shape[2] - cols) // 2
+    return pixels[:, top : top + rows, left : left + cols]
+
+
+def _scale(pixels: "Tensor", rows: int, cols: int) -> "NDArray[np.uint8]":
     from torch.nn import functional
 
-    height, width = pixels.shape[1:]
-    if (height, width) != (size, size):
-        side = min(height, width)
-        top, left = (height - side) // 2, (width - side) // 2
-        square = pixels[None, :, top : top + side, left : left + side]
-        # A quarter of Pillow's time.
-        pixels = functional.interpolate(square, (size, size), mode="bicubic", antialias=True)[0]
+    if pixels.shape[1:] != (rows, cols):  # a quarter of Pillow's time
+        kind = {"mode": "bicubic", "antialias": True}
+        pixels = functional.interpolate(pixels[None], (rows, cols), **kind)[0]  # type: ignore[arg-type]
     array: NDArray[np.uint8] = pixels.numpy()
     return array
 

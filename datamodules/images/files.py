@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
-from typing import Any, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from bcl.core.errors import InputError, find_input_error
 from bcl.core.machine import usable_cores
-from datamodules.images.decode import check, decode, digest_of, reason
+from datamodules.images.decode import check, decode, decode_whole, digest_of, reason, square_at
 from datamodules.images.readers import Reader, shown
 
 # Images per task of a worker while training: few, so that a first batch comes soon and all
@@ -26,26 +26,50 @@ _CHUNK = 16
 _CHUNK_BYTES = 1 << 20  # pixels per task while a whole set is decoded
 
 
+Extent = Literal["center", "part", "whole"]  # what is decoded of an image
+
+
 class Chunk(NamedTuple):
     """Some decoded images."""
 
-    pixels: Tensor  # uint8 (n, 3, S, S) of the readable ones
+    pixels: Tensor  # uint8 (n, 3, S, S) of the readable ones; (bytes,) of whole images
     digests: Tensor  # (n,) int64 hashes of their files
     bad: list[tuple[int, str]]  # row and reason of the others
+    sides: Tensor | None = None  # (n, 2) int64 rows and columns of whole images
+
+
+class Places(NamedTuple):
+    """Which images to read and, of whole ones, which square of each."""
+
+    rows: Tensor  # (n,) int64
+    along: Tensor  # (n,) float32 in [0, 1): where along the longer side; 0.5 is the middle
+
+
+def _pairs(places: Places) -> Iterator[tuple[int, float]]:
+    return zip(places.rows.tolist(), places.along.tolist(), strict=True)
 
 
 class ImageFiles:
-    """N named images, decoded when they are read, by ``workers`` processes (0: in this one)."""
+    """N named images, decoded when they are read, by ``workers`` processes (0: in this one).
+
+    An image is its center square as stored or, of ``whole`` images, a square anywhere, upright.
+    """
 
     def __init__(
-        self, reader: Reader, names: Sequence[object], size: int, workers: int | None = None
+        self,
+        reader: Reader,
+        names: Sequence[object],
+        size: int,
+        workers: int | None = None,
+        whole: bool = False,
     ) -> None:
         self.reader = reader
         self.names = PackedNames(names) if isinstance(names, list) else names
         self.size = size
+        self.whole = whole
         self.ranks: int | None = None  # that decode on this machine, if known
         self._workers = workers
-        self._decoder = _Decoder(reader, self.names, size)
+        self._decoder = _Decoder(reader, self.names, size, "part" if whole else "center")
         self._stream: _Stream | None = None
 
     def __len__(self) -> int:
@@ -59,19 +83,19 @@ class ImageFiles:
         ranks = self.ranks or int(os.environ.get("LOCAL_WORLD_SIZE", "1") or 1)
         return max(usable_cores() // max(ranks, 1), 1)
 
-    def read(self, rows: Tensor) -> Tensor:
-        """(n,) rows to uint8 (n, 3, S, S), decoded in this process."""
-        return self._readable(self._decoder.read(rows.tolist()))
+    def read(self, places: Places) -> Tensor:
+        """Decode in this process: uint8 (n, 3, S, S)."""
+        return self._readable(self._decoder.read(list(_pairs(places))))
 
-    def stream(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
-        """Decode batches of rows in worker processes, ahead of use."""
+    def stream(self, batches: Iterable[Places]) -> Iterator[Tensor]:
+        """Decode batches in worker processes, ahead of use."""
         if self.workers == 0:
             return map(self.read, batches)
         if self._stream is None or self._stream.busy:
             self._stream = _Stream(self._decoder, self.workers)
         return self._assemble(self._stream, batches)
 
-    def _assemble(self, stream: "_Stream", batches: Iterable[Tensor]) -> Iterator[Tensor]:
+    def _assemble(self, stream: "_Stream", batches: Iterable[Places]) -> Iterator[Tensor]:
         """Whole batches from their chunks."""
         pinned = torch.cuda.is_available()
         images, done = torch.empty(0), 0
@@ -93,12 +117,17 @@ class ImageFiles:
 
 
 def decode_all(
-    reader: Reader, names: Sequence[str], size: int, workers: int | None = None
+    reader: Reader,
+    names: Sequence[str],
+    size: int,
+    workers: int | None = None,
+    whole: bool = False,
 ) -> Iterator[Chunk]:
     """Decode images in order, with several processes; size 0 only checks them."""
     step = min(max(_CHUNK_BYTES // max(3 * size * size, 1), 1), 256)
-    chunks = iter([range(a, min(a + step, len(names))) for a in range(0, len(names), step)])
-    decoder = _Decoder(reader, names, size, digests=True)
+    starts = range(0, len(names), step)
+    chunks = ([(row, 0.5) for row in range(a, min(a + step, len(names)))] for a in starts)
+    decoder = _Decoder(reader, names, size, "whole" if whole else "center", digests=True)
     processes = min(usable_cores() if workers is None else workers, len(names) // step + 1)
     if processes < 2:
         yield from map(decoder.read, chunks)
@@ -114,8 +143,9 @@ def decode_all(
             # A few chunks per process may wait, so that a slow disk does not fill the memory.
             waiting += [pool.submit(_run, rows) for rows in islice(chunks, 4 * processes)]
         while waiting:
-            pixels, digests, bad = waiting.popleft().result()
-            yield Chunk(torch.from_numpy(pixels), torch.from_numpy(digests), bad)
+            pixels, digests, bad, sides = waiting.popleft().result()
+            sides = sides if sides is None else torch.from_numpy(sides)
+            yield Chunk(torch.from_numpy(pixels), torch.from_numpy(digests), bad, sides)
             waiting += [pool.submit(_run, rows) for rows in islice(chunks, 1)]
     except BrokenProcessPool:
         raise InputError(
@@ -132,43 +162,58 @@ def _start(decoder: "_Decoder") -> None:
     torch.set_num_threads(1)  # processes share the cores; OpenMP's threads don't survive a fork
 
 
-def _run(rows: Sequence[int]) -> tuple[Any, Any, list[tuple[int, str]]]:
+def _run(rows: Sequence[tuple[int, float]]) -> tuple[Any, ...]:
     """Decode in a worker process; arrays, because tensors would need it to stay alive."""
-    chunk = _decoder.read(rows)
-    return chunk.pixels.numpy(), chunk.digests.numpy(), chunk.bad
+    return tuple(part.numpy() if isinstance(part, Tensor) else part for part in _decoder.read(rows))
 
 
 class _Decoder(Dataset[Chunk]):
     """Decodes lists of rows; each worker process holds one."""
 
     def __init__(
-        self, reader: Reader, names: Sequence[object], size: int, digests: bool = False
+        self,
+        reader: Reader,
+        names: Sequence[object],
+        size: int,
+        extent: Extent,
+        digests: bool = False,
     ) -> None:
         self.reader, self.names, self.size, self.digests = reader, names, size, digests
+        self.extent = extent if size else "center"
 
-    def __getitems__(self, rows: Sequence[int]) -> Chunk:
+    def __getitems__(self, rows: Sequence[tuple[int, float]]) -> Chunk:
         return self.read(rows)
 
-    def read(self, rows: Sequence[int]) -> Chunk:
-        pixels = torch.empty((len(rows), 3, self.size, self.size), dtype=torch.uint8)
+    def read(self, rows: Sequence[tuple[int, float]]) -> Chunk:
+        wholes: list[Tensor] = []
+        room = 0 if self.extent == "whole" else len(rows)
+        pixels = torch.empty((room, 3, self.size, self.size), dtype=torch.uint8)
         if get_worker_info() is not None and self.size:
             pixels.untyped_storage().share_memory_()  # decoded in place; torch would copy it later
         digests, bad = torch.zeros(len(rows), dtype=torch.int64), []
         array, hashes, good = pixels.numpy(), digests.numpy(), 0  # faster to fill one by one
-        for row in rows:
+        for row, along in rows:
             try:
                 data = self.reader.read(str(self.names[row]))
-                if self.size:
-                    array[good] = decode(data, self.size)
-                else:
+                if not self.size:
                     check(data)
+                elif self.extent == "center":
+                    array[good] = decode(data, self.size)
+                elif self.extent == "part":
+                    array[good] = square_at(decode_whole(data, self.size), self.size, along)
+                else:
+                    wholes.append(torch.from_numpy(decode_whole(data, self.size).copy()))
             except OSError as error:
                 bad.append((row, reason(error)))
             else:
                 if self.digests:
                     hashes[good] = digest_of(data)
                 good += 1
-        return Chunk(pixels[:good], digests[:good], bad)
+        if self.extent != "whole":
+            return Chunk(pixels[:good], digests[:good], bad)
+        flat = torch.cat([pixels.flatten(), *(image.flatten() for image in wholes)])
+        sides = torch.tensor([image.shape[1:] for image in wholes], dtype=torch.int64).view(-1, 2)
+        return Chunk(flat, digests[:good], bad, sides)
 
 
 _decoder: _Decoder  # of a process of `decode_all`
@@ -180,7 +225,7 @@ class _Stream:
     def __init__(self, decoder: _Decoder, workers: int) -> None:
         self.busy = False
         self.sizes: deque[int] = deque()  # of the batches under way
-        self._batches: Iterable[Tensor] = ()
+        self._batches: Iterable[Places] = ()
         self._loader: DataLoader[Any] = DataLoader(
             decoder,
             batch_sampler=cast("Any", self),
@@ -192,13 +237,14 @@ class _Stream:
             generator=torch.Generator(),
         )
 
-    def __iter__(self) -> Iterator[list[int]]:
-        for rows in self._batches:
-            self.sizes.append(len(rows))
-            for chunk in torch.split(rows, _CHUNK):
-                yield chunk.tolist()
+    def __iter__(self) -> Iterator[list[tuple[int, float]]]:
+        for places in self._batches:
+            self.sizes.append(len(places.rows))
+            pairs = _pairs(places)
+            while chunk := list(islice(pairs, _CHUNK)):
+                yield chunk
 
-    def run(self, batches: Iterable[Tensor]) -> Iterator[Chunk]:
+    def run(self, batches: Iterable[Places]) -> Iterator[Chunk]:
         self.busy = True
         try:
             self._batches = batches

@@ -134,7 +134,7 @@ class BatchLoader:
     def _run(self) -> Iterator[Batch]:
         start, self._start = self._start, 0
         self._done = start
-        for batch in self._source.stream(self._ids(start)):
+        for batch in self._source.stream(self._ids(start), (self.seed, self.epoch)):
             # Counted before it is handed out: a generator does not run on after its last batch.
             self._done += 1
             yield batch

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from bcl import InputError
@@ -80,3 +81,29 @@ def test_a_set_without_a_readable_image(tmp_path: Path) -> None:
         collection(tmp_path / "set").setup()
     with pytest.raises(InputError, match="does not exist"):
         collection(tmp_path / "nowhere").setup()
+
+
+def test_another_square_of_a_wide_image_each_epoch(tmp_path: Path) -> None:
+    ramp = np.broadcast_to(np.arange(120, dtype=np.uint8), (12, 120))
+    for number in range(4):
+        (tmp_path / "set").mkdir(exist_ok=True)
+        Image.fromarray(ramp).save(tmp_path / "set" / f"{number}.png")
+    seen = {}
+    for storage in ("memory", "files"):
+        data = collection(tmp_path / "set", storage=storage)
+        loader = data.train_dataloader()
+        seen[storage] = []
+        for epoch in range(3):
+            loader.set_epoch(epoch)
+            (batch,) = loader
+            left = batch["image"][:, 0, 0, 0].tolist()
+            assert (
+                batch["image"][:, 0] == torch.tensor(left)[:, None, None] + torch.arange(12)
+            ).all()
+            seen[storage].append(dict(zip(batch["id"].tolist(), left, strict=True)))
+    assert seen["memory"] == seen["files"]
+    places = [place for epoch in seen["memory"] for place in epoch.values()]
+    assert len(set(places)) > 6
+    assert max(places) > 60 > 40 > min(places)  # not around the middle, which starts at 54
+    (middle,) = data.train_set().batches(4)
+    assert middle["image"][:, 0, 0, 0].tolist() == [54] * 4

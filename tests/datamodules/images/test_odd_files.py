@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 import torch
 from folders import left_out, make_folder, module
-from PIL import Image
+from PIL import Image, ImageOps
 
 from bcl import InputError
 from datamodules import ImageFolderLT
 from datamodules.images import cache as cache_module
 from datamodules.images.cache import decoded
-from datamodules.images.decode import check, decode, shrink
-from datamodules.images.files import ImageFiles, decode_all
+from datamodules.images.decode import check, decode, decode_whole, shrink, square_at
+from datamodules.images.files import ImageFiles, Places, decode_all
 from datamodules.images.readers import FolderReader
 
 
@@ -323,7 +323,7 @@ def test_loader_process_that_is_killed(folder: Path) -> None:
     source = KilledInLoader(folder)
     files = ImageFiles(source, source.names(), 12, workers=1)
     with pytest.raises(InputError, match=r"(?s)was lost.*fewer with data\.workers"):
-        list(files.stream([torch.arange(40)]))
+        list(files.stream([Places(torch.arange(40), torch.zeros(40))]))
 
 
 def test_a_loader_process_tells_an_error_without_its_stack_trace(folder: Path) -> None:
@@ -348,3 +348,51 @@ def test_the_folder_one_stands_in_has_a_name(folder: Path, monkeypatch) -> None:
     monkeypatch.chdir(folder)
     settings = {"image_size": 12, "cache_dir": str(folder.parent / "cache"), "workers": 0}
     assert ImageFolderLT(".", 4, batch_size=4, **settings).recipe.startswith("set, exponential")
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("side", [10, 60])  # decoded by Pillow, by torchvision
+def test_whole_images_are_upright(orientation: int, side: int) -> None:
+    pixels = np.zeros((40, 80, 3), np.uint8)
+    pixels[:20, :40], pixels[:20, 40:], pixels[20:, :40] = (255, 0, 0), (0, 255, 0), (0, 0, 255)
+    exif = Image.Exif()
+    exif[0x112] = orientation
+    raw = encoded(Image.fromarray(pixels), "JPEG", exif=exif, quality=95)
+    found = decode_whole(raw, side)
+    upright = ImageOps.exif_transpose(Image.open(BytesIO(raw)))
+    expected = upright.resize(found.shape[:0:-1], Image.Resampling.BICUBIC)
+    assert min(found.shape[1:]) == side
+    off = np.abs(found.transpose(1, 2, 0).astype(int) - np.asarray(expected).astype(int))
+    assert off.mean() < 8  # another resize; a wrong turn is off by 60
+
+
+def test_damaged_exif_does_not_hide_an_image() -> None:
+    raw = encoded(Image.new("RGB", (20, 10), "red"), "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
+    assert decode_whole(raw, 5).shape == (3, 5, 10)
+
+
+def test_squares_lie_anywhere_on_the_longer_side() -> None:
+    ramp = np.broadcast_to(np.arange(90, dtype=np.uint8), (30, 90))
+    wide = decode_whole(encoded(Image.fromarray(ramp), "PNG"), 30)
+    assert wide.shape == (3, 30, 90)
+    first = [int(square_at(wide, 30, place)[0, 0, 0]) for place in (0.0, 0.5, 1 - 2**-24)]
+    assert first == [0, 30, 60]
+    tall = square_at(wide.transpose(0, 2, 1), 30, 1 - 2**-24)
+    assert tall.shape == (3, 30, 30)
+    assert int(tall[0, 0, 0]) == 60
+    thread = decode_whole(encoded(Image.new("L", (1000, 2)), "PNG"), 4)
+    assert thread.shape == (3, 4, 64)  # at most 16 times as long as wide
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "I;16"])
+def test_whole_images_of_any_mode(mode: str, recwarn) -> None:
+    kind = "JPEG" if mode in ("CMYK", "YCbCr") else "PNG"
+    base = Image.new("RGB", (30, 20), (200, 100, 50))
+    image = Image.new("I;16", (30, 20), 51400) if mode == "I;16" else base.convert(mode)
+    found = decode_whole(encoded(image, kind), 10)
+    assert found.shape == (3, 10, 15)
+    if mode in ("RGB", "RGBA", "CMYK", "YCbCr"):
+        assert np.abs(found[:, 5, 5].astype(int) - (200, 100, 50)).max() < 12
+    if mode == "I;16":
+        assert found[0, 5, 5] == 200
+    assert not recwarn.list
