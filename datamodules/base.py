@@ -1,7 +1,11 @@
 """What every datamodule provides."""
 
+import csv
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from io import StringIO
+from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -10,6 +14,7 @@ from torch import Tensor
 from bcl.core.checks import check_count
 from bcl.core.distributed import rank, world_size
 from bcl.core.errors import InputError
+from bcl.core.files import write_text
 from datamodules.images.dataset import ImageDataset
 from datamodules.images.loader import BatchLoader
 from datamodules.tail.recipes import choose
@@ -180,12 +185,36 @@ class LongTailedDataModule(pl.LightningDataModule):
         """What a report should mention, such as images that were left out."""
         return self.sets.notes
 
+    def write_names(self, folder: str | Path) -> None:
+        """Write ``images.csv`` (id, path) and ``unreadable.csv`` (path, reason), unless empty."""
+        tables: dict[str, tuple[tuple[str, str], list[Any]]] = {
+            "images.csv": (("id", "path"), list(enumerate(self.sets.train.file_names()))),
+            "unreadable.csv": (("path", "reason"), self.unreadable),
+        }
+        for name, (header, rows) in tables.items():
+            (Path(folder) / name).unlink(missing_ok=True)  # of a run that was replaced
+            if rows:
+                text = StringIO(newline="")
+                csv.writer(text, lineterminator="\n").writerows([header, *rows])
+                write_text(Path(folder) / name, text.getvalue())
+
+    def _batch(self) -> int:
+        """The batch size, or that of a set smaller than a batch, which is said."""
+        images, ranks = len(self.sets.train), world_size()
+        most = images // ranks * ranks
+        if self.batch_size <= images or not most:
+            return self.batch_size
+        note = f"the batch is {most}, not {self.batch_size}: there are {images} training images"
+        if note not in self.sets.notes:
+            self.sets.notes.append(note)
+        return most
+
     def train_dataloader(self) -> BatchLoader:
         """Batches of the training set; this rank's slice of each global batch."""
         self._share_cores()
         return BatchLoader(
             self.sets.train,
-            self.batch_size,
+            self._batch(),
             seed=self.seed,
             rank=rank(),
             world_size=world_size(),

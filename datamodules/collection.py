@@ -1,7 +1,7 @@
 """Images without labels, wherever they lie: all of them are trained on."""
 
 import sys
-from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,7 +9,8 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from bcl.core.errors import InputError
 from datamodules.base import Sets
-from datamodules.images.readers import is_image, kind_of, open_reader
+from datamodules.images.cache import default_cache
+from datamodules.images.collected import collect
 from datamodules.pool import FilesDataModule, OnBadImage, Pool
 from datamodules.tail.balance import listed
 
@@ -23,8 +24,11 @@ class ImageCollection(FilesDataModule):
     counted on standard error and listed with the reason in `unreadable`.
 
     Args:
-        root: a folder of any depth.
+        root: a folder of any depth, a zip or tar archive, a list of paths (lines of a .txt, a
+            column of a .csv, .tsv or .parquet file), a data set that ``datasets`` saved,
+            ``hf:NAME`` of the hub; or several of them.
         on_bad_image: ``"skip"`` or ``"refuse"``.
+        path_column: column of a table that holds the paths.
         options: those of `FilesDataModule`.
 
     Raises:
@@ -32,7 +36,6 @@ class ImageCollection(FilesDataModule):
 
     Example:
         >>> import tempfile
-        >>> from pathlib import Path
         >>> from PIL import Image
         >>> root = Path(tempfile.mkdtemp())
         >>> for name in ("2021/b.png", "a.jpg"):
@@ -45,28 +48,34 @@ class ImageCollection(FilesDataModule):
 
     whole = True
 
-    def __init__(self, root: str, on_bad_image: OnBadImage = "skip", **options: Any) -> None:
+    def __init__(
+        self,
+        root: str | list[str],
+        on_bad_image: OnBadImage = "skip",
+        path_column: str = "path",
+        **options: Any,
+    ) -> None:
         super().__init__(on_bad_image=on_bad_image, **options)
-        self.root = root
+        self.roots = list(root) if isinstance(root, list | tuple) else [root]
+        self.path_column = path_column
+        if not self.roots:
+            raise InputError("root names no folder; give one: --data.root DIR.")
 
     def build(self) -> Sets:
         """List the images and open those that can be read."""
-        reader = open_reader(self.root)
-        names = reader.names()
-        images = list(filter(is_image, names))
-        others = Counter(kind_of(name) for name in names if not is_image(name))
-        if not images:
-            found = listed([f"{count:,} {kind}" for kind, count in others.most_common(5)])
+        cache = default_cache() if self.cache_dir is None else Path(self.cache_dir).expanduser()
+        found = collect(self.roots, self.path_column, cache)
+        reader, others = found.reader, dict(found.left_out.most_common(10))
+        if not found.names:
+            beside = listed([f"{count:,} {kind}" for kind, count in others.items()])
             raise InputError(
-                f"{reader.root} holds no image, but {found or 'nothing'}; give a folder of images: "
-                "--data.root DIR."
+                f"{reader.root} holds no image, but {beside or 'nothing'}; give a folder of "
+                "images: --data.root DIR."
             )
         title = reader.root.name or reader.root.absolute().name
-        unknown = torch.full((len(images),), -1)
-        left_out = dict(others.most_common(10))
-        return self.open_unlabeled(
-            Pool(title, images, unknown, [], reader=reader, left_out=left_out)
-        )
+        unknown = torch.full((len(found.names),), -1)
+        pool = Pool(title, found.names, unknown, [], reader=reader, left_out=others)
+        return self.open_unlabeled(pool)
 
     def open_unlabeled(self, pool: Pool) -> Sets:
         """All readable images as the training set."""
@@ -75,6 +84,11 @@ class ImageCollection(FilesDataModule):
             why = listed([f"{name}: {why}" for name, why in kept.unreadable], 3)
             raise InputError(
                 f"{pool.title}: none of the {len(pool.names):,} images can be read ({why})."
+            )
+        if len(data) == 1:
+            raise InputError(
+                f"{pool.title} holds one readable image; training compares images: give at least "
+                "two."
             )
         reasons = [f"{count:,} {why}" for why, count in kept.left_out.items()]
         left_out = f"; left out: {', '.join(reasons)}" if reasons else ""

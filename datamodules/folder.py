@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from bcl.core.errors import InputError
-from datamodules.images.readers import Reader, is_image, kind_of, open_reader, shown
+from datamodules.images.readers import SYSTEM, Reader, is_image, kind_of, open_reader, shown
 from datamodules.pool import Pool, PoolDataModule
 from datamodules.tail.balance import listed
 
@@ -172,5 +172,5 @@ def _folders(reader: Reader, prefix: str) -> list[str]:
     return [
         entry.name
         for entry in entries
-        if entry.is_dir() and not entry.name.startswith(".") and entry.name != "lost+found"
+        if entry.is_dir() and not entry.name.startswith(".") and entry.name not in SYSTEM
     ]

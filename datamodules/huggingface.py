@@ -124,6 +124,24 @@ class HuggingFaceLT(PoolDataModule):
         return part.cast_column(self.image_column, datasets.Image(decode=False))
 
 
+def open_rows(path: str, column: str = "image") -> "_RowReader":
+    """All rows of a data set, saved or on the hub, as images."""
+    datasets = import_datasets(f"the data set {path}")
+    folder = Path(path).expanduser()
+    try:
+        saved = any((folder / name).is_file() for name in ("dataset_dict.json", "state.json"))
+        found = datasets.load_from_disk(str(folder)) if saved else datasets.load_dataset(path)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise InputError(f"cannot load '{path}': {error}") from None
+    parts = dict(found) if isinstance(found, dict) else {"train": found}
+    for part in parts.values():
+        if column not in part.features:
+            raise unknown_name("column", column, part.features)
+    undecoded = datasets.Image(decode=False)
+    parts = {name: part.cast_column(column, undecoded) for name, part in parts.items()}
+    return _RowReader(Path(path), parts, column)
+
+
 def import_datasets(needed_by: str) -> Any:
     """The library ``datasets``, or how to install it."""
     try:

@@ -79,12 +79,14 @@ class RunRecorder(Callback):
         return history[-1] if history else None
 
     def on_train_start(self, trainer: pl.Trainer, *_: Any) -> None:
-        """Start the clock; name the data, and say what it left out."""
+        """Start the clock; name the data, list its images, and say what it left out."""
         self.record |= _data(trainer)
-        notes = getattr(getattr(trainer, "datamodule", None), "notes", None) or []
-        self.record["notes"] = [str(note) for note in notes]
+        data: Any = getattr(trainer, "datamodule", None)
+        self.record["notes"] = [str(note) for note in getattr(data, "notes", None) or []]
         if trainer.is_global_zero:
             print_notes(self.record["notes"])
+            if hasattr(data, "write_names"):
+                data.write_names(self.folder)
         self._before = self.record["wall_seconds"]
         self._start = time.monotonic()
 

@@ -165,6 +165,10 @@ class ImageDataset:
         """(N,) int64 positions of the images among all that are in memory or in `files`."""
         return torch.arange(len(self)) if self._rows is None else self._rows
 
+    def file_names(self) -> list[str]:
+        """Names of all images in id order; none where the images come from no files."""
+        return [] if isinstance(self._names, range) else self.names()
+
     def names(self, ids: Tensor | Iterable[int] | None = None) -> list[str]:
         """File names of images by position, of all if no ids are given; for messages and tables."""
         rows = self.rows if ids is None else self.rows[self._checked(ids)]

@@ -1,5 +1,9 @@
 """Collections without labels: everything readable is trained on, and nothing is lost in silence."""
 
+import csv
+import re
+import tarfile
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -107,3 +111,114 @@ def test_another_square_of_a_wide_image_each_epoch(tmp_path: Path) -> None:
     assert max(places) > 60 > 40 > min(places)  # not around the middle, which starts at 54
     (middle,) = data.train_set().batches(4)
     assert middle["image"][:, 0, 0, 0].tolist() == [54] * 4
+
+
+def packed_zip(folder: Path, out: Path) -> Path:
+    with zipfile.ZipFile(out, "w") as archive:
+        for path in sorted(folder.rglob("*")):
+            archive.write(path, path.relative_to(folder))
+    return out
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar", "tar.gz"])
+def test_archives_hold_the_same_collection(folder: Path, tmp_path: Path, kind: str) -> None:
+    archive = tmp_path / f"set.{kind}"
+    if kind == "zip":
+        packed_zip(folder, archive)
+    else:
+        with tarfile.open(archive, "w:gz" if kind == "tar.gz" else "w") as tar:
+            tar.add(folder, ".")
+    for storage in ("memory", "files"):
+        data, plain = collection(archive, storage=storage), collection(folder)
+        assert data.num_samples == 5
+        assert [name.removeprefix("./") for name in data.names()] == plain.names()
+        ids = torch.arange(5)
+        assert data.train_set().images(ids).equal(plain.train_set().images(ids))
+    raw = archive.read_bytes()
+    archive.write_bytes(raw[: len(raw) // 2])
+    with pytest.raises(InputError, match=r"set\.(zip|tar)"):
+        collection(archive).setup()
+
+
+@pytest.mark.parametrize("kind", ["txt", "csv", "tsv", "parquet"])
+def test_lists_of_paths(folder: Path, tmp_path: Path, kind: str) -> None:
+    outside = save(tmp_path / "elsewhere.png")
+    paths = ["top.png", "蜂/x y.png", str(outside), "top.png"]
+    table = folder / f"list.{kind}"
+    write_table(table, paths)
+    data = collection(table)
+    assert data.names() == sorted(paths[:3])
+    assert any("1 repeated" in note for note in data.notes)
+    write_table(table, ["top.png", "gone.png"])
+    with pytest.raises(InputError, match=r"1 file.*gone\.png"):
+        collection(table).setup()
+    if kind != "txt":
+        with pytest.raises(InputError, match="'picture'"):
+            collection(table, path_column="picture").setup()
+
+
+def write_table(path: Path, paths: list[str]) -> None:
+    if path.suffix == ".parquet":
+        pq = pytest.importorskip("pyarrow.parquet")
+        pq.write_table(pytest.importorskip("pyarrow").table({"path": paths}), path)
+        return
+    between = {".csv": ",", ".tsv": "\t"}.get(path.suffix)
+    rows = [f"{number}{between}{name}" for number, name in enumerate(paths)] if between else paths
+    path.write_text("\n".join([f"n{between}path", *rows] if between else rows), "utf-8")
+
+
+def test_several_roots(folder: Path, tmp_path: Path) -> None:
+    save(tmp_path / "more" / "top.png", seed=9)
+    roots = [str(folder), str(tmp_path / "more")]
+    data = collection(roots)
+    assert data.num_samples == 6
+    assert {"more/top.png", "set/top.png"} < set(data.names())
+    assert collection(roots[::-1]).content_hash == data.content_hash
+    with pytest.raises(InputError, match="lies in"):
+        collection([str(tmp_path), *roots]).setup()
+
+
+def test_rows_of_a_saved_data_set(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    images = [Image.new("RGB", (20, 12), (level, 0, 0)) for level in (0, 100, 200)]
+    datasets.Dataset.from_dict({"image": images}).save_to_disk(tmp_path / "set")
+    data = collection(tmp_path / "set")
+    assert data.names() == ["train/0", "train/1", "train/2"]
+    assert data.train_set().images(torch.arange(3))[:, 0, 0, 0].tolist() == [0, 100, 200]
+
+
+def test_hidden_and_system_files_are_no_images(folder: Path) -> None:
+    for name in (".thumb/a.png", "._top.png", "@eaDir/top.png", "__MACOSX/top.png"):
+        save(folder / name)
+    (folder / "north" / "round").symlink_to(folder)
+    assert collection(folder).num_samples == 5
+
+
+def test_roots_of_another_kind(folder: Path, tmp_path: Path) -> None:
+    for root in (folder / "top.png", folder / "nowhere"):
+        with pytest.raises(InputError, match=re.escape(root.name)):
+            collection(root).setup()
+    with pytest.raises(InputError, match="one readable image"):
+        collection(save(tmp_path / "one" / "a.png").parent).setup()
+
+
+def test_a_set_smaller_than_a_batch(folder: Path) -> None:
+    data = collection(folder, batch_size=64)
+    (batch,) = data.train_dataloader()
+    assert len(batch["id"]) == 5
+    assert any("batch is 5, not 64" in note for note in data.notes)
+
+
+def test_names_in_the_runs_folder(folder: Path, tmp_path: Path) -> None:
+    (folder / "bad, one.png").write_bytes(b"")
+    data = collection(folder)
+    data.write_names(tmp_path / "run")
+    with (tmp_path / "run" / "images.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["path"] for row in rows] == data.names()
+    assert [row["id"] for row in rows] == ["0", "1", "2", "3", "4"]
+    with (tmp_path / "run" / "unreadable.csv").open(encoding="utf-8") as file:
+        assert [row["path"] for row in csv.DictReader(file)] == ["bad, one.png"]
+    (folder / "bad, one.png").unlink()
+    collection(folder).write_names(tmp_path / "run")
+    assert not (tmp_path / "run" / "unreadable.csv").exists()
