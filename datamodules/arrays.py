@@ -18,7 +18,8 @@ class ArraysLT(PoolDataModule):
     Args:
         images: uint8, (N, S, S), (N, 1, S, S), (N, 3, S, S) or (N, S, S, 3): a tensor, an array,
             or the path of a .npy file.
-        labels: (N,) integers from 0 without gaps, in the same forms.
+        labels: (N,) integers from 0 without gaps, in the same forms; without them all images are
+            trained on.
         test_images: test images; held out of ``images`` if not given.
         test_labels: their labels.
         class_names: C names; the numbers if not given.
@@ -37,7 +38,7 @@ class ArraysLT(PoolDataModule):
     def __init__(
         self,
         images: Any,
-        labels: Any,
+        labels: Any = None,
         test_images: Any = None,
         test_labels: Any = None,
         class_names: list[str] | None = None,
@@ -45,6 +46,8 @@ class ArraysLT(PoolDataModule):
     ) -> None:
         if (test_images is None) != (test_labels is None):
             raise InputError("give test_images and test_labels, or neither.")
+        if labels is None and (test_images is not None or class_names is not None):
+            raise InputError("test images and class names go with labels; give labels, too.")
         self._train = _pair("images", images, "labels", labels)
         self._test: tuple[Tensor, Tensor] | None = None
         if test_images is not None:
@@ -58,6 +61,9 @@ class ArraysLT(PoolDataModule):
     def pool(self) -> Pool:
         """Join the training and test images."""
         images, labels = self._train
+        if int(labels[0]) < 0:
+            unnamed = list(map(str, range(len(images))))
+            return Pool("arrays", unnamed, labels, [], images=images)
         # Images in memory have no names. A hash of their set stands in every name, because a
         # split's hash covers the names of the training images only.
         names, test = [fingerprint(images)] * len(images), None
@@ -83,8 +89,9 @@ class ArraysLT(PoolDataModule):
 
 
 def _pair(what: str, images: Any, label_name: str, labels: Any) -> tuple[Tensor, Tensor]:
-    """uint8 (N, 3, S, S) and int64 (N,) of arrays in any allowed form."""
-    stacked, classes = _tensor(images, what), _tensor(labels, label_name)
+    """uint8 (N, 3, S, S) and int64 (N,) of arrays in any allowed form, -1 without labels."""
+    stacked = _tensor(images, what)
+    classes = None if labels is None else _tensor(labels, label_name)
     if stacked.ndim == 3:
         stacked = stacked[:, None]
     elif stacked.ndim == 4 and stacked.shape[-1] == 3 and stacked.shape[1] != 3:
@@ -97,6 +104,8 @@ def _pair(what: str, images: Any, label_name: str, labels: Any) -> tuple[Tensor,
             f"{what} must be uint8 of shape (N, S, S), (N, 3, S, S) or (N, S, S, 3), and not "
             f"empty; got {stacked.dtype} of shape {tuple(stacked.shape)}."
         )
+    if classes is None:
+        return stacked.contiguous(), torch.full((len(stacked),), -1)
     kind = classes.dtype
     integers = not (kind.is_floating_point or kind.is_complex or kind == torch.bool)
     if classes.shape != (len(stacked),) or not integers:

@@ -1,11 +1,9 @@
 """Images without labels, wherever they lie: all of them are trained on."""
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import torch
-from pytorch_lightning.utilities import rank_zero_only
 
 from bcl.core.errors import InputError
 from datamodules.base import Sets
@@ -74,26 +72,4 @@ class ImageCollection(FilesDataModule):
             )
         title = reader.root.name or reader.root.absolute().name
         unknown = torch.full((len(found.names),), -1)
-        pool = Pool(title, found.names, unknown, [], reader=reader, left_out=others)
-        return self.open_unlabeled(pool)
-
-    def open_unlabeled(self, pool: Pool) -> Sets:
-        """All readable images as the training set."""
-        data, kept, _ = self.open_pool(pool)
-        if not len(data):
-            why = listed([f"{name}: {why}" for name, why in kept.unreadable], 3)
-            raise InputError(
-                f"{pool.title}: none of the {len(pool.names):,} images can be read ({why})."
-            )
-        if len(data) == 1:
-            raise InputError(
-                f"{pool.title} holds one readable image; training compares images: give at least "
-                "two."
-            )
-        reasons = [f"{count:,} {why}" for why, count in kept.left_out.items()]
-        left_out = f"; left out: {', '.join(reasons)}" if reasons else ""
-        summary = f"{pool.title}: training on all {len(data):,} readable images{left_out}"
-        rank_zero_only(print)(summary, file=sys.stderr, flush=True)
-        notes = [f"left out {why}" for why in reasons]
-        recipe = f"{pool.title}, all images, no labels: {len(data)} images"
-        return Sets(data, data, None, [], recipe, notes, unreadable=kept.unreadable)
+        return self.unlabeled(Pool(title, found.names, unknown, [], reader=reader, left_out=others))

@@ -68,7 +68,7 @@ class DigitsLT(LongTailedDataModule):
         images = large.round().clamp(0, 255).to(torch.uint8).expand(-1, 3, -1, -1).contiguous()
         data = ImageDataset(images, labels)
 
-        pool, test = hold_out(labels, self.test_per_class, 10)
+        pool, test = hold_out(labels, torch.full((10,), self.test_per_class))
         smallest = int(torch.bincount(labels[pool]).min())
         probe = pool[choose(labels[pool], torch.full((10,), smallest), TEST_STREAM, 1)]
 

@@ -101,7 +101,10 @@ def scan(reader: Reader, prefix: str) -> tuple[list[str], Tensor, list[str]]:
     classes = sorted({*_folders(reader, prefix), *_tops(every, prefix)})
     where = shown(f"{reader.root}/{prefix}".rstrip("/"))
     if not classes:
-        raise InputError(f"{where} holds no class folders; expected {where}/<class>/<image>.jpg.")
+        raise InputError(
+            f"{where} holds no class folders; expected {where}/<class>/<image>.jpg. Images without "
+            "labels: bcl fit --config images/bcl_i --data.root DIR."
+        )
     names: list[str] = []
     counts: list[int] = []
     for label in classes:
@@ -137,8 +140,9 @@ def _check_dates(where: str, classes: list[str], names: list[str]) -> None:
     if dates:
         raise InputError(
             f"{where}: folders named by date or by camera are not classes "
-            f"({listed(list(map(shown, dates)), 3)}); make a folder per class, or give a list file "
-            "of `path label` rows to ImageListLT (label 0 throughout, if there are no classes)."
+            f"({listed(list(map(shown, dates)), 3)}); train without labels (bcl fit --config "
+            "images/bcl_i --data.root DIR), make a folder per class, or give a list file of `path "
+            "label` rows to ImageListLT."
         )
 
 

@@ -23,7 +23,7 @@ class HuggingFaceLT(PoolDataModule):
         split: the training split.
         test_split: the test split; None holds out a test set.
         image_column: column of the images.
-        label_column: column of the labels.
+        label_column: column of the labels; with None all rows of ``split`` are trained on.
         revision: commit or tag on the hub.
         options: those of `PoolDataModule` and `FilesDataModule`.
 
@@ -49,7 +49,7 @@ class HuggingFaceLT(PoolDataModule):
         split: str = "train",
         test_split: str | None = "test",
         image_column: str = "image",
-        label_column: str = "label",
+        label_column: str | None = "label",
         revision: str | None = None,
         **options: Any,
     ) -> None:
@@ -65,6 +65,11 @@ class HuggingFaceLT(PoolDataModule):
     def pool(self) -> Pool:
         """Load both parts, without decoding an image."""
         parts = {"train": self._part(self.train_split)}
+        if self.label_column is None:
+            reader = _RowReader(Path(self.path), parts, self.image_column)
+            names = reader.names()
+            unknown = torch.full((len(names),), -1)
+            return Pool(Path(self.path).name, names, unknown, [], reader=reader)
         if self.test_split is not None and not self._is_single():
             parts["test"] = self._part(self.test_split)
         wrong = InputError(
@@ -118,7 +123,7 @@ class HuggingFaceLT(PoolDataModule):
             raise
         except (OSError, ValueError, RuntimeError) as error:
             raise InputError(f"cannot load '{self.path}' ({split}): {error}") from None
-        for column in (self.image_column, self.label_column):
+        for column in filter(None, (self.image_column, self.label_column)):
             if column not in part.features:
                 raise unknown_name("column", column, part.features)
         return part.cast_column(self.image_column, datasets.Image(decode=False))

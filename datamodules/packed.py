@@ -91,12 +91,13 @@ class PackedLT(LongTailedDataModule):
         for part, entry in manifest["parts"].items():
             reader = PackedReader(root, entry["files"])
             sets[part] = ImageDataset(
-                ImageFiles(reader, reader.rows, self.image_size, self.workers),
+                ImageFiles(reader, reader.rows, self.image_size, self.workers, whole=not names),
                 reader.labels(len(names)),
                 content_hash=entry["content_hash"],
                 blocks=[file["images"] for file in entry["files"]],
+                names=RowNames(reader),
             )
-        if "probe" not in sets:
+        if "probe" not in sets and names:
             notes.append("no probe set packed: linear probes train on the training set")
         probe, test = sets.get("probe", sets["train"]), sets.get("test")
         return Sets(sets["train"], probe, test, names, manifest["recipe"], notes)
@@ -123,22 +124,30 @@ class PackedReader:
         """Packed files are checked as a whole, by their manifest."""
         return name
 
+    def name(self, row: int) -> str:
+        """The name that an image had when it was packed."""
+        return str(self._value(row, "name"))
+
+    def _value(self, row: int, column: str) -> Any:
+        file = bisect_right(self._ends, row)
+        values = self._batch(file).column(column)
+        values = values.field("bytes") if column == "image" else values
+        return values[row - self._ends[file] + len(values)]
+
     def read(self, name: str) -> bytes:
         """The encoded bytes of one image."""
-        row = int(name)
-        file = bisect_right(self._ends, row)
-        images = self._batch(file).column("image").field("bytes")
-        image = images[row - self._ends[file] + len(images)]
+        image = self._value(int(name), "image")
         if not image.is_valid:
             raise OSError("no bytes in this row")
         return bytes(image.as_buffer())
 
     def labels(self, num_classes: int) -> Tensor:
-        """(N,) int64 classes of all rows."""
+        """(N,) int64 classes of all rows, -1 where there are no classes."""
         parts = [torch.empty(0, dtype=torch.int64)]
         for file, entry in enumerate(self._files):
             labels = torch.tensor(self._batch(file).column("label").fill_null(-1).to_numpy())
-            if int(labels.min()) < 0 or int(labels.max()) >= num_classes:
+            lowest = 0 if num_classes else -1
+            if int(labels.min()) < lowest or int(labels.max()) >= max(num_classes, 0):
                 raise InputError(
                     f"{self.root / entry['file']} holds labels outside 0 to {num_classes - 1}; "
                     "pack the set again."
@@ -169,6 +178,19 @@ class PackedReader:
                 self._open.popitem(last=False)
         self._open.move_to_end(file)
         return self._open[file]
+
+
+class RowNames(Sequence[str]):
+    """The names that the images of a part had when they were packed, by row."""
+
+    def __init__(self, reader: PackedReader) -> None:
+        self._reader = reader
+
+    def __len__(self) -> int:
+        return len(self._reader.rows)
+
+    def __getitem__(self, row: Any) -> Any:
+        return self._reader.name(row)
 
 
 def read_manifest(root: Path) -> dict[str, Any]:
@@ -236,10 +258,11 @@ def pack(
         raise InputError(f"shard_mb must lie in (0, {MOST_SHARD_MB}] MiB, got {shard_mb!r}.")
     if max_side is not None:
         check_count("max_side", max_side)
-    classes = datasets.ClassLabel(names=data.class_names)
+    classes = datasets.ClassLabel(names=data.class_names or ["unknown"])
     columns = {"image": datasets.Image(), "label": classes, "name": datasets.Value("string")}
     schema = datasets.Features(columns).arrow_schema
-    sets = {"train": data.train_set(), "probe": data.probe_set(), "test": data.sets.test}
+    probe = data.probe_set() if data.class_names else None
+    sets = {"train": data.train_set(), "probe": probe, "test": data.sets.test}
     packed: dict[str, Any] = {}
     manifest: dict[str, Any] = {
         "format": _FORMAT,
@@ -340,4 +363,4 @@ def _digest(reader: PackedReader, num_classes: int) -> str:
 
 
 def _update(digest: Any, raw: bytes, label: int) -> None:
-    digest.update(hashlib.sha256(raw).digest() + label.to_bytes(8, "little"))
+    digest.update(hashlib.sha256(raw).digest() + label.to_bytes(8, "little", signed=True))

@@ -57,10 +57,16 @@ class Pool:
             return pool_fingerprint(self.names, self.labels)
         return pool_fingerprint([self.names[row] for row in rows.tolist()], self.labels[rows])
 
-    def parts(self, test_share: float) -> tuple[Tensor, Tensor]:
-        """Rows of the training and test images; a balanced test set is held out if none exists."""
+    def parts(self, test_share: float, natural: bool = False) -> tuple[Tensor, Tensor]:
+        """Rows of the training and test images; a test set is held out if none exists.
+
+        It is balanced or, of a ``natural`` tail, a share of each class: none of too small ones.
+        """
         if self.test is None:
             sizes = torch.bincount(self.labels, minlength=len(self.classes))
+            if natural:
+                share = (sizes * test_share).round().to(torch.int64).minimum(sizes - 1)
+                return recipes.hold_out(self.labels, share.clamp(min=0))
             smallest = int(sizes.min())
             number = max(round(smallest * test_share), 1)
             if smallest <= number:
@@ -68,7 +74,7 @@ class Pool:
                     f"class '{self.classes[int(sizes.argmin())]}' has {smallest} image(s), too few "
                     "to hold out a test set; add images or a test folder."
                 )
-            return recipes.hold_out(self.labels, number, len(self.classes))
+            return recipes.hold_out(self.labels, torch.full((len(self.classes),), number))
         return (~self.test).nonzero()[:, 0], self.test.nonzero()[:, 0]
 
     def without(self, bad: list[tuple[int, str]]) -> "tuple[Pool, Tensor]":
@@ -200,6 +206,27 @@ class FilesDataModule(LongTailedDataModule):
         )
         return data, pool, kept
 
+    def unlabeled(self, pool: Pool) -> Sets:
+        """All readable images as the training set."""
+        data, kept, _ = self.open_pool(pool)
+        if not len(data):
+            why = listed([f"{name}: {why}" for name, why in kept.unreadable], 3)
+            raise InputError(
+                f"{pool.title}: none of the {len(pool.names):,} images can be read ({why})."
+            )
+        if len(data) == 1:
+            raise InputError(
+                f"{pool.title} holds one readable image; training compares images: give at least "
+                "two."
+            )
+        reasons = [f"{count:,} {why}" for why, count in kept.left_out.items()]
+        left_out = f"; left out: {', '.join(reasons)}" if reasons else ""
+        summary = f"{pool.title}: training on all {len(data):,} readable images{left_out}"
+        rank_zero_only(print)(summary, file=sys.stderr, flush=True)
+        notes = [f"left out {why}" for why in reasons]
+        recipe = f"{pool.title}, all images, no labels: {len(data)} images"
+        return Sets(data, data, None, [], recipe, notes, unreadable=kept.unreadable)
+
 
 class PoolDataModule(FilesDataModule):
     """A whole data set; a long-tailed part of it is the training set.
@@ -223,8 +250,9 @@ class PoolDataModule(FilesDataModule):
         split_file: an index file (.npy) or saved split (.json) instead of all these.
         few_shot_file: an index file of the data set's balanced few-shot subset, which is then the
             probe set.
-        test_share: images held out of each class, as a share of the smallest class, if the data
-            set has no test images.
+        test_share: images held out of each class if the data set has no test images: a share of
+            each class, none of those too small, where all images are taken as they are; otherwise
+            the same number of each, a share of the smallest class.
         options: those of `FilesDataModule`.
 
     Raises:
@@ -291,10 +319,19 @@ class PoolDataModule(FilesDataModule):
     def build(self) -> Sets:
         """List the images, open them, and choose."""
         all_listed = self.pool()
+        if not all_listed.classes:
+            given = {"recipe": self.recipe_name, "split_file": self.split_file}
+            recipes.check_no_effect(
+                "a set without labels", (f"{k} {v}" for k, v in given.items() if v is not None)
+            )
+            return self.unlabeled(all_listed)
+        if len(all_listed.classes) < 3:
+            self.grouping = "thresholds"  # no thirds of two
         data, pool, kept = self.open_pool(all_listed)
         # Held out of all listed images, readable or not: an unreadable one must not move others
         # between the parts, and the indices of index files count it as well.
-        listed_train, listed_test = all_listed.parts(self.test_share)
+        natural = self.imbalance_factor is None and not (self.recipe_name or self.split_file)
+        listed_train, listed_test = all_listed.parts(self.test_share, natural)
         new = kept.cumsum(0) - 1  # (N,) listed row to row of the readable ones
         rows, test = (new[part[kept[part]]] for part in (listed_train, listed_test))
         if self.split_file is not None:
@@ -309,13 +346,15 @@ class PoolDataModule(FilesDataModule):
         if empty := [pool.classes[label] for label in profiles.empty_classes(counts)]:
             notes.append(f"{len(empty)} class(es) without a training image: {listed(empty)}")
         for what, part in (("probe set", probe), ("test set", test)):
-            notes += balance_notes(what, pool.labels[part], pool.classes)
+            notes += balance_notes(what, pool.labels[part], pool.classes) if len(part) else []
+        if not len(test):
+            notes.append("no class has enough images to hold one out, so nothing can be evaluated")
         summary = self._summary(pool, split, len(rows), len(test))
         rank_zero_only(print)(summary, file=sys.stderr, flush=True)
         return Sets(
             train=data.subset(train),
             probe=data.subset(probe),
-            test=data.subset(test),
+            test=data.subset(test) if len(test) else None,
             class_names=pool.classes,
             recipe=f"{pool.title}, {split.recipe}: {len(train)} images",
             notes=notes,

@@ -8,6 +8,7 @@ from bcl.cli.output import new_folder
 from bcl.cli.split import refuse
 from bcl.core.errors import InputError
 from bcl.core.progress import Progress
+from datamodules.collection import ImageCollection
 from datamodules.folder import ImageFolderLT
 from datamodules.images.readers import open_reader
 from datamodules.lists import ImageListLT
@@ -20,6 +21,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("root", help="folder or zip archive of images")
     parser.add_argument("--out", required=True, help="folder to write; for --data.root of PackedLT")
     parser.add_argument("--train-list", help="list of `path label` rows; class folders without it")
+    parser.add_argument(
+        "--unlabeled", action="store_true", help="all images of a collection without labels"
+    )
     parser.add_argument("--probe-list", help="balanced list for linear probes")
     parser.add_argument("--test-list", help="test list")
     parser.add_argument(
@@ -35,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--max-side", type=int, help="shrink the shorter side to this many pixels")
     parser.add_argument("--train-only", action="store_true", help="leave probe and test set out")
-    parser.add_argument("--on-bad-image", choices=("refuse", "skip"), default="refuse")
+    parser.add_argument("--on-bad-image", choices=("refuse", "skip"))
     parser.add_argument("--cache-dir", help="where the scan of the images is cached")
     parser.add_argument("--overwrite", action="store_true", help="replace --out if it exists")
 
@@ -67,9 +71,14 @@ def run(args: argparse.Namespace) -> int:
 
 def _datamodule(args: argparse.Namespace) -> FilesDataModule:
     """The images that the options name, read one by one so that they keep their bytes."""
+    options: dict[str, Any] = {"cache_dir": args.cache_dir, "storage": "files"}
+    if args.on_bad_image is not None:
+        options["on_bad_image"] = args.on_bad_image
+    if args.unlabeled:
+        made_by = ("train_list", "recipe", "split_file", "imbalance_factor", "split_seed")
+        refuse(args, "--unlabeled", *made_by)
+        return ImageCollection(args.root, **options)
     open_reader(args.root, "bcl pack DIR")
-    options: dict[str, Any] = {"on_bad_image": args.on_bad_image, "cache_dir": args.cache_dir}
-    options |= {"storage": "files"}
     if args.train_list is not None:
         refuse(args, "--train-list", "recipe", "split_file", "imbalance_factor", "split_seed")
         lists = (args.train_list, args.probe_list, args.test_list)

@@ -159,12 +159,14 @@ def shrink(data: bytes, max_side: int) -> bytes:
         width, height = image.size
         if min(width, height) <= max_side:
             return data
+        exif = Image.Exif()
+        exif[0x112] = _orientation(image)
         scale = max_side / min(width, height)
         size = (max(round(width * scale), 1), max(round(height * scale), 1))
         image.draft("RGB", size)
         small = as_rgb(image).resize(size, Image.Resampling.BICUBIC)
     buffer = BytesIO()
-    small.save(buffer, "JPEG", quality=92)
+    small.save(buffer, "JPEG", quality=92, exif=exif)
     return buffer.getvalue()
 
 

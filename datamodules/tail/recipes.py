@@ -199,9 +199,9 @@ def choose(labels: Tensor, counts: Tensor, *keys: int) -> Tensor:
     return chosen.nonzero()[:, 0]
 
 
-def hold_out(labels: Tensor, per_class: int, num_classes: int) -> tuple[Tensor, Tensor]:
-    """Positions of the rest, and of a test set of ``per_class`` images of each class."""
-    test = choose(labels, torch.full((num_classes,), per_class), TEST_STREAM, 0)
+def hold_out(labels: Tensor, per_class: Tensor) -> tuple[Tensor, Tensor]:
+    """Positions of the rest, and of a test set of (C,) ``per_class`` images."""
+    test = choose(labels, per_class, TEST_STREAM, 0)
     rest = torch.ones(len(labels), dtype=torch.bool)
     rest[test] = False
     return rest.nonzero()[:, 0], test

@@ -90,3 +90,17 @@ def test_bad_test_arrays() -> None:
         ArraysLT(images, labels, np.zeros((4, 9, 9), np.uint8), labels).setup()
     with pytest.raises(InputError, match="8 px, got image_size 9"):
         ArraysLT(images, labels, image_size=9)
+
+
+def test_images_without_labels_are_all_trained_on() -> None:
+    images = torch.randint(0, 256, (20, 3, 8, 8), dtype=torch.uint8)
+    data = ArraysLT(images, batch_size=20)
+    (batch,) = data.train_dataloader()
+    assert batch["image"].equal(images[batch["id"]])
+    assert data.class_names == []
+    with pytest.raises(InputError, match="no labels"):
+        data.test_set()
+    with pytest.raises(InputError, match="labels"):
+        ArraysLT(images, test_images=images, test_labels=torch.zeros(20))
+    with pytest.raises(InputError, match="recipe"):
+        ArraysLT(images, recipe="cifar10/sdclr", imbalance_factor=None).setup()

@@ -11,7 +11,7 @@ import torch
 from folders import left_out, make_folder, module
 from PIL import Image
 
-from bcl import InputError
+from bcl import InputError, evaluate
 from datamodules import ArraysLT, ImageFolderLT
 from datamodules.images.readers import open_reader
 
@@ -326,5 +326,25 @@ def test_only_the_first_rank_announces(tmp_path: Path, capsys, monkeypatch) -> N
 def test_a_folder_is_taken_as_it_is_unless_a_factor_is_given(tmp_path: Path) -> None:
     root = make_folder(tmp_path / "set", {"ant": 20, "bee": 30})
     data = ImageFolderLT(str(root), image_size=12, cache_dir=str(tmp_path / "cache"), workers=0)
-    assert data.class_counts.tolist() == [16, 26]
-    assert data.recipe == "set, as it is: 42 images"
+    assert data.class_counts.tolist() == [16, 24]
+    assert data.recipe == "set, as it is: 40 images"
+
+
+def test_a_natural_tail_is_tested_on_a_share_of_each_class(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "set", {"ant": 50, "bee": 15, "cow": 4, "dog": 1})
+    data = module(root, imbalance_factor=None)
+    test = torch.bincount(data.test_set().labels, minlength=4)
+    assert test.tolist() == [10, 3, 1, 0]
+    assert data.class_counts.tolist() == [40, 12, 3, 1]
+    assert any("dog" in note and "test set" in note for note in data.notes)
+    tiny = module(make_folder(tmp_path / "tiny", {"ant": 2, "bee": 1}), imbalance_factor=None)
+    assert tiny.num_samples == 3
+    assert any("nothing can be evaluated" in note for note in tiny.notes)
+    with pytest.raises(InputError, match="no test set"):
+        tiny.test_set()
+
+
+def test_two_classes_are_evaluated(tmp_path: Path) -> None:
+    data = module(make_folder(tmp_path / "set", {"ant": 30, "bee": 6}), imbalance_factor=None)
+    report = evaluate(lambda images: images.flatten(1).float(), data, "knn")
+    assert 0 <= report.protocol("knn@1").accuracy.mean <= 1

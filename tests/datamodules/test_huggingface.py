@@ -81,3 +81,15 @@ def test_hugging_face(tmp_path: Path) -> None:
         datasets.DatasetDict({"train": odd, "test": part(32, 40)}).save_to_disk(str(folder))
         with pytest.raises(InputError, match=told):
             HuggingFaceLT(str(folder), **settings).setup()
+
+
+def test_rows_without_labels(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    from PIL import Image
+
+    images = [Image.new("RGB", (10, 10), (level, 0, 0)) for level in range(5)]
+    datasets.Dataset.from_dict({"image": images}).save_to_disk(str(tmp_path / "set"))
+    options = {"image_size": 10, "batch_size": 5, "workers": 0, "cache_dir": str(tmp_path)}
+    data = HuggingFaceLT(str(tmp_path / "set"), label_column=None, **options)
+    assert data.num_samples == 5
+    assert data.class_names == []

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 import pytest
+import torch
 from folders import make_folder
 
 from bcl import InputError
@@ -57,3 +58,26 @@ def test_command(tmp_path: Path, capsys) -> None:
     with pytest.raises(InputError, match=r"does not exist.*: bcl pack DIR"):
         run(tmp_path / "nowhere", "--out", tmp_path / "other")
     assert not (tmp_path / "other").exists()
+
+
+def test_a_collection_without_labels(tmp_path: Path, capsys) -> None:
+    pytest.importorskip("datasets")
+    from PIL import Image
+
+    folder = make_folder(tmp_path / "set", {"2021": 5, "2022": 4})
+    (folder / "bad.png").write_bytes(b"")
+    exif = Image.Exif()
+    exif[0x112] = 6  # a quarter turn
+    turned = Image.new("RGB", (60, 30))
+    turned.paste((255, 255, 255), (0, 0, 60, 15))  # the upper half, upright the right one
+    turned.save(folder / "turned.jpg", exif=exif)
+    words = (folder, "--unlabeled", "--max-side", 12, "--out", tmp_path / "out")
+    assert run(*words, "--cache-dir", tmp_path / "cache") == 0
+    assert "1 unreadable" in capsys.readouterr().out
+    data = PackedLT(str(tmp_path / "out"), image_size=8, batch_size=4, workers=0)
+    assert (data.num_samples, data.class_names) == (10, [])
+    assert data.names([0, 9]) == ["2021/000.png", "turned.jpg"]
+    upright = data.train_set().images(torch.tensor([9]))[0, 0]
+    assert upright[:, :3].max() < 100 < 150 < upright[:, 5:].min()
+    with pytest.raises(InputError, match="--unlabeled"):
+        run(*words, "--recipe", "cifar10/sdclr")
