@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from bcl.evaluation import evaluate as evaluate
     from bcl.evaluation import fit_linear_probe as fit_linear_probe
     from bcl.evaluation import shot_groups as shot_groups
+    from bcl.evaluation import tail_discovery as tail_discovery
     from bcl.losses import NTXentLoss as NTXentLoss
     from bcl.losses import nt_xent as nt_xent
     from bcl.memorization import MemorizationTracker as MemorizationTracker
@@ -52,6 +53,7 @@ _HOMES = {
     "load_encoder": "bcl.models",
     "nt_xent": "bcl.losses",
     "shot_groups": "bcl.evaluation",
+    "tail_discovery": "bcl.evaluation",
 }
 __all__ = sorted(_HOMES)
 __getattr__ = lazy_names(__name__, _HOMES)

@@ -11,7 +11,7 @@ from bcl.evaluation.results import ProbeReport
 from bcl.report.significance import holm, paired_t
 
 COLUMNS = ("all", "many", "medium", "few")
-TRACKER = ("spearman_samples", "spearman_classes", "auroc_tail")
+TRACKER = ("spearman_samples", "spearman_classes", "auc")
 SCHEMA = "bcl-cacr/reproduction"
 SCHEMA_VERSION = 2
 Values = dict[str, Any]
@@ -52,7 +52,7 @@ def summarize(
 
 
 def _entry(report: ProbeReport, run: str, label: str, seed: int, protocols: list[str]) -> Values:
-    record, tracker = report.record, report.tracker or {}
+    record, found = report.record, (report.tracker or {}).get("discovery") or {}
     return {
         "run": run,
         "label": label,
@@ -62,7 +62,7 @@ def _entry(report: ProbeReport, run: str, label: str, seed: int, protocols: list
         "wall_seconds": record.get("wall_seconds"),
         "commit": record.get("commit"),
         "recipe": report.data.get("recipe"),
-        "tracker": {key: tracker[key] for key in TRACKER if tracker.get(key) is not None},
+        "tracker": {key: found[key][0] for key in TRACKER if key in found},
         "accuracy": {
             name: {column: value(report, name, column) for column in COLUMNS} for name in protocols
         },

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from bcl.evaluation.shots import shot_groups as shot_groups
     from bcl.evaluation.suite import EvaluationOptions as EvaluationOptions
     from bcl.evaluation.suite import evaluate as evaluate
+    from bcl.evaluation.tail import tail_discovery as tail_discovery
 
 _HOMES = {
     "EvaluationOptions": "bcl.evaluation.suite",
@@ -23,6 +24,7 @@ _HOMES = {
     "extract_features": "bcl.evaluation.features",
     "fit_linear_probe": "bcl.evaluation.probe",
     "shot_groups": "bcl.evaluation.shots",
+    "tail_discovery": "bcl.evaluation.tail",
 }
 __all__ = sorted(_HOMES)
 __getattr__ = lazy_names(__name__, _HOMES)

@@ -1,4 +1,4 @@
-"""Measures of a representation that need no classifier, and how well a tracker finds the tail."""
+"""Measures of a representation that need no classifier."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from bcl.core.random import permutation
-from bcl.evaluation.metrics import auroc, nan_mean, spearman
+from bcl.evaluation.metrics import nan_mean
 from bcl.evaluation.shots import ShotGroups
 
 MAX_IMAGES = 4096  # pairs grow with the square; this many give the uniformity to 0.01
@@ -60,43 +60,3 @@ def representation_measures(
         "spread": {**by_group, "all": nan_mean(spread)},
         "spread_per_class": spread.tolist(),
     }
-
-
-def tail_discovery(
-    momentum_loss: Tensor, scores: Tensor, seen: Tensor, labels: Tensor, class_counts: Tensor
-) -> dict[str, Any]:
-    """Does the tracker, which never saw a label, find the rare classes? All (N,) but the counts.
-
-    Rank correlations of the momentum loss (and of its class means) with class frequency are
-    negative where rare classes have larger losses. ``auroc_tail`` is the chance that a sample of
-    the rarer half of the classes has a larger loss than one of the other half.
-    """
-    frequency = class_counts[labels].double()  # (N,)
-    by_class = [
-        _class_loss(c, momentum_loss, scores, seen & (labels == c))
-        for c in range(class_counts.numel())
-    ]
-    known = [(row["mean"], row["class"]) for row in by_class if row["mean"] is not None]
-    means = torch.tensor([mean for mean, _ in known], dtype=torch.float64)
-    present = class_counts[class_counts > 0].double()
-    # Between the two middle classes of an even number; torch.median takes the lower one.
-    tail = frequency < (present.quantile(0.5) if present.numel() else 0)
-    return {
-        "samples": momentum_loss.numel(),
-        "seen": int(seen.sum()),
-        "spearman_samples": spearman(momentum_loss[seen].double(), frequency[seen]),
-        "spearman_classes": spearman(means, class_counts[[c for _, c in known]].double()),
-        "auroc_tail": auroc(momentum_loss[seen], tail[seen]),
-        "score_histogram": torch.histc(scores[seen].float(), 20, 0, 1).to(torch.int64).tolist(),
-        "by_class": by_class,
-    }
-
-
-def _class_loss(class_id: int, losses: Tensor, scores: Tensor, own: Tensor) -> dict[str, Any]:
-    """Mean and quartiles of a class's momentum losses, and its mean score; None if unseen."""
-    values = losses[own].double()
-    if values.numel() == 0:
-        return {"class": class_id, **dict.fromkeys(("mean", "low", "high", "score"))}
-    low, high = torch.quantile(values, values.new_tensor([0.25, 0.75])).tolist()
-    mean, score = float(values.mean()), float(scores[own].mean())
-    return {"class": class_id, "mean": mean, "low": low, "high": high, "score": score}

@@ -1,13 +1,22 @@
-"""Top-1, top-5, per class, Many/Medium/Few, both spreads, confidence intervals, rank statistics."""
+"""Top-1, top-5, per class, Many/Medium/Few, both spreads, confidence intervals."""
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_stat_scores
 
 from bcl.evaluation.shots import GROUPS, ShotGroups
+
+
+class Interval(NamedTuple):
+    """A value with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
 
 
 def class_accuracy(predictions: Tensor, labels: Tensor, num_classes: int) -> Tensor:
@@ -64,19 +73,19 @@ def confidence_interval(values: Sequence[float]) -> tuple[float, float]:
     return mean, half
 
 
-def spearman(a: Tensor, b: Tensor) -> float:
-    """Spearman's rank correlation of (N,) values, ties at their mean rank; NaN for a constant."""
-    from scipy.stats import spearmanr
+def wilson_interval(share: float, images: float) -> tuple[float, float]:
+    r"""Wilson's 95 % interval of a share of images; (NaN, NaN) for none.
 
-    if len(a) < 2 or bool((a == a[0]).all() | (b == b[0]).all()):
-        return math.nan
-    return float(spearmanr(a.cpu(), b.cpu()).statistic)
+    .. math:: \frac{p + z^2 / 2n \pm z \sqrt{p (1 - p) / n + z^2 / 4n^2}}{1 + z^2 / n}
 
-
-def auroc(scores: Tensor, positive: Tensor) -> float:
-    """Chance that a positive sample has the larger score, ties half; NaN without both kinds."""
-    from sklearn.metrics import roc_auc_score
-
-    if bool(positive.all() | ~positive.any()):
-        return math.nan
-    return float(roc_auc_score(positive.cpu(), scores.cpu()))
+    Example:
+        >>> low, high = wilson_interval(0.5, 40)
+        >>> round(low, 3), round(high, 3)
+        (0.352, 0.648)
+    """
+    if not images > 0:
+        return math.nan, math.nan
+    z = 1.959963984540054  # the normal distribution's 97.5 % quantile
+    center = share + z**2 / (2 * images)
+    half = z * math.sqrt(share * (1 - share) / images + z**2 / (4 * images**2))
+    return (center - half) / (1 + z**2 / images), (center + half) / (1 + z**2 / images)

@@ -21,7 +21,9 @@ from bcl.evaluation.shots import GROUPS, ShotGroups
 SCHEMA = "bcl-cacr/probe-report"
 SCHEMA_VERSION = 2
 # Tables and pages cannot do without these.
-DATA_FIELDS = {"test_hash", "test_images", "num_classes", "class_names", "class_counts"}
+DATA_FIELDS = {
+    *("test_hash", "test_images", "test_counts", "num_classes", "class_names", "class_counts"),
+}
 
 
 @dataclass(frozen=True)

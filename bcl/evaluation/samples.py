@@ -1,23 +1,25 @@
 """What a tracker knows of the training samples: tail discovery, and images to look at."""
 
 import io
+from dataclasses import asdict
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from bcl.core.errors import InputError
-from bcl.evaluation.measures import tail_discovery
 from bcl.evaluation.results import ShownImage
 from bcl.evaluation.sets import Sets
+from bcl.evaluation.tail import tail_discovery
 
 SHOWN = 16  # images at either end of the scores
+RESAMPLES = 200  # of the discovery's intervals; 4 s for 100,000 samples
 
 
 def inspect_samples(
     tracker: Any, earlier: Tensor | None, sets: Sets
 ) -> tuple[dict[str, Any] | None, list[ShownImage]]:
-    """The tracker's `tail_discovery` and the images of its extreme scores; nothing without one.
+    """What the tracker knows and the images of its extreme scores; nothing without a tracker.
 
     With (N,) earlier scores, also the images of the samples that moved most.
     """
@@ -37,8 +39,8 @@ def inspect_samples(
             "a run with the data it was trained on."
         )
     change = None if earlier is None else scores - earlier.detach().cpu()
-    discovery = tail_discovery(loss, scores, seen.cpu(), labels, sets.counts)
-    ids = seen.cpu().nonzero()[:, 0]
+    seen = seen.cpu()
+    summary, ids = summarize(loss, scores, seen, labels, sets.counts), seen.nonzero()[:, 0]
     count, shown = min(SHOWN, len(ids) // 2), []
     for values, top, bottom in ((scores, "highest", "lowest"), (change, "risen", "fallen")):
         if values is None:
@@ -59,7 +61,42 @@ def inspect_samples(
                         png=_png(train.images(torch.tensor([sample]))[0]),
                     )
                 )
-    return discovery, shown
+    return summary, shown
+
+
+def summarize(
+    momentum_loss: Tensor, scores: Tensor, seen: Tensor, labels: Tensor, class_counts: Tensor
+) -> dict[str, Any]:
+    """Tail discovery of the momentum loss, scores and losses by class; all (N,) but the counts."""
+    discovery, note = None, None
+    try:
+        found = tail_discovery(
+            momentum_loss[seen], labels[seen], class_counts=class_counts, resamples=RESAMPLES
+        )
+        discovery = asdict(found)
+    except InputError as error:  # a run of few samples or classes has a report all the same
+        note = str(error)
+    return {
+        "samples": momentum_loss.numel(),
+        "seen": int(seen.sum()),
+        "discovery": discovery,
+        "discovery_note": note,
+        "score_histogram": torch.histc(scores[seen].float(), 20, 0, 1).to(torch.int64).tolist(),
+        "by_class": [
+            _class_loss(c, momentum_loss, scores, seen & (labels == c))
+            for c in range(class_counts.numel())
+        ],
+    }
+
+
+def _class_loss(class_id: int, losses: Tensor, scores: Tensor, own: Tensor) -> dict[str, Any]:
+    """Mean and quartiles of a class's momentum losses, and its mean score; None if unseen."""
+    values = losses[own].double()
+    if values.numel() == 0:
+        return {"class": class_id, **dict.fromkeys(("mean", "low", "high", "score"))}
+    low, high = torch.quantile(values, values.new_tensor([0.25, 0.75])).tolist()
+    mean, score = float(values.mean()), float(scores[own].mean())
+    return {"class": class_id, "mean": mean, "low": low, "high": high, "score": score}
 
 
 def _png(image: Tensor) -> bytes:

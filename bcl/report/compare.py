@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bcl.core.errors import InputError
+from bcl.evaluation.metrics import wilson_interval
 from bcl.evaluation.results import Estimate, ProbeReport, ProtocolResult, rounded
 from bcl.report.significance import holm, mcnemar, paired_t
 
@@ -19,6 +20,7 @@ COLUMNS = {
     "top5": "Top-5",
 }
 TESTED = ("many", "medium", "few", "all")
+FEW_IMAGES = 100  # below so many test images in a group, the report says what one is worth
 BYTES = "hold other bytes (another encoding or size) than those of {}: {}."
 # Key of a report's data; a key whose value must agree, or the first says nothing; the note.
 DIFFERENCES = (
@@ -67,7 +69,8 @@ class Method:
 class Value:
     """A number of a table: mean over seeds, half its 95 % interval, each seed's; None is missing.
 
-    Except for the baseline, also the difference from it and the p-value after Holm's correction.
+    ``wilson`` holds the ends of the interval over test images of a single run and draw. Except for
+    the baseline, also the difference from it and the p-value after Holm's correction.
     """
 
     mean: float | None
@@ -75,6 +78,7 @@ class Value:
     runs: list[float]
     gain: float | None = None
     p: float | None = None
+    wilson: tuple[float, float] | None = None
 
 
 @dataclass
@@ -169,6 +173,18 @@ def difference_notes(reports: Sequence[ProbeReport]) -> list[str]:
     return list(dict.fromkeys(notes))
 
 
+def small_group_notes(report: ProbeReport) -> list[str]:
+    """What one test image is worth in each group of fewer than `FEW_IMAGES`."""
+    notes = []
+    for name, counts in _test_counts(report, report.grouping).items():
+        if 0 < sum(counts) < FEW_IMAGES:
+            up_to = "" if min(counts) == max(counts) else "up to "
+            points = 100 / (len(counts) * min(counts))
+            images = f"{COLUMNS[name]} has {sum(counts)} test images"
+            notes.append(f"{images}: one image is {up_to}{points:.3g} points.")
+    return notes
+
+
 def compare(reports: Sequence[ProbeReport]) -> list[Comparison]:
     """One table per protocol, the baseline first; an `InputError` for different test sets."""
     together, grouping = methods(reports), reports[0].grouping
@@ -186,7 +202,7 @@ def _table(about: ProtocolResult, together: list[Method], grouping: str) -> Comp
             index=method.index,
             seeds=method.seeds,
             draws=len(results[0].draws),
-            values={column: _over_runs(results, column, grouping) for column in COLUMNS},
+            values={c: _value(method.first, results, c, grouping) for c in COLUMNS},
             notes=sorted({note for result in results for note in result.notes}),
             chosen=results[0].draws[0].chosen,
         )
@@ -203,13 +219,27 @@ def _estimate(result: ProtocolResult, column: str, grouping: str) -> Estimate:
     return result.groups.get(grouping, {}).get(column, Estimate(math.nan, math.nan))
 
 
-def _over_runs(results: list[ProtocolResult], column: str, grouping: str) -> Value:
-    """Mean over seeds with its interval; a single run keeps the interval over its draws."""
+def _value(first: ProbeReport, results: list[ProtocolResult], column: str, grouping: str) -> Value:
+    """Mean over seeds with its interval, over draws of a single run, or else over test images."""
     found = [_estimate(result, column, grouping) for result in results]
     means = [rounded(each.mean) for each in found if not math.isnan(each.mean)]  # as they are saved
     total = Estimate.of(means) if len(found) > 1 and means else found[0]
     mean, half = (None if math.isnan(x) else rounded(x) for x in (total.mean, total.ci95))
-    return Value(mean, half, means)
+    if mean is None or len(results) > 1 or len(results[0].draws) > 1 or column.startswith("std"):
+        return Value(mean, half, means)
+    images = first.data["test_images"]
+    if counts := _test_counts(first, grouping).get(column):
+        # A mean of class accuracies varies like a share of so many images; all, if none is rarer.
+        images = len(counts) ** 2 / sum(1 / n for n in counts)
+    low, high = wilson_interval(mean, images)
+    return Value(mean, half, means, wilson=(rounded(low), rounded(high)))
+
+
+def _test_counts(report: ProbeReport, grouping: str) -> dict[str, list[int]]:
+    """Test images of each class that has any, by group."""
+    groups = report.groups[grouping].as_dict() if grouping in report.groups else {}
+    counts = report.data["test_counts"]
+    return {name: [n for c in ids.tolist() if (n := counts[c])] for name, ids in groups.items()}
 
 
 def _test_rows(rows: list[Row], name: str, together: list[Method], grouping: str) -> str | None:

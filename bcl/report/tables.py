@@ -8,12 +8,13 @@ from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
 from bcl.evaluation.results import ProbeReport, rounded
-from bcl.report.compare import COLUMNS, Comparison, compare, difference_notes
+from bcl.report.compare import COLUMNS, Comparison, compare, difference_notes, small_group_notes
 
 SCHEMA = "bcl-cacr/comparison"
 SCHEMA_VERSION = 2
 CSV_FIELDS = (
     "protocol", "method", "seeds", "draws", "grouping", "column", "mean", "ci95", "gain", "p",
+    "low", "high",
 )  # fmt: skip
 TEX = {
     "\\": "\\textbackslash{}", "&": "\\&", "%": "\\%", "$": "\\$", "#": "\\#", "_": "\\_",
@@ -23,15 +24,15 @@ TEX = {
 
 
 class Cell(NamedTuple):
-    """A number with half its interval and its stars."""
+    """A number with its interval, "± 1.20" or "[66.1, 82.2]", and its stars."""
 
     value: str
-    half: str = ""
+    interval: str = ""
     stars: str = ""
     bold: bool = False
 
     def __str__(self) -> str:
-        return self.value + (f" ± {self.half}" if self.half else "") + self.stars
+        return f"{self.value} {self.interval}".rstrip() + self.stars
 
     def markdown(self) -> str:
         """As Markdown, bold included."""
@@ -41,8 +42,8 @@ class Cell(NamedTuple):
     def latex(self) -> str:
         """As LaTeX, with stars raised and only the value bold."""
         value = f"\\textbf{{{tex(self.value)}}}" if self.bold else tex(self.value)
-        half = f" $\\pm$ {self.half}" if self.half else ""
-        return value + half + (f"$^{{{self.stars}}}$" if self.stars else "")
+        stars = f"$^{{{self.stars}}}$" if self.stars else ""
+        return f"{value} {tex(self.interval)}".rstrip() + stars
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ def text_table(reports: Sequence[ProbeReport]) -> str:
         reports: the runs; seeds of one name are averaged.
 
     Returns:
-        Aligned lines, and the grouping.
+        Aligned lines, the grouping, and what one image is worth in groups of few test images.
 
     Example:
         >>> from bcl import evaluate
@@ -130,7 +131,8 @@ def text_table(reports: Sequence[ProbeReport]) -> str:
             by_run.setdefault(label, []).append([label, found.protocol, *cells])
     rows = [row for rows in by_run.values() for row in rows]
     groups = reports[0].groups[reports[0].grouping].description
-    return f"{Table(head, rows, left=2).text()}\ngroups by {groups}"
+    table = Table(head, rows, left=2).text()
+    return "\n".join([table, f"groups by {groups}", *small_group_notes(reports[0])])
 
 
 def markdown_table(reports: Sequence[ProbeReport]) -> str:
@@ -158,9 +160,11 @@ def _table(found: Comparison, bold: dict[str, float | None]) -> Table:
     for row in found.rows:
         cells = []
         for column, value in row.values.items():
-            half = "" if value.ci95 is None else percent(value.ci95)
+            interval = "" if value.ci95 is None else f"± {percent(value.ci95)}"
+            if value.wilson:
+                interval = "[{}, {}]".format(*(percent(end, 1) for end in value.wilson))
             best = value.mean is not None and value.mean == bold.get(column)
-            cells.append(Cell(percent(value.mean), half, stars(value.p), best))
+            cells.append(Cell(percent(value.mean), interval, stars(value.p), best))
         rows.append([row.method, *cells])
     return Table(["Run", *COLUMNS.values()], rows)
 
@@ -170,6 +174,9 @@ def _note(found: Comparison, reports: Sequence[ProbeReport]) -> str:
     note = f"Per cent. Groups by {reports[0].groups[found.grouping].description}."
     if any(value.ci95 is not None for value in found.values):
         note += " ± is the 95 % interval over seeds or draws."
+    if any(value.wilson for value in found.values):
+        note += " [ ] is Wilson's 95 % interval over the test images of a single run."
+    note = " ".join([note, *small_group_notes(reports[0])])
     if found.test:
         against = f"p < 0.05, \\*\\* p < 0.01 against {found.rows[0].method}"
         note += f" \\* {against}: {found.test}; Holm's correction."
@@ -184,7 +191,8 @@ def csv_table(reports: Sequence[ProbeReport]) -> str:
             seeds = " ".join(map(str, row.seeds))
             about = [found.protocol, row.method, seeds, str(row.draws), found.grouping]
             for column, value in row.values.items():
-                numbers = (value.mean, value.ci95, value.gain, value.p)
+                low, high = value.wilson or (None, None)
+                numbers = (value.mean, value.ci95, value.gain, value.p, low, high)
                 shown = ["" if number is None else str(rounded(number)) for number in numbers]
                 rows.append([*about, column, *shown])
     return Table(CSV_FIELDS, rows).csv()
@@ -197,7 +205,7 @@ def comparison_json(reports: Sequence[ProbeReport]) -> str:
         "schema_version": SCHEMA_VERSION,
         "baseline": reports[0].name,
         "tables": [asdict(found) for found in compare(reports)],
-        "notes": difference_notes(reports),
+        "notes": [*small_group_notes(reports[0]), *difference_notes(reports)],
         "reports": [report.to_dict() for report in reports],
     }
     return json.dumps(values, indent=1, ensure_ascii=False) + "\n"

@@ -1,4 +1,4 @@
-"""Statistics against scipy, scikit-learn and published numbers."""
+"""Statistics against scipy and published numbers."""
 
 import math
 
@@ -6,28 +6,25 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
-from sklearn.metrics import roc_auc_score
 
 from bcl.evaluation.metrics import (
-    auroc,
     class_accuracy,
     confidence_interval,
     group_accuracy,
-    spearman,
     top_k_accuracy,
+    wilson_interval,
 )
 from bcl.evaluation.shots import shot_groups
 
 
-def test_rank_statistics_equal_those_of_the_peers():
-    generator = torch.Generator().manual_seed(0)
-    a = torch.randint(0, 9, (200,), generator=generator).double()  # with ties
-    b = a + torch.randn(200, generator=generator)
-    positive = torch.rand(200, generator=generator) < 0.3
-    assert spearman(a, b) == pytest.approx(scipy.stats.spearmanr(a, b).statistic)
-    assert auroc(a, positive) == pytest.approx(roc_auc_score(positive, a))
-    assert math.isnan(spearman(a, torch.zeros(200)))
-    assert math.isnan(auroc(a, torch.zeros(200, dtype=torch.bool)))
+@pytest.mark.parametrize(("right", "images"), [(0, 7), (3, 7), (40, 40), (450, 1000)])
+def test_wilson_interval_is_scipys(right, images):
+    theirs = scipy.stats.binomtest(right, images).proportion_ci(method="wilson")
+    np.testing.assert_allclose(wilson_interval(right / images, images), theirs, atol=1e-12)
+
+
+def test_no_images_have_no_interval():
+    assert all(math.isnan(end) for end in wilson_interval(math.nan, 0))
 
 
 @pytest.mark.parametrize("n", [2, 5, 31, 32, 50, 200])

@@ -6,6 +6,7 @@ from fakes import FakeData, encode
 
 import bcl
 from bcl.core.errors import InputError
+from bcl.evaluation.samples import summarize
 
 
 @pytest.fixture(scope="module")
@@ -30,3 +31,18 @@ def test_samples_that_moved_most(tracker):
 def test_tracker_of_other_data_is_refused():
     with pytest.raises(InputError, match="tracker has 3 samples"):
         bcl.evaluate(encode, FakeData(), tracker=bcl.MemorizationTracker(3))
+
+
+def test_summary_of_losses_that_fall_with_frequency():
+    counts = torch.tensor([50, 20, 5])
+    labels = torch.repeat_interleave(torch.arange(3), counts)
+    loss = 10.0 - counts[labels].float().log() + torch.linspace(0, 0.1, 75)
+    seen = torch.ones(75, dtype=torch.bool)
+    found = summarize(loss, loss / 20, seen, labels, counts)
+    assert found["discovery"]["spearman_classes"].value == pytest.approx(-1)
+    assert found["discovery"]["auc"] == (1, 1, 1)
+    assert sum(found["score_histogram"]) == 75
+    only_head = summarize(loss, loss / 20, labels == 0, labels, counts)
+    assert only_head["discovery"] is None
+    assert "0 samples are of tail" in only_head["discovery_note"]
+    assert only_head["by_class"][2]["mean"] is None

@@ -48,8 +48,8 @@ def test_report_holds_every_protocol(report):
 
 def test_tracker_correlation_matches_the_made_up_losses(report):
     # Losses rise with the id and classes get rarer with the id.
-    assert report.tracker["spearman_classes"] == pytest.approx(-1)
-    assert report.tracker["auroc_tail"] == pytest.approx(1)
+    assert report.tracker["discovery"]["spearman_classes"].value == pytest.approx(-1)
+    assert report.tracker["discovery"]["auc"].value == pytest.approx(1)
 
 
 def test_fewer_images_than_shots_names_the_class():

@@ -6,11 +6,13 @@ import pytest
 import torch
 from fakes import QUICK, FakeData, encode
 from probe_reports import replace, strong_and_weak
+from scipy.stats import binomtest
 
 import bcl
 from bcl.core.errors import InputError
+from bcl.evaluation.metrics import wilson_interval
 from bcl.evaluation.shots import shot_groups
-from bcl.report.compare import compare, difference_notes, methods
+from bcl.report.compare import compare, difference_notes, methods, small_group_notes
 from bcl.report.confusion import tail_confusion
 from bcl.report.significance import holm, mcnemar, paired_t
 
@@ -84,6 +86,38 @@ def test_interval_of_a_single_run_is_over_draws(reports):
     assert few.values["all"].ci95 > 0
     assert full.values["all"].ci95 is None
     assert few.draws == 5
+    assert few.values["all"].wilson is None
+
+
+def test_interval_of_a_single_draw_is_wilsons_over_test_images(reports):
+    values = compare([reports[0]])[0].rows[0].values
+    for column, images in (("all", 120), ("few", 40), ("top5", 120)):
+        share = values[column].mean
+        theirs = binomtest(round(share * images), images).proportion_ci(method="wilson")
+        assert values[column].wilson == pytest.approx(tuple(theirs), abs=1e-5)
+    assert values["std_sample"].wilson is None
+    assert all(value.wilson is None for value in compare(reports)[0].values)  # three seeds
+
+
+def test_classes_of_few_test_images_widen_their_groups_interval(reports):
+    data = {**reports[0].data, "test_counts": [20, 20, 20, 20, 38, 2]}
+    uneven = compare([replace(reports[0], data=data)])[0].rows[0].values["few"]
+    even = compare([reports[0]])[0].rows[0].values["few"]
+    assert uneven.mean == even.mean
+    # (38 + 2) images, but the mean of both classes varies like a share of 7.6.
+    assert uneven.wilson == pytest.approx(
+        wilson_interval(even.mean, 4 / (1 / 38 + 1 / 2)), abs=1e-5
+    )
+
+
+def test_one_image_of_a_small_group_has_a_worth(reports):
+    report = reports[0]
+    assert small_group_notes(report)[2] == "Few has 40 test images: one image is 2.5 points."
+    uneven = replace(report, data={**report.data, "test_counts": [50, 50, 99, 0, 3, 47]})
+    assert small_group_notes(uneven) == [
+        "Medium has 99 test images: one image is 1.01 points.",
+        "Few has 50 test images: one image is up to 16.7 points.",
+    ]
 
 
 def test_other_pretraining_images_are_noted(reports):

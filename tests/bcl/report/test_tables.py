@@ -56,8 +56,20 @@ def test_formats_agree(reports):
     assert len(values["reports"]) == 6
 
 
+def test_a_single_run_has_wilsons_interval_in_every_format(reports):
+    low, high = compare(reports[:1])[0].rows[0].values["few"].wilson
+    shown = f"[{100 * low:.1f}, {100 * high:.1f}]"
+    for text in (markdown_table(reports[:1]), latex_table(reports[:1])):
+        assert shown in text
+        assert "one image is 2.5 points" in text
+    rows = csv.DictReader(io.StringIO(csv_table(reports[:1])))
+    few = next(row for row in rows if row["column"] == "few")
+    assert [float(few["low"]), float(few["high"])] == [low, high]
+    assert "one image is 2.5 points" in text_table(reports[:1])
+
+
 def test_a_cell_in_every_format():
-    table = Table(["run", "x"], [["a,b", Cell("1.0", "0.1", "**", bold=True)]])
+    table = Table(["run", "x"], [["a,b", Cell("1.0", "± 0.1", "**", bold=True)]])
     assert table.text().splitlines()[1] == "a,b  1.0 ± 0.1**"
     assert table.markdown().splitlines()[2] == "| a,b | **1.0 ± 0.1\\*\\*** |"
     assert "a,b & \\textbf{1.0} $\\pm$ 0.1$^{**}$ \\\\" in table.latex("")
