@@ -1,4 +1,4 @@
-"""The image sets that an evaluation needs, their labels, features and groups."""
+"""The image sets that an evaluation needs, their labels and groups."""
 
 from typing import Any
 
@@ -16,8 +16,8 @@ from bcl.evaluation.shots import GROUPINGS, shot_groups
 class Sets:
     """The image sets of a datamodule that some protocols need, by name.
 
-    ``images``, ``labels`` (N,) and ``features`` (N, D), which the extraction fills in, have the
-    keys ``"probe"``, ``"test"`` and more; ``groups`` has the main grouping first.
+    ``images`` and ``labels`` (N,) have the keys ``"probe"``, ``"test"`` and more; ``groups`` has
+    the main grouping first.
     """
 
     def __init__(
@@ -46,7 +46,6 @@ class Sets:
         self.labels = {
             name: self.read_labels(name, each).to(device) for name, each in self.images.items()
         }
-        self.features: dict[str, Tensor] = {}
         possible = GROUPINGS if self.num_classes >= 3 else ("thresholds",)
         main = grouping or getattr(data, "grouping", possible[0])
         ordered = dict.fromkeys((main, *possible))
@@ -107,7 +106,6 @@ class Sets:
             "probe_images": len(probe),
             "test_images": len(test),
             "test_counts": torch.bincount(self.labels["test"], minlength=self.num_classes).tolist(),
-            "feature_dimensions": self.features["test"].shape[1],
             "notes": [str(note) for note in getattr(data, "notes", [])],
         }
 

@@ -115,14 +115,16 @@ def evaluate(
     sets = Sets(data, wanted, options.grouping, options.probe.seed, options.device)
     subsets = [sets.subsets(protocol) for protocol in wanted]
     discovery, shown = inspect_samples(tracker, earlier_scores, sets)
-    for name, images in sets.images.items():  # each image is encoded once
-        sets.features[name] = extract_features(
+    features = {
+        name: extract_features(  # each image is encoded once
             encode, images, batch_size=options.batch_size, device=options.device,
             autocast=options.autocast, cache=options.cache, progress=progress, name=name,
-        ).to(options.device)  # fmt: skip
+        ).to(options.device)
+        for name, images in sets.images.items()
+    }  # fmt: skip
     extracted = time.perf_counter() - begin
 
-    run, results = Run(sets, options, method, progress), dict[str, ProtocolResult]()
+    run, results = Run(sets, features, options, method, progress), dict[str, ProtocolResult]()
     predictions = {"labels": sets.labels["test"].cpu()}
     for done, (protocol, rows) in enumerate(zip(wanted, subsets, strict=True)):
         if progress is not None:
@@ -140,7 +142,7 @@ def evaluate(
             "extraction_seconds": extracted,
             "evaluation_seconds": time.perf_counter() - begin,
         },
-        data=sets.provenance(),
+        data={**sets.provenance(), "feature_dimensions": features["test"].shape[1]},
         groups=sets.groups,
         protocols=list(results.values()),
         measures=measures,
@@ -154,6 +156,7 @@ class Run(NamedTuple):
     """What a protocol's runner works with."""
 
     sets: Sets
+    features: dict[str, Tensor]  # of each set, (N, D)
     options: EvaluationOptions
     method: nn.Module | None
     progress: Progress | None
@@ -168,9 +171,9 @@ def _run_linear(protocol: Protocol, subsets: list[Tensor], run: Run) -> Measured
 
 def _probes(protocol: Protocol, subsets: list[Tensor], run: Run) -> list[ProbeResult]:
     """Linear probes, one per draw."""
-    (features, labels), C = (run.sets.features, run.sets.labels), run.sets.num_classes
-    train = features[protocol.source], labels[protocol.source]
-    test = features["test"], labels["test"]
+    labels, C = run.sets.labels, run.sets.num_classes
+    train = run.features[protocol.source], labels[protocol.source]
+    test = run.features["test"], labels["test"]
     check_probe_data(*train, *test, C)
     few_shot = protocol.shots is not None
     options = replace(run.options.probe, solver=protocol.solver, few_shot=few_shot)
@@ -178,10 +181,10 @@ def _probes(protocol: Protocol, subsets: list[Tensor], run: Run) -> list[ProbeRe
 
 
 def _run_knn(protocol: Protocol, _: list[Tensor], run: Run) -> Measured:
-    (features, labels), C = (run.sets.features, run.sets.labels), run.sets.num_classes
-    x, y = features[protocol.train], labels[protocol.train]
+    labels, C = run.sets.labels, run.sets.num_classes
+    x, y, test_x = run.features[protocol.train], labels[protocol.train], run.features["test"]
     test_y, metric = labels["test"], protocol.solver
-    found = knn_predict(x, y, features["test"], protocol.neighbors, metric=metric, num_classes=C)
+    found = knn_predict(x, y, test_x, protocol.neighbors, metric=metric, num_classes=C)
     present = torch.bincount(y, minlength=C) > 0
     for k, predictions in found.items():
         per_class = class_accuracy(predictions, test_y, C)
@@ -245,7 +248,7 @@ def _measures(encode: Encode, run: Run) -> dict[str, Any]:
     if hasattr(sets.data, "image_size"):
         views = _two_views(encode, run)
     main = next(iter(sets.groups.values()))
-    return representation_measures(sets.features["test"], sets.labels["test"], main, views)
+    return representation_measures(run.features["test"], sets.labels["test"], main, views)
 
 
 @torch.no_grad()

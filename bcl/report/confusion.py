@@ -1,4 +1,4 @@
-"""What tail classes are taken for."""
+"""Which classes the tail is confused with."""
 
 from typing import Any
 

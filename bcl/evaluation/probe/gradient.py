@@ -18,7 +18,7 @@ from bcl.evaluation.probe.options import (
 def fit_gradient(draws: Draws, options: ProbeOptions, test: tuple[Tensor, Tensor]) -> FittedHeads:
     """Choose the learning rate where several are given, then train on all rows.
 
-    Of ``test``, features (M, D) and labels (M,), only ``selection="best_test"`` makes use.
+    Only ``selection="best_test"`` uses ``test``, features (M, D) and labels (M,).
     """
     settings = gradient_settings(options, images=draws.x.shape[1])
     choice = _choose(draws, settings, options.seed)

@@ -213,7 +213,7 @@ class Minimum:
 
     @property
     def bias(self) -> Tensor:
-        """(P, C); of no meaning for absent classes."""
+        """(P, C); arbitrary for absent classes."""
         return self.parameters[:, -1]
 
 
