@@ -12,7 +12,8 @@ quickstart: $(VENV)/.installed
 # Lint, types and the quick tests, in under a minute; mypy runs beside the tests.
 fast: lint
 	$(BIN)/mypy & types=$$!; \
-	$(PYTEST) -m "not slow and not gpu" tests/bcl tests/cacr tests/datamodules $(ARGS); tests=$$?; \
+	$(PYTEST) -m "not slow and not gpu" tests/bcl tests/cacr tests/datamodules \
+		tests/project/test_architecture.py $(ARGS); tests=$$?; \
 	wait $$types && exit $$tests
 
 test: lint types docs unit
@@ -35,6 +36,7 @@ docs: $(VENV)/.installed-dev
 
 # All benchmarks, one after the other; ARGS="--only views" runs a part. A second run continues.
 bench: $(VENV)/.installed-dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	$(BIN)/python benchmarks/run.py $(ARGS)
 
 # Train and probe the methods that docs/results.md compares (benchmarks/presets).

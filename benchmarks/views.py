@@ -3,7 +3,8 @@
 Every contender makes two views of each image with the SimCLR chain (crop 0.1-1, flip, jitter
 0.4/0.4/0.4/0.1 with probability 0.8, gray 0.2), then k ops of RandAugment. Ours and the Pillow
 chain boost each image by its own score, spread evenly over [0, 1]; torchvision v2 and kornia
-cannot, and draw their ops once per call and once per batch.
+cannot, and draw their ops once per call and once per batch. Kornia comes with the extra ``bench``
+(pip install -e '.[bench]').
 
     python benchmarks/views.py --sizes 32 96 224 --threads 1 2 --json views.json
 """

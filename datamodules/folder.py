@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bcl.core.errors import InputError
 from datamodules.images.readers import SYSTEM, Reader, is_image, kind_of, open_reader, shown
-from datamodules.pool import Pool, PoolDataModule
+from datamodules.pool import Pool, PoolDataModule, counted
 from datamodules.tail.balance import listed
 
 _TEST_NAMES = ("test", "val", "valid", "validation")
@@ -18,7 +18,7 @@ _TEST_NAMES = ("test", "val", "valid", "validation")
 _YEAR, _MONTH, _DAY = r"(19|20)\d\d", r"(0[1-9]|1[0-2])", r"(0[1-9]|[12]\d|3[01])"
 _DATE = re.compile(
     rf"{_YEAR}([-_. ]?{_MONTH}([-_. ]?{_DAY}([-_. ]\D.*)?)?)?|{_DAY}[-_.]{_MONTH}[-_.]{_YEAR}"
-    r"|\d{3}[A-Z0-9_]{5}|DCIM"
+    r"|\d{3}(?=\d*[A-Z_])[A-Z0-9_]{5}|DCIM"
 )
 
 
@@ -82,7 +82,7 @@ def folder_pool(reader: Reader) -> Pool:
         _why_not(name, train, test) for name in reader.names() if name not in used
     ).most_common(10)
     title = reader.root.name or reader.root.absolute().name  # of ".", too
-    notes = [f"left out {count:,} {why}" for why, count in left_out]
+    notes = [f"left out {counted(count, why)}" for why, count in left_out]
     return Pool(title, names, labels, classes, is_test, reader, None, notes, dict(left_out))
 
 

@@ -1,5 +1,6 @@
 """From a whole data set to its long-tailed training set, probe set and test set."""
 
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -406,9 +407,14 @@ class PoolDataModule(FilesDataModule):
             f"training on {len(split):,} of the other {training:,} ({split.recipe})",
         ]
         if pool.left_out:
-            reasons = ", ".join(f"{count:,} {why}" for why, count in pool.left_out.items())
+            reasons = ", ".join(counted(count, why) for why, count in pool.left_out.items())
             parts.append(f"left out: {reasons}")
         return "; ".join(parts)
+
+
+def counted(count: int, what: str) -> str:
+    """``1 image outside class folders``, but ``2 images outside class folders``."""
+    return f"{count:,} " + (re.sub(r"(image|file)s", r"\1", what, count=1) if count == 1 else what)
 
 
 def _from_file(path: str, pool: Pool, rows: Tensor, kept: Tensor) -> Split:

@@ -28,6 +28,9 @@ COMMANDS = {
     "configs": "list the named configurations, or print one",
 }
 
+# What other programs call a command.
+ALIASES = {"pretrain": "fit", "train": "fit", "eval": "probe", "evaluate": "probe"}
+
 _RANK_ZERO = ".utilities.rank_zero"
 # Lightning's warnings about loaders and its own insides; the loss on the bar is rank 0's, and the
 # record holds the mean over the ranks; loggers get one row per epoch, whatever the interval.
@@ -58,6 +61,8 @@ def _run(arguments: list[str]) -> int:
         print(f"bcl-cacr {__version__}")
         return 0
     if name not in COMMANDS:
+        if name in ALIASES:
+            raise InputError(f"unknown command '{name}'; it is `bcl {ALIASES[name]}` here.")
         raise unknown_name("command", name, COMMANDS)
     module: ModuleType = importlib.import_module(f"bcl.cli.{name}{'_' if iskeyword(name) else ''}")
     if name == "fit":  # LightningCLI parses its own options

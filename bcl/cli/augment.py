@@ -17,21 +17,22 @@ from bcl.core.checks import check_count
 from bcl.core.errors import InputError
 from bcl.core.files import atomic_write
 from datamodules.images.decode import decode
+from datamodules.images.readers import is_image, open_reader
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff"}
 _MARGIN = 14  # pixels of the line of labels
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's arguments."""
     parser.description = (
         "Draw a grid: rows are images and columns scores from 0 to 1; with --ops, rows are ops "
         "and columns magnitudes from 0 to 30."
     )
-    parser.add_argument("--images", required=True, metavar="DIR", help="folder of images")
+    parser.add_argument(
+        "--images", required=True, metavar="DIR", help="folder or archive of images"
+    )
     parser.add_argument("--out", required=True, metavar="PNG", help="image to write")
     parser.add_argument("--count", type=int, default=6, help="images to show (default 6)")
     parser.add_argument("--size", type=int, default=96, help="side of a view (default 96)")
@@ -43,20 +44,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--whole", action="store_true", help="boosted ops alone, without crop, flip and jitter"
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the draws (default 0)")
-    parser.add_argument(
-        "--epoch", type=int, default=0, help="epoch whose draws to show (default 0)"
-    )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the command; returns the exit status."""
     check_count("--columns", args.columns, at_least=2)
     check_count("--count", args.count)
     out = Path(args.out)
     if out.suffix.lower() != ".png" or out.is_dir():
         raise InputError(f"--out must name a .png file to write, got '{out}'.")
     boost = BoostedRandAugment(args.scheme, args.policy)
-    images = _load(Path(args.images), args.count, args.size)
+    images = _load(args.images, args.count, args.size)
     if args.ops:
         steps = torch.linspace(0, 30, args.columns).tolist()
         grid = op_grid(images[0], steps, args.policy)
@@ -70,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
                 color_jitter_probability=0.0, grayscale_probability=0.0,
             )  # fmt: skip
         views = ContrastiveViews(args.size, chain=chain, boost=boost, seed=args.seed)
-        grid = score_grid(images, views, steps, args.epoch)
+        grid = score_grid(images, views, steps)
         rows, columns = [], [f"score {step:.1f}" for step in steps]
     sheet = _label(tile(grid), rows, columns, args.size)
     buffer = io.BytesIO()
@@ -80,24 +77,20 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _load(folder: Path, count: int, size: int) -> Tensor:
-    """(count, 3, size, size) uint8, spread evenly over the folder's images in order of name."""
-    if not folder.is_dir():
-        raise InputError(f"--images: '{folder}' is not a folder; give one that holds images.")
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES)
-    if not files:
-        raise InputError(f"--images: no images in '{folder}' ({', '.join(sorted(_SUFFIXES))}).")
-    count = min(count, len(files))
-    chosen = [files[i * len(files) // count] for i in range(count)]
-    return torch.stack([_decode(path, size) for path in chosen])
-
-
-def _decode(path: Path, size: int) -> Tensor:
-    """(3, size, size) uint8, the center square."""
-    try:
-        return torch.from_numpy(decode(path.read_bytes(), size))
-    except OSError as error:
-        raise InputError(f"--images: '{path}' cannot be read as an image ({error}).") from None
+def _load(root: str, count: int, size: int) -> Tensor:
+    """(count, 3, size, size) uint8: center squares of images spread evenly over the folder."""
+    reader = open_reader(root, "--images DIR")
+    names = [name for name in reader.names() if is_image(name)]
+    if not names:
+        raise InputError(f"--images: no images in '{root}'; give a folder that holds some.")
+    count = min(count, len(names))
+    images = []
+    for name in (names[i * len(names) // count] for i in range(count)):
+        try:
+            images.append(torch.from_numpy(decode(reader.read(name), size)))
+        except OSError as error:
+            raise InputError(f"--images: '{name}' cannot be read as an image ({error}).") from None
+    return torch.stack(images)
 
 
 def _label(sheet: Tensor, rows: list[str], columns: list[str], size: int) -> "Image":

@@ -8,7 +8,6 @@ from bcl.cli.configuration import compose, config_names
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's options."""
     parser.add_argument("name", nargs="?", help="print this configuration as YAML")
 
 

@@ -59,13 +59,18 @@ def merge(first: Mapping[str, Any], *others: Mapping[str, Any]) -> Config:
         for key, value in other.items():
             old: Any = result.get(key)
             both = isinstance(old, Mapping) and isinstance(value, Mapping)
-            result[key] = merge(old, value) if both and not _replaces(value, old) else value
+            kept = both and (key in KEYS or not _replaces(value, old))
+            result[key] = merge(old, value) if kept else value
     return result
 
 
 def _replaces(value: Any, old: Any) -> bool:
-    """Whether a class takes the place of plain settings, such as an encoder's name."""
-    return "class_path" in value and not {"class_path", "init_args"} & old.keys()
+    """Whether a part takes the place of one of another class, or of settings such as a name."""
+    if "class_path" not in value:
+        return False
+    return bool(old.get("class_path", value["class_path"]) != value["class_path"]) or not (
+        {"class_path", "init_args"} & old.keys()
+    )
 
 
 def _class_first(value: Any) -> Any:

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of ``bcl export``."""
     add = parser.add_argument
     add("checkpoint", metavar="CKPT", help="checkpoint of 'bcl fit'")
     add("--out", required=True, metavar="DIR", help="folder to write")

@@ -7,7 +7,7 @@ import yaml
 
 from bcl.cli import quiet_lightning
 from bcl.cli.configuration import KEYS, Config, compose, find_config, merge
-from bcl.cli.messages import readable_error
+from bcl.cli.messages import option_names, readable_error
 from bcl.cli.output import check_seed
 from bcl.core.errors import InputError, find_input_error
 from bcl.core.files import check_writable
@@ -156,8 +156,9 @@ def parse(arguments: list[str], config: Config, name: str = "run") -> tuple[Any,
     try:
         options = parser.parse_args(words)
     except ArgumentError as error:
-        known = [name for action in parser._actions for name in action.option_strings]
-        raise readable_error(str(error), known) from None
+        own = [f"--{key}" for key in parser.get_defaults().keys(branches=True)]
+        parts = [name for key in ("model", "data") for name in option_names(key, config.get(key))]
+        raise readable_error(str(error), [*parts, *own]) from None
     check_seed(options.seed_everything)
     parts = options.name.split("/")
     if not all(parts) or {".", ".."} & set(parts):

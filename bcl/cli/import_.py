@@ -11,7 +11,6 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of ``bcl import``."""
     from bcl.models.released import KINDS, NORMALIZATIONS
 
     add = parser.add_argument

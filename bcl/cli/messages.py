@@ -4,9 +4,20 @@ import difflib
 import importlib
 import inspect
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import is_dataclass
+from typing import Any
 
 from bcl.core.errors import InputError, unknown_name
+
+# What other programs call an option, by its last word.
+ALIASES = {
+    "lr": "learning_rate",
+    "epochs": "max_epochs",
+    "image_size": "size",
+    "resume": "ckpt_path",
+    "out": "default_root_dir",
+}
 
 
 def readable_error(message: str, options: Iterable[str]) -> InputError:
@@ -15,45 +26,69 @@ def readable_error(message: str, options: Iterable[str]) -> InputError:
     Example:
         >>> print(readable_error("unrecognized arguments: --trainer.max_epoch 3",
         ...                      ["--trainer.max_epochs", "--name"]))
-        unknown option '--trainer.max_epoch'; did you mean '--trainer.max_epochs'?
+        unknown option '--trainer.max_epoch'; did you mean --trainer.max_epochs?
     """
-    # The innermost class or key is the one that has the problem.
-    *_, path, cause = ["", "", *re.split(r"Problem with given class_path '([^']+)':", message)]
+    known = list(options)
+    key, path, problem = _innermost(message)
     if path.endswith(("LightningModule", "LightningDataModule")):  # none was named
         kind = "data" if path.endswith("DataModule") else "model"
         return InputError(
             f"the configuration's {kind} names no class; put a complete configuration before yours "
             f"(--config image_folder/bcl_i --config my.yaml), or write {kind}.class_path into it."
         )
-    if re.search(r"arguments are required:.*\b(model|data)\b", cause):
+    if match := re.search(r"arguments are required: (.*)", problem):
+        if key:
+            missing = " and ".join(f"--{key}.{name}" for name in match[1].split(", "))
+            return InputError(f"{path} needs {missing}; add it and its value.")
         return InputError(
             "a run needs a model and data; name a configuration with --config, such as "
             "digits_lt/bcl_i (`bcl configs` lists them)."
         )
-    if match := re.search(r"unrecognized arguments: ([^\s=]+)", cause):
-        return _unknown_option(match[1], list(options))
-    if match := re.search(r"[Oo]ption '(\S+)' is not accepted", cause):
-        if path:
-            return unknown_name(f"option of {path}", match[1], _parameters(path))
-        return _unknown_option(f"--{match[1]}", [*options, "--model", "--data", "--trainer"])
-    if match := re.search(r"module '(\S+)' has no attribute '(\w+)'", cause):
+    if match := re.search(r"unrecognized arguments: ([^-]\S*)", problem):
+        return InputError(
+            f"unknown word '{match[1]}'; for a folder of images write "
+            f"--config image_folder/bcl_i --data.root {match[1]}."
+        )
+    if match := re.search(r"(?:unrecognized arguments: --|Option ')([^\s=']+)", problem):
+        return _unknown_option(key, match[1], path, known)
+    if match := re.search(r"module '(\S+)' has no attribute '(\w+)'", problem):
         return unknown_name(f"name in {match[1]}", match[2], _public(match[1]))
-    *_, key, problem = ["", *re.split(r'Parser key "([^"]+)":', cause)]
-    if path and not key:  # what follows belongs to the option around it
-        problem = re.split(r"\s+- Expected|\s+Given value", problem)[0]
-    where = " of ".join(name for name in (key, path) if name)
-    return InputError(": ".join(filter(None, [where, _problem(problem)])) + ".")
+    if match := re.search(r"NestedArg\(key='(\S+?)'", problem):
+        return InputError(f"--{key} takes a value and has no '{match[1]}' below it.")
+    if "Unable to load config" in problem:
+        parts = ", ".join(name for name in known if name.startswith(f"--{key}."))
+        return InputError(f"--{key} is set by its parts: {parts}.")
+    return InputError(f"--{key}: {problem}." if key else f"{problem}.")
 
 
-def _unknown_option(option: str, options: list[str]) -> InputError:
-    head, dot, rest = option.partition(".")
-    heads = sorted({name.partition(".")[0] for name in options})
-    if dot and head not in heads:
-        near = [name + dot + rest for name in difflib.get_close_matches(head, heads, n=1)]
-    else:
-        near = difflib.get_close_matches(option, options, n=1, cutoff=0.5)
-    hint = f"; did you mean '{near[0]}'?" if near else "; `bcl fit --help-all` lists them all."
-    return InputError(f"unknown option '{option}'{hint}")
+def _innermost(message: str) -> tuple[str, str, str]:
+    """Dotted key, class and problem of the most indented cause; of equals, the first.
+
+    A value that fits none of several types has a cause for each. The deepest is that of the type
+    which took the option.
+    """
+    around: list[tuple[int, str, str]] = []  # indentation, key and class of the lines around
+    best: tuple[int, str, str, list[str]] = (-1, "", "", [])
+    for line in message.splitlines():
+        text = line.lstrip(" -")
+        depth = len(line) - len(text)
+        around = [each for each in around if each[0] < depth]
+        key, path = around[-1][1:] if around else ("", "")
+        if match := re.match(r'Parser key "([^"]+)": ?(.*)', text):
+            if not f".{key}".endswith(f".{match[1]}"):  # some keys come twice
+                key = f"{key}.{match[1]}".lstrip(".")
+            text, depth = match[2], depth + bool(match[2])
+            around.append((depth, key, path))
+        elif match := re.match(r"Problem with given class_path '([^']+)':", text):
+            around.append((depth, key, match[1]))
+            text = ""
+        if not text or text.startswith(("Does not validate", "Subtypes:", "Errors:")):
+            continue
+        if depth > best[0]:
+            best = (depth, key, path, [text])
+        elif best[1:3] == (key, path) and text.startswith(("Expected", "Given value:")):
+            best[3].append(text)
+    return best[1], best[2], _problem(" ".join(best[3]))
 
 
 def _problem(text: str) -> str:
@@ -62,22 +97,67 @@ def _problem(text: str) -> str:
     value = re.search(r"(?:Got value|Given value): (.*)", text)
     if not kinds or value is None:
         return " ".join(text.split()).rstrip(".")
-    if "Got value" in text:
-        kinds = kinds[:1]  # the others belong to the option around it
     names = [kind.rpartition(".")[2].replace("NoneType", "null") for kind in dict.fromkeys(kinds)]
     return f"expected {' or '.join(names)}, got '{value[1].strip()}'"
 
 
-def _parameters(path: str) -> list[str]:
-    """Names that a class takes, its parents' where it passes ``**kwargs`` on."""
+def _unknown_option(key: str, name: str, path: str, known: list[str]) -> InputError:
+    option = "--" + f"{key}.{name}".lstrip(".")
+    own = [f"--{key}.{parameter}" for parameter in parameters(path)] if path else []
+    if option in own:
+        return InputError(
+            f"{option} was refused because the parameters of {path} could not be read; its source "
+            "file may have changed while the command started. Run it again."
+        )
+    near = nearest(option, [*own, *(each for each in known if each != option)])
+    if near:
+        return InputError(f"unknown option '{option}'; did you mean {' or '.join(near)}?")
+    all_of_them = f"known are {', '.join(own)}" if own else "`bcl fit --help-all` lists them all"
+    return InputError(f"unknown option '{option}'; {all_of_them}.")
+
+
+def nearest(option: str, known: list[str]) -> list[str]:
+    """Options that end as this one does, below the same head if there are any; else a like name.
+
+    Example:
+        >>> nearest("--model.lr", ["--model.optimizer.learning_rate", "--online.learning_rate"])
+        ['--model.optimizer.learning_rate']
+    """
+    head, word = option.partition(".")[0], option.lstrip("-").rpartition(".")[2]
+    words = {word, ALIASES.get(word)}
+    same = [each for each in known if each.lstrip("-").rpartition(".")[2] in words]
+    below = [each for each in same if each.partition(".")[0] == head]
+    others = [each for each in known if not option.startswith(f"{each}.")]
+    found = (below or same)[:2] or difflib.get_close_matches(option, others, n=1, cutoff=0.7)
+    return found or (nearest(head, known) if head not in (option, *known) else [])
+
+
+def option_names(key: str, spec: Any) -> Iterator[str]:
+    """Dotted options of the class that a configuration names, of its parts and its settings."""
+    if not isinstance(spec, Mapping) or "class_path" not in spec:
+        return
+    given = spec.get("init_args") or {}
+    for name, default in parameters(spec["class_path"]).items():
+        yield f"--{key}.{name}"
+        part = given.get(name)
+        if is_dataclass(default):
+            kind = type(default)
+            part = {"class_path": f"{kind.__module__}.{kind.__qualname__}"}
+        yield from option_names(f"{key}.{name}", part)
+
+
+def parameters(path: str) -> dict[str, Any]:
+    """Names and defaults that a class takes, its parents' where it passes ``**kwargs`` on."""
     module, _, name = path.rpartition(".")
-    found: list[str] = []
+    found: dict[str, Any] = {}
     for parent in getattr(importlib.import_module(module), name).__mro__:
         parameters = inspect.signature(parent.__init__).parameters.values()
-        found += [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+        named = (p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY))
+        found = {p.name: p.default for p in named} | found
         if not any(p.kind is p.VAR_KEYWORD for p in parameters):
             break
-    return [name for name in dict.fromkeys(found) if name != "self"]
+    found.pop("self")
+    return found
 
 
 def _public(module: str) -> list[str]:

@@ -17,7 +17,6 @@ from datamodules.pool import FilesDataModule
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's options."""
     parser.add_argument("root", help="folder or zip archive of images")
     parser.add_argument("--out", required=True, help="folder to write; for --data.root of PackedLT")
     parser.add_argument("--train-list", help="list of `path label` rows; class folders without it")
@@ -35,7 +34,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split-file", help="index file or saved split of class folders")
     parser.add_argument("--split-seed", type=int, help="which random subset (0)")
     parser.add_argument(
-        "--shard-mb", type=float, default=64.0, help=f"MiB per file, at most {MOST_SHARD_MB} (64)"
+        "--shard-mb",
+        type=float,
+        default=64.0,
+        help=f"size of an Arrow file in MiB, at most {MOST_SHARD_MB} (64)",
     )
     parser.add_argument("--max-side", type=int, help="shrink the shorter side to this many pixels")
     parser.add_argument("--train-only", action="store_true", help="leave probe and test set out")
@@ -84,7 +86,9 @@ def _datamodule(args: argparse.Namespace) -> FilesDataModule:
         lists = (args.train_list, args.probe_list, args.test_list)
         return ImageListLT(args.root, *lists, **options)
     if args.probe_list or args.test_list:
-        raise InputError("--probe-list and --test-list go with --train-list.")
+        raise InputError(
+            "--probe-list and --test-list need --train-list; add it, or leave them out."
+        )
     if args.recipe is not None:
         refuse(args, "--recipe", "imbalance_factor")
     elif args.split_file is not None:

@@ -14,7 +14,6 @@ from bcl.core.progress import Progress
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of ``bcl probe``."""
     add = parser.add_argument
     add("checkpoints", nargs="+", metavar="CKPT", help="checkpoints to evaluate")
     add("--out", required=True, metavar="DIR", help="folder for the reports")
@@ -162,7 +161,6 @@ def _folders(checkpoints: list[str], out: Path) -> list[Path]:
 
 
 def _evaluate(checkpoint: Path, name: str, args: argparse.Namespace, options: Any) -> Any:
-    """Load a run and evaluate it."""
     from bcl.evaluation import evaluate
     from bcl.evaluation.features import FeatureCache
     from bcl.evaluation.layers import layer_encoder

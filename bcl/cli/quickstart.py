@@ -17,7 +17,6 @@ PROTOCOLS = ("full", "10-shot", "long-tailed")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's options."""
     parser.add_argument("--out", default="outputs/quickstart", help="folder to write")
     parser.add_argument("--seed", type=int, default=0, help="seed of both runs")
     parser.add_argument("--epochs", type=int, help="epochs, instead of the recipe's")
@@ -61,7 +60,7 @@ def _pretrain_and_probe(method: str, args: argparse.Namespace, folder: Path) -> 
         model, data = instantiate(config["model"]), instantiate(config["data"])
         record = new_record(f"digits_lt/{method}", model, args.seed, config)
         save = {"every_n_epochs": epochs}
-        fit(make_trainer(record, folder, config["trainer"], save=save, short=True), model, data)
+        fit(make_trainer(record, folder, config["trainer"], save=save), model, data)
     record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     options = EvaluationOptions(probe=ProbeOptions(seed=args.seed))
     report = evaluate(model, data, PROTOCOLS, options, tracker=model.tracker, record=record)

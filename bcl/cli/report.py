@@ -7,7 +7,6 @@ from bcl.core.errors import InputError, unknown_name
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of ``bcl report``."""
     add = parser.add_argument
     add("reports", nargs="+", metavar="DIR", help="folders of 'bcl probe', the baseline first")
     add("--out", default="report.html", metavar="FILE", help="the page to write")

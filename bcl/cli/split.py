@@ -38,7 +38,6 @@ CIFARS: dict[str, tuple[str, Callable[..., PoolDataModule]]] = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's options."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = EXAMPLES
     parser.add_argument("--list", action="store_true", help="list the recipes and their totals")
@@ -75,7 +74,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Carry out one action."""
     if args.list:
         print(table())
     elif args.action is None:

@@ -160,7 +160,7 @@ class Checkpoints(ModelCheckpoint):
 
     def _save(self, trainer: pl.Trainer) -> None:
         _check_weights(trainer)
-        self._save_checkpoint(trainer, str(self.path))
+        trainer.save_checkpoint(self.path)
         self._saved_step = trainer.global_step
         self._saved_time = time.monotonic()
 
@@ -283,7 +283,9 @@ def _read(file: Path, map_location: Any) -> tuple[dict[str, Any], str | None]:
             content = torch.load(file, map_location=map_location, weights_only=True)
         except Exception:  # torch runs arbitrary bytes as pickle commands, which fail in any way
             found = "it holds objects other than tensors and plain values"
-    return content or {}, f"is not an intact checkpoint: {found}" if found else _fault(content)
+    if found is not None:
+        found = f"is not an intact checkpoint: {found}; restore it, or train again with --overwrite"
+    return content or {}, found or _fault(content)
 
 
 def _fault(content: Any) -> str | None:

@@ -1,6 +1,7 @@
 """Running a recorded training, for the command line and for scripts."""
 
 import os
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -8,14 +9,14 @@ from typing import Any
 import pytorch_lightning as pl
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.utilities.exceptions import MisconfigurationException
-from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.callbacks import Callback, TQDMProgressBar
 
 from bcl.core.errors import InputError, find_input_error
 from bcl.training.checkpoints import AtomicCheckpointIO, Checkpoints, TorchRandomState
 from bcl.training.history import HistoryWriter
 from bcl.training.loggers import LogHistory
 from bcl.training.online_probe import OnlineProbe
-from bcl.training.progress import in_terminal, progress_callback
+from bcl.training.progress import PlainProgress
 from bcl.training.record import RunRecorder
 
 
@@ -29,7 +30,6 @@ def make_trainer(
     online: OnlineProbe | None = None,
     history_every: int | None = None,
     resumed_at: int | None = None,
-    short: bool = False,
 ) -> pl.Trainer:
     """Build the trainer of a recorded run.
 
@@ -42,7 +42,6 @@ def make_trainer(
         online: the online probe, if the run has one.
         history_every: epochs between files of the tracker's history, if the run has them.
         resumed_at: optimizer steps of the checkpoint in the folder that the run resumes from.
-        short: show one progress bar over all epochs.
 
     Returns:
         The trainer, for `fit`.
@@ -54,23 +53,20 @@ def make_trainer(
     recorder = RunRecorder(record, folder)
     callbacks: list[Callback] = [recorder, TorchRandomState()]
     callbacks.append(Checkpoints(Path(folder) / "checkpoints", **(save or {})))
-    progress = settings.pop("enable_progress_bar", None) is not False
+    progress, terminal = settings.get("enable_progress_bar") is not False, sys.stdout.isatty()
     if progress:
-        callbacks.append(progress_callback(recorder, short))
+        callbacks.append(TQDMProgressBar() if terminal else PlainProgress(recorder))
     if history_every is not None:
         keep = resumed_at is not None
         callbacks.append(HistoryWriter(Path(folder) / "tracker", history_every, keep))
     callbacks += [*([online] if online else []), *_listed(settings.pop("callbacks", None))]
-    for callback in callbacks:
-        if isinstance(callback, OnlineProbe):
-            callback.recorder = recorder
     if log:
         callbacks.append(LogHistory(recorder, log, resumed_at))
     settings |= {
         "default_root_dir": folder,
         "callbacks": callbacks,
         "plugins": [AtomicCheckpointIO(), *_listed(settings.pop("plugins", None))],
-        "enable_progress_bar": progress and in_terminal(),
+        "enable_progress_bar": progress and terminal,
         "use_distributed_sampler": False,  # the loader shares each batch between the ranks itself
     }
     try:

@@ -27,7 +27,8 @@ class OnlineProbe(Callback):
     bit, as without it: the head has its own optimizer and draws no random number. With a process
     group the head sees the batch of all ranks, and all ranks hold the same numbers.
 
-    Values are logged, and added to the record's history, as ``online_linear/all``, ``/many``,
+    Values are logged, and added to the history of the trainer's `bcl.training.RunRecorder`, which
+    must come first among the callbacks, as ``online_linear/all``, ``/many``,
     ``/medium``, ``/few`` and ``online_knn/…``: accuracies in [0, 1]; a group's is the mean over its
     classes.
 
@@ -36,7 +37,6 @@ class OnlineProbe(Callback):
         neighbors: number of cosine neighbors, with equal votes; 0 leaves them out.
         learning_rate: learning rate of the head's Adam.
         batch_size: images encoded at a time.
-        recorder: the run's record, which `bcl.training.make_trainer` fills in.
 
     Raises:
         InputError: an argument out of range, or a method or datamodule without what it needs.
@@ -52,7 +52,6 @@ class OnlineProbe(Callback):
         neighbors: int = 10,
         learning_rate: float = 1e-3,
         batch_size: int = 512,
-        recorder: RunRecorder | None = None,
     ) -> None:
         check_count("every_n_epochs of the online probe", every_n_epochs)
         check_count("neighbors of the online probe", neighbors, at_least=0)
@@ -62,7 +61,6 @@ class OnlineProbe(Callback):
         self.neighbors = neighbors
         self.learning_rate = learning_rate
         self.batch_size = batch_size
-        self.recorder = recorder
         self.head: nn.Module | None = None
         self.optimizer: torch.optim.Optimizer | None = None
         self._groups: dict[str, Tensor] = {}
@@ -92,11 +90,11 @@ class OnlineProbe(Callback):
             groups = shot_groups(counts, getattr(data, "grouping", "thirds"))
             self._groups = {name: ids for name, ids in groups.as_dict().items() if ids.numel()}
             grouping = groups.description
-        if self.recorder is not None:
+        for recorder in self._recorders(trainer):
             about = f"linear head on the training batches' labels, Adam {self.learning_rate:g}"
             if self.neighbors:
                 about += f"; {self.neighbors} cosine neighbors in the probe set"
-            self.recorder.record["online_probe"] = f"{about}; {grouping}"
+            recorder.record["online_probe"] = f"{about}; {grouping}"
         self.head = _head(width, len(counts), trainer.strategy.root_device)
         self.optimizer = torch.optim.Adam(self.head.parameters(), lr=self.learning_rate)
 
@@ -170,9 +168,15 @@ class OnlineProbe(Callback):
         if (trainer.current_epoch + 1) % self.every_n_epochs and not is_last_epoch(trainer):
             return
         values = self.measure(trainer, pl_module)
-        if self.recorder is not None:
-            self.recorder.note(trainer.current_epoch, values)
+        for recorder in self._recorders(trainer):
+            recorder.record["history"][-1].update(values)
         pl_module.log_dict(values)
+
+    def _recorders(self, trainer: pl.Trainer) -> list[RunRecorder]:
+        """The recorders among the callbacks before this one, which have made the epoch's row."""
+        callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+        before = callbacks[: callbacks.index(self)]
+        return [callback for callback in before if isinstance(callback, RunRecorder)]
 
     @torch.no_grad()
     def measure(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, float]:

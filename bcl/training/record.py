@@ -63,15 +63,6 @@ class RunRecorder(Callback):
         self._start = time.monotonic()
         self._sum: Any = 0.0  # of the epoch's losses, on the device; read once per epoch
         self._count = 0
-        self._notes: dict[str, float] = {}  # values of the epoch, until its row is made
-
-    def note(self, epoch: int, values: dict[str, float]) -> None:
-        """Add values to an epoch's row of the history, on every rank, at the end of the epoch."""
-        row = self.row()
-        if row is not None and row["epoch"] == epoch:
-            row.update(values)
-        else:
-            self._notes |= values
 
     def row(self) -> dict[str, Any] | None:
         """The newest row of the history, if there is one."""
@@ -113,8 +104,6 @@ class RunRecorder(Callback):
             row["score_mean"] = float(tracker.scores.mean())
             # On a device histc is refused under torch.use_deterministic_algorithms.
             row["score_histogram"] = torch.histc(tracker.scores.cpu(), 20, 0, 1).int().tolist()
-        row |= self._notes
-        self._notes = {}
         history = [old for old in self.record["history"] if old["epoch"] < epoch]
         self.record["history"] = [*history, row]
         self.record["epochs"] = epoch + 1

@@ -268,6 +268,7 @@ def test_dates_and_cameras_are_no_classes(tmp_path: Path, names) -> None:
         ("1989", "sunset"),
         ("5000", "5001"),
         ("00001", "00002"),
+        ("00000000", "00000001"),
         ("n01440764", "n01443537"),
         ("2021-05-03", "cat"),
         ("1234", "5678"),
@@ -298,10 +299,10 @@ def test_what_is_left_out_is_announced(tmp_path: Path, capsys) -> None:
     line = capsys.readouterr().err.splitlines()[-1]
     assert line.startswith("set: 65 images in 3 classes; ")
     assert "left out: 10 unreadable, " in line
-    for reason in ("1 .txt files (not images)", "1 .heic files (not images)"):
+    for reason in ("1 .txt file (not images)", "1 .heic file (not images)"):
         assert reason in line
         assert f"left out {reason}" in data.notes
-    assert "1 images outside class folders" in line
+    assert "1 image outside class folders" in line
     data.setup()  # once
     assert capsys.readouterr().err == ""
 

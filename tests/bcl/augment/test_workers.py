@@ -197,7 +197,7 @@ def test_the_command_writes_a_grid(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "text"),
     [
-        (["--images", "nowhere"], "not a folder"),
+        (["--images", "nowhere"], "does not exist"),
         (["--images", "."], "no images"),
         (["--images", ".", "--columns", 1], "--columns"),
         (["--images", ".", "--scheme", "bcl"], "scheme"),

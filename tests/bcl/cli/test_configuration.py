@@ -25,6 +25,12 @@ def test_merge_leaves_its_arguments_alone():
     assert first == {"a": {"b": 1}}
 
 
+def test_another_class_brings_its_own_arguments():
+    loss = {"loss": {"class_path": "a.A", "init_args": {"x": 1}}}
+    assert merge(loss, {"loss": {"class_path": "b.B"}}) == {"loss": {"class_path": "b.B"}}
+    assert merge(loss, {"loss": {"init_args": {"y": 2}}})["loss"]["init_args"] == {"x": 1, "y": 2}
+
+
 def test_boosted_and_plain_differ_by_the_boost_alone():
     plain, boosted = compose("digits_lt/simclr"), compose("digits_lt/bcl_i")
     assert boosted["model"]["init_args"]["views"]["init_args"].pop("boost")

@@ -81,10 +81,10 @@ class TestFit:
             (["fit", "--config", "missing.yaml"], "no configuration file missing.yaml"),
             (["fit", "--config"], "needs a name or a file"),
             (["fit"], "--config"),
-            ([*SIMCLR, "--trainer.max_epoch", "3"], "did you mean '--trainer.max_epochs'?"),
-            ([*SIMCLR, "--modle.encoder", "x"], "did you mean '--model.encoder'?"),
-            ([*SIMCLR, "--model.encodr", "x"], "did you mean 'encoder'?"),
-            ([*SIMCLR, "--model.views.init_args.sise", "3"], "did you mean 'size'?"),
+            ([*SIMCLR, "--trainer.max_epoch", "3"], "did you mean --trainer.max_epochs?"),
+            ([*SIMCLR, "--modle.encoder", "x"], "did you mean --model.encoder?"),
+            ([*SIMCLR, "--model.encodr", "x"], "did you mean --model.encoder?"),
+            ([*SIMCLR, "--model.views.init_args.sise", "3"], "did you mean --model.views.size?"),
             ([*SIMCLR, "--model.optimizer.learning_rate", "fast"], "expected float, got 'fast'"),
             ([*SIMCLR, "--trainer.max_epochs", "few"], "expected int or null, got 'few'"),
             (
@@ -101,11 +101,22 @@ class TestFit:
             ([*SIMCLR, "--trainer.strategy", "dpp"], "trainer: "),
             ([*SIMCLR, "--model.encoder", "resnet81"], "did you mean 'resnet8'?"),
             ([*SIMCLR, "--model", "bcl.SimCRL"], "did you mean 'SimCLR'?"),
-            ([*SIMCLR, "--save.every_n_step", "3"], "did you mean '--save.every_n_steps'?"),
+            ([*SIMCLR, "--save.every_n_step", "3"], "did you mean --save.every_n_steps?"),
             ([*SIMCLR, "--ckpt_path", "missing.ckpt"], "no checkpoint missing.ckpt"),
-            (["fit", "--config", "image_folder/simclr"], "root"),
+            (["fit", "--config", "image_folder/simclr"], "needs --data.root"),
             (["fit", "--config", "image_folder/simclr", "--data.root", "nowhere"], "nowhere"),
             (["fti"], "did you mean 'fit'?"),
+            (["pretrain", "DIR"], "bcl fit"),
+            (["fit", "DIR"], "--data.root DIR"),
+            ([*SIMCLR, "--model.image_size", "32"], "did you mean --model.views.size?"),
+            ([*SIMCLR, "--model.lr", "1"], "did you mean --model.optimizer.learning_rate?"),
+            ([*SIMCLR, "--model.temperature", "1"], "did you mean --model.loss.temperature?"),
+            ([*SIMCLR, "--epochs", "3"], "did you mean --trainer.max_epochs?"),
+            ([*SIMCLR, "--batch_size", "3"], "did you mean --data.batch_size?"),
+            ([*SIMCLR, "--data.batch_size.x", "3"], "--data.batch_size takes a value"),
+            ([*SIMCLR, "--model.optimizer", "adam"], "--model.optimizer.name"),
+            ([*SIMCLR, "--model.memory.scores", "all"], "expected 'own', 'mean', 'shuffled'"),
+            ([*SIMCLR, "--data.root", "x"], "known are --data.imbalance_factor"),
         ],
     )
     def test_mistakes(self, folder, capsys, arguments, told):
@@ -292,6 +303,7 @@ class TestProbeAndReport:
         (folder / "cut.ckpt").write_bytes(checkpoint.read_bytes()[:length])
         line = refused(["probe", "cut.ckpt", "--out", "probe"], capsys)
         assert "truncated or not a PyTorch file" in line
+        assert "--overwrite" in line
 
     @pytest.mark.parametrize(
         "damage",

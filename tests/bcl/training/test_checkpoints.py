@@ -1,6 +1,7 @@
 """Checkpoints of other formats and configurations; when they are saved."""
 
 import pytest
+import pytorch_lightning as pl
 import torch
 from small_runs import fit, method
 
@@ -48,7 +49,7 @@ def test_a_checkpoint_from_before_the_new_names_says_what_it_is_and_what_to_do(s
     ("change", "word"),
     [
         ({"class_path": "bcl.Simclr"}, "bcl.Simclr"),
-        ({"init_args": {"picture_size": 16}}, "picture_size"),
+        ({"init_args": {"pixels": 16}}, "pixels"),
         ({"init_args": {"encoder": "resnet7"}}, "resnet7"),
     ],
 )
@@ -77,9 +78,9 @@ def steps(folder, monkeypatch, accumulate=1, **intervals):
     """Global steps at which a run of two epochs of three batches is saved."""
     found = []
     saver = Checkpoints(folder, **intervals)
-    save = saver._save_checkpoint
+    save = pl.Trainer.save_checkpoint
     monkeypatch.setattr(
-        saver, "_save_checkpoint", lambda t, path: (found.append(t.global_step), save(t, path))
+        pl.Trainer, "save_checkpoint", lambda t, path: (found.append(t.global_step), save(t, path))
     )
     recorder = RunRecorder({"name": "x"}, folder)
     fit(method(), recorder, saver, enable_checkpointing=True, accumulate_grad_batches=accumulate)

@@ -27,7 +27,7 @@ def recorded(folder, names, epochs=2, resume=None, resumed_at=None, more=()):
         model,
         recorder,
         TorchRandomState(),
-        OnlineProbe(neighbors=3, recorder=recorder),
+        OnlineProbe(neighbors=3),
         Checkpoints(folder / "checkpoints"),
         LogHistory(recorder, names, resumed_at, rows=5),
         *more,

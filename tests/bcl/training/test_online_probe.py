@@ -43,7 +43,7 @@ def test_the_run_is_the_same_to_the_last_bit_with_and_without_it():
 
 def test_values_are_those_of_a_count_by_hand():
     recorder = RunRecorder({"name": "x"}, "unused")
-    probe = OnlineProbe(neighbors=5, recorder=recorder)
+    probe = OnlineProbe(neighbors=5)
     recorder.on_train_end = lambda *_: None  # no file
     model, data = method(), DigitsLT()
     trainer = fit(model, recorder, probe, data=data)
@@ -80,8 +80,8 @@ def test_the_linear_head_learns_from_long_tailed_batches():
 def test_it_measures_every_n_epochs_and_after_the_last():
     recorder = RunRecorder({"name": "x"}, "unused")
     recorder.on_train_end = lambda *_: None
-    probe = OnlineProbe(every_n_epochs=2, neighbors=0, recorder=recorder)
-    fit(method(), probe, recorder, max_epochs=3)  # before the recorder too
+    probe = OnlineProbe(every_n_epochs=2, neighbors=0)
+    fit(method(), recorder, probe, max_epochs=3)
     assert [("online_linear/all" in row) for row in recorder.record["history"]] == [
         False,
         True,
@@ -136,7 +136,7 @@ def test_a_run_that_was_cut_within_an_epoch_goes_on_with_the_same_head(tmp_path)
 
     def callbacks(folder):
         recorder = RunRecorder({"name": "x"}, folder)
-        probe = OnlineProbe(neighbors=0, recorder=recorder)
+        probe = OnlineProbe(neighbors=0)
         saver = Checkpoints(folder, every_n_steps=1)
         return probe, [recorder, TorchRandomState(), saver, probe]
 

@@ -141,7 +141,7 @@ def test_other_files_are_told(folder: Path) -> None:
         (folder / name).write_text("")
     assert module(folder).notes == [
         "left out 2 .avif files (not images)",
-        "left out 1 files without ending (not images)",
+        "left out 1 file without ending (not images)",
     ]
 
 
