@@ -16,7 +16,7 @@ from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, Wand
 from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor, nn
 
-from bcl.core.checks import check_choice, check_count
+from bcl.core.checks import check_choice
 from bcl.core.errors import InputError
 from bcl.core.files import atomic_write, write_text
 from bcl.memorization.scores import memorization_scores
@@ -25,6 +25,7 @@ from bcl.training.record import RunRecorder
 
 LOGGERS = ("csv", "tensorboard", "wandb")
 _TABLE_EVERY = 50  # epochs
+_TABLE_ROWS = 32
 _THUMBNAIL = 96  # pixels
 
 
@@ -41,7 +42,6 @@ class LogHistory(Callback):
         names: loggers, as ``"csv,tensorboard,wandb"`` or a list.
         resumed_at: optimizer steps of the checkpoint that the run resumes from, whose logs then
             continue (CSV and TensorBoard drop later rows); None starts new ones.
-        rows: samples in the table.
 
     Raises:
         InputError: an unknown name, a missing package, or no access to wandb.
@@ -65,7 +65,6 @@ class LogHistory(Callback):
         recorder: RunRecorder,
         names: str | Iterable[str],
         resumed_at: int | None = None,
-        rows: int = 32,
     ) -> None:
         words = names.split(",") if isinstance(names, str) else names
         self.names = list(dict.fromkeys(word.strip() for word in words))
@@ -76,10 +75,8 @@ class LogHistory(Callback):
                     f"logging to {name} needs the package {name}; install it with "
                     f"pip install 'bcl-cacr[{name}]'."
                 )
-        check_count("rows", rows)
         self.recorder = recorder
         self.resumed_at = resumed_at
-        self.rows = rows
         self.loggers: list[Logger] = []
 
     def setup(self, *_: Any, **__: Any) -> None:
@@ -105,7 +102,7 @@ class LogHistory(Callback):
                 values["scores"] = _histogram(row["score_histogram"])
                 if done % _TABLE_EVERY == 0 or is_last_epoch(trainer):
                     data = getattr(trainer, "datamodule", None)
-                    values["tail"] = tail_table(tracker, data, self.rows)
+                    values["tail"] = tail_table(tracker, data)
             logger.log_metrics({**scalars, **values}, step)
             logger.save()
 
@@ -195,7 +192,7 @@ def _histogram(counts: list[int]) -> Any:
     return wandb.Histogram(np_histogram=(np.asarray(counts), edges))
 
 
-def tail_table(tracker: Any, data: Any = None, rows: int = 32) -> Any:
+def tail_table(tracker: Any, data: Any = None) -> Any:
     """Build a ``wandb.Table`` of the samples that the model has memorized least.
 
     Labels and images come from the datamodule, if there is one, and are only shown.
@@ -204,7 +201,7 @@ def tail_table(tracker: Any, data: Any = None, rows: int = 32) -> Any:
 
     losses, seen = tracker.momentum_loss.cpu(), tracker.seen.cpu()
     scores = memorization_scores(losses, seen, tracker.normalization)
-    found = torch.where(seen, losses, -torch.inf).topk(min(rows, int(seen.sum()))).indices
+    found = torch.where(seen, losses, -torch.inf).topk(min(_TABLE_ROWS, int(seen.sum()))).indices
     dataset = data.train_set() if hasattr(data, "train_set") else None
     labels, counts = getattr(dataset, "labels", None), getattr(data, "class_counts", None)
     names = getattr(data, "class_names", None)

@@ -29,7 +29,7 @@ def recorded(folder, names, epochs=2, resume=None, resumed_at=None, more=()):
         TorchRandomState(),
         OnlineProbe(neighbors=3),
         Checkpoints(folder / "checkpoints"),
-        LogHistory(recorder, names, resumed_at, rows=5),
+        LogHistory(recorder, names, resumed_at),
         *more,
         max_epochs=epochs,
         enable_checkpointing=True,
@@ -138,7 +138,7 @@ def test_wandb_offline_holds_histogram_table_and_probe_curves(tmp_path, monkeypa
         "id", "class", "class images", "momentum loss", "score", "image"
     ]  # fmt: skip
     data, tracker = DigitsLT(), model.tracker
-    largest = tracker.momentum_loss.topk(5)
+    largest = tracker.momentum_loss.topk(32)
     assert [row[0] for row in table["data"]] == largest.indices.tolist()
     for sample, name, count, loss, score, _ in table["data"]:
         label = int(data.train_set().labels[sample])
@@ -213,8 +213,3 @@ def test_wandb_without_access_says_what_to_do(tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"no API key\. Log in with `wandb login`"):
         recorded(tmp_path, "wandb")
     assert not (tmp_path / "wandb-id.txt").exists()
-
-
-def test_bad_numbers_of_the_table():
-    with pytest.raises(InputError, match="at least 1"):
-        LogHistory(RunRecorder({}, "unused"), "csv", rows=0)
