@@ -220,7 +220,7 @@ class FilesDataModule(LongTailedDataModule):
                 f"{pool.title} holds one readable image; training compares images: give at least "
                 "two."
             )
-        reasons = [f"{count:,} {why}" for why, count in kept.left_out.items()]
+        reasons = [counted(count, why) for why, count in kept.left_out.items()]
         left_out = f"; left out: {', '.join(reasons)}" if reasons else ""
         summary = f"{pool.title}: training on all {len(data):,} readable images{left_out}"
         rank_zero_only(print)(summary, file=sys.stderr, flush=True)

@@ -68,7 +68,7 @@ def test_unreadable_images_are_counted_and_listed(folder: Path, capsys) -> None:
     assert data.num_samples == 5
     assert [name for name, _ in data.unreadable] == ["cut.png", "empty.jpg"]
     assert "truncated" in data.unreadable[0][1]
-    assert "2 unreadable, 1 .txt files" in capsys.readouterr().err
+    assert "2 unreadable, 1 .txt file" in capsys.readouterr().err
     with pytest.raises(InputError, match=r"cut\.png"):
         collection(folder, on_bad_image="refuse").setup()
 
