@@ -122,13 +122,13 @@ def json_schema(path: Path) -> str | None:
 
 
 def found_tail(discovery: dict[str, Any] | None) -> str:
-    """Whether high losses are those of the tail, in words."""
+    """Whether high losses are those of the tail, in words, by the interval of the AUC."""
     if discovery is None:
         return "not measured"
     _, low, high = discovery["auc"]
-    if low > 0.5:
-        return "yes"
-    return "no: the head has the higher losses" if high < 0.5 else "no: like chance"
+    if low <= 0.5 <= high:
+        return "not shown: chance is within the interval"
+    return "yes" if low > 0.5 else "no: the head has the higher losses"
 
 
 def render_html(runs: Sequence[ProbeReport], title: str) -> str:

@@ -362,7 +362,7 @@ def test_the_seed_of_the_probe_is_on_the_page(page):
     [
         ((0.7, 0.6, 0.8), "yes"),
         ((0.4, 0.3, 0.49), "no: the head"),
-        ((0.6, 0.4, 0.8), "like chance"),
+        ((0.6, 0.4, 0.8), "not shown"),
     ],
 )
 def test_the_tail_is_found_where_the_interval_says_so(auc, words):
