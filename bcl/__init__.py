@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from bcl.augment import BoostedRandAugment as BoostedRandAugment
     from bcl.augment import ContrastiveViews as ContrastiveViews
     from bcl.core.errors import InputError as InputError
+    from bcl.discovery import discover as discover
+    from bcl.discovery import embed as embed
     from bcl.evaluation import ProbeReport as ProbeReport
     from bcl.evaluation import ProbeResult as ProbeResult
     from bcl.evaluation import evaluate as evaluate
@@ -48,6 +50,8 @@ _HOMES = {
     "SmallAlexNet": "bcl.models",
     "TrackerHistory": "bcl.memorization",
     "create_encoder": "bcl.models",
+    "discover": "bcl.discovery",
+    "embed": "bcl.discovery",
     "evaluate": "bcl.evaluation",
     "fit_linear_probe": "bcl.evaluation",
     "load_encoder": "bcl.models",

@@ -19,6 +19,8 @@ COMMANDS = {
     "quickstart": "pretrain SimCLR and BCL-I on long-tailed digits, probe both, write a report",
     "fit": "pretrain from a named configuration or a YAML file",
     "probe": "evaluate checkpoints with linear probes on frozen features",
+    "embed": "write the features of every image of a collection as a table",
+    "discover": "find what is rare in a collection, and show it on a page",
     "report": "write one HTML page from the results of one or more probes",
     "export": "write a checkpoint's encoder as a folder that timm and load_encoder open",
     "import": "bring a checkpoint of the papers' released code into this library",

@@ -7,7 +7,9 @@ from bcl.core.lazy import lazy_names
 if TYPE_CHECKING:
     from bcl.discovery.clusters import cluster as cluster
     from bcl.discovery.duplicates import duplicate_groups as duplicate_groups
+    from bcl.discovery.embedding import embed as embed
     from bcl.discovery.neighbors import nearest_neighbors as nearest_neighbors
+    from bcl.discovery.page import discover as discover
     from bcl.discovery.projection import project as project
     from bcl.discovery.quality import image_quality as image_quality
     from bcl.discovery.rarity import neighbor_distance as neighbor_distance
@@ -15,7 +17,9 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "cluster": "bcl.discovery.clusters",
+    "discover": "bcl.discovery.page",
     "duplicate_groups": "bcl.discovery.duplicates",
+    "embed": "bcl.discovery.embedding",
     "image_quality": "bcl.discovery.quality",
     "label_first": "bcl.discovery.selection",
     "nearest_neighbors": "bcl.discovery.neighbors",

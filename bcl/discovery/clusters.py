@@ -10,6 +10,7 @@ from bcl.core.checks import check_count
 from bcl.core.errors import InputError
 
 CHOICES = (2, 3, 4, 6, 8, 10, 15, 20, 30, 40, 60, 80, 100)
+MANY, FEWEST = 1_000, 8  # of so many images, fewer clusters say nothing about a tail
 SAMPLE = 2_000  # images that choose the number of clusters
 
 
@@ -27,7 +28,7 @@ def cluster(embeddings: Tensor, count: int | None = None, seed: int = 0) -> Clus
     Args:
         embeddings: (N, D) floating point.
         count: number of clusters; by default the one of `CHOICES` with the best silhouette on a
-            sample of 2,000 images.
+            sample of 2,000 images, at least 8 for a collection of 1,000.
         seed: of the sample and of the initial centers.
 
     Returns:
@@ -63,7 +64,8 @@ def choose_count(rows: Tensor, seed: int = 0) -> int:
     generator = torch.Generator().manual_seed(seed)
     sample = rows[torch.randperm(len(rows), generator=generator)[:SAMPLE]]
     found = {}
-    for count in [choice for choice in CHOICES if choice <= len(sample) // 2]:
+    fewest = FEWEST if len(rows) >= MANY else 0
+    for count in [choice for choice in CHOICES if fewest <= choice <= len(sample) // 2]:
         of = _k_means(sample, count, seed)
         if int(of.max()) > int(of.min()):
             found[count] = silhouette_score(sample.numpy(), of.numpy(), metric="cosine")

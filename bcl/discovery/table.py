@@ -56,7 +56,7 @@ class Table:
 
     def features(self) -> Tensor:
         """(N, D) float32."""
-        return torch.from_numpy(self.embedding.astype(np.float32, copy=False))
+        return torch.from_numpy(self.embedding.astype(np.float32))
 
 
 def check_format(path: str | Path) -> None:
@@ -185,7 +185,7 @@ def _add(archive: zipfile.ZipFile, name: str, arrays: "list[NDArray[Any]]") -> N
         "shape": (sum(map(len, arrays)), *arrays[0].shape[1:]),
     }
     with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-        np.lib.format.write_array_header_2_0(member, head)  # type: ignore[no-untyped-call]
+        np.lib.format.write_array_header_2_0(member, head)
         for array in arrays:
             member.write(np.ascontiguousarray(array, kind).tobytes())
 

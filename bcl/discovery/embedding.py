@@ -1,5 +1,6 @@
 """Embed a collection: rows written part by part, so that memory does not grow with it."""
 
+import functools
 import io
 import json
 import shutil
@@ -86,8 +87,8 @@ def embed(
     encode: Encode,
     images: Images,
     out: str | Path,
-    options: EmbedOptions = EmbedOptions(),  # noqa: B008 -- frozen
-    extra: Extra = Extra(),  # noqa: B008 -- frozen
+    options: EmbedOptions = EmbedOptions(),
+    extra: Extra = Extra(),
     overwrite: bool = False,
 ) -> Path:
     """Write the embedding of every image of a set, in the order of the ids.
@@ -186,7 +187,7 @@ def write_parts(
     extra: Extra,
     share: tuple[int, int] = (0, 1),
 ) -> None:
-    """Write the parts of a share (r of R) that are missing: part r, r + R, r + 2R, …"""
+    """Write the parts of a share (r of R) that are missing: part r, r + R and so on."""
     total = len(images)
     starts = range(0, total, PART_ROWS)
     own = [start for start in starts[share[0] :: share[1]] if not _part(folder, start).exists()]
@@ -202,9 +203,8 @@ def write_parts(
         for _ in torch.split(ids, options.batch_size):
             found.append(_encode(encode, next(stream)["image"].to(device), options))
         rows = {key: np.concatenate([each[key] for each in found]) for key in found[0]}
-        atomic_write(
-            _part(folder, start), lambda file, r=rows, i=ids: _save(file, r, images, i, extra)
-        )
+        rows = _describe(images, ids, extra, rows)
+        atomic_write(_part(folder, start), functools.partial(_save, rows))
         if options.progress is not None and share[0] == 0:
             done = total - (len(own) - number - 1) * PART_ROWS * share[1]
             options.progress("embedding", min(max(done, 1), total), total)
@@ -268,22 +268,25 @@ def _encode(encode: Encode, images: Tensor, options: EmbedOptions) -> "dict[str,
     return found
 
 
-def _save(
-    file: Any, rows: "dict[str, NDArray[Any]]", images: Images, ids: Tensor, extra: Extra
-) -> None:
-    """Write one part; its columns in the order of the table."""
+def _save(rows: dict[str, Any], file: Any) -> None:
+    np.savez(file, **rows)
+
+
+def _describe(
+    images: Images, ids: Tensor, extra: Extra, rows: "dict[str, NDArray[Any]]"
+) -> "dict[str, Any]":
+    """All columns of a part, in the order of the table."""
     decoded = rows.pop("_decoded")
     sizes = decoded if extra.sizes is None else np.asarray(extra.sizes(ids), np.int32)
-    np.savez(
-        file,
-        id=ids.numpy(),
-        path=np.array(images.names(ids)),
-        width=sizes[:, 0],
-        height=sizes[:, 1],
+    return {
+        "id": ids.numpy(),
+        "path": np.array(images.names(ids)),
+        "width": sizes[:, 0],
+        "height": sizes[:, 1],
         **{name: values[ids].float().cpu().numpy() for name, values in extra.signals.items()},
-        _ends=rows.pop("_sizes").cumsum(),
+        "_ends": rows.pop("_sizes").cumsum(),
         **rows,
-    )
+    }
 
 
 def thumbnails(images: Tensor, size: int = THUMBNAIL) -> list[bytes]:
@@ -302,5 +305,3 @@ def _webp(image: Any) -> bytes:
     file = io.BytesIO()
     image.save(file, "WEBP", quality=70, method=2)
     return file.getvalue()
-
-

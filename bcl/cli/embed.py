@@ -1,0 +1,101 @@
+"""``bcl embed``: the features of every image of a collection, as a table."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from bcl.cli.sources import HINT, open_encoder, open_images
+from bcl.core.checks import check_count
+from bcl.core.errors import InputError
+from bcl.core.progress import Progress
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of ``bcl embed``."""
+    add = parser.add_argument
+    add("encoder", metavar="ENCODER", help=HINT)
+    add("source", nargs="?", metavar="SOURCE", help="images (default: those of the run)")
+    add("--out", required=True, metavar="FILE", help=".parquet, .npz or .csv file to write")
+    add("--overwrite", action="store_true", help="replace an existing file")
+    add_encoding(parser)
+
+
+def add_encoding(parser: argparse.ArgumentParser) -> None:
+    """Declare how images are encoded, for ``bcl discover`` too."""
+    add = parser.add_argument
+    add("--size", type=int, metavar="PX", help="height and width (default: the encoder's)")
+    add("--batch-size", type=int, default=128, help="images encoded at a time")
+    add("--device", help="cpu, cuda, cuda:1 (default: cuda if available)")
+    add("--devices", type=int, default=1, help="processes, each on a GPU of its own if there are")
+    add("--precision", default="float32", choices=("float32", "bfloat16"), help="of the encoder")
+    add("--float16", action="store_true", help="store half the bytes per feature")
+    add("--no-thumbnails", action="store_true", help="store no small images")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Embed and say what comes next."""
+    from bcl.discovery.embedding import check_out
+
+    check_out(Path(args.out), args.overwrite)
+    count = write(args, args.out)
+    print(f"{args.out}: {count:,} images")
+    print(f"next: bcl discover {args.out} --out {Path(args.out).parent / 'discovery'}")
+    return 0
+
+
+def write(args: argparse.Namespace, out: str | Path) -> int:
+    """Embed with the options of the command line; return the number of images."""
+    from torch.multiprocessing.spawn import ProcessRaisedException, spawn
+
+    from bcl.discovery.embedding import embed, join_parts, open_parts
+
+    check_count("--devices", args.devices)
+    if args.size is not None:
+        check_count("--size", args.size, at_least=3)
+    images, options, extra, encode = _open(args)
+    if args.devices == 1:
+        embed(encode, images, out, options, extra, overwrite=True)
+        return len(images)
+    parts = open_parts(Path(out), images, options, extra)
+    try:
+        spawn(_write_share, (args, parts), args.devices)  # type: ignore[no-untyped-call]
+    except ProcessRaisedException as error:
+        raise InputError(f"a process failed: {str(error).strip().splitlines()[-1]}") from None
+    join_parts(parts, Path(out), len(images), extra.about)
+    return len(images)
+
+
+def _write_share(number: int, args: argparse.Namespace, parts: Path) -> None:
+    """Write the parts of one process."""
+    import torch
+
+    from bcl.discovery.embedding import write_parts
+
+    if args.device is None and torch.cuda.is_available():
+        args.device = f"cuda:{number % torch.cuda.device_count()}"
+    images, options, extra, encode = _open(args)
+    write_parts(encode, images, parts, options, extra, (number, args.devices))
+
+
+def _open(args: argparse.Namespace) -> tuple[Any, Any, Any, Any]:
+    """Images, options, what is known of the images, and the encoder."""
+    import torch
+
+    from bcl.discovery.embedding import EmbedOptions
+
+    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"--device {device} cannot be used here: {error}") from error
+    encoder = open_encoder(args.encoder, device, args.size)
+    images, extra = open_images(args.source, encoder)
+    options = EmbedOptions(
+        batch_size=args.batch_size,
+        device=device,
+        autocast=torch.bfloat16 if args.precision == "bfloat16" else None,
+        half=args.float16,
+        thumbnails=not args.no_thumbnails,
+        progress=Progress(),
+    )
+    return images, options, extra, encoder.encode

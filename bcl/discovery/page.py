@@ -1,0 +1,307 @@
+"""``discover``: the findings as a page, a table and a list of what to label first."""
+
+import base64
+import csv
+import io
+import json
+from collections.abc import Callable, Iterable, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bcl.core.errors import InputError
+from bcl.core.files import atomic_write, check_writable, write_text
+from bcl.discovery.embedding import thumbnails
+from bcl.discovery.findings import FLAGS, MAIN, DiscoverOptions, Findings, find
+from bcl.discovery.neighbors import EXACT_ROWS
+from bcl.discovery.projection import LANDMARKS
+from bcl.discovery.rarity import percentiles
+from bcl.discovery.table import Table, check_format, read_table
+
+PAGE_BYTES = 28 << 20  # a page's data; thumbnails fill what is left
+SHOWN = 5  # neighbors beside an image
+GROUPS, MEMBERS = 24, 12  # groups of duplicates, and images of each, that are shown
+TYPICAL = 6  # most and least typical images of a cluster
+TITLES = {
+    "neighbor_distance_10": "Distance to the 10 nearest",
+    "neighbor_distance_1": "Distance to the nearest",
+    "momentum_loss": "Momentum loss",
+    "score": "Memorization score",
+}
+FLAG_TITLES = {"dark": "Dark", "blurred": "Blurred", "low_information": "Low information"}
+Read = Callable[[Tensor], Tensor]  # ids to uint8 images
+
+
+def discover(
+    table: Table | str | Path,
+    out: str | Path,
+    options: DiscoverOptions = DiscoverOptions(),
+    labels: Sequence[str] | None = None,
+    read: Read | None = None,
+    title: str | None = None,
+) -> Path:
+    """Find what is rare in a collection; write ``discover.html``, ``.parquet`` and a list.
+
+    The page needs no network and no other file. Thumbnails are the table's, or made with ``read``;
+    as many as a page of 30 MB can hold, those that the page names first.
+
+    Args:
+        table: an embedding, or a .parquet or .npz file of `bcl embed`.
+        out: a folder; ``discover.html``, ``discover.parquet`` and ``label_first.csv`` in it are
+            replaced.
+        options: what is looked for.
+        labels: one per image, "" where unknown.
+        read: images by id, where the table has no thumbnails.
+        title: heading; the name of the collection's folder if not given.
+
+    Returns:
+        The page.
+
+    Raises:
+        InputError: what `find` refuses, or a missing package (extras ``report``, ``datasets``).
+
+    Example:
+        >>> import tempfile
+        >>> from bcl import embed
+        >>> from datamodules import DigitsLT
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> digits = DigitsLT().test_set()
+        >>> file = embed(lambda x: x.float().mean(3).flatten(1), digits, folder / "digits.npz")
+        >>> discover(file, folder, DiscoverOptions(projection="pca")).name
+        'discover.html'
+    """
+    folder = Path(out)
+    check_folder(folder)
+    found = table if isinstance(table, Table) else read_table(table)
+    findings = find(found, options, labels)
+    root = str(found.about.get("root", ""))
+    page = render(findings, options, title or Path(root).name or "Collection", read)
+    page_file = folder / "discover.html"
+    atomic_write(folder / "discover.parquet", lambda file: _write_columns(file, findings))
+    write_text(folder / "label_first.csv", label_list(findings))
+    write_text(page_file, page)
+    return page_file
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder that cannot be written, and missing packages, before any work."""
+    check_format("discover.parquet")
+    _environment()
+    _svg({})
+    check_writable(folder, "--out")
+
+
+def _write_columns(file: Any, findings: Findings) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    columns = findings.columns()
+    names = np.asarray(findings.table.columns["path"])[findings.neighbors.ids[:, :SHOWN].numpy()]
+    columns["neighbors"] = list(names)
+    pyarrow.parquet.write_table(pyarrow.table(columns), file, compression="zstd")
+
+
+def label_list(findings: Findings) -> str:
+    """The images to label first as CSV: order, id, path, rarity and an empty label."""
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(["order", "id", "path", MAIN, "label"])
+    ids, paths = findings.table.columns["id"], findings.table.paths
+    for order, row in enumerate(findings.chosen.tolist(), 1):
+        rows.writerow([order, int(ids[row]), paths[row], f"{findings.scores[MAIN][row]:.6g}", ""])
+    return text.getvalue()
+
+
+def render(findings: Findings, options: DiscoverOptions, title: str, read: Read | None) -> str:
+    """The page as text."""
+    sections = _sections(findings, options)
+    named = dict.fromkeys(row for rows in sections.pop("named") for row in rows)
+    page: str = (
+        _environment()
+        .get_template("discover.html.j2")
+        .render(
+            title=title,
+            findings=findings,
+            options=options,
+            titles={name: TITLES.get(name, name.replace("_", " ")) for name in findings.scores},
+            approximate=len(findings) > EXACT_ROWS and findings.table.embedding.shape[1] > 128,
+            sampled=options.projection == "tsne" and len(findings) > LANDMARKS,
+            landmarks=LANDMARKS,
+            curve=_curve(findings.clusters.sizes.tolist()),
+            data=_data(findings, list(named), read),
+            **sections,
+        )
+    )
+    return page
+
+
+def _environment() -> Any:
+    try:
+        import jinja2
+    except ImportError as error:
+        raise InputError("pages need jinja2: pip install 'bcl-cacr[report]'.") from error
+    files = resources.files("bcl.discovery")
+    return jinja2.Environment(
+        loader=jinja2.FunctionLoader(lambda name: files.joinpath(name).read_text(encoding="utf-8")),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+
+
+def _sections(findings: Findings, options: DiscoverOptions) -> dict[str, Any]:
+    """Which images each section shows, and all that are named anywhere, the first ones first."""
+    near = findings.neighbors.ids[:, :SHOWN]
+    rarest = {name: findings.rarest(name, options.rarest) for name in findings.scores}
+    flagged = {
+        name: _worst(findings, name)[: options.rarest] for name in FLAGS if name in findings.flags
+    }
+    duplicates = [
+        (findings.groups == group).nonzero()[:, 0].tolist()
+        for group in range(min(GROUPS, int(findings.groups.max()) + 1))
+    ]
+    clusters = [_members(findings, number) for number in range(len(findings.clusters.sizes))]
+    shown = [rows for each in clusters for rows in (each["typical"], each["least"])]
+    beside = [near[rows].flatten().tolist() for rows in rarest.values()]
+    return {
+        "rarest": {
+            name: [(row, near[row].tolist()) for row in rows] for name, rows in rarest.items()
+        },
+        "flagged": flagged,
+        "flag_titles": FLAG_TITLES,
+        "duplicates": [(len(rows), rows[:MEMBERS]) for rows in duplicates],
+        "clusters": clusters,
+        "named": [
+            findings.chosen.tolist(),
+            *rarest.values(),
+            *beside,
+            *shown,
+            *(rows[:MEMBERS] for rows in duplicates),
+            *flagged.values(),
+        ],
+    }
+
+
+def _worst(findings: Findings, flag: str) -> list[int]:
+    """Flagged images, the clearest case first."""
+    measure = {"dark": "brightness", "blurred": "sharpness", "low_information": "entropy"}[flag]
+    rows = findings.flags[flag].nonzero()[:, 0]
+    order = findings.table.measurements[measure][rows].sort(stable=True).indices
+    return [int(row) for row in rows[order]]
+
+
+def _members(findings: Findings, number: int) -> dict[str, Any]:
+    """Size, most and least typical images of a cluster."""
+    rows = (findings.clusters.of == number).nonzero()[:, 0]
+    order = rows[findings.clusters.distances[rows].sort(stable=True).indices].tolist()
+    least = order[TYPICAL:][-TYPICAL:][::-1]
+    return {"size": len(order), "typical": order[:TYPICAL], "least": least}
+
+
+def _curve(sizes: list[int]) -> str:
+    """The sizes of the clusters as a chart."""
+    values = [{"rank": rank, "size": size} for rank, size in enumerate(sizes, 1)]
+    axis = {"labelColor": "currentColor", "titleColor": "currentColor", "grid": False,
+            "domainColor": "currentColor", "tickColor": "currentColor"}  # fmt: skip
+    return _svg(
+        {
+            "$schema": "https://vega.github.io/schema/vega-lite/v5.json",
+            "width": 620,
+            "height": 150,
+            "background": "transparent",
+            "view": {"stroke": None},
+            "config": {"axis": axis, "font": "system-ui, sans-serif"},
+            "data": {"values": values},
+            "mark": {"type": "bar", "color": "#3b82c4"},
+            "encoding": {
+                "x": {
+                    "field": "rank",
+                    "type": "ordinal",
+                    "title": "cluster, the largest first",
+                    "axis": {"labelAngle": 0, "labelOverlap": True},
+                },
+                "y": {"field": "size", "type": "quantitative", "title": "images"},
+            },
+        }
+    )
+
+
+def _svg(spec: dict[str, Any]) -> str:
+    try:
+        import vl_convert
+    except ImportError as error:
+        raise InputError(
+            "charts need vl-convert-python: pip install 'bcl-cacr[report]'."
+        ) from error
+    return str(vl_convert.vegalite_to_svg(spec)) if spec else ""
+
+
+def _data(findings: Findings, named: list[int], read: Read | None) -> str:
+    """What the page's script needs, as JSON that can stand in a script element."""
+    table = findings.table
+    labels = sorted({label for label in findings.labels if label})
+    number = {label: place + 1 for place, label in enumerate(labels)}
+    data: dict[str, Any] = {
+        "paths": table.paths,
+        "root": _base_url(str(table.about.get("root", ""))),
+        "sizes": _base64(np.stack([table.columns[c] for c in ("width", "height")], 1), "<u4")
+        if {"width", "height"} <= table.columns.keys()
+        else "",
+        "places": _base64(findings.places.numpy() * 65535, "<u2"),
+        "clusters": _base64(findings.clusters.of.numpy(), "<u2"),
+        "signals": {
+            name: _base64(percentiles(values).numpy() * 255, "u1")
+            for name, values in findings.scores.items()
+        },
+        "labels": labels,
+        "label": _base64(np.array([number.get(x, 0) for x in findings.labels]), "<u2"),
+        "neighbors": _base64(findings.neighbors.ids[:, :SHOWN].numpy(), "<u4"),
+        "width": min(SHOWN, findings.neighbors.ids.shape[1]),
+    }
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+    rows, files = _thumbnails(findings, named, read, PAGE_BYTES - len(text.encode()))
+    small = {
+        "rows": _base64(np.array(rows), "<u4"),
+        "ends": _base64(np.cumsum([len(file) for file in files]), "<u4"),
+        "files": base64.b64encode(b"".join(files)).decode(),
+    }
+    return json.dumps(data | {"thumbnails": small}, ensure_ascii=False).replace("<", "\\u003c")
+
+
+def _thumbnails(
+    findings: Findings, named: list[int], read: Read | None, budget: int
+) -> tuple[list[int], list[bytes]]:
+    """Small images: those the page names, then a random order of all others, up to a budget."""
+    total = len(findings)
+    others = torch.randperm(total, generator=torch.Generator().manual_seed(0)).tolist()
+    rows, files = [], []
+    for row, file in _small(findings.table, dict.fromkeys([*named, *others]), read):
+        budget -= len(file) * 4 // 3 + 12
+        if budget < 0:
+            break
+        rows.append(row)
+        files.append(file)
+    return rows, files
+
+
+def _small(table: Table, rows: Iterable[int], read: Read | None) -> Iterable[tuple[int, bytes]]:
+    if table.thumbnails:
+        yield from ((row, table.thumbnails[row]) for row in rows)
+    elif read is not None:
+        ids = torch.from_numpy(np.asarray(table.columns["id"], np.int64))
+        for part in torch.split(torch.tensor(list(rows)), 256):
+            yield from zip(part.tolist(), thumbnails(read(ids[part])), strict=True)
+
+
+def _base_url(root: str) -> str:
+    """The folder of the images as a URL, so that a page opened from disk can show them whole."""
+    return Path(root).as_uri() + "/" if root and Path(root).is_dir() else ""
+
+
+def _base64(values: Any, kind: str) -> str:
+    return base64.b64encode(np.round(values).astype(kind).tobytes()).decode()
