@@ -8,7 +8,8 @@ where h is the identity (Euclidean cost) or :math:`\exp(-s c)` (RBF cost); t = 0
 weights.
 """
 
-import torch
+import sys
+
 from torch import Tensor
 
 from bcl.losses.blocks import Sums, row_stats
@@ -42,20 +43,11 @@ def softmin_cost(
     Returns:
         (n, S).
     """
-    rows = _rows(x)
-    rate = None if rbf_scale is None else -rbf_scale
-    even = even and rate is None and bank is None
-    sums = Sums(-temperature, skip, True, rate, constant=constant == "all", even=even)
-    mass, cost = row_stats(rows, _columns(y), sums, chunk_size)  # (n, S)
-    if bank is None:
-        return cost
-    sums = sums._replace(skip=None, constant=constant != "none")
-    bank_mass, bank_cost = row_stats(rows, _columns(bank[None]), sums, chunk_size)  # (n, 1)
-    if constant == "all":
-        mass, bank_mass = mass.detach(), bank_mass.detach()
-    elif constant == "queue":
-        bank_mass = bank_mass.detach()
-    return torch.lerp(bank_cost.expand_as(cost), cost, (mass - bank_mass).sigmoid())
+    split = {"none": sys.maxsize, "queue": y.shape[1], "all": 0}[constant]
+    rate = None if rbf_scale is None else 2 * rbf_scale
+    sums = Sums(2 * temperature, skip, True, True, rate, split, even and rate is None)
+    _, cost = row_stats(x, y, sums, chunk_size, bank)  # (n, S)
+    return cost if rate else -2 * cost
 
 
 def soft_nearest(x: Tensor, y: Tensor, scale: float, chunk_size: int | None) -> Tensor:
@@ -70,15 +62,4 @@ def soft_nearest(x: Tensor, y: Tensor, scale: float, chunk_size: int | None) -> 
     Returns:
         (n, S).
     """
-    return row_stats(_rows(x), _columns(y), Sums(-scale), chunk_size)[0] / scale
-
-
-# Distances are dot products of longer rows: c = (x, |x|², 1) · (-2y, 1, |y|²).
-
-
-def _rows(x: Tensor) -> Tensor:
-    return torch.cat([x, x.square().sum(-1, keepdim=True), torch.ones_like(x[..., :1])], -1)
-
-
-def _columns(y: Tensor) -> Tensor:
-    return torch.cat([-2 * y, torch.ones_like(y[..., :1]), y.square().sum(-1, keepdim=True)], -1)
+    return row_stats(x, y, Sums(2 * scale, distance=True), chunk_size)[0] / scale

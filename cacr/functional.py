@@ -334,7 +334,7 @@ def _repulsion(
         rbf_scale=settings.scale,
         constant=settings.constant_weights,
         chunk_size=settings.chunk_size,
-        even=batch.positives is batch.z or len(batch.z) == 2,  # a teacher weighs several queries
+        even=batch.bank is not None or batch.positives is batch.z or len(batch.z) == 2,
     )
     if settings.scale is not None:
         return value

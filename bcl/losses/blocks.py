@@ -9,6 +9,7 @@ plain PyTorch, which holds the whole matrix. Exponentials are to the base 2: man
 
 import functools
 import math
+import sys
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -90,7 +91,7 @@ def gram_cross_entropy(z: Tensor, scale: float, chunk_size: int | None = None) -
 
 
 def _dense_gram(z: Tensor, scale: float) -> Tensor:
-    mass, _ = _dense_stats(z, z[None], Sums(scale, skip=0))
+    mass, _ = _dense_stats(z, z[None], None, Sums(scale, skip=0))
     return mass.view(2, -1) - scale * _partner_products(z)
 
 
@@ -153,23 +154,25 @@ class Sums(NamedTuple):
     Attributes:
         scale: s; the logit of a product d is s d.
         skip: row i leaves out column i + ``skip`` of each segment, its own sample; None for none.
+        distance: whether d is :math:`-\tfrac12 \lVert x - y \rVert^2`, not the dot product.
         cost: whether the mean cost is needed.
         rate: the cost of a product is :math:`\exp(\text{rate}\, d)`; None for d itself.
-        constant: whether the weights have no gradient.
+        constant: columns from this one on have weights without gradient.
         even: whether all costs will most likely weigh the same in the loss; a CPU then prepares
             their gradient along with them, which saves the second computation.
     """
 
     scale: float = 1.0
     skip: int | None = None
+    distance: bool = False
     cost: bool = False
     rate: float | None = None
-    constant: bool = False
+    constant: int = sys.maxsize
     even: bool = False
 
 
 def row_stats(
-    x: Tensor, y: Tensor, sums: Sums, chunk_size: int | None = None
+    x: Tensor, y: Tensor, sums: Sums, chunk_size: int | None = None, bank: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     r"""Compute the log-sum-exp of each row, and the mean cost under its softmax.
 
@@ -180,42 +183,45 @@ def row_stats(
     Args:
         x: (n, D).
         y: (S, m, D), S segments of columns, each with sums of its own.
-        sums: s, h, and what is left out.
+        sums: s, d, h, and what is left out.
         chunk_size: as in `rows_per_block`.
+        bank: (Q, D) more columns, without gradient, that join the only segment.
 
     Returns:
         m and r, (n, S) each; r is 0 where it is not needed.
     """
-    matrices = 2 if sums.cost else 1  # of weights and costs
-    block = rows_per_block(len(x), matrices * y.shape[0] * y.shape[1], x.device, chunk_size)
+    columns = y.shape[0] * y.shape[1] + (0 if bank is None else len(bank))
+    block = rows_per_block(len(x), columns, x.device, chunk_size)
     if block == 0:
-        return _dense_stats(x, y, sums)
+        return _dense_stats(x, y, bank, sums)
     if x.device.type != "cpu" or block >= len(x) or not torch.is_grad_enabled():
         sums = sums._replace(even=False)
-    stats: tuple[Tensor, Tensor] = _RowStats.apply(x, y, sums, block)
+    stats: tuple[Tensor, Tensor] = _RowStats.apply(x, y, bank, sums, block)
     return stats
 
 
-def _dense_stats(x: Tensor, y: Tensor, sums: Sums) -> tuple[Tensor, Tensor]:
-    products = _products(x, y)
-    logits = sums.scale * (products.detach() if sums.constant else products)
+def _dense_stats(x: Tensor, y: Tensor, bank: Tensor | None, sums: Sums) -> tuple[Tensor, Tensor]:
+    columns = y if bank is None else torch.cat([y, bank[None]], 1)  # (S, M, D), M = m + Q
+    products = (x @ columns.flatten(0, 1).T).view(len(x), len(y), -1)  # (n, S, M)
+    if sums.distance:
+        products = products - _half_squares(x)[:, None, None] - _half_squares(columns)
+    logits = sums.scale * products
+    if sums.constant < columns.shape[1]:
+        near, far = logits[..., : sums.constant], logits[..., sums.constant :]
+        logits = torch.cat([near, far.detach()], -1)
     if sums.skip is not None:
-        row, column = (torch.arange(size, device=x.device) for size in (len(x), y.shape[1]))
-        own = (row[:, None] + sums.skip == column)[:, None]  # (n, 1, m)
+        row, column = (torch.arange(size, device=x.device) for size in logits.shape[::2])
+        own = (row[:, None] + sums.skip == column)[:, None]  # (n, 1, M)
         logits = logits.masked_fill(own, _lowest(x))
     mass = logits.logsumexp(-1)  # (n, S)
     if not sums.cost:
         return mass, torch.zeros_like(mass)
-    return mass, (logits.softmax(-1) * _costs(products, sums)).sum(-1)
+    costs = products if sums.rate is None else (sums.rate * products).exp()
+    return mass, (logits.softmax(-1) * costs).sum(-1)
 
 
-def _products(x: Tensor, y: Tensor) -> Tensor:
-    """(r, D) and (S, m, D) to (r, S, m)."""
-    return (x @ y.flatten(0, 1).T).view(len(x), *y.shape[:2])
-
-
-def _costs(products: Tensor, sums: Sums) -> Tensor:
-    return products if sums.rate is None else (products * (sums.rate * LOG2_E)).exp2_()
+def _half_squares(x: Tensor) -> Tensor:
+    return x.square().sum(-1) / 2
 
 
 def _lowest(x: Tensor) -> float:
@@ -223,80 +229,130 @@ def _lowest(x: Tensor) -> float:
     return torch.finfo(x.dtype).min / 4
 
 
-def _weights(
-    x: Tensor, y: Tensor, sums: Sums, start: int, top: Tensor | None = None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Weights of a block relative to its largest, (r, S, m), costs, and the largest logits."""
-    products = _products(x, y)
-    factor = sums.scale * LOG2_E
-    logits = products * factor if sums.cost else products.mul_(factor)
-    if sums.skip is not None:
-        logits.diagonal(sums.skip + start, 0, -1).fill_(_lowest(x))
-    top = logits.amax(-1, keepdim=True) if top is None else top  # (r, S, 1)
-    costs = _costs(products, sums) if sums.cost else x.new_empty(0)
-    return logits.sub_(top).exp2_(), costs, top
+class _Pairs:
+    """Rows x against all M = S m + Q columns, a block of rows at a time, and the gradients.
 
+    All blocks use the same memory: fresh pages cost a fifth of the time.
+    """
 
-def _factors(sums: Sums, mass: Tensor, cost: Tensor, grads: tuple[Tensor, Tensor]) -> list[Tensor]:
-    """Two factors: the slope of a product d is its weight times (base + slope h(d))."""
-    scale = 0.0 if sums.constant else sums.scale
-    linear, rate = (1.0, 0.0) if sums.rate is None else (0.0, sums.rate)
-    mass_grad, cost_grad = (grad / mass for grad in grads)  # (n, S, 1)
-    return [scale * mass_grad + (linear - scale * cost) * cost_grad, (rate + scale) * cost_grad]
+    def __init__(self, x: Tensor, y: Tensor, bank: Tensor | None, sums: Sums, block: int) -> None:
+        self.x, self.y, self.sums = x, y.flatten(0, 1), sums
+        self.columns = self.y if bank is None else torch.cat([self.y, bank])  # (M, D)
+        self.norms = _half_squares(self.columns) if sums.distance else None  # (M,)
+        self.shape = min(block, len(x)), len(y), len(self.columns) // len(y)
+        self.memory: dict[str, Tensor] = {}
 
+    def space(self, name: str, rows: int) -> Tensor:
+        """(r, S, M / S), not initialized; the same for each block."""
+        if name not in self.memory:
+            self.memory[name] = self.x.new_empty(self.shape)
+        return self.memory[name][:rows]
 
-class _Gradient:
-    """Gradients of x and y, to which blocks of rows are added."""
+    def weights(self, rows: slice, top: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Weights relative to the largest, (r, S, M / S), costs, and the largest logits."""
+        x, sums = self.x[rows], self.sums
+        products = self.space("products", len(x))
+        if self.norms is None:
+            torch.mm(x, self.columns.T, out=products.flatten(1))
+        else:
+            flat = torch.add(_half_squares(x)[:, None], self.norms, out=products.flatten(1))
+            flat.addmm_(x, self.columns.T, beta=-1)
+        logits = self.space("logits", len(x)) if sums.cost else products
+        torch.mul(products, sums.scale * LOG2_E, out=logits)
+        if sums.skip is not None:
+            logits.diagonal(sums.skip + rows.start, 0, -1).fill_(_lowest(x))
+        top = logits.amax(-1, keepdim=True) if top is None else top  # (r, S, 1)
+        costs = products if sums.rate is None else products.mul_(sums.rate * LOG2_E).exp2_()
+        return logits.sub_(top).exp2_(), costs, top
 
-    def __init__(self, x: Tensor, y: Tensor, y_wanted: bool) -> None:
-        self.x, self.columns, self.y_wanted = x, y.flatten(0, 1), y_wanted
-        self.x_grad, self.y_grad = torch.empty_like(x), torch.zeros_like(self.columns)
+    def mean_cost(self, weights: Tensor, costs: Tensor, mass: Tensor) -> Tensor:
+        """(r, S, 1)."""
+        parts = torch.mul(weights, costs, out=self.space("slopes", len(mass)))
+        return parts.sum(-1, keepdim=True).div_(mass)
 
-    def add(self, rows: slice, weights: Tensor, costs: Tensor, factors: list[Tensor]) -> None:
-        base, slope = factors  # (r, S, 1)
-        slopes = costs.mul(slope).add_(base).mul_(weights) if costs.numel() else weights * base
-        slopes = slopes.flatten(1)  # (r, S m)
-        torch.mm(slopes, self.columns, out=self.x_grad[rows])
-        if self.y_wanted:
-            self.y_grad.addmm_(slopes.T, self.x[rows])
+    def start_gradient(self, y_wanted: bool) -> None:
+        """Begin at 0."""
+        self.x_grad, self.y_grad = torch.empty_like(self.x), None
+        self.y_grad = torch.zeros_like(self.y) if y_wanted else None
+
+    def add_gradient(
+        self, rows: slice, weights: Tensor, costs: Tensor, stats: tuple[Tensor, ...]
+    ) -> None:
+        """Add a block; ``stats`` are mass, cost and the gradients of both, (r, S, 1) each."""
+        x, slopes = self.x[rows], self._slopes(weights, costs, *stats).flatten(1)  # (r, M)
+        own = slopes[:, : len(self.y)]
+        x_grad = torch.mm(slopes, self.columns, out=self.x_grad[rows])
+        if self.norms is not None:
+            x_grad.addcmul_(x, slopes.sum(1, keepdim=True), value=-1)
+        if self.y_grad is not None:
+            self.y_grad.addmm_(own.T, x)
+            if self.norms is not None:
+                self.y_grad.addcmul_(self.y, own.sum(0)[:, None], value=-1)
+
+    def _slopes(
+        self, weights: Tensor, costs: Tensor, mass: Tensor, cost: Tensor, *grads: Tensor
+    ) -> Tensor:
+        """Derivative by the products: a weight times (base + slope h(d)), (r, S, M / S)."""
+        sums, out = self.sums, self.space("slopes", len(mass))
+        linear, rate = (1.0, 0.0) if sums.rate is None else (0.0, sums.rate)
+        mass_grad, cost_grad = (grad / mass for grad in grads)
+        split = min(sums.constant, out.shape[-1])
+        for part, scale in ((slice(split), sums.scale), (slice(split, None), 0.0)):
+            if part.start == out.shape[-1]:  # no column is constant
+                continue
+            base = scale * mass_grad
+            if sums.cost:
+                base = base.add_((linear - scale * cost).mul_(cost_grad))
+                slopes = torch.mul(costs[..., part], (rate + scale) * cost_grad, out=out[..., part])
+                slopes.add_(base).mul_(weights[..., part])
+            else:
+                torch.mul(weights[..., part], base, out=out[..., part])
+        return out
 
 
 class _RowStats(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, y: Tensor, sums: Sums, block: int) -> tuple[Tensor, Tensor]:
-        parts, ready = [], _Gradient(x, y, y.requires_grad) if sums.even else None
+    def forward(
+        ctx: Any, x: Tensor, y: Tensor, bank: Tensor | None, sums: Sums, block: int
+    ) -> tuple[Tensor, Tensor]:
+        pairs, parts = _Pairs(x, y, bank, sums, block), []
+        if sums.even:
+            pairs.start_gradient(y.requires_grad)
         for start in range(0, max(len(x), 1), block):
             rows = slice(start, start + block)
-            weights, costs, top = _weights(x[rows], y, sums, start)
+            weights, costs, top = pairs.weights(rows)
             mass = weights.sum(-1, keepdim=True)  # (r, S, 1)
-            cost = costs.mul(weights).sum(-1, keepdim=True) / mass if sums.cost else mass * 0
+            cost = pairs.mean_cost(weights, costs, mass) if sums.cost else torch.zeros_like(mass)
             parts.append((top, mass, cost))
-            if ready:  # the gradient of the sum of all costs
-                grads = torch.zeros_like(mass), torch.ones_like(mass)
-                ready.add(rows, weights, costs, _factors(sums, mass, cost, grads))
+            if sums.even:  # the gradient of the sum of all costs
+                stats = mass, cost, torch.zeros_like(mass), torch.ones_like(mass)
+                pairs.add_gradient(rows, weights, costs, stats)
         top, mass, cost = map(torch.cat, zip(*parts, strict=True))  # (n, S, 1)
         kept = (weights, costs) if len(parts) == 1 else (None, None)
-        prepared = (ready.x_grad, ready.y_grad) if ready else (None, None)
+        prepared = (pairs.x_grad, pairs.y_grad) if sums.even else (None, None)
         ctx.sums, ctx.block = sums, block
-        ctx.save_for_backward(x, y, top, mass, cost, *kept, *prepared)
+        ctx.save_for_backward(x, y, bank, top, mass, cost, *kept, *prepared)
         return (top + mass.log2()).squeeze(-1) / LOG2_E, cost.squeeze(-1)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x, y, top, mass, cost, weights, costs, x_ready, y_ready = ctx.saved_tensors
+        x, y, bank, top, mass, cost, weights, costs, x_grad, y_grad = ctx.saved_tensors
         sums, y_wanted = ctx.sums, ctx.needs_input_grad[1]
         if torch.is_grad_enabled():  # for higher derivatives
-            both = torch.func.vjp(lambda a, b: _dense_stats(a, b, sums), x, y)[1](grads)
-            return *both, None, None
-        if x_ready is not None and not grads[0].any() and (grads[1] == grads[1][0, 0]).all():
-            weight = grads[1][0, 0]
-            return weight * x_ready, (weight * y_ready).view_as(y) if y_wanted else None, None, None
-        factors = _factors(sums, mass, cost, (grads[0][..., None], grads[1][..., None]))
-        gradient = _Gradient(x, y, y_wanted)
-        with full_precision(x):
-            for start in range(0, len(x), ctx.block):
-                rows = slice(start, start + ctx.block)
-                if len(x) > ctx.block:
-                    weights, costs, _ = _weights(x[rows], y, sums, start, top[rows])
-                gradient.add(rows, weights, costs, [factor[rows] for factor in factors])
-        return gradient.x_grad, gradient.y_grad.view_as(y) if y_wanted else None, None, None
+            both = torch.func.vjp(lambda a, b: _dense_stats(a, b, bank, sums), x, y)[1](grads)
+            return *both, None, None, None
+        even = grads[1][:1, :1]
+        if x_grad is not None and not grads[0].any() and (grads[1] == even).all():
+            x_grad, y_grad = even * x_grad, even * y_grad if y_wanted else None
+        else:
+            pairs = _Pairs(x, y, bank, sums, ctx.block)
+            pairs.start_gradient(y_wanted)
+            stats = mass, cost, grads[0][..., None], grads[1][..., None]
+            with full_precision(x):
+                for start in range(0, len(x), ctx.block):
+                    rows = slice(start, start + ctx.block)
+                    if len(x) > ctx.block:
+                        weights, costs, _ = pairs.weights(rows, top[rows])
+                    pairs.add_gradient(rows, weights, costs, tuple(part[rows] for part in stats))
+            x_grad, y_grad = pairs.x_grad, pairs.y_grad
+        return x_grad, None if y_grad is None else y_grad.view_as(y), None, None, None
