@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from bcl.evaluation import shot_groups as shot_groups
     from bcl.evaluation import tail_discovery as tail_discovery
     from bcl.losses import NTXentLoss as NTXentLoss
+    from bcl.losses import contrastive_signals as contrastive_signals
     from bcl.losses import nt_xent as nt_xent
     from bcl.memorization import MemorizationTracker as MemorizationTracker
     from bcl.memorization import TrackerHistory as TrackerHistory
@@ -49,6 +50,7 @@ _HOMES = {
     "SimCLR": "bcl.methods",
     "SmallAlexNet": "bcl.models",
     "TrackerHistory": "bcl.memorization",
+    "contrastive_signals": "bcl.losses",
     "create_encoder": "bcl.models",
     "discover": "bcl.discovery",
     "embed": "bcl.discovery",

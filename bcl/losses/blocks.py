@@ -64,7 +64,9 @@ def _memory(device: torch.device) -> int:
     return int(torch.cuda.get_device_properties(device).total_memory)
 
 
-def gram_cross_entropy(z: Tensor, scale: float, chunk_size: int | None = None) -> Tensor:
+def gram_cross_entropy(
+    z: Tensor, scale: float, chunk_size: int | None = None, log_mass: Tensor | None = None
+) -> Tensor:
     r"""Cross-entropy of each row's partner among all other rows, for two views of B samples.
 
     .. math:: \ell_i = \log \sum_{j \ne i} \exp(s\, z_i \cdot z_j) - s\, z_i \cdot z_{i^+}
@@ -75,6 +77,7 @@ def gram_cross_entropy(z: Tensor, scale: float, chunk_size: int | None = None) -
         z: (2B, D) unit rows; the partner of row i is i ± B.
         scale: s, at most `LARGEST_SCALE`.
         chunk_size: as in `rows_per_block`.
+        log_mass: (2, B), the first term, where another computation has found it.
 
     Returns:
         (2, B).
@@ -86,7 +89,7 @@ def gram_cross_entropy(z: Tensor, scale: float, chunk_size: int | None = None) -
     if chunk_size is None and block < n:
         # The thinner the blocks, the less of the lower triangle is computed.
         block = min(block, max(128, -(-n // 8)))
-    losses: Tensor = _GramCrossEntropy.apply(z, scale, block)
+    losses: Tensor = _GramCrossEntropy.apply(z, scale, block, log_mass)
     return losses
 
 
@@ -114,38 +117,45 @@ def _triangle(z: Tensor, scale: float, block: int) -> Iterator[tuple[slice, Tens
 
 class _GramCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, z: Tensor, scale: float, block: int) -> Tensor:
-        mass = z.new_zeros(len(z))
-        for rows, powers in _triangle(z, scale, block):
-            mass[rows] += powers.sum(1)
-            if rows.stop < len(z):
-                mass[rows.stop :] += powers[:, len(powers) :].sum(0)
+    def forward(ctx: Any, z: Tensor, scale: float, block: int, log_mass: Tensor | None) -> Tensor:
+        powers = None
+        if log_mass is None:
+            mass = z.new_zeros(len(z))
+            for rows, powers in _triangle(z, scale, block):
+                mass[rows] += powers.sum(1)
+                if rows.stop < len(z):
+                    mass[rows.stop :] += powers[:, len(powers) :].sum(0)
+            log_mass = mass.log().view(2, -1)
+        else:
+            mass = log_mass.exp().flatten()
         ctx.scale, ctx.block = scale, block
         ctx.save_for_backward(z, mass, powers if block >= len(z) else None)
-        return mass.log().view(2, -1).sub_(_partner_products(z), alpha=scale)
+        return log_mass.sub(_partner_products(z), alpha=scale)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
         z, mass, kept = ctx.saved_tensors
         if torch.is_grad_enabled():  # for higher derivatives
             dense = functools.partial(_dense_gram, scale=ctx.scale)
-            return torch.func.vjp(dense, z)[1](grads[0])[0], None, None
+            return torch.func.vjp(dense, z)[1](grads[0])[0], None, None, None
         grad = grads[0] * ctx.scale  # (2, B)
+        pull, half = grad.sum(0), len(z) // 2  # (B,), towards the partner
         share = grad.flatten() / mass  # pair (i, j) counts in row i and, by symmetry, in row j
         with full_precision(z):
             if kept is not None:
-                z_grad = (share[:, None] + share).mul_(kept) @ z
+                slopes = (share[:, None] + share).mul_(kept)
+                slopes.diagonal(half).sub_(pull)
+                slopes.diagonal(-half).sub_(pull)
+                z_grad = slopes @ z
             else:
                 z_grad = torch.zeros_like(z)
                 for rows, powers in _triangle(z, ctx.scale, ctx.block):
                     powers.mul_(share[rows, None] + share[rows.start :])
                     z_grad[rows].addmm_(powers, z[rows.start :])
                     z_grad[rows.stop :].addmm_(powers[:, len(powers) :].T, z[rows])
-        pull = grad.sum(0)[:, None]  # (B, 1), towards the partner
-        half = len(pull)
-        z_grad[:half].addcmul_(z[half:], pull, value=-1)
-        z_grad[half:].addcmul_(z[:half], pull, value=-1)
-        return z_grad, None, None
+                z_grad[:half].addcmul_(z[half:], pull[:, None], value=-1)
+                z_grad[half:].addcmul_(z[:half], pull[:, None], value=-1)
+        return z_grad, None, None, None
 
 
 class Sums(NamedTuple):
@@ -235,9 +245,8 @@ class _Pairs:
     All blocks use the same memory: fresh pages cost a fifth of the time.
     """
 
-    def __init__(self, x: Tensor, y: Tensor, bank: Tensor | None, sums: Sums, block: int) -> None:
-        self.x, self.y, self.sums = x, y.flatten(0, 1), sums
-        self.columns = self.y if bank is None else torch.cat([self.y, bank])  # (M, D)
+    def __init__(self, x: Tensor, y: Tensor, columns: Tensor, sums: Sums, block: int) -> None:
+        self.x, self.y, self.columns, self.sums = x, y.flatten(0, 1), columns, sums
         self.norms = _half_squares(self.columns) if sums.distance else None  # (M,)
         self.shape = min(block, len(x)), len(y), len(self.columns) // len(y)
         self.memory: dict[str, Tensor] = {}
@@ -315,7 +324,10 @@ class _RowStats(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, y: Tensor, bank: Tensor | None, sums: Sums, block: int
     ) -> tuple[Tensor, Tensor]:
-        pairs, parts = _Pairs(x, y, bank, sums, block), []
+        columns = y.flatten(0, 1)
+        if bank is not None:  # a copy, since a queue may change before the backward pass
+            columns = torch.cat([columns, bank])  # (M, D)
+        pairs, parts = _Pairs(x, y, columns, sums, block), []
         if sums.even:
             pairs.start_gradient(y.requires_grad)
         for start in range(0, max(len(x), 1), block):
@@ -331,21 +343,22 @@ class _RowStats(torch.autograd.Function):
         kept = (weights, costs) if len(parts) == 1 else (None, None)
         prepared = (pairs.x_grad, pairs.y_grad) if sums.even else (None, None)
         ctx.sums, ctx.block = sums, block
-        ctx.save_for_backward(x, y, bank, top, mass, cost, *kept, *prepared)
+        ctx.save_for_backward(x, y, columns, top, mass, cost, *kept, *prepared)
         return (top + mass.log2()).squeeze(-1) / LOG2_E, cost.squeeze(-1)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x, y, bank, top, mass, cost, weights, costs, x_grad, y_grad = ctx.saved_tensors
+        x, y, columns, top, mass, cost, weights, costs, x_grad, y_grad = ctx.saved_tensors
         sums, y_wanted = ctx.sums, ctx.needs_input_grad[1]
         if torch.is_grad_enabled():  # for higher derivatives
+            bank = columns[y.shape[0] * y.shape[1] :] if len(y) == 1 else None
             both = torch.func.vjp(lambda a, b: _dense_stats(a, b, bank, sums), x, y)[1](grads)
             return *both, None, None, None
         even = grads[1][:1, :1]
         if x_grad is not None and not grads[0].any() and (grads[1] == even).all():
             x_grad, y_grad = even * x_grad, even * y_grad if y_wanted else None
         else:
-            pairs = _Pairs(x, y, bank, sums, ctx.block)
+            pairs = _Pairs(x, y, columns, sums, ctx.block)
             pairs.start_gradient(y_wanted)
             stats = mass, cost, grads[0][..., None], grads[1][..., None]
             with full_precision(x):

@@ -80,14 +80,7 @@ def nt_xent(
         >>> nt_xent(z, z, temperature=1.0, reduction="none")
         tensor([0.9048, 0.9048, 0.9048])
     """
-    check_features("z1", z1, "(B, D)")
-    check_features("z2", z2, "(B, D)")
-    check_together(("z1", z1), {"z2": z2})
-    if z1.shape != z2.shape:
-        raise InputError(
-            "z1 and z2 must both be of shape (B, D) with the samples in the same order, got "
-            f"{tuple(z1.shape)} and {tuple(z2.shape)}."
-        )
+    check_pair(z1, z2)
     _check_settings(temperature, focal, reduction, chunk_size)
     views = torch.stack([z1, z2])
     return _nt_xent(views, temperature, focal, reduction, gather, normalize, chunk_size)
@@ -101,20 +94,17 @@ def _nt_xent(
     gather: bool,
     normalize: bool,
     chunk_size: int | None,
+    log_mass: Tensor | None = None,
 ) -> Tensor:
-    """`nt_xent` of views (2, B, D)."""
+    """`nt_xent` of views (2, B, D); ``log_mass`` (2, B) as in `gram_cross_entropy`, if known."""
     spread = gather and world_size() > 1
     counts = row_counts(views[0]) if spread else [views.shape[1]]
-    if sum(counts) < 2:
-        raise InputError(
-            f"a batch of {sum(counts)} sample has no negatives; NT-Xent needs at least 2. Use "
-            "drop_last=True in the loader, or a larger batch."
-        )
+    check_samples(counts)
     with full_precision(views):
         u = unit_rows(views) if normalize else at_least_float32(views)
         scale = float("inf") if isinstance(temperature, Tensor) else 1 / temperature
         if normalize and not spread and scale <= LARGEST_SCALE:
-            losses = gram_cross_entropy(u.flatten(0, 1), scale, chunk_size)  # (2, B)
+            losses = gram_cross_entropy(u.flatten(0, 1), scale, chunk_size, log_mass)  # (2, B)
         else:
             losses = _row_cross_entropy(u, temperature, counts, chunk_size)
         if focal:  # the losses are -log p
@@ -135,15 +125,20 @@ def _row_cross_entropy(
         temperature = temperature.to(views)[..., None]  # (B, 1) or (1,)
     scaled = views / temperature
     positive: Tensor = torch.linalg.vecdot(scaled, views.flip(0))  # (2, B)
-    spread = len(counts) > 1
-    columns = gather_rows(views.transpose(0, 1), counts).transpose(0, 1) if spread else views
+    columns, start = gather_views(views, counts)
     columns = columns.reshape(1, -1, views.shape[-1])  # (1, 2N, D)
-    start = sum(counts[: rank()]) if spread else 0  # of this rank's rows among the N
     partition = [
         row_stats(rows, columns, Sums(skip=view * sum(counts) + start), chunk_size)[0]  # (B, 1)
         for view, rows in enumerate(scaled.unbind(0))
     ]
     return torch.cat(partition, 1).T - positive
+
+
+def gather_views(views: Tensor, counts: list[int]) -> tuple[Tensor, int]:
+    """Gather (2, B, D) from all ranks to (2, N, D), and the place of this rank's first sample."""
+    if len(counts) == 1:
+        return views, 0
+    return gather_rows(views.transpose(0, 1), counts).transpose(0, 1), sum(counts[: rank()])
 
 
 def reduce_samples(losses: Tensor, reduction: Reduction, counts: list[int]) -> Tensor:
@@ -167,6 +162,27 @@ def reduce_samples(losses: Tensor, reduction: Reduction, counts: list[int]) -> T
     if reduction == "none":
         return losses
     return losses.sum() * (1 if reduction == "sum" else len(counts) / sum(counts))
+
+
+def check_pair(z1: Tensor, z2: Tensor) -> None:
+    """Refuse all but two views (B, D) of the same samples."""
+    check_features("z1", z1, "(B, D)")
+    check_features("z2", z2, "(B, D)")
+    check_together(("z1", z1), {"z2": z2})
+    if z1.shape != z2.shape:
+        raise InputError(
+            "z1 and z2 must both be of shape (B, D) with the samples in the same order, got "
+            f"{tuple(z1.shape)} and {tuple(z2.shape)}."
+        )
+
+
+def check_samples(counts: list[int]) -> None:
+    """Refuse a batch, of all ranks together, without negatives."""
+    if sum(counts) < 2:
+        raise InputError(
+            f"a batch of {sum(counts)} sample has no negatives; NT-Xent needs at least 2. Use "
+            "drop_last=True in the loader, or a larger batch."
+        )
 
 
 def _check_settings(
@@ -209,12 +225,19 @@ class NTXentLoss(nn.Module):
         self.temperature, self.focal, self.reduction = temperature, focal, reduction
         self.gather, self.normalize, self.chunk_size = gather, normalize, chunk_size
 
-    def forward(self, views: Tensor, temperature: float | Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        views: Tensor,
+        temperature: float | Tensor | None = None,
+        *,
+        log_mass: Tensor | None = None,
+    ) -> Tensor:
         """Compute the loss.
 
         Args:
             views: (2, B, D) features, of any length.
             temperature: a number, () or (B,), instead of the module's, for this call (schedules).
+            log_mass: see `bcl.losses.signals.nt_xent_with_signals`.
 
         Returns:
             () or (B,).
@@ -222,19 +245,23 @@ class NTXentLoss(nn.Module):
         Raises:
             InputError: as `bcl.nt_xent`, or another number of views.
         """
+        self.check_views(views)
+        if temperature is None:
+            temperature = self.temperature
+        check_positive("temperature", temperature)
+        return _nt_xent(
+            views, temperature, self.focal, self.reduction, self.gather, self.normalize,
+            self.chunk_size, log_mass,
+        )  # fmt: skip
+
+    def check_views(self, views: Tensor) -> None:
+        """Refuse all but (2, B, D)."""
         check_features("views", views, "(2, B, D)")
         if views.shape[0] != 2:
             raise InputError(
                 f"NT-Xent takes two views, views of shape (2, B, D), got {tuple(views.shape)}; for "
                 "more views use cacr.CACRLoss."
             )
-        if temperature is None:
-            temperature = self.temperature
-        check_positive("temperature", temperature)
-        return _nt_xent(
-            views, temperature, self.focal, self.reduction, self.gather, self.normalize,
-            self.chunk_size,
-        )  # fmt: skip
 
     def extra_repr(self) -> str:
         """Describe the loss when a model is printed."""
