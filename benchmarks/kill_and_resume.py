@@ -64,18 +64,22 @@ def command(job: Job, folder: Path, resume: bool) -> list[str]:
     return words + (["--ckpt_path", "last"] if resume else [])
 
 
-def run(words: list[str], kill_after: int | None = None, delay: float = 0.0) -> bool:
-    """Run to the end (True), or kill ``delay`` seconds after the given checkpoint (False)."""
-    folder = Path(words[words.index("--trainer.default_root_dir") + 1])
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
+def start(words: list[str]) -> "subprocess.Popen[str]":
+    """The command in a process group of its own, which is killed as a whole."""
+    return subprocess.Popen(
         words,
-        env=environment,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
     )
+
+
+def run(words: list[str], kill_after: int | None = None, delay: float = 0.0) -> bool:
+    """Run to the end (True), or kill ``delay`` seconds after the given checkpoint (False)."""
+    folder = Path(words[words.index("--trainer.default_root_dir") + 1])
+    process = start(words)
     last, seen = folder / "checkpoints" / "last.ckpt", 0
     stamp = last.stat().st_mtime_ns if last.exists() else None
     while kill_after is not None and process.poll() is None and seen < kill_after:

@@ -1,7 +1,6 @@
 """Real process groups for tests: a pool of gloo ranks that stays up for the whole session."""
 
 import atexit
-import multiprocessing
 import tempfile
 import traceback
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from commands import context
 
 TIMEOUT = 60.0  # seconds after which a collective that not all ranks enter is an error
 
@@ -20,8 +20,6 @@ class RankPool:
     """Run importable functions on every rank of a group and hand back the ranks' results."""
 
     def __init__(self, world_size: int) -> None:
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["torch", "torch.distributed"])
         self.folder = tempfile.TemporaryDirectory()
         store = str(Path(self.folder.name) / "store")
         self.pipes: list[Connection] = []

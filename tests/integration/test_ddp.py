@@ -6,27 +6,15 @@ import sys
 
 import pytest
 import torch
+from commands import CLI, launch
 from places import HELPERS, ROOT
 
 
-def launch(ranks, *words):
-    """Start a Python program on one rank, or on several as torchrun does."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [sys.executable, *(launcher if ranks > 1 else []), *map(str, words)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
 def run(ranks, out):
-    answer = launch(ranks, HELPERS / "ddp_script.py", ranks, out)
-    assert answer.returncode == 0, answer.stdout + answer.stderr
-    assert "find_unused_parameters" not in answer.stderr
-    assert "unused" not in answer.stderr.lower()
+    program = launch(ranks, [sys.executable, HELPERS / "ddp_script.py", ranks, out])
+    said, _ = program.communicate()
+    assert program.returncode == 0, said
+    assert "unused" not in said.lower()  # as in find_unused_parameters
     return [torch.load(f"{out}.{rank}", weights_only=True) for rank in range(ranks)]
 
 
@@ -65,16 +53,23 @@ def test_one_two_and_four_ranks_give_one_run(tmp_path):
                     torch.testing.assert_close(state["tracker"][key], value, rtol=1e-5, atol=1e-6)
 
 
-FIT = ("-m", "bcl.cli", "fit", "--config", "digits_lt/bcl_d", "--trainer.accelerator", "cpu")
-SMALL = ("--model.encoder.args.width", 4, "--trainer.max_epochs", 1)
+FIT = ("fit", "--config", "digits_lt/bcl_d", "--trainer.accelerator", "cpu")
+SMALL = ("--model.encoder.args.width", "4", "--trainer.max_epochs", "1")
 
 
 @pytest.mark.slow
 def test_torchrun_trains_by_the_documented_command(tmp_path):
     """The pruned branch and its norms take part in every step: nothing is unused."""
-    more = ("--trainer.devices", 2, "--trainer.strategy", "ddp", "--ckpt_path", "last")
-    root = ("--trainer.default_root_dir", tmp_path)
-    answer = launch(2, *FIT, *SMALL, *more, *root)
+    more = ("--trainer.devices", "2", "--trainer.strategy", "ddp", "--ckpt_path", "last")
+    root = ("--trainer.default_root_dir", str(tmp_path))
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    answer = subprocess.run(
+        [sys.executable, *torchrun, *CLI[1:], *FIT, *SMALL, *more, *root],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert answer.returncode == 0, answer.stdout + answer.stderr
     assert "unused" not in answer.stderr.lower()
     assert answer.stdout.count("the run starts from scratch") == 1
@@ -87,7 +82,8 @@ def test_torchrun_trains_by_the_documented_command(tmp_path):
 @pytest.mark.slow
 def test_ranks_that_would_each_train_alone_are_refused(tmp_path):
     root = ("--trainer.default_root_dir", tmp_path / "run")
-    answer = launch(2, *FIT, *SMALL, *root)  # the configuration's one device
-    assert answer.returncode != 0
-    assert "--trainer.devices 2" in answer.stderr
+    program = launch(2, [*CLI, *FIT, *SMALL, *root])  # the configuration's one device
+    said, _ = program.communicate()
+    assert program.returncode != 0
+    assert "--trainer.devices 2" in said
     assert not (tmp_path / "run").exists()

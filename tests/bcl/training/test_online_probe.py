@@ -2,14 +2,13 @@
 
 import csv
 import json
-import os
-import subprocess
 import sys
 
 import pytest
 import pytorch_lightning as pl
 import torch
-from places import HELPERS, ROOT
+from commands import launch
+from places import HELPERS
 from small_runs import Images, Pixels, fit, method
 
 from bcl import BCL, SDCLR, ContrastiveViews, InputError, OnlineProbe, shot_groups
@@ -206,26 +205,18 @@ def test_bad_arguments(arguments, told):
         OnlineProbe(**arguments)
 
 
-def launch(ranks, out):
-    script = [str(HELPERS / "ddp_online_script.py"), str(ranks), str(out)]
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
+def run(ranks, out):
     out.mkdir()
-    answer = subprocess.run(
-        [sys.executable, *(launcher if ranks > 1 else []), *script],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
-    assert answer.returncode == 0, answer.stdout + answer.stderr
+    program = launch(ranks, [sys.executable, HELPERS / "ddp_online_script.py", ranks, out])
+    said, _ = program.communicate()
+    assert program.returncode == 0, said
     return [torch.load(out / f"{rank}.pt", weights_only=True) for rank in range(ranks)]
 
 
 @pytest.mark.slow
 def test_two_ranks_hold_the_numbers_of_one_and_stop_together(tmp_path):
-    (alone,) = launch(1, tmp_path / "one")
-    first, second = launch(2, tmp_path / "two")
+    (alone,) = run(1, tmp_path / "one")
+    first, second = run(2, tmp_path / "two")
     # The online probe: the same on both ranks, and as in one process.
     names = [name for name in alone["history"][-1] if name.startswith("online_")]
     assert len(names) == 8
