@@ -114,15 +114,15 @@ def test_torch_func_transforms():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("chunk_size", [0, 64])
-def test_torch_compile_in_one_graph(chunk_size):
+@pytest.mark.parametrize(("chunk_size", "backend"), [(0, "aot_eager"), (64, "inductor")])
+def test_torch_compile_in_one_graph(chunk_size, backend):
     views = torch.stack(pair(96, 8, torch.float32)).requires_grad_()
 
     def loss(z):
         return nt_xent(z[0], z[1], reduction="none", chunk_size=chunk_size).mean()
 
     expected = torch.autograd.grad(loss(views), views)
-    compiled = torch.compile(loss, fullgraph=True)
+    compiled = torch.compile(loss, fullgraph=True, backend=backend)
     actual = torch.autograd.grad(compiled(views), views)
     torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-8)
 
