@@ -16,7 +16,9 @@ fast: lint
 		tests/project/test_architecture.py $(ARGS); tests=$$?; \
 	wait $$types && exit $$tests
 
-test: lint types docs unit
+test: lint
+	$(MAKE) -j 2 types docs
+	$(MAKE) unit
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
