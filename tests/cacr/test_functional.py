@@ -13,7 +13,7 @@ from places import GOLDEN
 from tensors import features
 
 from bcl import InputError
-from cacr import CACRLoss, CACRSettings, MomentumQueue, cacr_terms, momentum_update
+from cacr import CACRLoss, MomentumQueue, cacr_terms, momentum_update
 
 BUNDLED = GOLDEN
 WEIGHTS = {
@@ -214,24 +214,6 @@ def test_the_mocov3_preset_is_weighted_cross_entropy():
     torch.testing.assert_close(loss, 2 * sum(parts) / 2)
 
 
-def test_presets_and_module():
-    views = features()
-    terms = cacr_terms(views)
-    loss = CACRLoss(attraction_weight=2.0, repulsion_weight=0.5)(views)
-    torch.testing.assert_close(loss, 2 * terms.attraction + 0.5 * terms.repulsion)
-    cifar = sum(cacr_terms(views, repulsion_temperature=0.9))
-    torch.testing.assert_close(CACRLoss.paper("cifar10")(views), cifar)
-    for name in ("cifar100", "stl10", "imagenet-moco"):
-        assert CACRLoss.paper(name).repulsion_temperature == 2.0
-    assert CACRLoss.paper("cifar10", reduction="none")(views).shape == (6,)
-    settings = CACRSettings(repulsion_temperature=0.9)
-    assert sum(cacr_terms(views, settings=settings)).equal(cifar)
-    assert CACRLoss().state_dict() == {}
-    assert "cost='euclidean'" in repr(CACRLoss())
-    with pytest.raises(InputError, match="did you mean 'cifar10'"):
-        CACRLoss.paper("cifar-10")
-
-
 @pytest.mark.parametrize("cost", ["euclidean", "rbf"])
 @pytest.mark.parametrize("form", ["views", "queue", "teacher"])
 def test_the_mean_of_the_per_sample_terms_and_of_their_gradients_is_the_loss(form, cost):
@@ -357,43 +339,6 @@ def test_hard_vectors_give_finite_losses_and_gradients(name, chunk_size, dtype):
 # Queue
 
 
-def test_the_queue_replaces_the_oldest_keys_and_wraps():
-    queue = MomentumQueue(5, 2)
-    first = queue.keys.clone()
-    torch.testing.assert_close(first.norm(dim=1), torch.ones(5))
-    assert first.equal(MomentumQueue(5, 2).keys)
-    assert not first.equal(MomentumQueue(5, 2, seed=1).keys)
-    new = unit(torch.randn(3, 2))
-    queue.enqueue(3 * new)
-    torch.testing.assert_close(queue.keys, torch.cat([new, first[3:]]))
-    again = unit(torch.randn(4, 2))
-    queue.enqueue(again)
-    torch.testing.assert_close(queue.keys, torch.cat([again[2:], new[2:], again[:2]]))
-    many = unit(torch.randn(12, 2))
-    queue.enqueue(many)
-    torch.testing.assert_close(queue.keys.sort(0).values, many[-5:].sort(0).values)
-    assert int(queue.position) == (3 + 4 + 12) % 5
-    assert sorted(queue.state_dict()) == ["keys", "position"]
-    copy = MomentumQueue(5, 2)
-    copy.load_state_dict(queue.state_dict())
-    assert copy.keys.equal(queue.keys)
-    assert "size=5" in repr(queue)
-
-
-@pytest.mark.parametrize("chunk_size", [0, 3, None])
-def test_enqueueing_before_the_backward_pass_does_not_change_the_gradient(chunk_size):
-    grads = []
-    for early in (False, True):
-        queue = MomentumQueue(5, 4)
-        z = features().float().requires_grad_()
-        loss = CACRLoss(normalize=False, chunk_size=chunk_size)(z, queue.keys)
-        if early:
-            queue.enqueue(torch.randn(2, 4))
-        loss.backward()
-        grads.append(z.grad)
-    assert grads[0].equal(grads[1])
-
-
 def test_the_momentum_encoder_moves_towards_the_other():
     student = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2))
     teacher = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2))
@@ -472,9 +417,3 @@ def test_values_that_are_not_finite_show_in_the_loss(bad, chunk_size, cost):
     z = features()
     z[0, 2, 1] = bad
     assert bool(CACRLoss(cost=cost, chunk_size=chunk_size)(z).isnan())
-
-
-def test_settings_and_single_ones_are_refused_together():
-    views = torch.randn(2, 4, 8)
-    with pytest.raises(InputError, match="debias"):
-        cacr_terms(views, settings=CACRSettings(), debias=0.1)

@@ -89,3 +89,16 @@ def test_the_table_catches(path, text):
 
 def test_the_root_of_bcl_is_its_face_alone():
     assert {p.name for p in (ROOT / "bcl").iterdir() if p.is_file()} == {"__init__.py", "py.typed"}
+
+
+def test_tests_mirror_the_source():
+    """tests/bcl/x/test_y.py is of bcl/x/y.py, or of the folder bcl/x/y."""
+    tests = [
+        p
+        for name in ("bcl", "cacr", "datamodules")
+        for p in (ROOT / "tests" / name).rglob("test_*.py")
+    ]
+    assert len(tests) > 50
+    for path in tests:
+        place = ROOT / path.relative_to(ROOT / "tests").parent / path.stem.removeprefix("test_")
+        assert place.is_dir() or place.with_suffix(".py").is_file(), f"{path} tests no file"

@@ -1,74 +1,17 @@
 """The command line as its users meet it: results, and one clear line for every mistake."""
 
-import os
 import re
-import signal
-import subprocess
-import sys
-import time
 
 import pytest
 import torch
 from PIL import Image
+from refusals import refused
 
 from bcl.cli import main
 from bcl.cli.configuration import compose
 from bcl.cli.fit import FIRST, make_parser, parse
 from bcl.evaluation import ProbeReport
 from bcl.methods import OptimizerSettings
-
-
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """An empty working directory."""
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture(scope="session")
-def images(tmp_path_factory):
-    """A folder of class folders: 3 classes of 40 small photographs' stand-ins."""
-    root = tmp_path_factory.mktemp("images")
-    generator = torch.Generator().manual_seed(0)
-    for part, count in (("train", 40), ("test", 10)):
-        for label, name in enumerate(("cat", "dog", "owl")):
-            (root / part / name).mkdir(parents=True)
-            for i in range(count):
-                noise = torch.randint(0, 60, (8, 8, 3), generator=generator)
-                pixels = (noise + 60 * label).to(torch.uint8).numpy()
-                Image.fromarray(pixels).resize((20, 16)).save(root / part / name / f"{i:03}.png")
-    return root
-
-
-@pytest.fixture(scope="session")
-def checkpoint(images, tmp_path_factory):
-    """A checkpoint of one epoch on `images`."""
-    root = tmp_path_factory.mktemp("run")
-    options = {
-        "--config": "image_folder/bcl_i",
-        "--data.root": images,
-        "--data.imbalance_factor": 4,
-        "--data.batch_size": 16,
-        "--data.image_size": 16,
-        "--data.cache_dir": tmp_path_factory.mktemp("cache"),
-        "--model.views.init_args.size": 16,
-        "--trainer.max_epochs": 1,
-        "--trainer.default_root_dir": root,
-        "--trainer.accelerator": "cpu",
-    }
-    status = main(["fit", *(str(word) for pair in options.items() for word in pair)])
-    assert status == 0
-    return root / "checkpoints" / "last.ckpt"
-
-
-def refused(arguments, capsys, lines=1):
-    """Run a command that must fail: status 2, one line, no trace; return what it said."""
-    assert main(arguments) == 2
-    error = capsys.readouterr().err.strip()
-    assert "Traceback" not in error
-    told = error[error.index("bcl: error: ") :]
-    assert len(told.splitlines()) == lines
-    return told
 
 
 class TestFit:
@@ -348,74 +291,6 @@ class TestProbeAndReport:
         (folder / "file").touch()
         refused(["probe", str(checkpoint), "--out", "file/probe"], capsys)
         refused(["report", "file", "--out", "page.html"], capsys)
-
-
-class TestQuickstart:
-    def test_writes_a_report_once(self, folder, capsys):
-        assert main(["quickstart", "--epochs", "1", "--out", "first"]) == 0
-        out = capsys.readouterr().out
-        assert "first/report.html" in out
-        assert (folder / "first" / "report.html").stat().st_size > 10_000
-        assert (folder / "first" / "report.json").exists()
-        runs = [ProbeReport.load(f"first/{method}/probe") for method in ("simclr", "bcl_i")]
-        assert {run.record["seed"] for run in runs} == {0}
-        before = (folder / "first" / "report.json").read_bytes()
-        assert "--overwrite" in refused(["quickstart", "--epochs", "1", "--out", "first"], capsys)
-        assert (folder / "first" / "report.json").read_bytes() == before
-        assert sorted(path.name for path in folder.iterdir()) == ["first"]
-
-    @pytest.mark.parametrize("epochs", ["0", "-3"])
-    def test_wrong_epochs(self, folder, capsys, epochs):
-        assert epochs in refused(["quickstart", "--epochs", epochs], capsys)
-
-    @pytest.mark.parametrize("seed", ["-1", "4294967296"])
-    def test_wrong_seed(self, folder, capsys, seed):
-        assert seed in refused(["quickstart", "--seed", seed], capsys)
-        assert list(folder.iterdir()) == []
-
-    @pytest.mark.parametrize("out", ["photos", "."])
-    def test_overwrite_spares_a_folder_of_something_else(self, folder, capsys, out):
-        (folder / "photos").mkdir()
-        (folder / "photos" / "cat.png").touch()
-        arguments = ["quickstart", "--epochs", "1", "--out", out, "--overwrite"]
-        assert "not a folder of this command" in refused(arguments, capsys)
-        assert (folder / "photos" / "cat.png").exists()
-
-    def test_output_not_writable(self, folder, capsys):
-        (folder / "file").touch()
-        assert "file/out" in refused(["quickstart", "--out", "file/out"], capsys)
-
-    @pytest.mark.slow
-    def test_interrupt_leaves_nothing(self, folder):
-        command = [sys.executable, "-m", "bcl.cli", "quickstart", "--out", "out"]
-        path = os.pathsep.join(sys.path)
-        process = subprocess.Popen(
-            command,
-            cwd=folder,
-            env={**os.environ, "PYTHONPATH": path},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            # Where the tests run in the background it is ignored, and children inherit that.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        )
-        deadline = time.monotonic() + 120
-        while not list(folder.glob(".out.*/simclr")) and time.monotonic() < deadline:
-            time.sleep(0.1)
-        time.sleep(1)
-        process.send_signal(signal.SIGINT)
-        said, _ = process.communicate(timeout=60)
-        assert process.returncode == 130, said
-        assert "Traceback" not in said
-        assert list(folder.iterdir()) == []
-
-
-def test_configs_lists_and_prints(capsys):
-    assert main(["configs"]) == 0
-    assert "digits_lt/bcl_i" in capsys.readouterr().out
-    assert main(["configs", "digits_lt/bcl_i"]) == 0
-    assert "class_path: bcl.BCL" in capsys.readouterr().out
-    assert "did you mean" in refused(["configs", "digits/bcl_i"], capsys)
 
 
 def test_usage_and_version(capsys):

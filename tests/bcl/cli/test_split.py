@@ -9,7 +9,6 @@ from folders import make_folder, module
 
 from bcl import InputError
 from bcl.cli import split as command
-from bcl.cli.histogram import histogram_text
 from datamodules.tail.recipes import RECIPES
 from datamodules.tail.splits import load_split
 
@@ -18,12 +17,6 @@ def run(*words: str) -> int:
     parser = argparse.ArgumentParser("bcl split")
     command.add_arguments(parser)
     return command.run(parser.parse_args([str(word) for word in words]))
-
-
-def test_histograms() -> None:
-    text = histogram_text(list(range(100, 0, -1)))
-    assert "(every 3th of 100 classes)" in text
-    assert histogram_text([4, 2]) == f"class 0  4 {'#' * 40}\nclass 1  2 {'#' * 20}"
 
 
 def test_list(capsys) -> None:

@@ -52,29 +52,6 @@ def test_tracker_correlation_matches_the_made_up_losses(report):
     assert report.tracker["discovery"]["auc"].value == pytest.approx(1)
 
 
-def test_fewer_images_than_shots_names_the_class():
-    with pytest.raises(InputError, match="needs 41 images of every class, but class 0 has 40"):
-        bcl.evaluate(encode, FakeData(), protocols="41-shot")
-
-
-def test_missing_labels_are_refused():
-    data = FakeData()
-    data.probe_set().labels = None
-    with pytest.raises(InputError, match="probe set has no label for each of its 240"):
-        bcl.evaluate(encode, data, protocols="full")
-    data = FakeData()
-    data.probe_set().labels[7] = -1
-    with pytest.raises(InputError, match="image 7 of the probe set has label -1"):
-        bcl.evaluate(encode, data, protocols="full")
-
-
-def test_counts_of_another_data_set_are_refused():
-    data = FakeData()
-    data.num_classes = 5
-    with pytest.raises(InputError, match="same data set"):
-        bcl.evaluate(encode, data, protocols="full")
-
-
 def test_class_without_training_or_test_images_is_said():
     data = FakeData()
     keep = data.probe_set().labels != 2

@@ -1,13 +1,15 @@
+"""SimCLR, BCL and SDCLR in training, and what is not finite in them."""
+
 import pytest
 import pytorch_lightning as pl
 import torch
-from small_runs import SIZE, TINY, Images, train
+from small_runs import NO_WARMUP, SIZE, TINY, Images, train
+from small_runs import method as small_method
 from torch import nn
 
 from bcl import (
     BCL,
     SDCLR,
-    BoostedRandAugment,
     ContrastiveViews,
     InputError,
     MemorizationTracker,
@@ -20,8 +22,8 @@ from bcl.methods import (
     OptimizerSettings,
     ScheduleSettings,
 )
-from bcl.models.pruning import convolution_weights
 from bcl.training.checkpoints import AtomicCheckpointIO, Checkpoints
+from datamodules import DigitsLT
 
 
 @pytest.fixture(params=[SimCLR, BCL, SDCLR])
@@ -79,27 +81,6 @@ def test_milestones_take_the_place_of_the_cosine():
     method = SimCLR(TINY, views=SIZE, optimizer=optimizer, schedule=schedule)
     train(method, epochs=3, callbacks=[rates])
     assert rates.seen == pytest.approx([0.1] * 3 + [0.01] * 3 + [0.001] * 3)
-
-
-@pytest.mark.parametrize(("cls", "fed"), [(SimCLR, False), (BCL, True)])
-def test_scores_steer_the_views_only_where_there_is_a_boost(cls, fed):
-    calls = []
-
-    class Spy(ContrastiveViews):
-        def forward(self, images, scores=None, ids=None, epoch=0):
-            calls.append((scores, ids, epoch))
-            return super().forward(images, scores=scores, ids=ids, epoch=epoch)
-
-    views = Spy(SIZE, boost=BoostedRandAugment() if fed else None)
-    method = cls(TINY, views=views)
-    train(method)
-    assert [epoch for _, _, epoch in calls] == [0, 0, 0, 1, 1, 1]
-    assert torch.cat([ids for _, ids, _ in calls[:3]]).tolist() == list(range(24))
-    if not fed:
-        assert all(scores is None for scores, _, _ in calls)
-    else:
-        assert not torch.cat([scores for scores, _, _ in calls[:3]]).any()  # epoch 1: no boost
-        assert torch.cat([scores for scores, _, _ in calls[3:]]).any()
 
 
 def tracker_state(samples):
@@ -273,123 +254,132 @@ def test_divergence_names_the_step_and_enters_no_checkpoint(tmp_path):
     assert all(value.isfinite().all() for value in saved["state_dict"].values())
 
 
-class TestSDCLR:
-    def method(self):
-        torch.manual_seed(1)
-        return SDCLR(TINY, views=SIZE, prune_fraction=0.5)
+class Poison(pl.Callback):
+    """Make the encoder's first weight NaN before a batch."""
 
-    def test_one_backward_equals_the_released_two_step_gradient(self):
-        method = self.method().double()
-        views = torch.rand(2, 8, 3, SIZE, SIZE, dtype=torch.float64)
-        loss = NTXentLoss(0.2)
-        loss(method.project(views)).backward()
-        ours = {name: p.grad.clone() for name, p in method.named_parameters()}
-        method.zero_grad()
-        dense, damaged = method.project(views)
-        loss(torch.stack([dense, damaged.detach()])).backward()
-        dense, damaged = method.project(views)
-        loss(torch.stack([dense.detach(), damaged])).backward()
-        for name, parameter in method.named_parameters():
-            torch.testing.assert_close(ours[name], parameter.grad, msg=name)
+    def __init__(self, batch):
+        self.batch = batch
 
-    def test_pruned_weights_get_their_gradient_from_the_dense_branch_alone(self):
-        method = self.method()
-        views = torch.rand(2, 8, 3, SIZE, SIZE)
-        _, damaged = method.project(views)
-        damaged.square().sum().backward()
-        for name, weight in convolution_weights(method.encoder).items():
-            assert not weight.grad[~method.masks.get(name)].any()
-
-    def test_branches_have_norms_of_their_own(self):
-        method = self.method()
-        views = torch.rand(2, 8, 3, SIZE, SIZE)
-        method.project(views)
-        own = method.encoder_norms.get("bn1.running_mean")
-        assert not torch.equal(own, method.encoder.bn1.running_mean)
-        assert int(method.encoder.bn1.num_batches_tracked) == 1
-        assert int(method.encoder_norms.get("bn1.num_batches_tracked")) == 1
-        assert method.encoder_norms.get("bn1.weight").requires_grad
-
-    def test_fraction_zero_and_equal_views_give_equal_branches(self):
-        method = SDCLR(TINY, views=SIZE, prune_fraction=0.0)
-        view = torch.rand(8, 3, SIZE, SIZE)
-        dense, damaged = method.project(torch.stack([view, view]))
-        torch.testing.assert_close(dense, damaged)
-
-    def test_pruning_again_follows_the_weights(self):
-        method = self.method()
-        first = method.masks.get("conv1.weight").clone()
-        with torch.no_grad():
-            method.encoder.conv1.weight.mul_(1e-6)
-        method.prune()
-        assert not method.masks.get("conv1.weight").any()
-        assert first.any()
-
-    def test_encoder_keeps_the_names_of_its_tensors(self):
-        plain = SimCLR(TINY, views=SIZE).encoder.state_dict()
-        assert list(self.method().encoder.state_dict()) == list(plain)
+    def on_train_batch_start(self, trainer, module, batch, index):
+        if index == self.batch:
+            with torch.no_grad():
+                module.encoder.conv1.weight.fill_(torch.nan)
 
 
-def steering_scores(scores):
-    """Scores that steered the views, one row an epoch, and the tracker's at its start."""
-    steered, held = [], []
+def test_under_accumulation_the_batch_is_refused_before_its_step():
+    model = SimCLR(TINY, views=SIZE, schedule=NO_WARMUP)
+    with pytest.raises(InputError, match="step 0: loss not finite for sample ids"):
+        train(model, callbacks=[Poison(2)], accumulate_grad_batches=3)
+    assert model.tracker.seen.tolist() == [True] * 16 + [False] * 8  # the two batches before
+    assert model.tracker.momentum_loss.isfinite().all()
+    assert int(model.tracker.epoch) == 0
 
-    class Spy(ContrastiveViews):
-        def forward(self, images, scores=None, ids=None, epoch=0):
-            steered.append((epoch, ids.clone(), scores.clone()))
-            held.append(method.tracker.scores.clone())
-            return super().forward(images, scores=scores, ids=ids, epoch=epoch)
 
+class BadGradient(pl.Callback):
+    """A finite loss whose gradient is not."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_after_backward(self, trainer, module):
+        if trainer.global_step == self.step:
+            module.encoder.conv1.weight.grad[0] = torch.inf
+
+
+@pytest.mark.parametrize("every_n_steps", [1, None])
+def test_a_gradient_that_is_not_finite_never_enters_a_checkpoint(tmp_path, every_n_steps):
+    model = SimCLR(TINY, views=SIZE, schedule=NO_WARMUP)
+    saver = Checkpoints(tmp_path, every_n_steps=every_n_steps)
+    step = 4 if every_n_steps else 5  # 5: the last of its epoch, no further loss is computed
+    with pytest.raises(InputError) as error:
+        train(model, callbacks=[saver, BadGradient(step)], plugins=[AtomicCheckpointIO()],
+              enable_checkpointing=True)  # fmt: skip
+    told = str(error.value)
+    assert f"step {step} made " in told
+    assert "'encoder.conv1.weight'" in told
+    assert str(tmp_path / "last.ckpt") in told
+    saved = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert saved["global_step"] == (4 if every_n_steps else 3)
+    assert all(value.isfinite().all() for value in saved["state_dict"].values())
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run_at_the_next_loss_without_checkpoints():
+    model = SimCLR(TINY, views=SIZE, schedule=NO_WARMUP)
+    with pytest.raises(InputError, match="step 2: loss not finite"):
+        train(model, callbacks=[BadGradient(1)])
+    # The first two steps had finite losses; they count.
+    assert model.tracker.seen.tolist() == [True] * 16 + [False] * 8
+
+
+class Watch(pl.Callback):
+    """Weights and memory before and after each step."""
+
+    def __init__(self):
+        self.moved, self.scales, self.seen, self.losses = [], [], [], []
+
+    def on_train_batch_start(self, trainer, module, *_):
+        self.before = [p.detach().clone() for p in module.parameters()]
+
+    def on_train_batch_end(self, trainer, module, outputs, *_):
+        now = list(module.parameters())
+        same = all(torch.equal(a, b) for a, b in zip(self.before, now, strict=True))
+        self.moved.append(not same)
+        self.scales.append(trainer.precision_plugin.scaler.get_scale())
+        self.seen.append(int(module.tracker.seen.sum()))
+        self.losses.append(bool(outputs["loss"].isfinite()))
+
+
+def test_an_amp_overflow_is_skipped_and_its_finite_losses_count(tmp_path):
+    """float16 with a scale that overflows the first gradients, on the CPU."""
+    model, watch = small_method(), Watch()
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**120, backoff_factor=2.0**-55)
+    precision = pl.plugins.MixedPrecision("16-mixed", "cpu", scaler=scaler)
+    trainer = pl.Trainer(
+        max_epochs=2,
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        plugins=[precision, AtomicCheckpointIO()],
+        callbacks=[watch, Checkpoints(tmp_path, every_n_steps=1)],
+    )
+    trainer.fit(model, datamodule=DigitsLT())
+    assert watch.losses == [True] * 6
+    assert watch.moved[0] is False  # skipped, not a divergence
+    assert watch.moved[-1] is True
+    assert watch.scales[0] == 2.0**65
+    # The losses of a skipped step are those of the weights as they are: they count.
+    assert watch.seen[0] == 128
+    assert model.tracker.momentum_loss.isfinite().all()
+    assert int(model.tracker.epoch) == 2
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
+
+
+class Overflow(torch.nn.Module):
+    """A loss per sample that is not finite for one of them, in one step."""
+
+    reduction = "none"
+
+    def __init__(self, step):
+        super().__init__()
+        self.left = step
+
+    def forward(self, z):
+        losses = z.square().sum((0, 2))
+        if self.left == 0:
+            losses = losses + losses.new_tensor([0.0, torch.inf]).repeat(len(losses) // 2)
+        self.left -= 1
+        return losses
+
+
+def test_a_loss_that_trains_stops_the_run_though_the_tracker_watches_a_finite_one():
     torch.manual_seed(0)
-    views = Spy(SIZE, boost=BoostedRandAugment())
-    method = BCL(TINY, views=views, memory=MemorySettings(scores=scores))
-    train(method, epochs=3)
-    rows = [torch.full((24,), torch.nan) for _ in range(3)]
-    for epoch, ids, scores in steered:
-        rows[epoch][ids] = scores
-    return rows, held[::3]
-
-
-def test_controls_take_the_memory_out_of_the_scores():
-    own, held = steering_scores("own")
-    assert torch.equal(own[2], held[2])
-    mean, held = steering_scores("mean")
-    assert torch.allclose(mean[2], held[2].mean().expand(24))
-    assert 0 < held[2].mean() < 1
-    shuffled, held = steering_scores("shuffled")
-    for epoch in (1, 2):
-        # The same strengths, each given to another sample (or, by chance, to a few of its own).
-        assert torch.equal(shuffled[epoch].sort().values, held[epoch].sort().values)
-        assert not torch.equal(shuffled[epoch], held[epoch])
-    places = [torch.argsort(torch.argsort(row)) for row in (*shuffled[1:], *held[1:])]
-    assert not torch.equal(places[0], places[1])
-    with pytest.raises(InputError, match="did you mean 'shuffled'"):
-        MemorySettings(scores="shuffle")
-
-
-def test_tracker_can_watch_another_loss_which_does_not_train():
-    from cacr import CACRLoss
-
-    torch.manual_seed(0)
-    other = CACRLoss(reduction="none")
-    method = SimCLR(TINY, views=SIZE, memory=MemorySettings(loss=other))
-    plain = SimCLR(TINY, views=SIZE)
-    plain.load_state_dict(method.state_dict())
-    views = torch.rand(2, 4, 3, SIZE, SIZE)
-    (losses, watched), (expected, same) = method.sample_losses(views), plain.sample_losses(views)
-    assert torch.equal(losses, expected)
-    assert torch.equal(same, expected.detach())
-    assert not watched.requires_grad
-    torch.testing.assert_close(watched, other(method.project(views)).detach())
-    losses.sum().backward()
-    expected.sum().backward()
-    for a, b in zip(method.parameters(), plain.parameters(), strict=True):
-        assert torch.equal(a.grad, b.grad)
-
-    trained = SimCLR(TINY, views=SIZE, memory=MemorySettings(loss=other))
-    train(trained, epochs=1)
-    # NT-Xent is never below 0; attraction minus repulsion is for some of them.
-    assert trained.tracker.momentum_loss.min() < 0
-    assert trained.trainer.callback_metrics["loss"] > 1
-    with pytest.raises(InputError, match="reduction='mean'"):
-        SimCLR("resnet8", memory=MemorySettings(loss=CACRLoss()))
+    memory = MemorySettings(loss=NTXentLoss(reduction="none"))
+    model = SimCLR(TINY, views=SIZE, loss=Overflow(1), memory=memory, schedule=NO_WARMUP)
+    with pytest.raises(
+        InputError, match=r"step 1: loss not finite for sample ids \[9, 11, 13, 15\]"
+    ):
+        train(model)
+    assert model.tracker.seen.tolist() == [True] * 8 + [False] * 16
+    assert all(parameter.isfinite().all() for parameter in model.parameters())

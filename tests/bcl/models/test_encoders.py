@@ -1,7 +1,14 @@
+from functools import partial
+
 import pytest
 import torch
+from torch import nn
 
-from bcl import InputError, create_encoder
+from bcl import InputError, SimCLR, create_encoder
+from bcl.methods import EncoderSettings
+from bcl.models.encoders import encoder_spec
+from bcl.training.checkpoints import KEY, load_method
+from bcl.training.record import new_record
 
 
 @pytest.mark.parametrize(
@@ -45,3 +52,40 @@ def test_small_images_get_the_small_stem_and_large_ones_do_not():
 def test_wrong_arguments_are_refused(call, message):
     with pytest.raises(InputError, match=message):
         call()
+
+
+class TestStem:
+    def test_is_recorded_as_it_was_built(self):
+        assert encoder_spec(create_encoder("resnet10t", 32))["small_stem"] is True
+        assert encoder_spec(create_encoder("resnet10t", 65))["small_stem"] is False
+        assert encoder_spec(create_encoder("resnet8", 32, stem_stride=2))["small_stem"] is False
+        assert encoder_spec(create_encoder("resnet10t", 32, pretrained=False)) == {
+            "name": "resnet10t",
+            "image_size": 32,
+            "small_stem": True,
+            "in_channels": 3,
+        }
+        assert encoder_spec(nn.Flatten()) is None
+
+    def test_what_has_no_stem_to_shrink_says_so(self):
+        with pytest.raises(InputError, match="no ResNet stem"):
+            create_encoder("vit_tiny_patch16_224", 32, small_stem=True)
+
+    def test_is_checked_on_load(self):
+        """Tensors of both stems have the same shapes."""
+        other = SimCLR("resnet8")
+        make = partial(SimCLR, EncoderSettings("resnet8", {"stem_stride": 2}))
+        trained = make()
+        content = {
+            "state_dict": trained.state_dict(),
+            KEY: {"record": new_record("run", trained, 0, {})},
+        }
+        load_method(make(), content, "run.ckpt")
+        with pytest.raises(InputError, match="'resnet8' was built with small_stem=False, this one"):
+            load_method(other, content, "run.ckpt")
+
+    def test_arguments_that_are_no_plain_values_are_recorded_by_name(self):
+        method = SimCLR(EncoderSettings("resnet10t", {"norm_layer": nn.BatchNorm2d}))
+        record = new_record("run", method, 0, {})
+        assert record["encoder"]["norm_layer"] == repr(nn.BatchNorm2d)
+        load_method(method, {"state_dict": method.state_dict(), KEY: {"record": record}}, "x")

@@ -8,6 +8,7 @@ import re
 import pytest
 import torch
 import torchvision
+from released_files import MEAN, STD, Head, resnet, save, simclr_state, worn
 from torch import nn
 from torch.nn import functional
 
@@ -16,41 +17,6 @@ from bcl.cli import main
 from bcl.models.exported import load_strictly
 from bcl.models.released import read_released
 from bcl.training.checkpoints import load_run
-
-MEAN, STD = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
-
-
-def worn(module, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for value in module.state_dict().values():
-            if value.is_floating_point():
-                value.add_(0.1 * torch.rand(value.shape, generator=generator))
-    return module.eval()
-
-
-def resnet(layers=(1, 1, 1, 1), small=True, block=torchvision.models.resnet.BasicBlock, seed=0):
-    """torchvision's network, with the stem that the released code puts in for small images."""
-    torch.manual_seed(seed)
-    model = torchvision.models.ResNet(block, list(layers))
-    if small:
-        model.conv1 = nn.Conv2d(3, 64, 3, 1, 1, bias=False)
-        model.maxpool = nn.Identity()
-    model.fc = nn.Identity()
-    return worn(model, seed)
-
-
-class Head(nn.Module):
-    def __init__(self, width, layers=2):
-        super().__init__()
-        self.fc1, self.bn1 = nn.Linear(width, width), nn.BatchNorm1d(width)
-        out = 128 if layers == 2 else width
-        self.fc2, self.bn2 = nn.Linear(width, out, bias=False), nn.BatchNorm1d(out)
-        if layers == 3:
-            self.fc3, self.bn3 = nn.Linear(width, 128, bias=False), nn.BatchNorm1d(128)
-
-    def forward(self, x):
-        return self.bn2(self.fc2(torch.relu(self.bn1(self.fc1(x)))))
 
 
 def released_dual(network, head, prune_network, prune_head, prefix, head_prefix):
@@ -76,23 +42,10 @@ def released_dual(network, head, prune_network, prune_head, prefix, head_prefix)
     return state
 
 
-def save(path, state, wrapped=False, **more):
-    if wrapped:
-        state = {f"module.{name}": value for name, value in state.items()}
-    torch.save({"epoch": 3, "state_dict": state, **more} if more else state, path)
-    return path
-
-
 def imported(path, capsys, *more):
     out = path.with_suffix("")
     assert main(["import", str(path), "--out", str(out), *more]) == 0
     return load_encoder(out), capsys.readouterr().out
-
-
-def simclr_state(network, head, backbone="backbone.", top="projector."):
-    state = {backbone + name: value for name, value in network.state_dict().items()}
-    state |= {f"{backbone}normalize.mean": MEAN, f"{backbone}normalize.std": STD}
-    return {**state, **{top + name: value for name, value in head.state_dict().items()}}
 
 
 IMAGES = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(9))
@@ -283,76 +236,3 @@ def test_moco_v3_vision_transformer_has_twelve_heads(tmp_path):
     with torch.no_grad():
         found = encoder(images)
     torch.testing.assert_close(found, norm(x, "norm")[:, 0], rtol=1e-3, atol=1e-3)
-
-
-class TestRefused:
-    def check(self, path, capsys, message, *more):
-        out = path.parent / "out"
-        assert main(["import", str(path), "--out", str(out), *more]) == 2
-        error = capsys.readouterr().err
-        assert "Traceback" not in error
-        assert message in error
-        assert not out.exists()
-
-    @pytest.fixture
-    def state(self):
-        return simclr_state(resnet(), Head(512))
-
-    def test_unknown_tensor(self, tmp_path, capsys, state):
-        state["backbone.extra.weight"] = torch.zeros(2)
-        path = save(tmp_path / "m.pt", state)
-        self.check(
-            path, capsys, "1 tensors have no place in a checkpoint of kind 'bcl': backbone.ex"
-        )
-
-    def test_missing_tensor(self, tmp_path, capsys, state):
-        del state["backbone.layer3.0.bn2.weight"]
-        path = save(tmp_path / "m.pt", state)
-        self.check(path, capsys, "1 missing (layer3.0.bn2.weight)")
-
-    def test_misshapen_tensor(self, tmp_path, capsys, state):
-        state["backbone.layer2.0.conv1.weight"] = torch.zeros(7, 64, 3, 3)
-        path = save(tmp_path / "m.pt", state)
-        self.check(path, capsys, "layer2.0.conv1.weight (7, 64, 3, 3) for (128, 64, 3, 3)")
-
-    def test_foreign_names(self, tmp_path, capsys):
-        path = save(tmp_path / "m.pt", {"features.weight": torch.zeros(2)})
-        self.check(path, capsys, "features.weight")
-
-    def test_wrong_kind(self, tmp_path, capsys, state):
-        path = save(tmp_path / "m.pt", state)
-        self.check(path, capsys, "no place", "--kind", "cacr-moco")
-        self.check(path, capsys, "did you mean 'cacr'", "--kind", "cacre")
-        self.check(path, capsys, "leave --normalization out", "--normalization", "cifar10")
-
-    def test_code_in_the_file_is_not_run(self, tmp_path, capsys):
-        path = tmp_path / "m.pt"
-        torch.save({"state_dict": {}, "model": nn.Linear(2, 2)}, path)
-        self.check(path, capsys, "run code")
-
-    def test_own_and_broken_files(self, tmp_path, capsys):
-        path = tmp_path / "m.pt"
-        torch.save({"bcl": {}, "state_dict": {}}, path)
-        self.check(path, capsys, "`bcl export`")
-        path.write_bytes(b"PK")
-        self.check(path, capsys, "plain values")
-        torch.save({"state_dict": {"a": 1}}, path)
-        self.check(path, capsys, "'a' is not a tensor")
-        torch.save({"state_dict": {7: torch.zeros(1)}}, path)
-        self.check(path, capsys, "'7' is not a tensor")
-        path.write_bytes(b"")
-        self.check(path, capsys, "cannot be read")
-        self.check(tmp_path, capsys, "cannot be read")
-        self.check(tmp_path / "none.pt", capsys, "No such file")
-
-    def test_checkpoint_needs_a_configuration(self, tmp_path, capsys, state):
-        path = save(tmp_path / "m.pt", state)
-        assert main(["import", str(path), "--out", str(tmp_path / "x.ckpt")]) == 2
-        assert "needs --config" in capsys.readouterr().err
-
-    def test_configuration_of_another_head(self, tmp_path, capsys, state):
-        path = save(tmp_path / "m.pt", state)
-        more = ["--config", "digits_lt/cacr_moco", "--out", str(tmp_path / "x.ckpt")]
-        assert main(["import", str(path), *more]) == 2
-        assert "queue" in capsys.readouterr().err
-        assert not (tmp_path / "x.ckpt").exists()

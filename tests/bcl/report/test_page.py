@@ -14,7 +14,6 @@ from fakes import QUICK, FakeData, encode
 from probe_reports import recorded
 
 import bcl
-from bcl.cli import main
 from bcl.core.errors import InputError
 from bcl.evaluation import ProbeReport
 from bcl.report import render_report
@@ -325,20 +324,6 @@ def test_clicked_in_a_browser(seen):
     # On paper, no heading stands over what is folded.
     assert seen["paper"] == ["none", "block"]
     assert seen["opened"] == "block"
-
-
-def test_a_comparison_never_replaces_results(tmp_path, capsys):
-    report = bcl.evaluate(encode, FakeData(), "full", QUICK)
-    path = report.save(tmp_path)
-    before = path.read_text()
-    words = ["report", str(tmp_path), "--out", str(tmp_path / "report.html"), "--overwrite"]
-    assert main([*words, "--formats", "json"]) == 2
-    assert "comparison" in capsys.readouterr().err
-    with pytest.raises(InputError, match="never replace"):
-        render_report(report, tmp_path / "report.html", formats=["json"])
-    assert path.read_text() == before
-    assert not (tmp_path / "report.html").exists()
-    assert main(words) == 0
 
 
 def test_page_and_table_have_their_own_files(tmp_path):

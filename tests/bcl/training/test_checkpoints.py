@@ -1,13 +1,26 @@
 """Checkpoints of other formats and configurations; when they are saved."""
 
+import copy
+
 import pytest
 import pytorch_lightning as pl
 import torch
 from small_runs import fit, method
 
-from bcl import InputError
+from bcl import BCL, InputError
+from bcl.methods import EncoderSettings, OptimizerSettings, ScheduleSettings
 from bcl.training import RunRecorder
-from bcl.training.checkpoints import KEY, Checkpoints, load_run, read_checkpoint
+from bcl.training.checkpoints import (
+    KEY,
+    Checkpoints,
+    TorchRandomState,
+    load_run,
+    read_checkpoint,
+)
+from bcl.training.fit import fit as fit_with
+from bcl.training.fit import make_trainer
+from bcl.training.record import new_record
+from datamodules import DigitsLT
 
 
 @pytest.fixture
@@ -100,3 +113,65 @@ def steps(folder, monkeypatch, accumulate=1, **intervals):
 )
 def test_when_a_run_is_saved(tmp_path, monkeypatch, accumulate, intervals, expected):
     assert steps(tmp_path, monkeypatch, accumulate, **intervals) == expected
+
+
+VIT = {"img_size": 16, "patch_size": 8, "depth": 2, "embed_dim": 24, "drop_path_rate": 0.3}
+
+
+class Stop(pl.Callback):
+    def __init__(self, step):
+        self.step = step
+
+    def on_train_batch_end(self, trainer, *_):
+        if trainer.global_step == self.step:
+            raise KeyboardInterrupt
+
+
+def train(method, folder, seed, stop=None, resume=None, random_state=True):
+    settings = {
+        "max_epochs": 2,
+        "accelerator": "cpu",
+        "logger": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "callbacks": [Stop(stop)] if stop else [],
+    }
+    record = new_record("test", method, 0, {})
+    trainer = make_trainer(record, folder, settings, save={"every_n_steps": 1})
+    if not random_state:
+        trainer.callbacks = [c for c in trainer.callbacks if not isinstance(c, TorchRandomState)]
+    torch.manual_seed(seed)
+    if stop is None:
+        fit_with(trainer, method, DigitsLT(batch_size=128, image_size=16), resume)
+        return method.state_dict()
+    with pytest.raises(KeyboardInterrupt):
+        fit_with(trainer, method, DigitsLT(batch_size=128, image_size=16), resume)
+    return None
+
+
+def vit():
+    torch.manual_seed(0)
+    adamw = OptimizerSettings("adamw", learning_rate=1e-3, decay_norm_and_bias=False)
+    return BCL(
+        EncoderSettings("vit_tiny_patch16_224", VIT),
+        views=16,
+        optimizer=adamw,
+        schedule=ScheduleSettings(warmup_epochs=0),
+    )
+
+
+def test_a_vision_transformer_with_drop_path_resumes_bit_for_bit(tmp_path):
+    method = vit()
+    before = copy.deepcopy(method.encoder.state_dict())
+    whole = train(method, tmp_path / "whole", seed=7)
+    assert all(not torch.equal(whole[f"encoder.{name}"], value) for name, value in before.items())
+    train(vit(), tmp_path / "cut", seed=7, stop=3)
+    last = tmp_path / "cut" / "checkpoints" / "last.ckpt"
+    kept = last.read_bytes()
+    # Another process stands elsewhere in its generator.
+    resumed = train(vit(), tmp_path / "cut", seed=99, resume=last)
+    assert all(torch.equal(resumed[name], value) for name, value in whole.items())
+    # Without the generator's state the paths that are dropped are others.
+    last.write_bytes(kept)
+    other = train(vit(), tmp_path / "cut", seed=99, resume=last, random_state=False)
+    assert not torch.equal(other["encoder.norm.weight"], whole["encoder.norm.weight"])

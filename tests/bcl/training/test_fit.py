@@ -1,7 +1,5 @@
 """The one trainer of a recorded run, and errors that end it."""
 
-import io
-
 import pytest
 import pytorch_lightning as pl
 from small_runs import method
@@ -71,28 +69,3 @@ def test_settings_that_lightning_refuses_are_one_line(tmp_path, settings):
     with pytest.raises(InputError, match="trainer: ") as error:
         make_trainer({"name": "x"}, tmp_path, {**SETTINGS, **settings})
     assert "\n" not in str(error.value)
-
-
-class Terminal(io.StringIO):
-    def isatty(self):
-        return True
-
-
-def test_progress_is_a_bar_in_a_terminal_and_lines_elsewhere(tmp_path, monkeypatch, capsys):
-    fit(*trainer(tmp_path / "lines"), DigitsLT())
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.partition("  loss")[0] for line in lines] == ["run: epoch 1/2", "run: epoch 2/2"]
-    screen = Terminal()
-    monkeypatch.setattr("sys.stdout", screen)
-    fit(*trainer(tmp_path / "bar"), DigitsLT())
-    shown = screen.getvalue()
-    assert "3/3" in shown  # batches of an epoch
-    assert "loss" in shown
-    assert "run: epoch" not in shown
-
-
-def test_a_run_without_progress_prints_nothing(tmp_path, capsys):
-    model = method()
-    settings = {**SETTINGS, "enable_progress_bar": False}
-    fit(make_trainer({"name": "x"}, tmp_path, settings), model, DigitsLT())
-    assert capsys.readouterr().out == ""

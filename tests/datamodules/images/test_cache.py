@@ -2,6 +2,8 @@
 
 import multiprocessing
 import os
+import resource
+import signal
 import subprocess
 import sys
 import time
@@ -9,15 +11,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from folders import left_out, make_folder, module
+from folders import make_folder, module
 from PIL import Image
 from places import ROOT
 
 from bcl import InputError
 from datamodules.images import cache as cache_module
 from datamodules.images.cache import decoded
-from datamodules.images.decode import decode
-from datamodules.images.files import PackedNames, decode_all
+from datamodules.images.files import decode_all
 from datamodules.images.readers import FolderReader
 
 
@@ -135,114 +136,41 @@ def test_default_folder(monkeypatch, tmp_path: Path) -> None:
     assert cache_module.default_cache() == Path.home() / ".cache" / "bcl-cacr"
 
 
-def test_number_of_processes_does_not_matter(folder: Path, tmp_path: Path) -> None:
-    one = decode_folder(folder, tmp_path / "a", workers=0)
-    many = decode_folder(folder, tmp_path / "b", workers=3)
-    assert one.pixels.equal(many.pixels)
+def test_disk_full_in_earnest(folder: Path, tmp_path: Path) -> None:
+    """The system stops the write in the middle."""
+    source = FolderReader(folder)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    old = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, hard))
+    try:
+        with pytest.raises(InputError, match=r"cannot cache decoded images in .*cache_dir"):
+            decoded(source, source.names(), 12, cache=tmp_path / "cache", workers=2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, old)
+    assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".lock"]
+    assert len(decoded(source, source.names(), 12, cache=tmp_path / "cache").pixels) == 40
 
 
-def test_decoding_crops_the_center_and_keeps_the_rest(tmp_path: Path) -> None:
-    image = Image.new("RGB", (300, 100), "red")
-    image.paste("blue", (100, 0, 200, 100))
-    for name in ("a.png", "a.jpg", "a.bmp"):
-        image.save(tmp_path / name)
-        pixels = torch.from_numpy(decode((tmp_path / name).read_bytes(), 20))
-        assert pixels.shape == (3, 20, 20)
-        assert pixels[:, 10, 10].tolist()[2] > 240
-        assert int((pixels[2] > 200).sum()) >= 360  # the middle third, whole
-    for mode in ("L", "RGBA", "P", "CMYK", "I;16"):
-        name = tmp_path / ("m.tif" if mode == "I;16" else "m.jpg" if mode == "CMYK" else "m.png")
-        Image.new(mode, (9, 7)).save(name)
-        assert decode(name.read_bytes(), 6).shape == (3, 6, 6)
+def test_same_size_and_time_but_other_content(folder: Path) -> None:
+    """As an unpacker that restores times leaves them: the cache must not be taken for it."""
+    path = folder / "ant" / "000.bmp"
+    Image.new("RGB", (12, 12), "red").save(path)
+    os.utime(path, (1, 1))
+    module(folder, imbalance_factor=None).setup()
+    Image.new("RGB", (12, 12), "blue").save(path)
+    os.utime(path, (1, 1))
+    data = module(folder, imbalance_factor=None, test_share=0.04)
+    images = torch.cat(
+        [one["image"] for part in (data.probe_set(), data.test_set()) for one in part.batches(99)]
+    )
+    blue = torch.tensor([0, 0, 255], dtype=torch.uint8).view(1, 3, 1, 1)
+    assert int((images == blue).flatten(1).all(1).sum()) == 1
 
 
-def test_jpeg_in_draft_mode_is_close_to_a_full_decode(tmp_path: Path) -> None:
-    generator = torch.Generator().manual_seed(0)
-    low = torch.rand(1, 3, 12, 16, generator=generator)
-    smooth = torch.nn.functional.interpolate(low, size=(480, 640), mode="bicubic").clamp(0, 1)
-    array = (smooth[0].permute(1, 2, 0) * 255).to(torch.uint8).numpy()
-    Image.fromarray(array).save(tmp_path / "a.jpg", quality=95)
-    Image.fromarray(array).save(tmp_path / "a.png")
-    fast = torch.from_numpy(decode((tmp_path / "a.jpg").read_bytes(), 64)).float()
-    full = torch.from_numpy(decode((tmp_path / "a.png").read_bytes(), 64)).float()
-    assert float((fast - full).abs().mean()) < 1.5
-
-
-def test_packed_names() -> None:
-    names = ["a.jpg", "ä ö.jpg", "", "x/y.png"]
-    packed = PackedNames(names)
-    assert list(packed) == names
-    assert len(packed) == 4
-    assert packed[1] == names[1]
-
-
-def test_workers_give_the_same_batches_and_leave_the_random_state(folder: Path) -> None:
-    memory = module(folder, storage="memory")
-    files = module(folder, storage="files", workers=2)
-    torch.manual_seed(0)
-    state = torch.get_rng_state()
-    loader = files.train_dataloader()
-    for epoch in range(2):
-        for one, other in zip(memory.train_dataloader(), loader, strict=True):
-            if epoch == 0:
-                assert all(one[key].equal(other[key]) for key in one)
-        loader.set_epoch(0)
-    assert torch.get_rng_state().equal(state)
-    for one, other in zip(memory.probe_set().batches(7), files.probe_set().batches(7), strict=True):
-        assert all(one[key].equal(other[key]) for key in one)
-
-
-def test_workers_after_a_broken_off_epoch(folder: Path) -> None:
-    files = module(folder, storage="files", workers=2, batch_size=2, imbalance_factor=1)
-    loader = files.train_dataloader()
-    whole = [batch["id"].tolist() for batch in files.train_dataloader()]
-    iterator = iter(loader)
-    for _ in range(3):
-        next(iterator)
-    state = loader.state_dict()
-    del iterator
-    again = files.train_dataloader()
-    again.load_state_dict(state)
-    seen = list(again)
-    assert [batch["id"].tolist() for batch in seen] == whole[3:]
-    for batch in seen:
-        assert batch["image"].equal(files.train_set().images(batch["id"]))
-
-
-def test_two_readers_at_once(folder: Path) -> None:
-    files = module(folder, storage="files", workers=1, batch_size=2, imbalance_factor=1)
-    pairs = zip(files.probe_set().batches(4), files.train_dataloader(), strict=False)
-    for probe, train in pairs:
-        assert probe["image"].equal(files.probe_set().images(probe["id"]))
-        assert train["image"].equal(files.train_set().images(train["id"]))
-
-
-def test_image_that_vanishes_after_the_scan(folder: Path) -> None:
-    files = module(folder, storage="files", imbalance_factor=1)
-    files.setup()
-    for path in folder.glob("*/*.png"):
-        path.unlink()
-    with pytest.raises(InputError, match="became unreadable since the scan"):
-        next(iter(files.train_dataloader()))
-
-
-def test_scan_of_files_lists_bad_images(folder: Path) -> None:
-    (folder / "ant" / "000.png").write_text("no image")
-    (folder / "bee" / "001.png").write_bytes((folder / "bee" / "002.png").read_bytes()[:60])
-    with pytest.raises(InputError, match="2 unreadable"):
-        module(folder, storage="files").setup()
-    skipped = module(folder, storage="files", on_bad_image="skip")
-    assert len(left_out(skipped)) == 2
-    assert skipped.content_hash == module(folder, on_bad_image="skip").content_hash
-
-
-def test_size_decides(folder: Path) -> None:
-    small = 40 * 3 * 12 * 12 / 2**30
-    assert module(folder, memory_limit_gb=small).train_set().files is None
-    assert module(folder, memory_limit_gb=small * 0.9).train_set().files is not None
-    with pytest.raises(InputError, match="unknown storage 'disk'"):
-        module(folder, storage="disk")
-    with pytest.raises(InputError, match="unknown on_bad_image"):
-        module(folder, on_bad_image="ignore")
-    with pytest.raises(InputError, match="workers"):
-        module(folder, workers=-1)
+def test_older_caches_are_not_read(folder: Path, tmp_path: Path) -> None:
+    source = FolderReader(folder)
+    expected = decoded(source, source.names(), 12, cache=tmp_path / "cache", workers=0)
+    path = next((tmp_path / "cache").glob("*.u8"))
+    assert path.read_bytes()[-8:] == cache_module._MAGIC
+    assert len(expected.digests) == len(expected.digests.unique()) == 40

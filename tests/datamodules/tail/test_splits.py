@@ -222,3 +222,10 @@ def parts_of(data):
 
 def images_of(images) -> torch.Tensor:
     return images.images(torch.arange(len(images))).flatten(1)
+
+
+def test_index_file_of_another_byte_order(tmp_path: Path) -> None:
+    from datamodules.tail.splits import load_split
+
+    np.save(tmp_path / "a.npy", np.array([3, 1, 0], dtype=">i8"))
+    assert load_split(tmp_path / "a.npy").indices.tolist() == [3, 1, 0]

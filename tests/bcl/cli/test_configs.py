@@ -1,12 +1,22 @@
-"""Every named configuration builds its method and takes two real steps at its image size."""
+"""Named configurations: listed, built, of the values of the papers."""
 
 import pytest
 import torch
+from refusals import refused
 
-from bcl.cli import configuration
+from bcl.cli import configuration, main
 from bcl.cli.configuration import compose, config_names
 from bcl.core.instantiate import instantiate
 from bcl.memorization import MemorizationTracker
+
+
+def test_configs_lists_and_prints(capsys):
+    assert main(["configs"]) == 0
+    assert "digits_lt/bcl_i" in capsys.readouterr().out
+    assert main(["configs", "digits_lt/bcl_i"]) == 0
+    assert "class_path: bcl.BCL" in capsys.readouterr().out
+    assert "did you mean" in refused(["configs", "digits/bcl_i"], capsys)
+
 
 # These share encoder and image size with imagenet_lt, whose steps are taken.
 SAME_STEPS = ("imagenet100_lt", "places_lt")
@@ -47,8 +57,13 @@ def test_two_steps(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [n for n in config_names() if n.startswith("imagenet_lt/")])
 def test_two_steps_at_224(name):
-    method = instantiate(compose(name)["model"])
+    config = compose(name)["model"]
+    method = instantiate(config)
     assert method.views.size == (224, 224)
+    assert method.encoder.num_features == 2048
+    if name != "imagenet_lt/bcl_d":  # on a ResNet-50 too: it has two branches and their norms
+        config["init_args"]["encoder"] = "resnet10t"
+        method = instantiate(config)
     two_steps(method, 256, 2)
 
 

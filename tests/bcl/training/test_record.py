@@ -1,0 +1,27 @@
+"""The run's record."""
+
+import pytest
+
+from bcl import InputError
+
+
+def test_resume_with_other_bytes_is_refused() -> None:
+    from types import SimpleNamespace
+
+    from bcl.training.checkpoints import KEY
+    from bcl.training.record import RunRecorder
+
+    data = SimpleNamespace(recipe="r", content_hash="names", images_hash="bytes")
+    saved = {"seed": 0, "content_hash": "names", "history": [], "wall_seconds": 1.0, "epochs": 1}
+    running = {"sum": 0.0, "count": 0}
+
+    def resume(record: dict) -> RunRecorder:
+        recorder = RunRecorder({"seed": 0}, ".")
+        checkpoint = {KEY: {"record": record, "running": running}}
+        recorder.on_load_checkpoint(SimpleNamespace(datamodule=data), None, checkpoint)
+        return recorder
+
+    with pytest.raises(InputError, match="another encoding of the training images"):
+        resume(saved | {"images_hash": "other"})
+    for known in ({"images_hash": "bytes"}, {}):  # older checkpoints do not say
+        assert resume(saved | known).record["epochs"] == 1
