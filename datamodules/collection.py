@@ -1,5 +1,6 @@
 """Images without labels, wherever they lie: all of them are trained on."""
 
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import torch
 from bcl.core.errors import InputError
 from datamodules.base import Sets
 from datamodules.images.cache import default_cache
-from datamodules.images.collected import collect
+from datamodules.images.collected import Collected, collect, shorter_side
 from datamodules.pool import FilesDataModule, OnBadImage, Pool
 from datamodules.tail.balance import listed
 
@@ -59,17 +60,30 @@ class ImageCollection(FilesDataModule):
         if not self.roots:
             raise InputError("root names no folder; give one: --data.root DIR.")
 
-    def build(self) -> Sets:
-        """List the images and open those that can be read."""
+    def collected(self) -> Collected:
+        """All images that are there, readable or not."""
         cache = default_cache() if self.cache_dir is None else Path(self.cache_dir).expanduser()
         found = collect(self.roots, self.path_column, cache)
-        reader, others = found.reader, dict(found.left_out.most_common(10))
         if not found.names:
-            beside = listed([f"{count:,} {kind}" for kind, count in others.items()])
+            others = found.left_out.most_common(10)
+            beside = listed([f"{count:,} {kind}" for kind, count in others])
             raise InputError(
-                f"{reader.root} holds no image, but {beside or 'nothing'}; give a folder of "
+                f"{found.reader.root} holds no image, but {beside or 'nothing'}; give a folder of "
                 "images: --data.root DIR."
             )
+        return found
+
+    def glimpse(self, most: int = 256) -> tuple[int, int]:
+        """Number of images, and the median of the shorter sides of at most so many in pixels."""
+        found = self.collected()
+        sample = found.names[:: -(-len(found.names) // most)]
+        sides = list(filter(None, (shorter_side(found.reader, name) for name in sample)))
+        return len(found.names), int(statistics.median(sides)) if sides else 0
+
+    def build(self) -> Sets:
+        """List the images and open those that can be read."""
+        found = self.collected()
+        reader, others = found.reader, dict(found.left_out.most_common(10))
         title = reader.root.name or reader.root.absolute().name
         unknown = torch.full((len(found.names),), -1)
         return self.unlabeled(Pool(title, found.names, unknown, [], reader=reader, left_out=others))

@@ -2,6 +2,7 @@
 
 import re
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import compress
@@ -224,7 +225,11 @@ class FilesDataModule(LongTailedDataModule):
         left_out = f"; left out: {', '.join(reasons)}" if reasons else ""
         summary = f"{pool.title}: training on all {len(data):,} readable images{left_out}"
         rank_zero_only(print)(summary, file=sys.stderr, flush=True)
-        notes = [f"left out {why}" for why in reasons]
+        notes = [f"left out {why}" for why in reasons if not why.endswith(" unreadable")]
+        if kept.unreadable:
+            common = Counter(why for _, why in kept.unreadable).most_common(5)
+            counted = listed([f"{count:,} {why}" for why, count in common])
+            notes.insert(0, f"left out {len(kept.unreadable):,} unreadable images: {counted}")
         recipe = f"{pool.title}, all images, no labels: {len(data)} images"
         return Sets(data, data, None, [], recipe, notes, unreadable=kept.unreadable)
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import yaml
 
-from bcl.cli import quiet_lightning
+from bcl.cli import automatic, quiet_lightning
 from bcl.cli.configuration import KEYS, Config, compose, find_config, merge
 from bcl.cli.messages import option_names, readable_error
 from bcl.cli.output import check_seed
@@ -21,6 +21,7 @@ YAML file. Several are merged, and later ones win, as do options. Checkpoints an
 go to outputs/NAME.
 
   bcl fit --config digits_lt/bcl_i
+  bcl fit --config images/bcl_i --data.root DIR          # images without labels
   bcl fit --config image_folder/bcl_i --data.root DIR --trainer.max_epochs 100
   bcl fit --config cifar100_lt/bcl_d --config my.yaml --trainer.devices 4
   bcl fit --config digits_lt/bcl_i --ckpt_path last      # resume after an interrupt
@@ -31,6 +32,11 @@ another, `bcl configs NAME` all of its options, `bcl fit --help-all` every optio
 # The run's own options: type, default, help.
 OPTIONS: dict[str, tuple[Any, Any, str]] = {
     "--seed_everything": (int, 0, "seed of weights, order and views"),
+    "--size": (
+        int | None,
+        None,
+        "side of the views in pixels; images are stored in proportion",
+    ),
     "--ckpt_path": (str | None, None, "checkpoint to resume from; 'last': the folder's, if any"),
     "--save.every_n_epochs": (int, 1, "epochs between checkpoints"),
     "--save.every_n_steps": (int | None, None, "optimizer steps between checkpoints"),
@@ -48,6 +54,7 @@ FIRST = {
         "--data.root DIR": "folder of the images",
         "--data.batch_size N": "images per step, over all devices",
         "--data.image_size N": "side of the stored images in pixels",
+        "--size N": OPTIONS["--size"][2],
     },
     "method": {
         "--model.encoder.name NAME": "resnet8, resnet18, resnet50, or any timm model",
@@ -74,7 +81,8 @@ FIRST = {
 
 def main(arguments: list[str]) -> int:
     """Parse, build and train; returns the exit status."""
-    arguments, config, name = _take_configs(arguments)
+    arguments, layers, name = _take_configs(arguments)
+    config = merge({}, *layers.values())
     if {"-h", "--help"} & set(arguments):
         print(short_help(config or compose(EXAMPLE), name if config else EXAMPLE))
         return 0
@@ -85,16 +93,17 @@ def main(arguments: list[str]) -> int:
             "`bcl fit` needs jsonargparse; install it with pip install 'bcl-cacr[cli]'."
         ) from None
     with quiet_lightning():
+        config = automatic.complete(layers, arguments, name)
         last = _train(*parse(arguments, config, name))
     if last is not None:
         print(f"Checkpoint: {last}")
     return 0
 
 
-def _take_configs(arguments: list[str]) -> tuple[list[str], Config, str]:
-    """Take the ``--config`` options out, merge what they name, and name the run after the last."""
+def _take_configs(arguments: list[str]) -> tuple[list[str], dict[str, Config], str]:
+    """Take the ``--config`` options out, read what they name, and name the run after the last."""
     rest: list[str] = []
-    config: Config = {}
+    layers: dict[str, Config] = {}
     name = "run"
     words = iter(arguments)
     for word in words:
@@ -105,9 +114,10 @@ def _take_configs(arguments: list[str]) -> tuple[list[str], Config, str]:
         value = value if equals else next(words, "")
         if not value:
             raise InputError("--config needs a name or a file; `bcl configs` lists the names.")
-        config = merge(config, find_config(value))
+        layers.pop(value, None)  # the later place counts
+        layers[value] = find_config(value)
         name = Path(value).stem if value.endswith((".yaml", ".yml")) else value
-    return rest, config, name
+    return rest, layers, name
 
 
 def short_help(config: Config, name: str) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 from bcl.core.errors import InputError, unknown_name
 from bcl.core.files import atomic_write
 from bcl.core.hashing import fingerprint
+from datamodules.images.decode import opened
 from datamodules.images.readers import (
     FolderReader,
     Reader,
@@ -223,3 +224,12 @@ class JoinedReader:
         """Stamp of its reader."""
         reader, inner = self._find(name)
         return reader.stamp(inner)
+
+
+def shorter_side(reader: Reader, name: str) -> int | None:
+    """Pixels of an image's shorter side, from its header; None if it cannot be read."""
+    try:
+        with opened(reader.read(name)) as image:
+            return min(image.size)
+    except OSError:
+        return None

@@ -35,7 +35,7 @@ def decode(data: bytes, size: int) -> "NDArray[np.uint8]":
     """Decode an image file to uint8 (3, S, S): the center square, resized; raises OSError."""
     # Pixels are taken as stored: no EXIF rotation (as in torchvision), no transparency, the first
     # frame, the upper eight of 16 bits. They are within one level of Pillow's.
-    with _opened(data) as image:
+    with opened(data) as image:
         pixels = _pixels(image, data, size)
     side = min(pixels.shape[1:])
     return _scale(_middle(pixels, side, side), size, size)
@@ -46,7 +46,7 @@ def decode_whole(data: bytes, size: int) -> "NDArray[np.uint8]":
 
     Of images longer than 16 times their width the middle is kept.
     """
-    with _opened(data) as image:
+    with opened(data) as image:
         turn, pixels = _orientation(image), _pixels(image, data, size)
     height, width = pixels.shape[1:]
     side = min(height, width)
@@ -75,13 +75,13 @@ def _orientation(image: "Image") -> int:
 
 def check(data: bytes) -> None:
     """Decode all of an image at the lowest cost; raises what `decode` would raise."""
-    with _opened(data) as image:
+    with opened(data) as image:
         image.draft("RGB", (1, 1))
         image.load()
 
 
 @contextmanager
-def _opened(data: bytes) -> "Iterator[Image]":
+def opened(data: bytes) -> "Iterator[Image]":
     """Open an image; any error about a damaged file becomes an OSError."""
     from PIL import Image
 

@@ -195,6 +195,8 @@ class _Decoder(Dataset[Chunk]):
         for row, along in rows:
             try:
                 data = self.reader.read(str(self.names[row]))
+                if not data:
+                    raise OSError("empty file")
                 if not self.size:
                     check(data)
                 elif self.extent == "center":
