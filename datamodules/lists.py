@@ -1,4 +1,4 @@
-"""List files: one ``path label`` per line, as ImageNet-LT and its kin are published."""
+"""Lists of ``path label`` rows, as ImageNet-LT and its kin are published, and tables of them."""
 
 import re
 from collections.abc import Iterable
@@ -12,6 +12,7 @@ from torch import Tensor
 from bcl.core.checks import check_count
 from bcl.core.errors import InputError
 from datamodules.base import Sets
+from datamodules.images.collected import TABLES, read_columns
 from datamodules.images.readers import Reader, leaves_folder, open_reader
 from datamodules.pool import FilesDataModule, Pool
 from datamodules.tail.balance import balance_notes, listed
@@ -23,20 +24,33 @@ _WHOLE = re.compile(r"[+-]?[0-9]{1,18}")
 
 @dataclass
 class ImageList:
-    """The rows of a list file: image names, (N,) int64 labels, and their lines for messages."""
+    """The rows of a list file: image names, (N,) int64 labels, and their lines for messages.
+
+    ``words`` are the class names in the order of the labels, where the file has words for labels.
+    """
 
     path: Path
     names: list[str]
     labels: Tensor
     lines: list[int]
+    words: list[str]
 
 
-def read_list(path: str | Path, num_classes: int | None = None) -> ImageList:
-    """Read a file of ``relative/path label`` rows, with labels from 0 to ``num_classes`` - 1."""
+def read_list(
+    path: str | Path, num_classes: int | None = None, words: list[str] | None = None
+) -> ImageList:
+    """Read a file of ``relative/path label`` rows, or a table with columns ``path`` and ``label``.
+
+    Labels are numbers from 0 to ``num_classes`` - 1, or words: those of another list, if given
+    (none: numbers), or else any, which are numbered in sorted order.
+    """
     path = Path(path).expanduser()
     try:
+        if path.suffix.lower() in TABLES[1:]:
+            rows = enumerate(map(list, read_columns(path, "path", "label")), 2)
+            return parse_rows(path, list(rows), num_classes, words)
         # Editors on Windows put a byte-order mark in front.
-        return parse_list(path, path.read_text("utf-8-sig"), num_classes)
+        return parse_list(path, path.read_text("utf-8-sig"), num_classes, words)
     except FileNotFoundError:
         raise InputError(f"list file {path} does not exist.") from None
     except (UnicodeDecodeError, IsADirectoryError):
@@ -45,16 +59,30 @@ def read_list(path: str | Path, num_classes: int | None = None) -> ImageList:
         raise InputError(f"cannot read list file {path}: {error.strerror}.") from None
 
 
-def parse_list(path: Path, text: str, num_classes: int | None = None) -> ImageList:
+def parse_list(
+    path: Path, text: str, num_classes: int | None = None, words: list[str] | None = None
+) -> ImageList:
     """Parse the text of a list file; ``path`` names it in messages (see `read_list`)."""
+    # Not splitlines, which also splits at characters that may be part of names.
+    lines = enumerate(text.split("\n"), 1)
+    rows = [(number, line.strip().rsplit(maxsplit=1)) for number, line in lines if line.strip()]
+    return parse_rows(path, rows, num_classes, words)
+
+
+def parse_rows(
+    path: Path, given: list[tuple[int, list[str]]], num_classes: int | None, words: list[str] | None
+) -> ImageList:
+    """Check rows of line, path and label (see `read_list`)."""
     rows: dict[str, tuple[int, int]] = {}  # name to label and line
     faults: list[str] = []
-    # Not splitlines, which also splits at characters that may be part of names.
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        parts = line.strip().rsplit(maxsplit=1)
-        fault = _fault(parts, num_classes)
+    if words is None:  # a label that is no word makes the others mistakes
+        texts = {parts[1] for _, parts in given if len(parts) == 2}
+        words = sorted(texts) if all(text[:1].isalpha() for text in texts) else []
+    place = {word: str(label) for label, word in enumerate(words)}
+    for number, parts in given:
+        if len(parts) == 2 and place:
+            parts = [parts[0], place.get(parts[1], parts[1])]
+        fault = _fault(parts, num_classes, words)
         name = _plain(parts[0])
         if fault is None and name in rows:
             fault = f"'{name}' is on line {rows[name][1]} already"
@@ -67,13 +95,16 @@ def parse_list(path: Path, text: str, num_classes: int | None = None) -> ImageLi
     if not rows:
         raise InputError(f"{path} names no image.")
     labels, lines = zip(*rows.values(), strict=True)
-    return ImageList(path, list(rows), torch.tensor(labels, dtype=torch.int64), list(lines))
+    numbers = torch.tensor(labels, dtype=torch.int64)
+    return ImageList(path, list(rows), numbers, list(lines), words)
 
 
-def _fault(parts: list[str], num_classes: int | None) -> str | None:
-    if len(parts) < 2:
+def _fault(parts: list[str], num_classes: int | None, words: list[str]) -> str | None:
+    if len(parts) < 2 or not parts[1]:
         return f"no label after '{parts[0]}'"
     if not _WHOLE.fullmatch(parts[1]):
+        if words:
+            return f"the label '{parts[1]}' is none of the classes {listed(words, 5)}"
         return f"the label '{parts[1]}' is not a whole number"
     label, limit = int(parts[1]), MOST_CLASSES if num_classes is None else num_classes
     if not 0 <= label < limit:
@@ -96,6 +127,9 @@ def _lines(title: str, lines: list[str]) -> str:
 
 class ImageListLT(FilesDataModule):
     r"""A long-tailed set given by list files of ``path label`` rows.
+
+    A list may be a .csv, .tsv or .parquet file with columns ``path`` and ``label``, and labels may
+    be words.
 
     Args:
         root: the folder or zip archive that the paths are relative to.
@@ -149,12 +183,12 @@ class ImageListLT(FilesDataModule):
     def build(self) -> Sets:
         """Read the lists, find the images, open them."""
         reader = open_reader(self.root)
-        train = self._read(reader, self.train_list, self.num_classes_wanted)
+        train = self._read(reader, self.train_list, self.num_classes_wanted, None)
         classes = self.num_classes_wanted or int(train.labels.max()) + 1
         lists = {"train": train}
         for part, name in (("probe", self.probe_list), ("test", self.test_list)):
             if name is not None:
-                lists[part] = self._read(reader, name, classes)
+                lists[part] = self._read(reader, name, classes, train.words)
         for images in lists.values():
             _check_every_class(images, classes)
         pool = _union(reader, lists)
@@ -179,21 +213,24 @@ class ImageListLT(FilesDataModule):
             train=sets["train"],
             probe=sets.get("probe", sets["train"]),
             test=sets.get("test"),
-            class_names=_class_names(lists.values(), classes),
+            class_names=train.words or _class_names(lists.values(), classes),
             recipe=f"{title}, list {train.path.name}: {len(sets['train'])} images",
             notes=notes,
             unreadable=kept.unreadable,
         )
 
-    def _read(self, reader: Reader, name: str, classes: int | None) -> ImageList:
+    def _read(
+        self, reader: Reader, name: str, classes: int | None, words: list[str] | None
+    ) -> ImageList:
         """A list in the root, or one elsewhere; a root may be an archive that holds its lists."""
         path = Path(name).expanduser()
         inside = reader.root / path
         if not path.is_absolute() and inside.exists():
-            return read_list(inside, classes)
+            return read_list(inside, classes, words)
         if not path.exists() and reader.root.is_file() and name in reader.names():
-            return parse_list(inside, reader.read(name).decode("utf-8-sig", "replace"), classes)
-        return read_list(path, classes)
+            text = reader.read(name).decode("utf-8-sig", "replace")
+            return parse_list(inside, text, classes, words)
+        return read_list(path, classes, words)
 
     def _differences(self, lists: dict[str, ImageList], classes: int) -> list[str]:
         """Totals that are not those of the published benchmark."""

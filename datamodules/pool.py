@@ -228,8 +228,10 @@ class FilesDataModule(LongTailedDataModule):
         notes = [f"left out {why}" for why in reasons if not why.endswith(" unreadable")]
         if kept.unreadable:
             common = Counter(why for _, why in kept.unreadable).most_common(5)
-            counted = listed([f"{count:,} {why}" for why, count in common])
-            notes.insert(0, f"left out {len(kept.unreadable):,} unreadable images: {counted}")
+            kinds = listed([f"{count:,} {why}" for why, count in common])
+            notes.insert(
+                0, f"left out {counted(len(kept.unreadable), 'unreadable images')}: {kinds}"
+            )
         recipe = f"{pool.title}, all images, no labels: {len(data)} images"
         return Sets(data, data, None, [], recipe, notes, unreadable=kept.unreadable)
 

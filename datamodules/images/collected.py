@@ -86,7 +86,7 @@ def _is_saved_dataset(path: Path) -> bool:
 
 def _listed(path: Path, column: str) -> Collected:
     """The images that a list names; it is refused if some are missing."""
-    rows = [name for name in read_column(path, column) if name.strip()]
+    rows = [name for (name,) in read_columns(path, column) if name.strip()]
     reader = ListReader(path.parent, set(rows))
     missing = [name for name in reader.names() if not (path.parent / name).is_file()]
     if missing:
@@ -100,23 +100,29 @@ def _listed(path: Path, column: str) -> Collected:
     return Collected(reader, reader.names(), left_out)
 
 
-def read_column(path: Path, column: str) -> list[str]:
-    """The texts of a column of a .csv, .tsv or .parquet file; the lines of any other file."""
+def read_columns(path: Path, *columns: str) -> list[tuple[str, ...]]:
+    """Texts of columns of a .csv, .tsv or .parquet file, row by row; of others the lines."""
+    kind = path.suffix.lower()
     try:
-        if path.suffix.lower() == ".parquet":
+        if kind == ".parquet":
             table = _parquet(path)
-            if column not in table.column_names:
-                raise unknown_name(f"column of {path}", column, table.column_names)
-            return [str(value) for value in table[column].to_pylist()]
+            _check_columns(path, columns, table.column_names)
+            texts = (map(str, table[column].to_pylist()) for column in columns)
+            return list(zip(*texts, strict=True))
         with path.open(encoding="utf-8-sig", newline="", errors="surrogateescape") as file:
-            if path.suffix.lower() not in (".csv", ".tsv"):
-                return [line.strip("\r\n") for line in file]
-            rows = csv.DictReader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
-            if column not in (rows.fieldnames or ()):
-                raise unknown_name(f"column of {path}", column, rows.fieldnames or ())
-            return [row[column] or "" for row in rows]
+            if kind not in (".csv", ".tsv"):
+                return [(line.strip("\r\n"),) for line in file]
+            rows = csv.DictReader(file, delimiter="\t" if kind == ".tsv" else ",")
+            _check_columns(path, columns, rows.fieldnames or ())
+            return [tuple(row[column] or "" for column in columns) for row in rows]
     except (OSError, csv.Error) as error:
         raise InputError(f"cannot read list {path}: {error}.") from None
+
+
+def _check_columns(path: Path, columns: Sequence[str], found: Sequence[str]) -> None:
+    for column in columns:
+        if column not in found:
+            raise unknown_name(f"column of {path}", column, found)
 
 
 def _parquet(path: Path) -> Any:

@@ -78,7 +78,7 @@ def test_a_set_without_a_readable_image(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds no image"):
         collection(tmp_path / "set").setup()
     (tmp_path / "set" / "a.txt").write_text("")
-    with pytest.raises(InputError, match=r"1 \.txt files"):
+    with pytest.raises(InputError, match=r"1 \.txt file"):
         collection(tmp_path / "set").setup()
     (tmp_path / "set" / "a.png").write_text("")
     with pytest.raises(InputError, match="none of the 1"):

@@ -1,6 +1,7 @@
 """List files, and the data sets that are given by them."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -253,3 +254,34 @@ def test_the_guides_file_trains_and_is_probed(root: Path, monkeypatch) -> None:
     assert main(["probe", checkpoint, "--protocol", "full", "--out", "probe/lists"]) == 0
     record = json.loads((root / "outputs" / "lists" / "run.json").read_text())
     assert record["recipe"] == "set, list train.txt: 8 images"
+
+
+@pytest.mark.parametrize("kind", ["txt", "csv", "tsv", "parquet"])
+def test_words_as_labels(root: Path, kind: str) -> None:
+
+    def table(part: str, words: Sequence[str]) -> Path:
+        paths = [f"train/n01/{number:03}.png" for number in range(len(words))]
+        file = root / f"{part}.{kind}"
+        if kind == "parquet":
+            pa = pytest.importorskip("pyarrow")
+            pytest.importorskip("pyarrow.parquet").write_table(
+                pa.table({"path": paths, "label": list(words)}), file
+            )
+            return file
+        between = {"txt": " ", "csv": ",", "tsv": "\t"}[kind]
+        rows = [between.join(row) for row in zip(paths, words, strict=True)]
+        file.write_text("\n".join([*([f"path{between}label"] if kind != "txt" else []), *rows]))
+        return file
+
+    table("words", ("owl", "ant"))
+    options = {"train_list": f"words.{kind}", "probe_list": None, "test_list": None}
+    data = listed(root, **options)
+    assert data.class_names == ["ant", "owl"]
+    assert data.train_set().labels.tolist() == [1, 0]
+    table("other", ("owl", "bee"))
+    with pytest.raises(InputError, match=r"other.*:(2|3): the label 'bee' is none of"):
+        listed(root, **options | {"test_list": f"other.{kind}"}).setup()
+    if kind != "txt":
+        (root / "none.csv").write_text("file,label\na,b\n")
+        with pytest.raises(InputError, match="'path'"):
+            listed(root, **options | {"train_list": "none.csv"}).setup()
