@@ -6,6 +6,8 @@ import typing
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from torch import nn
+
 from bcl.core.errors import InputError
 
 # A configuration may come from a stranger's checkpoint, so it cannot name just any class.
@@ -19,7 +21,8 @@ def instantiate(spec: Any, trusted: Iterable[str] = ()) -> Any:
         spec: a mapping with ``class_path`` and, if need be, ``init_args``; lists and other
             mappings are searched for such mappings. A plain mapping for an argument that takes a
             settings dataclass becomes one. Anything else is returned unchanged.
-        trusted: packages whose classes may be built besides this library's and ``torch.nn``'s.
+        trusted: packages of which any class may be built. Of this library's and ``torch.nn``'s
+            classes, configurations reach methods, losses, views, datamodules and settings.
 
     Returns:
         The object.
@@ -39,8 +42,11 @@ def instantiate(spec: Any, trusted: Iterable[str] = ()) -> Any:
         return spec
     if "class_path" not in spec:
         return {key: instantiate(value, trusted) for key, value in spec.items()}
-    target = _find_class(spec["class_path"], (*TRUSTED, *trusted))
-    arguments = instantiate(dict(spec.get("init_args") or {}), trusted)
+    target = _find_class(spec["class_path"], trusted)
+    arguments = spec.get("init_args") or {}
+    if not isinstance(arguments, Mapping):
+        raise InputError(f"init_args of {spec['class_path']} must be a mapping, got {arguments!r}.")
+    arguments = instantiate(dict(arguments), trusted)
     try:
         return target(**_with_settings(target, arguments))
     except TypeError as error:
@@ -60,10 +66,12 @@ def _with_settings(target: type, arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def _find_class(path: Any, trusted: tuple[str, ...]) -> type:
-    """Import a class of a trusted package."""
-    if not isinstance(path, str) or not any(path.startswith(f"{name}.") for name in trusted):
+    """Import a class of a trusted package, of ours only one that a configuration describes."""
+    allowed = (*TRUSTED, *trusted)
+    # Importing a module such as bcl.cli.__main__ would run it.
+    if not isinstance(path, str) or "__" in path or not _within(path, allowed):
         raise InputError(
-            f"class_path {path!r} is not in the trusted packages {', '.join(trusted)}; name its "
+            f"class_path {path!r} is not in the trusted packages {', '.join(allowed)}; name its "
             "package as trusted if you know where the configuration comes from."
         )
     module, _, name = path.rpartition(".")
@@ -73,4 +81,22 @@ def _find_class(path: Any, trusted: tuple[str, ...]) -> type:
         raise InputError(f"class_path '{path}' cannot be imported: {error}.") from None
     if not isinstance(found, type):
         raise InputError(f"class_path '{path}' is not a class.")
+    if not _within(path, trusted) and not _is_part(found):
+        raise InputError(
+            f"class_path '{path}' is no method, loss, views, datamodule or settings; a "
+            "configuration can name only those."
+        )
     return found
+
+
+def _within(path: str, packages: tuple[str, ...]) -> bool:
+    return any(path.startswith(f"{name}.") for name in packages)
+
+
+def _is_part(found: type) -> bool:
+    """Whether a class is our own or ``torch.nn``'s, not one they import, and part of a run."""
+    from pytorch_lightning import LightningDataModule
+
+    settings = dataclasses.is_dataclass(found) and found.__name__.endswith("Settings")
+    part = settings or issubclass(found, nn.Module | LightningDataModule)
+    return part and _within(found.__module__, TRUSTED)

@@ -10,7 +10,9 @@ from bcl.models.small import SmallAlexNet, SmallResNet
 SMALL_IMAGE = 64  # pixels: up to here a ResNet gets the 3×3 stem of the CIFAR papers
 SMALL_RESNETS = {"resnet8": 8, "resnet14": 14, "resnet20": 20}  # name: depth
 # Arguments of timm that say where the initial weights come from, not what is built.
-WEIGHT_ARGUMENTS = ("pretrained", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay")
+WEIGHT_ARGUMENTS = (
+    "pretrained", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"
+)  # fmt: skip
 
 
 def create_encoder(
@@ -70,6 +72,19 @@ def encoder_spec(encoder: nn.Module) -> dict[str, Any] | None:
     """Return the arguments with which `create_encoder` builds an encoder again, if it built it."""
     spec = getattr(encoder, "spec", None)
     return dict(spec) if isinstance(spec, dict) and "name" in spec else None
+
+
+def without_first_weights(config: Any) -> Any:
+    """A configuration without the arguments that name first weights or a cache, at any depth.
+
+    Example:
+        >>> without_first_weights({"name": "resnet18", "args": {"pretrained": True, "width": 8}})
+        {'name': 'resnet18', 'args': {'width': 8}}
+    """
+    if isinstance(config, dict):
+        items = ((key, value) for key, value in config.items() if key not in WEIGHT_ARGUMENTS)
+        return {key: without_first_weights(value) for key, value in items}
+    return [without_first_weights(each) for each in config] if isinstance(config, list) else config
 
 
 def _timm_model(name: str, in_channels: int, arguments: dict[str, Any]) -> Any:

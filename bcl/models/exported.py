@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from bcl.core.errors import InputError
 from bcl.core.files import atomic_write, write_text
-from bcl.models.encoders import WEIGHT_ARGUMENTS, create_encoder, encoder_spec
+from bcl.models.encoders import create_encoder, encoder_spec, without_first_weights
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
@@ -110,7 +110,7 @@ def load_encoder(folder: str | Path) -> nn.Module:
     """
     ours = read_config(folder)["bcl"]
     spec = ours["encoder"]
-    if not isinstance(spec, dict) or set(WEIGHT_ARGUMENTS) & spec.keys():
+    if not isinstance(spec, dict) or without_first_weights(spec) != spec:
         raise InputError(
             f"{Path(folder) / CONFIG}: its encoder names other weights; export it again."
         )

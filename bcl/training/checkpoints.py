@@ -19,7 +19,7 @@ from bcl.core.errors import InputError
 from bcl.core.files import atomic_write
 from bcl.core.instantiate import instantiate
 from bcl.core.provenance import plain
-from bcl.models.encoders import encoder_spec
+from bcl.models.encoders import encoder_spec, without_first_weights
 
 FORMAT = 2
 KEY = "bcl"  # where a checkpoint holds the run's record
@@ -340,6 +340,9 @@ class Run:
 def load_run(path: str | Path, trusted: tuple[str, ...] = ()) -> Run:
     """Rebuild a method with its weights and memory, and its datamodule, from a checkpoint.
 
+    The file need not be trusted: it runs no code, and what its configuration says about first
+    weights (``pretrained``, a path or URL of weights) and cache folders is ignored.
+
     Args:
         path: a checkpoint that `bcl fit` or the quickstart wrote.
         trusted: packages besides this library whose classes the configuration may name.
@@ -364,10 +367,11 @@ def load_run(path: str | Path, trusted: tuple[str, ...] = ()) -> Run:
 
 
 def _build(spec: Any, trusted: tuple[str, ...], path: str | Path) -> Any:
+    """Build what a stranger may have configured: all weights are in the file, caches are ours."""
     try:
-        return instantiate(spec, trusted)
-    except InputError as error:
-        raise InputError(f"{path}: its configuration cannot be rebuilt: {error}") from None
+        return instantiate(without_first_weights(spec), trusted)
+    except Exception as error:  # its arguments are arbitrary values
+        raise InputError(f"{path}: its configuration cannot be rebuilt: {error}") from error
 
 
 def load_method(method: Any, content: dict[str, Any], path: str | Path) -> None:

@@ -27,6 +27,11 @@ def test_instantiate_builds_nested_objects():
         ("bcl.nothing.Nothing", "cannot be imported"),
         ("bcl.core.files.write_text", "not a class"),
         (7, "not in the trusted packages"),
+        ("bcl.cli.__main__.X", "not in the trusted packages"),  # importing it would run it
+        ("bcl.training.checkpoints.Path", "can name only"),  # imported there
+        ("bcl.training.loggers.WandbLogger", "can name only"),
+        ("bcl.training.RunRecorder", "can name only"),
+        ("bcl.evaluation.features.FeatureCache", "can name only"),
     ],
 )
 def test_instantiate_refuses(path, message):
@@ -38,6 +43,11 @@ def test_instantiate_refuses(path, message):
 def test_instantiate_names_a_wrong_argument():
     with pytest.raises(InputError, match="widht"):
         instantiate({"class_path": "bcl.Projector", "init_args": {"widht": 3}})
+
+
+def test_arguments_must_be_a_mapping():
+    with pytest.raises(InputError, match="mapping"):
+        instantiate({"class_path": "bcl.Projector", "init_args": "abc"})
 
 
 def test_trust_is_by_package():

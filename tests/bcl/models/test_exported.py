@@ -159,3 +159,13 @@ def test_methods_take_an_encoder_that_was_loaded(tmp_path):
     save_encoder(create_encoder("resnet8", 16, width=4), tmp_path, MEAN, STD)
     method = SimCLR(load_encoder(tmp_path), views=16)
     assert method.encode(torch.rand(2, 3, 16, 16)).shape == (2, 16)
+
+
+def test_a_folder_names_no_other_weights_at_any_depth(tmp_path):
+    save_encoder(create_encoder("resnet8", 16), tmp_path, MEAN, STD)
+    config = json.loads((tmp_path / "config.json").read_text())
+    inner = {"name": "test_resnet", "pretrained": True, "pretrained_cfg": {"file": "other.pth"}}
+    config["bcl"]["encoder"] = {"name": "bcl_encoder", "spec": inner}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match="other weights"):
+        load_encoder(tmp_path)

@@ -1,16 +1,19 @@
 """Checkpoints of other formats and configurations; when they are saved."""
 
 import copy
+import socket
+from pathlib import Path
 
 import pytest
 import pytorch_lightning as pl
 import torch
 from small_runs import fit, method
 
-from bcl import BCL, InputError
+from bcl import BCL, InputError, SimCLR
 from bcl.methods import EncoderSettings, OptimizerSettings, ScheduleSettings
 from bcl.training import RunRecorder
 from bcl.training.checkpoints import (
+    FORMAT,
     KEY,
     Checkpoints,
     TorchRandomState,
@@ -76,6 +79,52 @@ def test_a_configuration_that_does_not_build_is_one_line_with_the_file(saved, ch
 
 def test_a_configuration_of_another_model_is_refused(saved):
     assert "another model" in refused(*saved)  # the weights are those of a small encoder
+
+
+class _Code:
+    def __reduce__(self):
+        return (Path.touch, (Path("ran"),))
+
+
+def test_a_strangers_checkpoint_decides_nothing_but_what_it_is(tmp_path, monkeypatch):
+    """It opens offline at once, runs nothing, and writes nothing."""
+    monkeypatch.chdir(tmp_path)
+    torch.save(_Code(), tmp_path / "second.pth")
+
+    def dial(self, address):
+        raise AssertionError(f"{address} was called")
+
+    monkeypatch.setattr(socket.socket, "connect", dial)
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *address, **_: dial(None, address))
+    arguments = {
+        "pretrained": True,
+        "checkpoint_path": "second.pth",
+        "pretrained_cfg": {"url": "http://127.0.0.1:9/evil.pth", "file": "second.pth"},
+        "pretrained_cfg_overlay": {"file": "second.pth"},
+        "cache_dir": "theirs",
+    }
+    encoder = {"name": "test_resnet", "args": arguments}
+    model = {"class_path": "bcl.SimCLR", "init_args": {"encoder": encoder, "views": 16}}
+    data = {"class_path": "datamodules.ImageCollection", "init_args": {"cache_dir": "theirs"}}
+    data["init_args"]["root"] = "images"
+    method = SimCLR(EncoderSettings("test_resnet"), views=16, num_samples=4)
+    record = {"config": {"model": model, "data": data}, "encoder": method.encoder.spec}
+    content = {"state_dict": method.state_dict(), KEY: {"format": FORMAT, "record": record}}
+    torch.save(content, "stranger.ckpt")
+    run = load_run("stranger.ckpt")
+    own, opened = method.state_dict(), run.method.state_dict()
+    assert all(torch.equal(opened[name], value) for name, value in own.items())
+    assert run.data.cache_dir is None
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["second.pth", "stranger.ckpt"]
+
+
+def test_a_configuration_nested_without_end_is_refused(saved):
+    content, path = saved
+    deep = {}
+    for _ in range(400):
+        deep = {"args": deep}
+    content[KEY]["record"]["config"]["model"]["init_args"]["encoder"] = deep
+    assert "cannot be rebuilt" in refused(content, path)
 
 
 @pytest.mark.parametrize(
