@@ -229,9 +229,8 @@ class FilesDataModule(LongTailedDataModule):
         if kept.unreadable:
             common = Counter(why for _, why in kept.unreadable).most_common(5)
             kinds = listed([f"{count:,} {why}" for why, count in common])
-            notes.insert(
-                0, f"left out {counted(len(kept.unreadable), 'unreadable images')}: {kinds}"
-            )
+            total = counted(len(kept.unreadable), "unreadable images")
+            notes.insert(0, f"left out {total} (listed in unreadable.csv): {kinds}")
         recipe = f"{pool.title}, all images, no labels: {len(data)} images"
         return Sets(data, data, None, [], recipe, notes, unreadable=kept.unreadable)
 

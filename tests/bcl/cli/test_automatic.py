@@ -76,7 +76,7 @@ def test_a_folder_in_one_command_and_resumed(folder, capsys):
     assert main([*words, "1", "--data.workers", "0"]) == 0
     out = capsys.readouterr().out
     assert "encoder resnet8, batch 32" in out
-    assert "1 unreadable" in out
+    assert "1 unreadable image (listed in unreadable.csv): 1 empty file" in out
     run = folder.parent / "outputs" / "images" / "bcl_i"
     with (run / "images.csv").open() as file:
         assert len(list(csv.DictReader(file))) == 40
