@@ -1,16 +1,18 @@
 """Settings of a method's encoder, projector and memory; each builds its part."""
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from torch import nn
+from torch import Tensor, nn
 
 from bcl.core.checks import check_choice, check_count
 from bcl.core.errors import InputError
+from bcl.losses.signals import contrastive_signals
 from bcl.memorization.scores import Normalization
 from bcl.memorization.tracker import MemorizationTracker
 from bcl.models import Projector, create_encoder
 
+Signal = Literal["loss", "misalignment", "isolation", "tailness"]
 ScoreSource = Literal["own", "mean", "shuffled"]
 SCORE_SOURCES: tuple[ScoreSource, ...] = ("own", "mean", "shuffled")
 
@@ -77,8 +79,11 @@ class MemorySettings:
         scores: the score that a sample's views follow: its ``"own"`` (paper), or one of two
             controls: the ``"mean"`` of all scores, or ``"shuffled"``, the score of another sample,
             drawn each epoch.
-        loss: the loss to watch, a module that maps projections (V, B, D) to (B,) losses; it is
-            computed without gradient. By default the loss that is trained.
+        signal: what the memory watches: the ``"loss"`` that is trained (paper), or one of
+            `bcl.contrastive_signals` at its default temperature: ``"misalignment"``,
+            ``"isolation"`` or ``"tailness"``. These need two views.
+        loss: another loss to watch, a module that maps projections (V, B, D) to (B,) losses; it is
+            computed without gradient; only with ``signal="loss"``.
 
     Example:
         >>> MemorySettings(normalization="rank").build(num_samples=100)
@@ -88,15 +93,45 @@ class MemorySettings:
     momentum: float = 0.97
     normalization: Normalization = "max"
     scores: ScoreSource = "own"
+    signal: Signal = "loss"
     loss: nn.Module | None = None
 
     def __post_init__(self) -> None:
         check_choice("memory.scores", self.scores, SCORE_SOURCES)
+        check_choice("memory.signal", self.signal, get_args(Signal))
+        if self.loss is not None and self.signal != "loss":
+            raise InputError(
+                f"memory.signal='{self.signal}' and memory.loss both name what to watch; set one."
+            )
         self.build(num_samples=1)  # checks the other arguments
+
+    def watched(self) -> nn.Module | None:
+        """Return what maps (V, B, D) to the (B,) numbers to watch; None for the trained loss."""
+        if self.signal != "loss":
+            return WatchedSignal(self.signal)
+        return None if self.loss is None else per_sample(self.loss)
 
     def build(self, num_samples: int) -> MemorizationTracker:
         """Build the tracker of a training set."""
         return MemorizationTracker(num_samples, self.momentum, self.normalization)
+
+
+class WatchedSignal(nn.Module):
+    """One of `bcl.contrastive_signals` by name, from projections (2, B, D)."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+
+    def forward(self, z: Tensor) -> Tensor:
+        """(2, B, D) to (B,)."""
+        if len(z) != 2:
+            raise InputError(
+                f"memory.signal='{self.name}' compares two views, got {len(z)}; use two views, or "
+                "memory.signal='loss'."
+            )
+        signal: Tensor = getattr(contrastive_signals(z[0], z[1]), self.name)
+        return signal
 
 
 def build_encoder(encoder: str | EncoderSettings | nn.Module, image_size: int) -> Any:

@@ -114,7 +114,7 @@ class SimCLR(pl.LightningModule):
         self.projector = projector
         self.loss = NTXentLoss(0.2, reduction="none") if loss is None else per_sample(loss)
         self.memory = memory if isinstance(memory, MemorySettings) else MemorySettings()
-        self.watched_loss = None if self.memory.loss is None else per_sample(self.memory.loss)
+        self.watched_loss = self.memory.watched()
         self.register_module("tracker", None)
         if isinstance(memory, MemorizationTracker):
             self._set_tracker(memory)

@@ -383,3 +383,24 @@ def test_a_loss_that_trains_stops_the_run_though_the_tracker_watches_a_finite_on
         train(model)
     assert model.tracker.seen.tolist() == [True] * 8 + [False] * 16
     assert all(parameter.isfinite().all() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("signal", ["misalignment", "isolation", "tailness"])
+def test_a_signal_is_watched_and_does_not_train(signal):
+    from bcl import contrastive_signals
+
+    method = SimCLR(TINY, views=SIZE, memory=MemorySettings(signal=signal))
+    views = torch.rand(2, 8, 3, SIZE, SIZE)
+    losses, watched = method.sample_losses(views)
+    z = method.project(views).detach()
+    torch.testing.assert_close(watched, getattr(contrastive_signals(*z), signal))
+    torch.testing.assert_close(losses, method.loss(z))
+    with pytest.raises(InputError, match="two views"):
+        method.watched_loss(torch.rand(3, 8, 4))
+
+
+def test_only_one_thing_is_watched():
+    with pytest.raises(InputError, match="set one"):
+        MemorySettings(signal="isolation", loss=nn.Identity())
+    with pytest.raises(InputError, match="isolation"):
+        MemorySettings(signal="isolated")
