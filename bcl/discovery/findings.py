@@ -19,9 +19,11 @@ from bcl.discovery.rarity import neighbor_distance
 from bcl.discovery.selection import label_first
 from bcl.discovery.table import Table
 from bcl.evaluation.shots import shot_groups
+from bcl.evaluation.tail import TailDiscovery, tail_discovery
 
 K = 10  # neighbors
 MAIN = "neighbor_distance_10"  # what "label these first" goes by
+RESAMPLES = 200  # of the intervals
 FLAGS = ("dark", "blurred", "low_information")
 Step = Callable[[str], None]
 
@@ -119,12 +121,12 @@ class Classes:
     Attributes:
         counts: labeled images by class, descending.
         group: Many, Medium or Few by class; none of fewer than three classes.
-        found: by signal, the AUROC of Few against Many: 0.5 tells nothing, 1 all.
+        found: by signal, how well it tells Few from Many.
     """
 
     counts: dict[str, int]
     group: dict[str, str]
-    found: dict[str, float]
+    found: dict[str, TailDiscovery]
 
 
 def find(
@@ -177,8 +179,6 @@ def find(
 
 def describe_classes(labels: Sequence[str], scores: dict[str, Tensor]) -> Classes:
     """Count classes, group them and measure how well each signal tells Few from Many."""
-    from sklearn.metrics import roc_auc_score
-
     names, numbers = np.unique([label for label in labels if label], return_counts=True)
     order = np.argsort(-numbers, kind="stable")
     counts = {str(names[i]): int(numbers[i]) for i in order}
@@ -186,10 +186,14 @@ def describe_classes(labels: Sequence[str], scores: dict[str, Tensor]) -> Classe
         return Classes(counts, {}, {})
     groups = shot_groups(list(counts.values())).of_class()
     group = dict(zip(counts, groups, strict=True))
-    of = [group.get(label, "") for label in labels]
-    rows = [i for i, each in enumerate(of) if each in ("many", "few")]
-    tail = [of[i] == "few" for i in rows]
-    found = {name: float(roc_auc_score(tail, x[rows].numpy())) for name, x in scores.items()}
+    place = {name: number for number, name in enumerate(counts)}
+    rows = torch.tensor([i for i, label in enumerate(labels) if label])
+    classes = torch.tensor([place[label] for label in labels if label])
+    found = {
+        name: tail_discovery(x[rows], classes, resamples=RESAMPLES)
+        for name, x in scores.items()
+        if bool((x[rows] != x[rows[0]]).any())
+    }
     return Classes(counts, group, found)
 
 

@@ -100,7 +100,7 @@
     });
     const small = zoom < 1.5 ? 26 : CELL - 8;
     for (const i of taken.values()) paintImage(i, small);
-    for (const i of inside) ring(i, 4, css("--accent"));
+    for (const i of inside) ring(i, 3.5, css("--accent"), 1);
     if (selected >= 0) ring(selected, 9, css("--c3"));
     if (loop.length > 1) {
       draw2d.beginPath();
@@ -127,11 +127,11 @@
     draw2d.drawImage(image, x, y, size, size);
   }
 
-  function ring(i, radius, color) {
+  function ring(i, radius, color, line = 2) {
     draw2d.beginPath();
     draw2d.arc(toX(i), toY(i), radius, 0, 7);
     draw2d.strokeStyle = color;
-    draw2d.lineWidth = 2;
+    draw2d.lineWidth = line;
     draw2d.stroke();
   }
 
@@ -284,7 +284,7 @@
     [width, height] = [canvas.clientWidth, canvas.clientHeight];
     [canvas.width, canvas.height] = [width * ratio, height * ratio];
     if (first) whole();
-    redraw();
+    paint(); // at once: a canvas of a new size is empty
   }).observe(canvas);
   recolor();
 }

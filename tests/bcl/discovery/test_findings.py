@@ -54,7 +54,7 @@ def test_labels_say_how_well_the_tail_was_found_and_change_nothing_else():
     labels = [("many", "medium", "few")[g] for g in groups.tolist()]
     found, blind = find(table, QUICK, labels), find(table, QUICK)
     assert found.classes.counts == {"many": 30, "medium": 20, "few": 4}
-    assert found.classes.found[MAIN] == 1
+    assert found.classes.found[MAIN].auc.value == 1
     assert torch.equal(found.chosen, blind.chosen)
     assert torch.equal(found.clusters.of, blind.clusters.of)
 
@@ -63,7 +63,7 @@ def test_auroc_as_by_pairs():
     labels = ["a"] * 5 + ["b"] * 3 + ["c"] * 2 + ["", ""]
     scores = torch.tensor([1.0, 2, 3, 4, 5, 9, 9, 9, 3, 4.5, 7, 7])
     wins = [(x > y) + 0.5 * (x == y) for x in (3, 4.5) for y in (1, 2, 3, 4, 5)]
-    found = describe_classes(labels, {"s": scores}).found["s"]
+    found = describe_classes(labels, {"s": scores}).found["s"].auc.value
     assert found == pytest.approx(sum(wins) / len(wins))
     assert describe_classes(["a", "b"], {"s": scores[:2]}).found == {}
 

@@ -60,7 +60,7 @@ def test_three_files(tmp_path):
     assert listed == sorted((i for i in range(N) if order[i] >= 0), key=lambda i: order[i])
     text = path.read_text("utf-8")
     assert "bad.jpg" in text
-    assert "AUROC" in text
+    assert "bootstrap" in text
 
 
 def test_the_page_loads_nothing_from_anywhere(tmp_path):
