@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from keyword import iskeyword
 from types import ModuleType
 
-from bcl.core.errors import InputError, unknown_name
+from bcl.core.errors import InputError, Interrupted, unknown_name
 
 # Command: what it does, in one line. Modules are imported when their command is called.
 COMMANDS = {
@@ -93,7 +93,7 @@ def quiet_lightning() -> Iterator[None]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; the exit status is 0, 2 for bad input, or 130 after an interrupt."""
+    """Run one command; the exit status is 0, 2 for bad input, or 128 and a signal's number."""
     try:
         return _run(list(sys.argv[1:] if arguments is None else arguments))
     except InputError as error:
@@ -106,6 +106,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         place = f" {error.filename}:" if error.filename else ""
         print(f"bcl: error:{place} {error.strerror or error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("bcl: interrupted", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as error:
+        print(f"bcl: {error or 'interrupted'}", file=sys.stderr)
+        return error.status if isinstance(error, Interrupted) else 130

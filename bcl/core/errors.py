@@ -19,6 +19,14 @@ class InputError(ValueError):
     """
 
 
+class Interrupted(KeyboardInterrupt):
+    """A run that a signal ended in good order; ``status`` is its exit status."""
+
+    def __init__(self, text: str, number: int) -> None:
+        super().__init__(text)
+        self.status = 128 + number
+
+
 def unknown_name(kind: str, name: str, allowed: Iterable[str]) -> InputError:
     """Build the error for an unknown name of a ``kind``; it suggests the nearest allowed one.
 

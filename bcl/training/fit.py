@@ -1,23 +1,29 @@
 """Running a recorded training, for the command line and for scripts."""
 
+import contextlib
 import os
+import signal
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.callbacks import Callback, TQDMProgressBar
 
-from bcl.core.errors import InputError, find_input_error
+from bcl.core.errors import InputError, Interrupted, find_input_error
+from bcl.core.locks import locked
 from bcl.training.checkpoints import AtomicCheckpointIO, Checkpoints, TorchRandomState
 from bcl.training.history import HistoryWriter
 from bcl.training.loggers import LogHistory
 from bcl.training.online_probe import OnlineProbe
 from bcl.training.progress import PlainProgress
 from bcl.training.record import RunRecorder
+from bcl.training.stopping import StopOnSignal
 
 
 def make_trainer(
@@ -51,7 +57,7 @@ def make_trainer(
     """
     settings = dict(settings)
     recorder = RunRecorder(record, folder)
-    callbacks: list[Callback] = [recorder, TorchRandomState()]
+    callbacks: list[Callback] = [recorder, TorchRandomState(), StopOnSignal()]
     callbacks.append(Checkpoints(Path(folder) / "checkpoints", **(save or {})))
     progress, terminal = settings.get("enable_progress_bar") is not False, sys.stdout.isatty()
     if progress:
@@ -130,19 +136,82 @@ def fit(
         checkpoint: where to resume from.
 
     Raises:
-        KeyboardInterrupt: the user stopped the run.
-        InputError: bad input; once training has started, it names the last good checkpoint.
+        KeyboardInterrupt: the user stopped the run, or a signal ended it after a checkpoint.
+        InputError: bad input, another run in the folder, or a lost rank; once training has
+            started, it names the last good checkpoint.
     """
+    saver = trainer.checkpoint_callback
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    stop = next((each for each in callbacks if isinstance(each, StopOnSignal)), None)
+    _refuse_requeued(trainer, checkpoint)
     try:
-        trainer.fit(method, datamodule=data, ckpt_path=checkpoint)
+        with _one_run(saver if trainer.is_global_zero else None):
+            trainer.fit(method, datamodule=data, ckpt_path=checkpoint)
     except SystemExit:  # Lightning's answer to an interrupt
         if trainer.interrupted:
             raise KeyboardInterrupt from None
         raise
     except (InputError, RuntimeError) as error:
-        cause = find_input_error(error)
+        cause = find_input_error(error) or _lost_rank(error)
         if cause is None:
             raise
-        saver = trainer.checkpoint_callback
         where = saver.last_good() if isinstance(saver, Checkpoints) else ""
         raise InputError(f"{cause}{where}") from None
+    finally:
+        if stop is not None:
+            stop.restore()
+    if stop is not None and stop.stopped is not None:
+        _end(trainer, stop.stopped)
+
+
+def _end(trainer: pl.Trainer, cause: signal.Signals) -> None:
+    """Say which signal ended the run, and how it goes on."""
+    text = f"stopped by {cause.name} after step {trainer.global_step}"
+    if trainer.is_global_zero:
+        saver = trainer.checkpoint_callback
+        where = f" ({saver.path})" if isinstance(saver, Checkpoints) else ""
+        raise Interrupted(f"{text}; go on with --ckpt_path last{where}", cause)
+    text = f"rank {trainer.global_rank} {text}"
+    # Lightning, where it started the ranks, would kill rank 0 after another one that has failed.
+    if isinstance(getattr(trainer.strategy, "cluster_environment", None), LightningEnvironment):
+        print(f"bcl: {text}", file=sys.stderr)
+    else:
+        raise Interrupted(text, cause)
+
+
+@contextlib.contextmanager
+def _one_run(saver: Any) -> Iterator[None]:
+    """Hold the lock of a run's checkpoints; refuse a folder in which another run is going on."""
+    if not isinstance(saver, Checkpoints):
+        yield
+        return
+    folder = saver.path.parent
+    folder.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(locked(folder / ".lock", wait=False))
+        except BlockingIOError as error:
+            raise InputError(
+                f"{folder} is in use by a run, {error.strerror}; wait for its end or stop it, or "
+                "name another folder with --trainer.default_root_dir. If that process is gone "
+                f"although its host is out of reach, delete {folder / '.lock'}."
+            ) from None
+        yield
+
+
+def _refuse_requeued(trainer: pl.Trainer, checkpoint: str | Path | None) -> None:
+    """Lightning would resume from such a file even where a new run was asked for."""
+    left = sorted(Path(trainer.default_root_dir).glob("hpc_ckpt_*.ckpt"))
+    if checkpoint is None and left:
+        raise InputError(
+            f"{left[0]} was saved by Lightning when it requeued a job, and may lie within a step; "
+            "delete it, and resume with --ckpt_path last or start anew."
+        )
+
+
+def _lost_rank(error: BaseException) -> InputError | None:
+    """The error of a collective that another rank will not enter any more."""
+    text = str(error)
+    if isinstance(error, torch.distributed.DistError) or "gloo" in text or "NCCL" in text:
+        return InputError(f"another rank has ended or cannot be reached: {text.splitlines()[0]}.")
+    return None

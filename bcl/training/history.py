@@ -8,7 +8,7 @@ from pytorch_lightning.callbacks import Callback
 
 from bcl.core.checks import check_count
 from bcl.memorization.history import forget_epochs, write_epoch
-from bcl.training.checkpoints import is_last_epoch
+from bcl.training.checkpoints import is_cut, is_last_epoch
 
 
 class HistoryWriter(Callback):
@@ -48,7 +48,7 @@ class HistoryWriter(Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the epoch."""
         tracker: Any = getattr(pl_module, "tracker", None)
-        if tracker is None or not trainer.is_global_zero:
+        if tracker is None or not trainer.is_global_zero or is_cut(trainer):
             return
         done = trainer.current_epoch + 1
         if done % self.every_n_epochs == 0 or is_last_epoch(trainer):

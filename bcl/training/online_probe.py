@@ -14,7 +14,7 @@ from bcl.core.errors import InputError
 from bcl.evaluation.features import extract_features
 from bcl.evaluation.knn import knn_predict
 from bcl.evaluation.shots import shot_groups
-from bcl.training.checkpoints import is_last_epoch
+from bcl.training.checkpoints import is_cut, is_last_epoch
 from bcl.training.record import RunRecorder
 
 
@@ -165,7 +165,8 @@ class OnlineProbe(Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Measure every n epochs and after the last."""
-        if (trainer.current_epoch + 1) % self.every_n_epochs and not is_last_epoch(trainer):
+        due = (trainer.current_epoch + 1) % self.every_n_epochs == 0 or is_last_epoch(trainer)
+        if not due or is_cut(trainer):
             return
         values = self.measure(trainer, pl_module)
         for recorder in self._recorders(trainer):

@@ -1,10 +1,10 @@
 """Decoded images on disk: written once, whole or absent, shared by all processes."""
 
-import contextlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+import threading
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -13,6 +13,7 @@ import torch
 from bcl.core.errors import InputError
 from bcl.core.files import atomic_write
 from bcl.core.hashing import fingerprint
+from bcl.core.locks import locked
 from bcl.core.progress import Progress
 from datamodules.images.decode import DECODE_VERSION
 from datamodules.images.files import Chunk, decode_all
@@ -21,6 +22,7 @@ from datamodules.images.readers import Reader
 # A file holds the pixels, the digests, the sides of whole images, a JSON footer, the footer's
 # length (8 bytes) and this.
 _MAGIC = b"BCLCACR3"
+_thread = threading.Lock()  # locks of files keep processes apart, not threads
 
 
 def default_cache() -> Path:
@@ -53,7 +55,7 @@ def decoded(
         return found
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _lock(folder / f"{key}.lock"):
+        with _thread, locked(folder / f"{key}.lock"):
             if (found := _load(path, size)) is not None:  # written while we waited
                 return found
             for part in folder.glob(f".{path.name}.*.tmp"):
@@ -137,17 +139,3 @@ def _load(path: Path, size: int) -> Chunk | None:
     if whole:
         return Chunk(flat, digests, bad, sides)
     return Chunk(flat.view(count, 3, size, size), digests, bad)
-
-
-@contextlib.contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    """Admit one process at a time; the system frees the lock of a process that dies."""
-    try:
-        import fcntl
-    except ImportError:  # no such locks here: both decode, and the last one's file stays
-        yield
-        return
-    with path.open("w") as file:
-        with contextlib.suppress(OSError):  # a file system without locks
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield

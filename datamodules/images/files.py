@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 import sys
 import warnings
 from collections import deque
@@ -235,6 +236,7 @@ class _Stream:
             num_workers=workers,
             prefetch_factor=8,
             persistent_workers=True,
+            worker_init_fn=_outlast,
             # Otherwise each epoch would draw a seed from torch's global generator.
             generator=torch.Generator(),
         )
@@ -256,6 +258,17 @@ class _Stream:
             raise find_input_error(error) or error from None
         finally:
             self.busy = False
+
+
+def _outlast(_: int) -> None:
+    """Work on when a signal goes to a whole job: the main process stops between two steps.
+
+    Of two SIGTERM the second ends the worker, as torch needs.
+    """
+    for name in ("SIGINT", "SIGUSR1"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
 
 
 def _unchanged(chunk: Chunk) -> Chunk:

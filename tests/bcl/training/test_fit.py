@@ -1,5 +1,9 @@
 """The one trainer of a recorded run, and errors that end it."""
 
+import socket
+import subprocess
+import sys
+
 import pytest
 import pytorch_lightning as pl
 from small_runs import method
@@ -7,7 +11,7 @@ from small_runs import method
 from bcl import InputError, OnlineProbe
 from bcl.training import LogHistory, RunRecorder, make_trainer
 from bcl.training.checkpoints import AtomicCheckpointIO, Checkpoints
-from bcl.training.fit import fit
+from bcl.training.fit import _lost_rank, fit
 from bcl.training.record import new_record
 from datamodules import DigitsLT
 
@@ -69,3 +73,37 @@ def test_settings_that_lightning_refuses_are_one_line(tmp_path, settings):
     with pytest.raises(InputError, match="trainer: ") as error:
         make_trainer({"name": "x"}, tmp_path, {**SETTINGS, **settings})
     assert "\n" not in str(error.value)
+
+
+def test_a_second_run_in_a_folder_is_refused(tmp_path):
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    code = "import sys; from bcl.core.locks import locked\n"
+    code += "with locked(sys.argv[1]): print(flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", code, str(folder / ".lock")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as first:
+        first.stdout.readline()
+        made, model = trainer(tmp_path)
+        told = f"process {first.pid} on {socket.gethostname()}"
+        with pytest.raises(InputError, match=told):
+            fit(made, model, DigitsLT())
+        first.kill()
+    assert [path.name for path in folder.iterdir()] == [".lock"]  # stale: no bar to the next run
+    made, model = trainer(tmp_path, Stop())
+    with pytest.raises(InputError, match="too early"):
+        fit(made, model, DigitsLT())
+    assert not list(folder.iterdir())
+
+
+def test_a_new_run_is_not_resumed_from_what_lightning_left(tmp_path):
+    (tmp_path / "hpc_ckpt_1.ckpt").touch()
+    made, model = trainer(tmp_path, Stop())
+    with pytest.raises(InputError, match="hpc_ckpt_1"):
+        fit(made, model, DigitsLT())
+
+
+def test_a_lost_rank_is_an_error_of_one_line():
+    told = _lost_rank(RuntimeError("[pair.cc:1] gloo: Connection closed by peer\nmore"))
+    assert "another rank has ended" in str(told)
+    assert "more" not in str(told)
+    assert _lost_rank(RuntimeError("out of memory")) is None

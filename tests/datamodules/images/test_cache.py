@@ -79,7 +79,7 @@ def test_disk_full(folder: Path, tmp_path: Path, monkeypatch) -> None:
     with pytest.raises(InputError, match="No space left on device"):
         decode_folder(folder, tmp_path / "cache")
     monkeypatch.undo()
-    assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".lock"]
+    assert not list((tmp_path / "cache").iterdir())
     assert len(decode_folder(folder, tmp_path / "cache").pixels) == 40
 
 
@@ -148,7 +148,7 @@ def test_disk_full_in_earnest(folder: Path, tmp_path: Path) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         signal.signal(signal.SIGXFSZ, old)
-    assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".lock"]
+    assert not list((tmp_path / "cache").iterdir())
     assert len(decoded(source, source.names(), 12, cache=tmp_path / "cache").pixels) == 40
 
 
