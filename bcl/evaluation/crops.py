@@ -1,4 +1,4 @@
-"""Random crops and flips, for probes that augment."""
+"""Random crops and flips, for probes that augment, and pairs of views, for the alignment."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bcl.augment import ContrastiveViews
 from bcl.core.random import hash64, uniform
-from bcl.evaluation.features import ImageDataset
+from bcl.evaluation.features import Encode, ImageDataset, extract_features
 
 
 def crop_and_flip(images: Tensor, ids: Tensor, seed: int, epoch: int) -> Tensor:
@@ -47,3 +48,39 @@ class CroppedSet:
             n = batch["id"].numel()  # padding images have no id
             ids = nn.functional.pad(batch["id"], (0, batch["image"].shape[0] - n))
             yield {**batch, "image": crop_and_flip(batch["image"], ids, self.seed, 0)}
+
+
+class ViewedSet:
+    """Two SimCLR views of n images of a set, as bytes: 2i and 2i + 1 show its image ``ids[i]``."""
+
+    def __init__(
+        self, base: ImageDataset, ids: Tensor, size: int | tuple[int, int], device: Any = "cpu"
+    ) -> None:
+        self.base, self.ids, self.device = base, ids, device
+        self.labels = base.labels[ids.to(base.labels.device)].repeat_interleave(2)
+        self.content_hash = f"{base.content_hash}+views-{size}"
+        self._make = ContrastiveViews(size)
+
+    def __len__(self) -> int:
+        """Number of views."""
+        return 2 * len(self.ids)
+
+    def images(self, indices: Tensor) -> Tensor:
+        """The views at (n,) indices, uint8 (n, 3, H, W)."""
+        places, row = torch.unique(indices // 2, return_inverse=True)
+        ids = self.ids[places].to(self.device)
+        pair = self._make(self.base.images(self.ids[places]).to(self.device), ids=ids)
+        assert isinstance(pair, Tensor)  # no local views
+        views = pair[indices % 2, row]  # of (2, m, 3, H, W)
+        return (views * 255).round().to(torch.uint8)
+
+    def batches(self, batch_size: int, device: Any) -> Iterator[dict[str, Tensor]]:
+        """Batches in the order of the ids."""
+        for ids in torch.split(torch.arange(len(self)), batch_size):
+            yield {"image": self.images(ids).to(device), "id": ids.to(device)}
+
+
+def view_features(encode: Encode, views: ViewedSet, **options: Any) -> tuple[Tensor, Tensor]:
+    """Features (n, D) of both views of every image; the options are `extract_features`'."""
+    features = extract_features(encode, views, **options)  # (2n, D)
+    return features[::2], features[1::2]

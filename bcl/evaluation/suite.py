@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from bcl.core.checks import check_choice, check_count
 from bcl.core.errors import InputError
 from bcl.core.random import permutation
+from bcl.evaluation.crops import ViewedSet, view_features
 from bcl.evaluation.features import Encode, FeatureCache, Progress, extract_features
 from bcl.evaluation.finetune import SETTINGS, fine_tune
 from bcl.evaluation.knn import knn_predict
@@ -244,26 +245,14 @@ def _method_and_encode(
 
 def _measures(encode: Encode, run: Run) -> dict[str, Any]:
     """Measures of the test features, with the alignment if the data has an image size."""
-    sets, views = run.sets, None
+    sets, options, views = run.sets, run.options, None
     if hasattr(sets.data, "image_size"):
-        views = _two_views(encode, run)
+        images = sets.images["test"]
+        some = permutation(len(images), 0, 0xA116)[:VIEWED]
+        viewed = ViewedSet(images, some, int(sets.data.image_size), options.device)
+        views = view_features(
+            encode, viewed, batch_size=options.batch_size, device=options.device,
+            autocast=options.autocast, name="views",
+        )  # fmt: skip
     main = next(iter(sets.groups.values()))
     return representation_measures(run.features["test"], sets.labels["test"], main, views)
-
-
-@torch.no_grad()
-def _two_views(encode: Encode, run: Run) -> tuple[Tensor, Tensor]:
-    """Features (N, D) of two SimCLR views of some test images."""
-    from bcl.augment import ContrastiveViews
-
-    options, images = run.options, run.sets.images["test"]
-    device, autocast = torch.device(options.device), options.autocast
-    make, rows = ContrastiveViews(int(run.sets.data.image_size)), []
-    some = permutation(len(images), 0, 0xA116)[:VIEWED]
-    for ids in torch.split(some, options.batch_size):
-        pair = make(images.images(ids).to(device), ids=ids.to(device))  # (2, B, 3, S, S)
-        pair = (pair * 255).round().to(torch.uint8)  # bytes, as encoders of images take them
-        with torch.autocast(device.type, autocast, enabled=autocast is not None):
-            rows.append(torch.stack([encode(view).float() for view in pair]))
-    first, second = torch.cat(rows, 1)
-    return first, second

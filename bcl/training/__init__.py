@@ -1,7 +1,8 @@
-"""A run: trainer, checkpoints, record, loggers, progress and the online probe."""
+"""A run: trainer, checkpoints, record, loggers, progress, the online probe and the watch."""
 
 from bcl.training.fit import make_trainer as make_trainer
 from bcl.training.history import HistoryWriter as HistoryWriter
 from bcl.training.loggers import LogHistory as LogHistory
 from bcl.training.online_probe import OnlineProbe as OnlineProbe
 from bcl.training.record import RunRecorder as RunRecorder
+from bcl.training.watch import FeatureWatch as FeatureWatch

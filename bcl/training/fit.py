@@ -24,6 +24,7 @@ from bcl.training.online_probe import OnlineProbe
 from bcl.training.progress import PlainProgress
 from bcl.training.record import RunRecorder
 from bcl.training.stopping import StopOnSignal
+from bcl.training.watch import FeatureWatch
 
 
 def make_trainer(
@@ -34,6 +35,7 @@ def make_trainer(
     save: Mapping[str, Any] | None = None,
     log: str | Iterable[str] | None = None,
     online: OnlineProbe | None = None,
+    watch: FeatureWatch | None = None,
     history_every: int | None = None,
     resumed_at: int | None = None,
 ) -> pl.Trainer:
@@ -46,6 +48,7 @@ def make_trainer(
         save: intervals of `bcl.training.checkpoints.Checkpoints`.
         log: loggers, see `LogHistory`.
         online: the online probe, if the run has one.
+        watch: measures of the features without labels; the default `FeatureWatch` if not given.
         history_every: epochs between files of the tracker's history, if the run has them.
         resumed_at: optimizer steps of the checkpoint in the folder that the run resumes from.
 
@@ -65,7 +68,8 @@ def make_trainer(
     if history_every is not None:
         keep = resumed_at is not None
         callbacks.append(HistoryWriter(Path(folder) / "tracker", history_every, keep))
-    callbacks += [*([online] if online else []), *_listed(settings.pop("callbacks", None))]
+    callbacks += [*([online] if online else []), watch or FeatureWatch()]
+    callbacks += _listed(settings.pop("callbacks", None))
     if log:
         callbacks.append(LogHistory(recorder, log, resumed_at))
     settings |= {

@@ -4,7 +4,6 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassStatScores
 
@@ -14,11 +13,10 @@ from bcl.core.errors import InputError
 from bcl.evaluation.features import extract_features
 from bcl.evaluation.knn import knn_predict
 from bcl.evaluation.shots import shot_groups
-from bcl.training.checkpoints import is_cut, is_last_epoch
-from bcl.training.record import RunRecorder
+from bcl.training.measurement import Measurement, undisturbed
 
 
-class OnlineProbe(Callback):
+class OnlineProbe(Measurement):
     """Measure Many / Medium / Few during training, without changing the run.
 
     A linear head learns from the encoder's features of each training batch (first view, detached)
@@ -90,7 +88,7 @@ class OnlineProbe(Callback):
             groups = shot_groups(counts, getattr(data, "grouping", "thirds"))
             self._groups = {name: ids for name, ids in groups.as_dict().items() if ids.numel()}
             grouping = groups.description
-        for recorder in self._recorders(trainer):
+        for recorder in self.recorders(trainer):
             about = f"linear head on the training batches' labels, Adam {self.learning_rate:g}"
             if self.neighbors:
                 about += f"; {self.neighbors} cosine neighbors in the probe set"
@@ -163,42 +161,18 @@ class OnlineProbe(Callback):
 
     # --- measurement ----------------------------------------------------------------------
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Measure every n epochs and after the last."""
-        due = (trainer.current_epoch + 1) % self.every_n_epochs == 0 or is_last_epoch(trainer)
-        if not due or is_cut(trainer):
-            return
-        values = self.measure(trainer, pl_module)
-        for recorder in self._recorders(trainer):
-            recorder.record["history"][-1].update(values)
-        pl_module.log_dict(values)
-
-    def _recorders(self, trainer: pl.Trainer) -> list[RunRecorder]:
-        """The recorders among the callbacks before this one, which have made the epoch's row."""
-        callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
-        before = callbacks[: callbacks.index(self)]
-        return [callback for callback in before if isinstance(callback, RunRecorder)]
-
-    @torch.no_grad()
     def measure(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, float]:
         """Compute the accuracies by name, equal on every rank; all ranks must call it."""
         assert self.head is not None  # made in setup
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         device = trainer.strategy.root_device
-        method: Any = pl_module
+        with undisturbed(trainer, pl_module) as encode:
 
-        def encode(images: Tensor) -> Tensor:
-            with trainer.precision_plugin.val_step_context():
-                features: Tensor = method.encode(images)
-            return features
+            def extract(dataset: Any, name: str) -> Tensor:
+                return extract_features(
+                    encode, dataset, batch_size=self.batch_size, device=device, name=name
+                ).to(device)
 
-        def extract(dataset: Any, name: str) -> Tensor:
-            return extract_features(
-                encode, dataset, batch_size=self.batch_size, device=device, name=name
-            ).to(device)
-
-        # Loaders draw random numbers to start their workers; the run's are put back.
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
             test = data.test_set()
             mine = torch.arange(rank(), len(test), world_size())  # each image on one rank
             features, labels = extract(test, "test images")[mine.to(device)], test.labels[mine]

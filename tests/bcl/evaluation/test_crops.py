@@ -4,7 +4,8 @@ import pytest
 import torch
 from fakes import FakeData
 
-from bcl.evaluation.crops import CroppedSet, crop_and_flip
+from bcl.augment import ContrastiveViews
+from bcl.evaluation.crops import CroppedSet, ViewedSet, crop_and_flip, view_features
 
 
 def test_crops_are_a_function_of_seed_epoch_and_id():
@@ -42,3 +43,16 @@ def test_crops_of_any_shape_are_windows_of_the_padded_image(size):
     for crop, every in zip(made, windows, strict=True):
         both = torch.cat([every, every.flip(-1)], 1)
         assert (both == crop[:, None, None]).flatten(3).all(-1).all(0).any()
+
+
+def test_pairs_of_views_are_those_of_their_images():
+    base, ids = FakeData().probe_set(), torch.tensor([7, 3, 200])
+    views = ViewedSet(base, ids, 6)
+    pair = (ContrastiveViews(6)(base.images(ids), ids=ids) * 255).round().to(torch.uint8)
+    assert views.images(torch.tensor([5, 0, 1])).equal(
+        torch.stack([pair[1, 2], pair[0, 0], pair[1, 0]])
+    )
+    assert views.labels.tolist() == base.labels[ids].repeat_interleave(2).tolist()
+    first, second = view_features(lambda x: x.flatten(1).float(), views, batch_size=4)
+    assert first.equal(pair[0].flatten(1).float())
+    assert second.equal(pair[1].flatten(1).float())
