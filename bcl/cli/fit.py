@@ -45,6 +45,12 @@ OPTIONS: dict[str, tuple[Any, Any, str]] = {
     "--online.every_n_epochs": (int | None, None, "epochs between measurements of an online probe"),
     "--online.neighbors": (int, 10, "its nearest neighbors; 0 for none"),
     "--online.learning_rate": (float, 1e-3, "learning rate of its linear head"),
+    "--watch.every_n_epochs": (
+        int | None,
+        None,
+        "epochs between measures of the features; 0: none; 10 if there are no labels",
+    ),
+    "--watch.images": (int, 2000, "training images that they are measured on"),
     "--history.every_n_epochs": (int | None, None, "epochs between files of all memory values"),
 }
 
@@ -186,7 +192,7 @@ def _train(parser: Any, options: Any) -> Path | None:
     import pytorch_lightning as pl
     from jsonargparse import ArgumentError
 
-    from bcl.training import OnlineProbe
+    from bcl.training import FeatureWatch, OnlineProbe
     from bcl.training.checkpoints import lies_in, load_method, read_checkpoint
     from bcl.training.fit import fit, make_trainer
     from bcl.training.record import new_record
@@ -221,6 +227,7 @@ def _train(parser: Any, options: Any) -> Path | None:
         save=vars(options.save),
         log=options.log,
         online=OnlineProbe(**vars(options.online)) if online else None,
+        watch=FeatureWatch(**vars(options.watch)),
         history_every=options.history.every_n_epochs,
         resumed_at=resumed_at,
     )

@@ -203,8 +203,10 @@ def tail_table(tracker: Any, data: Any = None) -> Any:
     scores = memorization_scores(losses, seen, tracker.normalization)
     found = torch.where(seen, losses, -torch.inf).topk(min(_TABLE_ROWS, int(seen.sum()))).indices
     dataset = data.train_set() if hasattr(data, "train_set") else None
-    labels, counts = getattr(dataset, "labels", None), getattr(data, "class_counts", None)
     names = getattr(data, "class_names", None)
+    labeled = names is None or len(names) > 0  # a collection has names of no class
+    labels = getattr(dataset, "labels", None) if labeled else None
+    counts = getattr(data, "class_counts", None) if labeled else None
     thumbnails = [None] * len(found) if dataset is None else _thumbnails(dataset, found)
     table = wandb.Table(columns=["id", "class", "class images", "momentum loss", "score", "image"])
     for sample, thumbnail in zip(found.tolist(), thumbnails, strict=True):

@@ -15,7 +15,7 @@ from bcl import InputError, OnlineProbe
 from bcl.cli import main
 from bcl.training import LogHistory, RunRecorder
 from bcl.training.checkpoints import Checkpoints, TorchRandomState
-from datamodules import DigitsLT
+from datamodules import ArraysLT, DigitsLT
 
 
 def recorded(folder, names, epochs=2, resume=None, resumed_at=None, more=()):
@@ -163,6 +163,11 @@ def test_tail_table_without_labels_and_with_large_images():
     assert table.data == [
         [2, None, None, 3.0, 1.0, None],
         [0, None, None, 1.0, 0.0, None],
+    ]
+    unlabeled = ArraysLT(np.zeros((4, 16, 16, 3), np.uint8), image_size=16)
+    assert [row[:3] for row in loggers.tail_table(tracker, unlabeled).data] == [
+        [2, None, None],
+        [0, None, None],
     ]
     data = DigitsLT(image_size=200)
     image = loggers.tail_table(tracker, data).data[0][5]

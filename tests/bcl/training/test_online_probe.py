@@ -257,10 +257,13 @@ def test_from_the_command_line(tmp_path, monkeypatch):
     common = ["--trainer.accelerator", "cpu", "--model.encoder.args.width", "4"]
     assert main(["fit", "--config", "digits_lt/simclr", "--config", "more.yaml", "--name", "run",
                  "--trainer.max_epochs", "1",
-                 "--history.every_n_epochs", "1", *common]) == 0  # fmt: skip
+                 "--history.every_n_epochs", "1", "--watch.every_n_epochs", "1",
+                 "--watch.images", "50", *common]) == 0  # fmt: skip
     record = json.loads((tmp_path / "outputs/run/run.json").read_text())
     assert 0 <= record["history"][0]["online_knn/few"] <= 1
     assert "3 cosine neighbors in the probe set; thirds: " in record["online_probe"]
+    assert "50 training images" in record["watch"]
+    assert "features/uniformity" in record["history"][0]
     assert TrackerHistory("outputs/run").momentum_loss().shape == (1, 417)
     resume = ["fit", "--config", "digits_lt/simclr", "--config", "more.yaml", "--name", "run",
               "--trainer.max_epochs", "2", "--log", "csv", "--history.every_n_epochs", "1",
