@@ -8,7 +8,7 @@ from bcl.core.checks import check_choice
 from bcl.core.errors import InputError
 
 PROJECTIONS = ("tsne", "pca", "umap")
-LANDMARKS = 3_000  # images that t-SNE places; the others follow their nearest landmarks
+LANDMARKS = 2_000  # images that t-SNE places; the others follow their nearest landmarks
 DIMENSIONS = 50  # principal components that t-SNE sees
 NEAREST = 3  # landmarks that place another image
 
