@@ -179,7 +179,7 @@ class FilesDataModule(LongTailedDataModule):
         wanted = len(pool.names) * 3 * self.image_size**2 * (1.5 if self.whole else 1)
         fits = wanted <= self.memory_limit_gb * 2**30
         in_memory = self.storage in ("memory", "host") or (self.storage == "auto" and fits)
-        pixels, digests, bad, sides = decoded(
+        pixels, digests, bad, sides, _ = decoded(
             pool.reader,
             pool.names,
             self.image_size if in_memory else 0,

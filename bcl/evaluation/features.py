@@ -1,6 +1,7 @@
 """Features of an image set: extracted once, on one rank or many, and kept on disk."""
 
 import hashlib
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -186,6 +187,9 @@ def _own_batches(
 def _read(path: Path, total: int) -> Tensor | None:
     """Features that fit, or None: a damaged file is simply written again."""
     try:
+        with zipfile.ZipFile(path) as archive:
+            if archive.testzip() is not None:  # torch does not look at the checksums
+                return None
         features: Tensor = torch.load(path, weights_only=True)["features"]
         fits = features.dtype == torch.float32 and features.ndim == 2 and len(features) == total
     except Exception:

@@ -3,7 +3,9 @@
 import json
 import os
 import shutil
+import struct
 import threading
+import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import BinaryIO
@@ -19,9 +21,10 @@ from datamodules.images.decode import DECODE_VERSION
 from datamodules.images.files import Chunk, decode_all
 from datamodules.images.readers import Reader
 
-# A file holds the pixels, the digests, the sides of whole images, a JSON footer, the footer's
-# length (8 bytes) and this.
-_MAGIC = b"BCLCACR3"
+# A file holds the pixels, the digests, the sides of whole images, a JSON footer with their CRC-32,
+# the footer's own and its length (8 bytes each), and this.
+_MAGIC = b"BCLCACR4"
+_BLOCK = 1 << 22  # bytes that are checked at a time
 _thread = threading.Lock()  # locks of files keep processes apart, not threads
 
 
@@ -51,12 +54,12 @@ def decoded(
     stamps = "\n".join([f"{name}\0{_stamp(reader, name)}" for name in names])
     key = fingerprint(f"{DECODE_VERSION} {size}{' whole' * whole}", stamps)
     path = folder / f"{key}.u8"
-    if (found := _load(path, size)) is not None:
+    if (found := _kept(path, size, reader, names)) is not None:
         return found
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with _thread, locked(folder / f"{key}.lock"):
-            if (found := _load(path, size)) is not None:  # written while we waited
+            if (found := _kept(path, size, reader, names)) is not None:  # written while we waited
                 return found
             for part in folder.glob(f".{path.name}.*.tmp"):
                 part.unlink(missing_ok=True)  # of a process that was killed: we hold its lock
@@ -77,6 +80,21 @@ def decoded(
     return found
 
 
+def _kept(path: Path, size: int, reader: Reader, names: Sequence[str]) -> Chunk | None:
+    """A cache, unless it calls an image unreadable that the system failed to read only once."""
+    found = _load(path, size)
+    again = () if found is None else (names[row] for row in found.passing)
+    return None if any(_is_readable(reader, name) for name in again) else found
+
+
+def _is_readable(reader: Reader, name: str) -> bool:
+    try:
+        reader.read(name)
+    except OSError as error:
+        return error.errno is None
+    return True
+
+
 def _stamp(reader: Reader, name: str) -> str:
     try:
         return reader.stamp(name)
@@ -93,10 +111,14 @@ def _fill(
     progress: Progress | None,
 ) -> None:
     bad: list[tuple[int, str]] = []
+    passing: list[int] = []
     digests, sides = bytearray(), bytearray()
-    count = 0
+    count = crc = 0
     for chunk in chunks:
-        file.write(chunk.pixels.numpy().data)
+        pixels = chunk.pixels.numpy().data
+        file.write(pixels)
+        crc = zlib.crc32(pixels, crc)
+        passing += chunk.passing
         digests += chunk.digests.numpy().astype("<i8").tobytes()
         sides += b"" if chunk.sides is None else chunk.sides.numpy().astype("<i8").tobytes()
         count += len(chunk.digests)
@@ -105,8 +127,10 @@ def _fill(
             task = "decoding images of" if size else "checking images of"
             progress(f"{task} {reader.root}", count + len(bad), total)
     file.write(digests + sides)
-    footer = json.dumps({"count": count, "size": size, "bad": bad, "whole": bool(sides)}).encode()
-    file.write(footer + len(footer).to_bytes(8, "little") + _MAGIC)
+    values = {"count": count, "size": size, "bad": bad, "passing": passing, "whole": bool(sides)}
+    footer = json.dumps({**values, "crc": zlib.crc32(digests + sides, crc)}).encode()
+    numbers = (zlib.crc32(footer), len(footer))
+    file.write(footer + b"".join(number.to_bytes(8, "little") for number in numbers) + _MAGIC)
 
 
 def _load(path: Path, size: int) -> Chunk | None:
@@ -114,28 +138,38 @@ def _load(path: Path, size: int) -> Chunk | None:
     try:
         with path.open("rb") as file:
             total = file.seek(0, os.SEEK_END)
-            file.seek(max(total - 16, 0))
-            tail = file.read(16)
-            length = int.from_bytes(tail[:8], "little")
-            if tail[8:] != _MAGIC or length > total - 16:
+            file.seek(max(total - 24, 0))
+            crc, length, magic = struct.unpack("<QQ8s", file.read(24))
+            if magic != _MAGIC or length > total - 24:
                 return None
-            file.seek(total - 16 - length)
-            footer = json.loads(file.read(length))
-            count, bad = int(footer["count"]), [(int(row), str(why)) for row, why in footer["bad"]]
-            whole = bool(footer["whole"])
+            file.seek(total - 24 - length)
+            text = file.read(length)
+            if zlib.crc32(text) != crc:
+                return None
+            footer = json.loads(text)
+            file.seek(0)
+            if _crc(file, total - 24 - length) != footer["crc"]:
+                return None
+            count, whole = footer["count"], footer["whole"]
             table = count * (24 if whole else 8)
-            pixels = total - 16 - length - table
+            pixels = total - 24 - length - table
             file.seek(pixels)
             raw = bytearray(file.read(table)) + bytes(8)  # torch refuses an empty buffer
-            numbers = torch.frombuffer(raw, dtype=torch.int64)[:-1]
-            digests, sides = numbers[:count], numbers[count:].view(-1, 2)
-            if pixels != 3 * (int(sides.prod(1).sum()) if whole else count * size * size):
-                return None
-    except (OSError, ValueError, LookupError, TypeError):
+    except (OSError, struct.error):
         return None
+    numbers = torch.frombuffer(raw, dtype=torch.int64)[:-1]
+    digests, sides = numbers[:count], numbers[count:].view(-1, 2) if whole else None
+    bad, passing = [(row, why) for row, why in footer["bad"]], tuple(footer["passing"])
     if not pixels:
-        return Chunk(torch.empty(0, 3, size, size, dtype=torch.uint8), digests, bad)
+        empty = torch.empty(0, 3, size, size, dtype=torch.uint8)
+        return Chunk(empty, digests, bad, passing=passing)
     flat = torch.from_file(str(path), shared=False, size=pixels, dtype=torch.uint8)
-    if whole:
-        return Chunk(flat, digests, bad, sides)
-    return Chunk(flat.view(count, 3, size, size), digests, bad)
+    return Chunk(flat if whole else flat.view(count, 3, size, size), digests, bad, sides, passing)
+
+
+def _crc(file: BinaryIO, size: int) -> int:
+    """CRC-32 of the next bytes: about a second per GiB, once per process and run."""
+    crc = 0
+    while size > 0 and (block := file.read(min(_BLOCK, size))):
+        crc, size = zlib.crc32(block, crc), size - len(block)
+    return crc

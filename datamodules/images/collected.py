@@ -19,6 +19,7 @@ from datamodules.images.readers import (
     FolderReader,
     Reader,
     ZipReader,
+    check_bytes,
     is_hidden,
     is_image,
     kind_of,
@@ -173,6 +174,7 @@ class TarReader:
     def read(self, name: str) -> bytes:
         """The bytes of one file."""
         offset, size, _ = self._files[name]
+        check_bytes(size)
         with self._plain.open("rb") as file:
             file.seek(offset)
             data = file.read(size)

@@ -18,6 +18,8 @@ Pixels = TypeVar("Pixels", "NDArray[np.uint8]", "Tensor")
 # Part of the cache's key: raise it whenever `decode` returns other pixels.
 DECODE_VERSION = 3
 
+# Pillow would try all of its formats, whatever a file's name; EPS starts another program.
+_FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "PPM", "TIFF", "GIF")
 _LONGEST = 16  # times the shorter side
 # EXIF orientation: whether rows and columns change places, then the steps through both.
 _TURNS = {
@@ -87,7 +89,7 @@ def opened(data: bytes) -> "Iterator[Image]":
 
     try:
         # Warnings are about metadata that nothing here depends on.
-        with warnings.catch_warnings(), Image.open(BytesIO(data)) as image:
+        with warnings.catch_warnings(), Image.open(BytesIO(data), formats=_FORMATS) as image:
             warnings.simplefilter("ignore")
             # Pillow before 10.3 opens 16-bit grayscale PNG as "I", 32 bits.
             if image.mode == "F" or (image.mode == "I" and image.format != "PNG"):
@@ -155,7 +157,7 @@ def shrink(data: bytes, max_side: int) -> bytes:
     """Resize an image to a shorter side of ``max_side`` pixels; smaller ones stay as they are."""
     from PIL import Image
 
-    with Image.open(BytesIO(data)) as image:
+    with Image.open(BytesIO(data), formats=_FORMATS) as image:
         width, height = image.size
         if min(width, height) <= max_side:
             return data

@@ -37,6 +37,7 @@ class Chunk(NamedTuple):
     digests: Tensor  # (n,) int64 hashes of their files
     bad: list[tuple[int, str]]  # row and reason of the others
     sides: Tensor | None = None  # (n, 2) int64 rows and columns of whole images
+    passing: tuple[int, ...] = ()  # the bad rows that may be read another time
 
 
 class Places(NamedTuple):
@@ -144,9 +145,9 @@ def decode_all(
             # A few chunks per process may wait, so that a slow disk does not fill the memory.
             waiting += [pool.submit(_run, rows) for rows in islice(chunks, 4 * processes)]
         while waiting:
-            pixels, digests, bad, sides = waiting.popleft().result()
+            pixels, digests, bad, sides, passing = waiting.popleft().result()
             sides = sides if sides is None else torch.from_numpy(sides)
-            yield Chunk(torch.from_numpy(pixels), torch.from_numpy(digests), bad, sides)
+            yield Chunk(torch.from_numpy(pixels), torch.from_numpy(digests), bad, sides, passing)
             waiting += [pool.submit(_run, rows) for rows in islice(chunks, 1)]
     except BrokenProcessPool:
         raise InputError(
@@ -193,6 +194,7 @@ class _Decoder(Dataset[Chunk]):
             pixels.untyped_storage().share_memory_()  # decoded in place; torch would copy it later
         digests, bad = torch.zeros(len(rows), dtype=torch.int64), []
         array, hashes, good = pixels.numpy(), digests.numpy(), 0  # faster to fill one by one
+        passing: tuple[int, ...] = ()
         for row, along in rows:
             try:
                 data = self.reader.read(str(self.names[row]))
@@ -208,15 +210,16 @@ class _Decoder(Dataset[Chunk]):
                     wholes.append(torch.from_numpy(decode_whole(data, self.size).copy()))
             except OSError as error:
                 bad.append((row, reason(error)))
+                passing += (row,) if error.errno is not None else ()  # of the system, not the file
             else:
                 if self.digests:
                     hashes[good] = digest_of(data)
                 good += 1
         if self.extent != "whole":
-            return Chunk(pixels[:good], digests[:good], bad)
+            return Chunk(pixels[:good], digests[:good], bad, passing=passing)
         flat = torch.cat([pixels.flatten(), *(image.flatten() for image in wholes)])
         sides = torch.tensor([image.shape[1:] for image in wholes], dtype=torch.int64).view(-1, 2)
-        return Chunk(flat, digests[:good], bad, sides)
+        return Chunk(flat, digests[:good], bad, sides, passing)
 
 
 _decoder: _Decoder  # of a process of `decode_all`

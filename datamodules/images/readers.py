@@ -1,6 +1,7 @@
 """Files of a folder or a zip archive, read by their relative name."""
 
 import os
+import stat
 import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
@@ -11,6 +12,7 @@ from bcl.core.errors import InputError
 EXTENSIONS = frozenset(
     {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff", ".gif", ".jfif"}
 )
+MOST_BYTES = 512 << 20  # of one file; a small archive may hold entries that unpack to any size
 # Folders of systems and devices, with copies and deleted files in them.
 SYSTEM = frozenset(
     {"lost+found", "__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information"}
@@ -77,13 +79,33 @@ class FolderReader:
     def read(self, name: str) -> bytes:
         """The bytes of one file."""
         # Half the time of Path.open; a list may name absolute paths.
-        with open(os.path.join(self.root, name), "rb") as file:  # noqa: PTH118, PTH123
+        with open(os.path.join(self.root, name), "rb", opener=_regular) as file:  # noqa: PTH118
             return file.read()
 
     def stamp(self, name: str) -> str:
         """Size and times of the last change; unpackers restore the first time, not the second."""
         status = os.stat(os.path.join(self.root, name))  # noqa: PTH116, PTH118
         return f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
+
+
+def _regular(path: str, flags: int) -> int:
+    """Open a regular file of a sane size; a pipe or a device could give bytes without end."""
+    handle = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+    status = os.fstat(handle)
+    try:
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError("not a regular file")
+        check_bytes(status.st_size)
+    except OSError:
+        os.close(handle)
+        raise
+    return handle
+
+
+def check_bytes(size: int) -> None:
+    """Refuse to read a file of this size whole."""
+    if size > MOST_BYTES:
+        raise OSError(f"larger than {MOST_BYTES >> 20} MiB")
 
 
 def _is_folder(entry: "os.DirEntry[str]") -> bool:
@@ -149,6 +171,7 @@ class ZipReader:
         info = self._info(name)
         if info.flag_bits & 1:
             raise OSError("encrypted in the archive")
+        check_bytes(info.file_size)
         try:
             return self._archive.read(info)
         except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:

@@ -66,6 +66,18 @@ def test_damaged_cache_is_made_again(tmp_path):
     assert extract_features(encode, images, cache=cache).equal(first)
 
 
+@pytest.mark.parametrize("place", [0.2, 0.4, 0.6, 0.8])
+def test_one_flipped_bit_is_no_other_feature(tmp_path, place):
+    cache = FeatureCache(tmp_path, "weights")
+    images = FakeSet(torch.arange(300) % 6, 7)
+    first = extract_features(encode, images, cache=cache)
+    file = next(tmp_path.iterdir())
+    damaged = bytearray(file.read_bytes())
+    damaged[int(place * len(damaged))] ^= 1
+    file.write_bytes(damaged)
+    assert extract_features(encode, images, cache=cache).equal(first)
+
+
 class Repeating(FakeSet):
     def batches(self, batch_size, device):
         for batch in super().batches(batch_size, device):

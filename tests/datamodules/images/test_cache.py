@@ -1,5 +1,6 @@
 """The cache of decoded images, and images decoded by workers."""
 
+import errno
 import multiprocessing
 import os
 import resource
@@ -174,3 +175,42 @@ def test_older_caches_are_not_read(folder: Path, tmp_path: Path) -> None:
     path = next((tmp_path / "cache").glob("*.u8"))
     assert path.read_bytes()[-8:] == cache_module._MAGIC
     assert len(expected.digests) == len(expected.digests.unique()) == 40
+
+
+@pytest.mark.parametrize("place", [0.1, 0.5, 0.9, 0.97, 0.985, 0.999])
+def test_one_flipped_bit_is_found_and_the_cache_made_again(folder, tmp_path, place):
+    cache = tmp_path / "cache"
+    expected = decode_folder(folder, cache)
+    pixels, path = expected.pixels.clone(), next(cache.glob("*.u8"))
+    whole = path.read_bytes()
+    damaged = bytearray(whole)
+    damaged[int(place * len(damaged))] ^= 16
+    path.unlink()  # not in place: the expected pixels are mapped
+    path.write_bytes(damaged)
+    assert torch.equal(decode_folder(folder, cache).pixels, pixels)
+    assert path.read_bytes() == whole
+
+
+class Failing(FolderReader):
+    """A disk that fails for a while."""
+
+    broken = True
+
+    def read(self, name):
+        if self.broken and name.startswith("ant"):
+            raise OSError(errno.EIO, "Input/output error")
+        return super().read(name)
+
+
+def test_an_error_of_the_system_is_not_remembered(folder, tmp_path):
+    (folder / "bee" / "bad.png").write_bytes(b"no image")
+    disk = Failing(folder)
+
+    def bad():
+        chunk = decoded(disk, disk.names(), 12, cache=tmp_path / "cache", workers=0)
+        return [why for _, why in chunk.bad], len(chunk.pixels)
+
+    assert bad()[1] == 20
+    assert bad() == (["Input/output error"] * 20 + ["cannot identify image file"], 20)
+    disk.broken = False
+    assert bad() == (["cannot identify image file"], 40)  # the file's own fault stays

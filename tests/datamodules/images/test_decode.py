@@ -60,7 +60,7 @@ def test_decompression_bomb(monkeypatch) -> None:
 def test_any_error_of_a_plugin_is_a_bad_image(monkeypatch) -> None:
     """Pillow's TIFF plugin, for one, raises TypeError for some damaged files."""
 
-    def fail(*_):
+    def fail(*_, **options):
         raise TypeError("'float' object cannot be interpreted as an integer")
 
     monkeypatch.setattr(Image, "open", fail)
@@ -150,3 +150,16 @@ def test_whole_images_of_any_mode(mode: str, recwarn) -> None:
     if mode == "I;16":
         assert found[0, 5, 5] == 200
     assert not recwarn.list
+
+
+@pytest.mark.parametrize("kind", ["EPS", "PCX", "TGA"])
+def test_formats_without_a_name_here_are_not_tried(kind: str) -> None:
+    raw = encoded(Image.new("RGB", (8, 8)), kind)  # under the name of a .png
+    for read in (check, lambda data: decode(data, 8), lambda data: shrink(data, 4)):
+        with pytest.raises(OSError, match="cannot identify"):
+            read(raw)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP", "WEBP", "PPM", "TIFF", "GIF", "MPO"])
+def test_formats_with_a_name_are_read(kind: str) -> None:
+    assert decode(encoded(Image.new("RGB", (8, 8)), kind), 8).shape == (3, 8, 8)

@@ -9,7 +9,7 @@ import pytest
 from folders import left_out, make_folder, module
 
 from bcl import InputError
-from datamodules.images.readers import is_hidden, leaves_folder, shown
+from datamodules.images.readers import FolderReader, ZipReader, is_hidden, leaves_folder, shown
 
 
 def test_hidden_names() -> None:
@@ -97,3 +97,21 @@ def test_archive_with_a_hidden_way_out(tmp_path: Path) -> None:
             file.writestr(name, b"x")
         with pytest.raises(InputError, match="leaves its folder"):
             module(archive).setup()
+
+
+def test_pipes_and_devices_are_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "zero.png").symlink_to("/dev/zero")
+    for name in ("pipe.png", "zero.png"):
+        with pytest.raises(OSError, match="not a regular file"):
+            FolderReader(tmp_path).read(name)
+
+
+def test_files_and_entries_are_read_up_to_a_limit(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("datamodules.images.readers.MOST_BYTES", 1 << 20)
+    (tmp_path / "large.png").write_bytes(bytes(1 + (1 << 20)))
+    with zipfile.ZipFile(tmp_path / "set.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.write(tmp_path / "large.png", "large.png")  # a thousandth as large here
+    for reader in (FolderReader(tmp_path), ZipReader(tmp_path / "set.zip")):
+        with pytest.raises(OSError, match="larger than 1 MiB"):
+            reader.read("large.png")
