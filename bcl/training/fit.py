@@ -217,5 +217,6 @@ def _lost_rank(error: BaseException) -> InputError | None:
     """The error of a collective that another rank will not enter any more."""
     text = str(error)
     if isinstance(error, torch.distributed.DistError) or "gloo" in text or "NCCL" in text:
-        return InputError(f"another rank has ended or cannot be reached: {text.splitlines()[0]}.")
+        cause = text.partition(". ")[0].partition("\n")[0].rstrip(".")
+        return InputError(f"another rank has ended or cannot be reached: {cause}.")
     return None
