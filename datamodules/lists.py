@@ -191,7 +191,7 @@ class ImageListLT(FilesDataModule):
                 lists[part] = self._read(reader, name, classes, train.words)
         for images in lists.values():
             _check_every_class(images, classes)
-        pool = _union(reader, lists)
+        pool = pool_of_lists(reader, lists)
         data, kept, _ = self.open_pool(pool)
         place = {name: row for row, name in enumerate(kept.names)}
         sets = {}
@@ -243,7 +243,7 @@ class ImageListLT(FilesDataModule):
         ]
 
 
-def _union(reader: Reader, lists: dict[str, ImageList]) -> Pool:
+def pool_of_lists(reader: Reader, lists: dict[str, ImageList]) -> Pool:
     """All images of the lists, each once; refuses contradictions and images that are not there."""
     labels: dict[str, int] = {}
     missing: list[str] = []

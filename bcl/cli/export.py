@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("checkpoint", metavar="CKPT", help="checkpoint of 'bcl fit'")
+    add("checkpoint", metavar="CKPT", help="run of 'bcl fit': its folder or a checkpoint")
     add("--out", required=True, metavar="DIR", help="folder to write")
     add("--overwrite", action="store_true", help="replace --out if it is an exported encoder")
 

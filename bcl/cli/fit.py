@@ -239,8 +239,10 @@ def find_checkpoint(folder: Path, asked: str | None, overwrite: bool) -> Path | 
     """Find the checkpoint to resume from, if any; never mix a new run into an old one."""
     from pytorch_lightning.utilities import rank_zero_only
 
-    from bcl.training.checkpoints import lies_in
+    from bcl.training.checkpoints import checkpoint_file, lies_in
 
+    if asked not in (None, "last"):
+        asked = str(checkpoint_file(asked))
     last = folder / "checkpoints" / "last.ckpt"
     own = asked is not None and (asked == "last" or lies_in(asked, last.parent))
     if not own and last.exists() and not overwrite:

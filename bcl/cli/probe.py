@@ -15,7 +15,7 @@ from bcl.core.progress import Progress
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("checkpoints", nargs="+", metavar="CKPT", help="checkpoints to evaluate")
+    add("checkpoints", nargs="+", metavar="RUN", help="folders of runs, or checkpoints")
     add("--out", required=True, metavar="DIR", help="folder for the reports")
     add(
         "--protocol",
@@ -27,6 +27,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "set: bcl, gh, sdclr, colt, mak, cacr, ts (default: %(default)s)",
     )
     add("--data.root", dest="data_root", metavar="DIR", help="the data set's folder, if it moved")
+    source = "class folders, or a list or table of paths and labels"
+    add("--train", metavar="SOURCE", help=f"train the probes on other images: {source}")
+    add("--test", metavar="SOURCE", help="test them on these (default: a fifth of each class)")
+    add("--labels", metavar="FILE", help="list or table of labels for images of the run itself")
     add("--grouping", choices=("thirds", "thresholds"), help="main grouping of the report")
     add("--layer", default="pooled", help="features to read: pooled, projector, class_token, …")
     add("--earlier", metavar="CKPT", help="earlier checkpoint: show the samples that moved most")
@@ -63,6 +67,7 @@ def run(args: argparse.Namespace) -> int:
 
     out, options = Path(args.out), _options(args)
     folders = _folders(args.checkpoints, out)
+    _check_sources(args)
     _check_paths(args, folders)
     reports = []
     for checkpoint, folder in zip(args.checkpoints, folders, strict=True):
@@ -86,6 +91,12 @@ def _options(args: argparse.Namespace) -> Any:
     from bcl.evaluation.protocols import parse_protocols
 
     wanted = parse_protocols(args.protocol)
+    needy = [protocol.name for protocol in wanted if protocol.train == "long-tailed"]
+    if needy and (args.train or args.labels):
+        raise InputError(
+            f"'{needy[0]}' trains on the labeled images of pretraining, which --train and --labels "
+            "stand in for; take full, N-shot, a share or knn."
+        )
     solvers = {protocol.solver for protocol in wanted if protocol.kind != "knn"}
     rates = _numbers("--learning-rates", args.learning_rates, GRADIENT_SOLVERS, solvers)
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -129,6 +140,14 @@ def _numbers(
     return numbers[0] if len(numbers) == 1 else numbers
 
 
+def _check_sources(args: argparse.Namespace) -> None:
+    """Refuse sources of labels that contradict each other."""
+    if args.train and args.labels:
+        raise InputError("--train and --labels both give training labels; give one of them.")
+    if args.test and not (args.train or args.labels):
+        raise InputError("--test goes with --train SOURCE or --labels FILE; add one of them.")
+
+
 def _check_paths(args: argparse.Namespace, folders: list[Path]) -> None:
     """Refuse what cannot be read or written, before any work."""
     for checkpoint in filter(None, [*args.checkpoints, args.earlier]):
@@ -147,10 +166,12 @@ def _check_paths(args: argparse.Namespace, folders: list[Path]) -> None:
 
 def _folders(checkpoints: list[str], out: Path) -> list[Path]:
     """One checkpoint reports into OUT itself, several into folders named after them."""
+    from bcl.training.checkpoints import checkpoint_file
+
     if len(checkpoints) == 1:
         return [out]
     names: list[str] = []
-    for path in (Path(checkpoint).resolve() for checkpoint in checkpoints):
+    for path in (checkpoint_file(checkpoint).resolve() for checkpoint in checkpoints):
         stem = path.stem
         if re.match(r"(last|best)$|epoch|step", stem):
             outer = path.parent.parent if path.parent.name == "checkpoints" else path.parent
@@ -164,19 +185,25 @@ def _evaluate(checkpoint: Path, name: str, args: argparse.Namespace, options: An
     from bcl.evaluation import evaluate
     from bcl.evaluation.features import FeatureCache
     from bcl.evaluation.layers import layer_encoder
-    from bcl.training.checkpoints import load_run
+    from bcl.training.checkpoints import checkpoint_file, load_run
 
+    checkpoint = checkpoint_file(checkpoint)
     loaded = load_run(checkpoint)
     data, method = loaded.data, loaded.method
     layer_encoder(method, args.layer)  # refuses a model without encoder before any work
-    if (root := args.data_root) is not None:
-        if not hasattr(data, "root"):
-            raise InputError(f"--data.root: {type(data).__name__} has no folder that could move.")
-        if not Path(root).exists():
-            raise InputError(f"--data.root: nothing at {root}; check the path.")
-        data.root = type(data.root)(root) if isinstance(data.root, (str, Path)) else root
-    data.prepare_data()
-    data.setup("fit")
+    if args.data_root is not None:
+        _move(data, args.data_root)
+    elsewhere = bool(args.train or args.labels)
+    if not args.train:  # the run's own images are needed
+        data.prepare_data()
+        data.setup("fit")
+    if elsewhere:
+        data = _labeled(data, args)
+    elif not len(getattr(data, "class_names", "some")):
+        raise InputError(
+            f"{checkpoint}: the run's images have no labels; give labeled ones (--train SOURCE "
+            "--test SOURCE), or labels of some of its own (--labels FILE)."
+        )
     earlier = getattr(load_run(args.earlier).method, "tracker", None) if args.earlier else None
     if args.earlier and earlier is None:
         raise InputError(f"{args.earlier} has no tracker, so no earlier scores.")
@@ -188,8 +215,32 @@ def _evaluate(checkpoint: Path, name: str, args: argparse.Namespace, options: An
         data,
         args.protocol,
         options,
-        tracker=getattr(method, "tracker", None),
+        tracker=None if elsewhere else getattr(method, "tracker", None),
         earlier_scores=earlier.scores if earlier is not None else None,
         record={"name": name, **loaded.record, "checkpoint": str(checkpoint)},
         progress=Progress(),
     )
+
+
+def _move(data: Any, root: str) -> None:
+    """Point a datamodule at the folder that its images are in now."""
+    one = len(getattr(data, "roots", [])) == 1
+    if not hasattr(data, "root") and not one:
+        raise InputError(f"--data.root: {type(data).__name__} has no folder that could move.")
+    if not Path(root).exists():
+        raise InputError(f"--data.root: nothing at {root}; check the path.")
+    if one:
+        data.roots = [root]
+    else:
+        data.root = type(data.root)(root) if isinstance(data.root, (str, Path)) else root
+
+
+def _labeled(data: Any, args: argparse.Namespace) -> Any:
+    """The images that the command line gives labels for, of the size of the run's."""
+    from bcl.cli.labeled import LabeledImages
+
+    names = ("image_size", "cache_dir", "workers", "storage", "memory_limit_gb")
+    options = {name: getattr(data, name) for name in names if hasattr(data, name)}
+    labeled = LabeledImages(args.train, args.test, args.labels, data, **options)
+    labeled.prepare_data()
+    return labeled

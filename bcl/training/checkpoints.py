@@ -260,14 +260,20 @@ def damage(path: Path) -> str | None:
     return None if part is None else f"the checksum of '{part}' is wrong"
 
 
+def checkpoint_file(path: str | Path) -> Path:
+    """The file of a checkpoint; a run's folder stands for its last one."""
+    last = Path(path) / "checkpoints" / "last.ckpt"
+    return last if last.is_file() else Path(path)
+
+
 def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
     """Read a checkpoint of this library; its ``"bcl"`` entry holds format and record."""
-    file = Path(path)
+    file = checkpoint_file(path)
     if not file.is_file():
-        which = f"{file} (it is a folder)" if file.is_dir() else f"{file}"
+        which = f"in folder {file}" if file.is_dir() else f"{file}"
         raise InputError(
-            f"no checkpoint {which}; name a file that `bcl fit` wrote, such as "
-            f"checkpoints/last.ckpt.{_neighbor(file)}"
+            f"no checkpoint {which}; name a run's folder, or a file that `bcl fit` wrote, "
+            f"such as checkpoints/last.ckpt.{_neighbor(file)}"
         )
     content, fault = _read(file, map_location)
     if fault is not None:
@@ -344,7 +350,7 @@ def load_run(path: str | Path, trusted: tuple[str, ...] = ()) -> Run:
     weights (``pretrained``, a path or URL of weights) and cache folders is ignored.
 
     Args:
-        path: a checkpoint that `bcl fit` or the quickstart wrote.
+        path: a checkpoint that `bcl fit` or the quickstart wrote, or a run's folder.
         trusted: packages besides this library whose classes the configuration may name.
 
     Returns:

@@ -7,6 +7,7 @@ import types
 import pytest
 import torch
 from fakes import FakeData, encode
+from folders import make_folder
 
 import bcl
 from bcl.cli import main, probe, report
@@ -85,6 +86,36 @@ def test_probe_then_report(checkpoint, tmp_path, capsys):
     assert not list(out.rglob(".*"))
 
 
+def test_labels_from_elsewhere(checkpoint, tmp_path, capsys):
+    train = make_folder(tmp_path / "train", {"ant": 9, "bee": 6, "cat": 5}, side=8)
+    test = make_folder(tmp_path / "test", {"ant": 2, "bee": 3}, side=8)
+    words = [tmp_path / "simclr", "--out", tmp_path / "out", "--train", train, "--test", test]
+    assert command(probe, *words, "--protocol", "full,2-shot,knn@3") == 0  # a run's folder
+    values = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert values["data"]["class_names"] == ["ant", "bee", "cat"]
+    assert values["data"]["class_counts"] == [9, 6, 5]
+    assert values["data"]["test_counts"] == [2, 3, 0]
+    assert f"tested on {test}" in values["data"]["recipe"]
+    assert values["tracker"] is None  # of other images
+    assert values["record"]["checkpoint"] == str(checkpoint.paths[0])
+    assert not hasattr(checkpoint.loaded[0].data, "ready")  # the run's data may be gone
+
+
+def test_data_without_labels_asks_for_some(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr(SetUpData, "class_names", [], raising=False)
+    monkeypatch.setattr(FakeData, "__init__", lambda self: None)
+    with pytest.raises(InputError, match="--labels FILE"):
+        command(probe, checkpoint.paths[0], "--out", tmp_path / "out")
+
+
+def test_a_collection_that_moved(tmp_path):
+    data = types.SimpleNamespace(roots=["old"])
+    probe._move(data, str(tmp_path))
+    assert data.roots == [str(tmp_path)]
+    with pytest.raises(InputError, match="no folder that could move"):
+        probe._move(types.SimpleNamespace(roots=["a", "b"]), str(tmp_path))
+
+
 def test_values_to_choose_from(checkpoint, tmp_path):
     out = tmp_path / "out"
     words = ["--protocol", "full,full:ridge,full:sgd,10-shot", "--l2", "1e-3,0.1", "--epochs", "3"]
@@ -152,6 +183,10 @@ def test_baseline_by_name(checkpoint, tmp_path):
         (["--learning-rates", "0.1"], "--learning-rates is for the solvers adam, sgd, cacr"),
         (["--l2", "0.1", "--protocol", "knn"], "--l2 is for the solvers lbfgs, ridge"),
         (["--earlier", "missing.ckpt"], "no checkpoint at missing.ckpt"),
+        (["--train", "a", "--labels", "b.csv"], "both give training labels"),
+        (["--test", "a"], "--test goes with"),
+        (["--train", "a", "--protocol", "full,long-tailed"], "'long-tailed'"),
+        (["--train", "no/such/folder"], "does not exist"),
         (["--data.root", "no/such/folder"], "nothing at no/such/folder"),
         (["--layer", "blocks"], "unknown layer 'blocks'"),
         (["--device", "cuda:99"], "--device cuda:99 cannot be used here"),
