@@ -20,6 +20,7 @@ _DATE = re.compile(
     rf"{_YEAR}([-_. ]?{_MONTH}([-_. ]?{_DAY}([-_. ]\D.*)?)?)?|{_DAY}[-_.]{_MONTH}[-_.]{_YEAR}"
     r"|\d{3}(?=\d*[A-Z_])[A-Z0-9_]{5}|DCIM"
 )
+_DAY_APART = re.compile(r"(\D*\d){8}.*")  # with a separator, a date to the day
 
 
 class ImageFolderLT(PoolDataModule):
@@ -133,7 +134,10 @@ def scan(reader: Reader, prefix: str) -> tuple[list[str], Tensor, list[str]]:
 
 def _check_dates(where: str, classes: list[str], names: list[str]) -> None:
     """Refuse trees by date, or by camera and date: their folders do not say what images show."""
-    dates = classes if all(map(_DATE.fullmatch, classes)) else []
+    dates = list(filter(_DATE.fullmatch, classes))
+    days = [name for name in dates if _DAY_APART.fullmatch(name) and not name.isdigit()]
+    if len(dates) < len(classes) and len(days) < 2:
+        dates = []  # a folder among classes may have such a name
     inner = ([p for p in name.split("/")[1:-1] if _DATE.fullmatch(p)] for name in names)
     if not dates and names and all(inner):  # stops at the first image in no such folder
         dates = [name.rpartition("/")[0] for name in names[:1]]
