@@ -118,7 +118,7 @@ def test_killed_while_caching(folder: Path, tmp_path: Path) -> None:
     assert not list((tmp_path / "cache").glob(".*.tmp"))
 
 
-def test_damaged_cache_is_made_anew(folder: Path, tmp_path: Path) -> None:
+def test_damaged_cache_is_made_again(folder: Path, tmp_path: Path) -> None:
     expected = decode_folder(folder, tmp_path / "cache").pixels.clone()
     path = next((tmp_path / "cache").glob("*.u8"))
     whole = path.read_bytes()
