@@ -69,7 +69,8 @@ def _run(arguments: list[str]) -> int:
     module: ModuleType = importlib.import_module(f"bcl.cli.{name}{'_' if iskeyword(name) else ''}")
     if name == "fit":  # LightningCLI parses its own options
         return int(module.main(rest))
-    parser = argparse.ArgumentParser(f"bcl {name}", description=f"{COMMANDS[name].capitalize()}.")
+    about = COMMANDS[name]
+    parser = argparse.ArgumentParser(f"bcl {name}", description=f"{about[0].upper()}{about[1:]}.")
     module.add_arguments(parser)
     return int(module.run(parser.parse_args(rest)))
 
