@@ -305,7 +305,7 @@ def _fault(content: Any) -> str | None:
     version = own.get("format")
     if version == 1:
         return (
-            "was written before bcl-cacr 0.1.0, which renamed the options of methods and data; "
+            "was written by an earlier bcl-cacr, before methods and data renamed their options; "
             "train again, or read its weights with torch.load(..., weights_only=True)['state_dict']"
         )
     if version != FORMAT:

@@ -57,7 +57,7 @@ def test_a_checkpoint_from_before_the_new_names_says_what_it_is_and_what_to_do(s
     content, path = saved
     content[KEY]["format"] = 1
     told = refused(content, path, read)
-    for word in (str(path), "before bcl-cacr 0.1.0", "train again", "state_dict"):
+    for word in (str(path), "earlier bcl-cacr", "train again", "state_dict"):
         assert word in told
 
 
