@@ -36,15 +36,19 @@ class ScheduleSettings:
             raise InputError(f"milestones must increase, got {list(self.milestones)}.")
 
     def factor(self, step: int, *, total: int, epochs: int, base: float) -> float:
-        """Learning rate of a step as a factor of ``base``, in a run of ``total`` steps."""
+        """Learning rate of a step, counted from 0, as a factor of ``base``, in a run of ``total``.
+
+        The first step trains at t = 1 of the warm-up and the cosine, and the last at t = T, as in
+        the released code.
+        """
         warmup = min(round(self.warmup_epochs * total / epochs), total)
         if not self.milestones:
             rate = warmup_cosine(
-                step, base=base, total=total, warmup=warmup, minimum=self.min_learning_rate
+                step + 1, base=base, total=total, warmup=warmup, minimum=self.min_learning_rate
             )
             return rate / base
         passed = sum(step >= round(epoch * total / epochs) for epoch in self.milestones)
-        return (min(step / warmup, 1.0) if warmup else 1.0) * 0.1**passed
+        return (min((step + 1) / warmup, 1.0) if warmup else 1.0) * 0.1**passed
 
 
 def warmup_cosine(

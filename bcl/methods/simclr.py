@@ -258,12 +258,8 @@ class SimCLR(pl.LightningModule):
 
         def factor(step: int) -> float:
             # Lightning asks for step 0 now. If it had to count the steps, it would build the
-            # loaders before it restores their position.
-            if step == 0:
-                return 0.0 if self.schedule.warmup_epochs else 1.0
-            total = int(self.trainer.estimated_stepping_batches)
-            base = self.optimizer.learning_rate
-            return self.schedule.factor(step, total=total, epochs=epochs, base=base)
+            # loaders before it restores their position; `on_train_start` sets the rate.
+            return self._rate_factor(step) if step else 1.0
 
         optimizer = self.optimizer.build(self)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
@@ -271,6 +267,17 @@ class SimCLR(pl.LightningModule):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
         }
+
+    def _rate_factor(self, step: int) -> float:
+        total, epochs = int(self.trainer.estimated_stepping_batches), self.trainer.max_epochs
+        base = self.optimizer.learning_rate
+        return self.schedule.factor(step, total=total, epochs=epochs, base=base)  # type: ignore[arg-type]
+
+    def on_train_start(self) -> None:
+        """Set the learning rate of the first step."""
+        if self.global_step == 0:
+            for group in self.trainer.optimizers[0].param_groups:
+                group["lr"] = group["initial_lr"] * self._rate_factor(0)
 
     def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
         """Load weights and tracker; a method without a tracker takes the saved size."""
