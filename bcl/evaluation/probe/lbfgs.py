@@ -196,7 +196,8 @@ class Minimum:
     """What a minimization reached; another one may start from it.
 
     ``gap`` is the decrease that the quadratic model still promises, as a share of the objective,
-    for the worst of the P problems.
+    for the worst of the P problems. It is an estimate, not a bound: against float64 the true gap
+    of small problems is at most 4e-6 for penalties from 1e-3 on, 3e-5 at 1e-4, 4e-3 at 1e-6.
     """
 
     parameters: Tensor  # (P, D + 1, C)
@@ -251,7 +252,7 @@ def minimize(
     gradient = problem.gradient(logits, change, parameters[:, :-1], l2)
     scale = torch.ones_like(l2)
     best, since, lowest = float("inf"), 0, value + 1
-    step = 0
+    step, asked = 0, -1
     while True:
         if since == PATIENCE // 2:  # stuck, perhaps on pairs spoiled by rounding
             pairs, next_refresh = [], step
@@ -273,7 +274,12 @@ def minimize(
         falls = bool((value < lowest * (1 - NOISE)).any())
         lowest = torch.minimum(lowest, value)
         best, since = (min(gap, best), 0) if falls or gap < 0.9 * best else (best, since + 1)
-        if not bool(open_.any()) or step == max_steps or since > PATIENCE:
+        solved = not bool(open_.any())
+        if solved and tolerance <= EXACT and asked < step < max_steps:
+            # One small promise may be a poor model's: ask a fresh one at the same place.
+            asked, pairs, next_refresh, scale = step, [], step, torch.ones_like(l2)
+            continue
+        if solved or step == max_steps or since > PATIENCE:
             break
         step += 1
         torch.baddbmm(direction[:, -1:], problem.x, direction[:, :-1], out=change)

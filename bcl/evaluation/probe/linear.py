@@ -81,7 +81,7 @@ def fit_linear_probe(
         learning_rate: the rate, or several to choose from on the validation part (adam, sgd, cacr).
         epochs: epochs, instead of the protocol's (adam, sgd, cacr).
         selection: ``"last"`` or ``"best_test"`` (adam, sgd, cacr).
-        tolerance: gap to the minimum at which lbfgs stops, as a share of the objective.
+        tolerance: estimated gap to the minimum at which lbfgs stops, as a share of the objective.
         num_classes: C; the largest label + 1 if not given.
         seed: decides the validation part, and the order and start of adam, sgd and cacr.
 

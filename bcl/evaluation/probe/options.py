@@ -90,7 +90,7 @@ class ProbeResult:
         predictions: (M,) predicted test labels.
         chosen: solver, penalty or learning rate, how it was chosen (``choice``), its accuracy on
             the validation part, all that were ``tried``, and for lbfgs the ``gap`` to the minimum
-            that was left, as a share of the objective.
+            that was left, estimated, as a share of the objective.
         weight: (D, C), for the features as given (``svc``: for L2-normalized ones).
         bias: (C,); -inf for a class that the training set lacks.
         notes: remarks, such as absent classes.

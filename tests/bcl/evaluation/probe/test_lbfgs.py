@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 import torch
 from scipy import optimize
+from scipy.special import logsumexp
+from sklearn.linear_model import LogisticRegression
 
 from bcl import fit_linear_probe
 from bcl.evaluation.probe.lbfgs import Preconditioner, SoftmaxProblem, minimize
@@ -133,3 +135,29 @@ def test_curvature_of_the_start():
     known, measured = Preconditioner.at(problem), Preconditioner.at(problem, problem.start())
     assert torch.allclose(known.class_values, measured.class_values, atol=1e-5)
     assert float(measured.center.abs().max()) < 1e-4
+
+
+def excess(features, labels, num_classes, l2, found):
+    """Share of the objective, in float64, by which it lies above scikit-learn's minimum."""
+    x, y = features.double().numpy(), labels.numpy()
+    model = LogisticRegression(C=1 / (l2 * len(y)), tol=1e-10, max_iter=100_000).fit(x, y)
+
+    def objective(weight, bias):
+        z = x @ weight + bias
+        losses = logsumexp(z, 1) - z[range(len(y)), y]
+        return losses.mean() + 0.5 * l2 * (weight**2).sum()
+
+    ours = objective(found.weight[0].double().numpy(), found.bias[0].double().numpy())
+    return (ours - objective(model.coef_.T, model.intercept_)) / ours
+
+
+@pytest.mark.parametrize(("l2", "most"), [(1e-4, 3e-5), (1e-3, 4e-6), (1e-2, 2e-6)])
+def test_the_minimum_is_as_near_as_the_documentation_says(l2, most):
+    generator = torch.Generator().manual_seed(0)
+    for n, d, c in [(60, 5, 3), (200, 16, 10), (300, 5, 5), (20, 2, 7), (60, 5, 3), (20, 2, 7)]:
+        y = torch.cat([torch.arange(c), torch.randint(c, (n - c,), generator=generator)])
+        centers = 2 * torch.rand(1, generator=generator) * torch.randn(c, d, generator=generator)
+        x = torch.randn(n, d, generator=generator) + centers[y]
+        x = (x - x.mean(0)) / x.std(0)
+        found = minimize(SoftmaxProblem.of(x[None], y[None], c), torch.tensor([l2]))
+        assert excess(x, y, c, l2, found) < most
