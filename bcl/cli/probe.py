@@ -54,6 +54,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("last", "best_test"),
         help="reported epoch of adam, sgd and cacr; best_test is flagged (default: %(default)s)",
     )
+    weights = "balanced: all classes weigh alike in linear probes (default: %(default)s)"
+    add("--class-weights", default="none", choices=("none", "balanced"), help=weights)
     add("--precision", default="float32", choices=("float32", "bfloat16"), help="of the encoder")
     add("--batch-size", type=int, default=512, help="images encoded at a time")
     add("--device", help="cpu, cuda, cuda:1 (default: cuda if available)")
@@ -116,6 +118,7 @@ def _options(args: argparse.Namespace) -> Any:
             epochs=args.epochs,
             selection=args.selection,
             seed=args.seed,
+            class_weights=args.class_weights,
         ),
         finetune_epochs=args.finetune_epochs,
     )

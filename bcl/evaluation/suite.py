@@ -167,7 +167,8 @@ Measured = Iterator[tuple[str, str, list[ProbeResult]]]  # name, description, on
 
 
 def _run_linear(protocol: Protocol, subsets: list[Tensor], run: Run) -> Measured:
-    yield protocol.name, protocol.description, _probes(protocol, subsets, run)
+    weights = ", balanced class weights" if run.options.probe.balanced else ""
+    yield protocol.name, protocol.description + weights, _probes(protocol, subsets, run)
 
 
 def _probes(protocol: Protocol, subsets: list[Tensor], run: Run) -> list[ProbeResult]:

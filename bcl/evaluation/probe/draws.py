@@ -77,3 +77,11 @@ def split_validation(labels: Tensor, share: float, seed: int) -> tuple[Tensor, T
     take = torch.minimum((counts * share).round().to(torch.int64), (counts - 1).clamp(min=0))
     held = rank < take[labels[order]]
     return order[~held].sort().values, order[held].sort().values
+
+
+def balanced_weights(y: Tensor, num_classes: int) -> Tensor:
+    """(P, n) weights of rows with mean 1 that make all classes of (P, n) labels weigh alike."""
+    counts = torch.zeros(len(y), num_classes, device=y.device)
+    counts.scatter_add_(1, y, torch.ones_like(y, dtype=counts.dtype))
+    present = (counts > 0).sum(1, keepdim=True)
+    return y.shape[1] / (present * counts.gather(1, y))

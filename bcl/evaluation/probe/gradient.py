@@ -5,7 +5,7 @@ from torch import Tensor
 
 from bcl.core.errors import InputError
 from bcl.core.random import permutation, uniform
-from bcl.evaluation.probe.draws import Draws
+from bcl.evaluation.probe.draws import Draws, balanced_weights
 from bcl.evaluation.probe.options import (
     Choice,
     FittedHeads,
@@ -21,10 +21,12 @@ def fit_gradient(draws: Draws, options: ProbeOptions, test: tuple[Tensor, Tensor
     Only ``selection="best_test"`` uses ``test``, features (M, D) and labels (M,).
     """
     settings = gradient_settings(options, images=draws.x.shape[1])
-    choice = _choose(draws, settings, options.seed)
+    choice = _choose(draws, settings, options.seed, options.balanced)
     rate, C = choice.value, draws.num_classes
     chosen_on = test if settings.selection == "best_test" else None
-    w, b, epochs = train_heads(draws.x, draws.y, C, settings, rate, options.seed, chosen_on)
+    w, b, epochs = train_heads(
+        draws.x, draws.y, C, settings, rate, options.seed, chosen_on, options.balanced
+    )
     if not bool(w.isfinite().all() and b.isfinite().all()):
         raise InputError(
             f"the probe diverged at learning rate {rate:g}; give a smaller learning_rate or "
@@ -36,7 +38,7 @@ def fit_gradient(draws: Draws, options: ProbeOptions, test: tuple[Tensor, Tensor
     return FittedHeads(w, b, chosen)
 
 
-def _choose(draws: Draws, settings: GradientSettings, seed: int) -> Choice:
+def _choose(draws: Draws, settings: GradientSettings, seed: int, balanced: bool) -> Choice:
     rates = settings.learning_rates
     if len(rates) == 1:
         return Choice(rates[0], "given")
@@ -48,7 +50,7 @@ def _choose(draws: Draws, settings: GradientSettings, seed: int) -> Choice:
     x, y = draws.x[:, : draws.num_fit], draws.y[:, : draws.num_fit]
     tried = {}
     for rate in rates:
-        w, b, _ = train_heads(x, y, draws.num_classes, settings, rate, seed)
+        w, b, _ = train_heads(x, y, draws.num_classes, settings, rate, seed, balanced=balanced)
         logits = torch.baddbmm(b[:, None], draws.held_x, w)
         tried[rate] = draws.accuracies(logits.nan_to_num(-torch.inf))  # diverged: class 0
     return Choice(max(tried, key=lambda rate: sum(tried[rate])), "validation part", tried)
@@ -62,6 +64,7 @@ def train_heads(
     rate: float,
     seed: int = 0,
     test: tuple[Tensor, Tensor] | None = None,
+    balanced: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Train one head per draw, (P, n, D) and (P, n), all on the same order of positions.
 
@@ -69,6 +72,7 @@ def train_heads(
     with ``test`` the one with the highest accuracy there.
     """
     P, n, D = x.shape
+    weights = balanced_weights(y, num_classes)[..., None].to(x) if balanced else None  # (P, n, 1)
     # nn.Linear's start, the same for every head.
     keys = torch.arange((D + 1) * num_classes, device=x.device)
     start = (uniform(seed, 0x11EAD, keys) * 2 - 1) / D**0.5
@@ -85,6 +89,8 @@ def train_heads(
             p = torch.baddbmm(b, batch, w).softmax(-1)  # (P, m, C)
             label = y[:, rows, None]
             p.scatter_add_(-1, label, torch.full_like(p[..., :1], -1.0)).div_(rows.numel())
+            if weights is not None:
+                p *= weights[:, rows]
             w.grad, b.grad = torch.bmm(batch.mT, p), p.sum(1, keepdim=True)  # of the mean loss
             optimizer.step()
         if test is not None:

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from bcl.core.errors import InputError
 from bcl.core.random import permutation
+from bcl.evaluation.probe.draws import balanced_weights
 from bcl.evaluation.probe.options import EXACT
 
 # Bytes of logits per block: larger blocks do not fit a CPU's cache, smaller ones leave a GPU idle.
@@ -54,21 +55,31 @@ class SoftmaxProblem:
     log_share: Tensor  # (P, C) log of the class shares; -inf for a class without images
     eigenvalues: Tensor  # (D,) of the second moment of x
     eigenvectors: Tensor  # (D, D), in columns
+    row_weights: Tensor | None = None  # (P, n, 1) with mean 1, where classes weigh alike
 
     @classmethod
-    def of(cls, x: Tensor, y: Tensor, num_classes: int) -> "SoftmaxProblem":
+    def of(cls, x: Tensor, y: Tensor, num_classes: int, balanced: bool = False) -> "SoftmaxProblem":
         """Count the classes and decompose the second moment of (P, n, D) features."""
         P, n, D = x.shape
         rows = _sample(x.reshape(P * n, D), max(SAMPLE, 8 * D))
         values, vectors = torch.linalg.eigh((rows.T @ rows).div_(rows.shape[0]))  # (D, D)
         share = _log_share(y, num_classes, x)
-        return cls(x, y, num_classes, share, values.clamp_(min=0), vectors)
+        problem = cls(x, y, num_classes, share, values.clamp_(min=0), vectors)
+        return problem._balanced() if balanced else problem
+
+    def _balanced(self) -> "SoftmaxProblem":
+        """The same problem in which all classes weigh alike."""
+        present = ~self.log_share.isinf()
+        share = torch.where(present, 1 / present.sum(1, keepdim=True), 0).to(self.x).log()
+        weights = balanced_weights(self.y, self.num_classes)[..., None].to(self.x)
+        return replace(self, log_share=share, row_weights=weights)
 
     def rows(self, n: int) -> "SoftmaxProblem":
         """The first n rows; the decomposition, which only preconditions, stays that of all."""
         y = self.y[:, :n]
         share = _log_share(y, self.num_classes, self.x)
-        return replace(self, x=self.x[:, :n], y=y, log_share=share)
+        part = replace(self, x=self.x[:, :n], y=y, log_share=share, row_weights=None)
+        return part if self.row_weights is None else part._balanced()
 
     def start(self) -> Tensor:
         """Weights zero and the class shares as biases."""
@@ -103,8 +114,14 @@ class SoftmaxProblem:
             # Relative to the label's logit, so that the others keep their digits if it is certain.
             z -= z.gather(-1, y)
             log_norm = z.logsumexp(-1, keepdim=True)  # (P, m, 1), the loss
-            value += log_norm.sum((1, 2), dtype=torch.float64)
             ahead = step - step.gather(-1, y)
+            losses = log_norm
+            if self.row_weights is not None:
+                losses, ahead = (
+                    log_norm * self.row_weights[:, rows],
+                    ahead * self.row_weights[:, rows],
+                )
+            value += losses.sum((1, 2), dtype=torch.float64)
             slope += z.sub_(log_norm).exp_().mul_(ahead).sum((1, 2), dtype=torch.float64)
         return value / n, slope / n
 
@@ -116,6 +133,8 @@ class SoftmaxProblem:
             # p - 1 at the label, computed without cancellation as minus the sum of the others.
             p.scatter_(-1, y, 0.0)
             p.scatter_(-1, y, -p.sum(-1, keepdim=True))
+            if self.row_weights is not None:
+                p *= self.row_weights[:, rows]
         gradient = weight.new_empty(weight.shape[0], weight.shape[1] + 1, weight.shape[2])
         n = logits.shape[1]
         gradient[:, :-1] = torch.bmm(self.x.transpose(1, 2), buffer).div_(n)
@@ -162,8 +181,11 @@ class Preconditioner:
             x = _sample(problem.x, SAMPLE)
             p = problem.logits(parameters, x).softmax(-1)  # (P, m, C)
             m = x.shape[1]
-            curvature = torch.diag_embed(p.mean(1)) - torch.bmm(p.transpose(1, 2), p) / m
-            doubt = p.sub_(p.square())
+            weighted, doubt = p, p - p.square()
+            if problem.row_weights is not None:
+                weights = _sample(problem.row_weights, SAMPLE)  # the same rows
+                weighted, doubt = p * weights, doubt * weights
+            curvature = torch.diag_embed(weighted.mean(1)) - torch.bmm(p.mT, weighted) / m
             total = doubt.sum(1, keepdim=True).clamp_(min=1e-12)
             center = torch.bmm(x.transpose(1, 2), doubt).div_(total)
         values, vectors = torch.linalg.eigh(curvature)

@@ -207,7 +207,7 @@ def fit_heads(
     if options.solver in ("lbfgs", "ridge"):
         fitted = _fit_standardized(draws, options)
     elif options.solver == "svc":
-        fitted = fit_svc(draws)
+        fitted = fit_svc(draws, options.balanced)
         test_features = normalize(test_features, dim=1)
     else:
         fitted = fit_gradient(draws, options, (test_features, test_labels))
@@ -217,6 +217,7 @@ def fit_heads(
     for head, chosen in enumerate(fitted.chosen):
         logits = torch.addmm(bias[head], test_features, fitted.weight[head])
         chosen = {"solver": options.solver, "train_images": draws.y.shape[1], **chosen}
+        chosen["class_weights"] = options.class_weights
         results.append(score(logits, test_labels, chosen, fitted.weight[head], bias[head]))
     return results
 
@@ -276,7 +277,7 @@ def _fit_standardized(draws: Draws, options: ProbeOptions) -> FittedHeads:
 
 def fit_lbfgs(draws: Draws, options: ProbeOptions) -> FittedHeads:
     """Choose the penalty on the validation part, then find the minimum for all rows."""
-    problem = SoftmaxProblem.of(draws.x, draws.y, draws.num_classes)
+    problem = SoftmaxProblem.of(draws.x, draws.y, draws.num_classes, options.balanced)
     choice, start = _choose_l2(problem, draws, options)
     heads = len(draws.x)
     l2 = draws.x.new_full((heads,), choice.value)

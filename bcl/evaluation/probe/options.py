@@ -15,6 +15,8 @@ SOLVERS = ("lbfgs", "ridge", "adam", "sgd", "cacr", "svc")
 GRADIENT_SOLVERS = ("adam", "sgd", "cacr")
 SELECTIONS = ("last", "best_test")
 Selection = Literal["last", "best_test"]
+CLASS_WEIGHTS = ("none", "balanced")
+ClassWeights = Literal["none", "balanced"]
 Values = float | Sequence[float] | None
 EXACT = 1e-6  # promised decrease, as a share of the objective, at which a minimum is reached
 LEAST, MOST = 1e-30, 1e30  # beyond them a penalty or a rate is 0 or infinite in float32
@@ -28,6 +30,8 @@ class ProbeOptions:
     Attributes:
         few_shot: SDCLR's schedule for few images (sgd).
         validation_share: part of each class's training images that a choice is made on.
+        class_weights: ``"none"``, or ``"balanced"``: an image weighs n / (C n_c), so that all C
+            classes weigh alike.
 
     Raises:
         InputError: a value out of its range.
@@ -42,10 +46,12 @@ class ProbeOptions:
     validation_share: float = 0.2
     tolerance: float = EXACT
     seed: int = 0
+    class_weights: ClassWeights = "none"
 
     def __post_init__(self) -> None:
         check_choice("solver", self.solver, SOLVERS)
         check_choice("selection", self.selection, SELECTIONS)
+        check_choice("class_weights", self.class_weights, CLASS_WEIGHTS)
         if self.epochs is not None:
             check_count("epochs", self.epochs)
         if not 0 <= self.validation_share < 1:
@@ -54,6 +60,11 @@ class ProbeOptions:
             raise InputError(f"tolerance must lie in (0, 1), got {self.tolerance}.")
         for name in ("l2", "learning_rate"):
             object.__setattr__(self, name, _values(name, getattr(self, name)))
+
+    @property
+    def balanced(self) -> bool:
+        """Whether all classes weigh alike, whatever their numbers of images."""
+        return self.class_weights == "balanced"
 
     @property
     def listed(self) -> tuple[float, ...]:

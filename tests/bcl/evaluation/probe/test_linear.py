@@ -5,6 +5,11 @@ from sklearn.linear_model import LogisticRegression
 
 from bcl import fit_linear_probe
 from bcl.core.errors import InputError
+from bcl.evaluation.probe.gradient import train_heads
+from bcl.evaluation.probe.lbfgs import SoftmaxProblem, minimize
+from bcl.evaluation.probe.linear import fit_heads
+from bcl.evaluation.probe.options import ProbeOptions, gradient_settings
+from bcl.evaluation.probe.ridge import RidgeSystem
 
 
 def blobs(n, classes=7, dims=12, seed=0):
@@ -191,3 +196,52 @@ def test_labels_of_any_integer_type(features, dtype):
     x, y, test_x, test_y = features
     narrow = fit_linear_probe(x, y.to(dtype), test_x, test_y.to(dtype))
     assert narrow.accuracy == fit_linear_probe(x, y, test_x, test_y).accuracy
+
+
+def uneven():
+    """9 rows of three classes, and the same with rows repeated until classes are of one size."""
+    generator = torch.Generator().manual_seed(0)
+    y = torch.tensor([0, 0, 0, 0, 0, 0, 1, 1, 2])
+    x = torch.randn(9, 4, generator=generator) + y[:, None]
+    rows = torch.repeat_interleave(torch.arange(9), 6 // torch.bincount(y)[y])
+    return x[None], y[None], x[rows][None], y[rows][None]
+
+
+def test_balanced_weights_are_repeated_rows_to_every_solver():
+    x, y, many_x, many_y = uneven()
+    l2 = torch.tensor([0.03])
+    ours = minimize(SoftmaxProblem.of(x, y, 3, balanced=True), l2)
+    theirs = minimize(SoftmaxProblem.of(many_x, many_y, 3), l2)
+    plain = minimize(SoftmaxProblem.of(x, y, 3), l2)
+    torch.testing.assert_close(ours.weight, theirs.weight, rtol=1e-2, atol=2e-3)
+    assert (plain.weight - theirs.weight).abs().max() > 0.05
+    part = SoftmaxProblem.of(x, y, 3, balanced=True).rows(7)  # without the last class
+    assert part.row_weights[0, :, 0].tolist() == pytest.approx([7 / 12] * 6 + [3.5])
+    weighted = RidgeSystem(x, y, 3, balanced=True).solve(0.1)
+    repeated = RidgeSystem(many_x, many_y, 3).solve(0.1)
+    for one, other in zip(weighted, repeated, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+    settings = gradient_settings(ProbeOptions("adam", epochs=5), images=9)
+    weighted = train_heads(x, y, 3, settings, 0.01, balanced=True)
+    repeated = train_heads(many_x, many_y, 3, settings, 0.01)
+    torch.testing.assert_close(weighted[0], repeated[0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("solver", ["lbfgs", "ridge", "adam", "svc"])
+def test_balanced_weights_help_rare_classes_and_are_named(solver):
+    generator = torch.Generator().manual_seed(0)
+    y = torch.repeat_interleave(torch.arange(3), torch.tensor([200, 40, 8]))
+    x = torch.randn(248, 6, generator=generator) + 0.8 * torch.eye(3, 6)[y]
+    rare = {}
+    for weights in ("none", "balanced"):
+        options = ProbeOptions(solver, epochs=30 if solver == "adam" else None,
+                               class_weights=weights)  # fmt: skip
+        (found,) = fit_heads(x, y, [torch.arange(248)], x, y, num_classes=3, options=options)
+        assert found.chosen["class_weights"] == weights
+        rare[weights] = float(found.per_class_accuracy[2])
+    assert rare["balanced"] > rare["none"]
+
+
+def test_unknown_class_weights():
+    with pytest.raises(InputError, match="class_weights"):
+        ProbeOptions(class_weights="even")
