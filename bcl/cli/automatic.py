@@ -141,7 +141,7 @@ def usual_size(side: int, gpu: bool) -> int:
 
 
 def usual_batch(images: int, most: int, devices: int) -> int:
-    """A power of two that leaves 16 steps an epoch, between 32 and ``most``; all of a few."""
+    """A power of two that leaves 16 steps per epoch, between 32 and ``most``; all of a few."""
     wanted = 2 ** max(int(images / 16).bit_length() - 1, 5)
     batch = min(wanted, most, images)
     return int(max(batch // devices, 1) * devices)

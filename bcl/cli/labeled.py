@@ -27,7 +27,7 @@ class LabeledImages(FilesDataModule):
 
     Args:
         train: class folders, a zip archive of them, or a list or table of paths and labels.
-        test: likewise; its classes must be among the training ones. A fifth of each training class
+        test: the same; its classes must be among the training ones. A fifth of each training class
             is held out if not given.
         labels: a list or table of labels for images of ``collection``, in place of ``train``.
         collection: the datamodule of a run.

@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--l2",
         metavar="VALUES",
         help="penalty of lbfgs and ridge, or several with commas (1e-3,1e-2,1e-1); a validation "
-        "part, never the test set, chooses among them (default: searched likewise)",
+        "part, never the test set, chooses among them (default: searched on it)",
     )
     add(
         "--learning-rates",

@@ -83,7 +83,7 @@ def _wait(handle: int, path: str, wait: bool) -> None:
 
 
 def _is_dead(owner: str) -> bool:
-    """Whether a process of this host has ended; of another host nobody knows."""
+    """Whether a process of this host has ended; False for one of another host."""
     found = re.fullmatch(r"process (\d+) on (.*)", owner)
     if found is None or found[2] != socket.gethostname():
         return False
