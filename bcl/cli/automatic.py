@@ -11,9 +11,12 @@ from pytorch_lightning.utilities import rank_zero_only
 from bcl.cli.configuration import Config, compose, merge
 from bcl.core.errors import InputError
 from bcl.core.machine import fast_bf16, usable_cores
+from bcl.models.encoders import native_size
+from bcl.models.weights import open_weights
 
 RECIPE = "images/"
 SIZES = (32, 64, 96, 128)  # of views, below 224
+PRETRAINED = "model.encoder.args.pretrained"
 LARGE = 160  # from this size on, images are treated as ImageNet's
 
 
@@ -88,7 +91,12 @@ def choose(name: str, settled: Mapping[str, Any]) -> tuple[Config, str]:
     images, side = collection.glimpse()
     accelerator = settled.get("trainer.accelerator", "auto")
     gpu = torch.cuda.is_available() and accelerator != "cpu"
-    view = settled.get("size") or settled.get("model.views.size") or usual_size(side, gpu)
+    pretrained = settled.get(PRETRAINED)
+    encoder = settled.get("model.encoder.name")
+    if encoder is None and pretrained is True:
+        encoder = "resnet50" if gpu else "resnet10t"
+    view = settled.get("size") or settled.get("model.views.size")
+    view = view or native_size(encoder or "", pretrained) or usual_size(side, gpu)
     stored = settled.get("data.image_size", view if side <= view else round(view * 8 / 7))
     devices = settled.get("trainer.devices", 1)
     if not isinstance(devices, int) or devices < 1:
@@ -101,7 +109,7 @@ def choose(name: str, settled: Mapping[str, Any]) -> tuple[Config, str]:
     rate = usual.get("model.optimizer.learning_rate", 0.5)
     rate = float(f"{rate * min(batch / usual['data.batch_size'], 1):.2g}")
     small = ("resnet18" if view < LARGE else "resnet50") if gpu else "resnet8"
-    encoder = small if gpu or view <= 64 else "resnet10t"
+    encoder = encoder or (small if gpu or view <= 64 else "resnet10t")
     half = torch.cuda.get_device_capability()[0] >= 8 if gpu else fast_bf16()
     precision = "bf16-mixed" if half else "32-true"
     workers = max(usable_cores() // devices, 1)
@@ -124,8 +132,8 @@ def choose(name: str, settled: Mapping[str, Any]) -> tuple[Config, str]:
     where = torch.cuda.get_device_name() if gpu else f"{usable_cores()} CPU cores"
     lines = (
         f"{root}: {images:,} images, shorter side {side} px (median); {where}\n"
-        f"chosen: views of {view} px (decoded to {stored}), encoder "
-        f"{found.get('model.encoder.name', encoder)}, batch {batch}, learning rate "
+        f"chosen: views of {view} px (decoded to {stored}), encoder {encoder}, "
+        f"batch {batch}, learning rate "
         f"{found['model.optimizer.learning_rate']:g}, {found['data.workers']} workers, "
         f"precision {found['trainer.precision']}"
     )
@@ -164,17 +172,46 @@ def complete(layers: Mapping[str, Config], words: Sequence[str], name: str) -> C
         name: of the run, if none is given.
     """
     options, config = given(words), Config()
+    every = dict(leaves(merge({}, *layers.values()))) | options
+    recorded = _recorded(every, name)
+    start = _start(every.get(PRETRAINED), recorded)
     for place, (source, layer) in enumerate(layers.items(), 1):
         config = merge(config, layer)
         if source.startswith(RECIPE):
-            settled = dict(leaves(merge({}, *list(layers.values())[place:]))) | options
-            chosen, about = _recorded(settled, name), "going on with what the run chose"
+            settled = dict(leaves(merge({}, *list(layers.values())[place:], start))) | options
+            chosen, about = recorded, "going on with what the run chose"
             if not chosen:
                 chosen, about = choose(source, settled)
             rank_zero_only(print)(about, flush=True)
             config = merge(config, chosen)
+    if start:  # with its arguments, not those of the encoder that it replaces
+        config["model"]["init_args"].pop("encoder", None)
+        config = merge(config, start)
     size = options.get("size") or config.get("size")
     return resized(config, size) if size else config
+
+
+def _start(source: Any, recorded: Config) -> Config:
+    """The encoder of a run that is resumed, or of the export or run whose weights are the first."""
+    encoder = None
+    if source and recorded:
+        encoder = recorded["model"]["init_args"]["encoder"]
+    elif isinstance(source, str) and (spec := open_weights(source).spec):
+        arguments = {key: value for key, value in spec.items() if key not in ("name", "image_size")}
+        encoder = {"name": spec["name"], "args": {**arguments, "pretrained": source}}
+    return {"model": {"init_args": {"encoder": encoder}}} if encoder else {}
+
+
+def settle(model: Config, encoder: Any) -> None:
+    """Write into a configuration how an encoder was built and normalized by its first weights.
+
+    So its checkpoints open, and resume, without the weights.
+    """
+    part = (model.get("init_args") or {}).get("encoder")
+    arguments = part.get("args") if isinstance(part, dict) else None
+    if arguments and arguments.get("pretrained"):
+        built = {key: v for key, v in encoder.spec.items() if key not in ("name", "image_size")}
+        arguments |= {**built, "mean": list(encoder.mean), "std": list(encoder.std)}
 
 
 def _recorded(settled: Mapping[str, Any], name: str) -> Config:

@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
 
 def check_replaceable(out: str | Path, overwrite: bool) -> None:
     """Refuse, before any work, to replace anything but an exported encoder."""
-    from bcl.models.exported import CONFIG, read_config
+    from bcl.models.weights import CONFIG, read_config
 
     place = Path(out)
     if place.exists() and not overwrite:
@@ -51,7 +51,8 @@ def write_folder(
     out: str, overwrite: bool, encoder: "nn.Module", mean: Any, std: Any, about: dict[str, Any]
 ) -> None:
     """Write an encoder's folder, read it back, and say how to open it."""
-    from bcl.models.exported import ARCHITECTURE, CONFIG, load_encoder, read_config, save_encoder
+    from bcl.models.exported import ARCHITECTURE, load_encoder, save_encoder
+    from bcl.models.weights import CONFIG, read_config
 
     with new_folder(out, overwrite, marker=CONFIG) as work:
         count = save_encoder(encoder, work, mean, std, about)

@@ -12,6 +12,10 @@ from bcl.cli.output import check_seed
 from bcl.core.errors import InputError, find_input_error
 from bcl.core.files import check_writable
 
+SHORT = {
+    "--model.encoder": "--model.encoder.name",
+    "--model.pretrained": "--model.encoder.args.pretrained",
+}
 EXAMPLE = "image_folder/bcl_i"  # whose values the short help shows
 
 HELP = """usage: bcl fit --config NAME|FILE [OPTIONS]
@@ -63,7 +67,8 @@ FIRST = {
         "--size N": OPTIONS["--size"][2],
     },
     "method": {
-        "--model.encoder.name NAME": "resnet8, resnet18, resnet50, or any timm model",
+        "--model.encoder NAME": "resnet8, resnet18, resnet50, or any timm model",
+        "--model.pretrained true|PATH": "weights to start from: timm's, a file, an export, a run",
         "--model.views.size N": "side of the views in pixels",
         "--model.optimizer.learning_rate X": "peak of the schedule; 0.5 if not configured",
     },
@@ -115,7 +120,7 @@ def _take_configs(arguments: list[str]) -> tuple[list[str], dict[str, Config], s
     for word in words:
         option, equals, value = word.partition("=")
         if option not in {"--config", "-c"}:
-            rest.append(word)
+            rest.append(SHORT.get(option.replace(".init_args.", "."), option) + equals + value)
             continue
         value = value if equals else next(words, "")
         if not value:
@@ -137,6 +142,7 @@ def short_help(config: Config, name: str) -> str:
             for key in option.split()[0].removeprefix("--").split("."):
                 value = value if isinstance(value, dict) else {}
                 value = value.get(key, (value.get("init_args") or {}).get(key))
+            value = value.get("name") if isinstance(value, dict) else value
             shown = "" if value is None else f" [{value}]"
             lines.append(f"  {option:<{width}}  {text}{shown}")
     return HELP.format(options="\n".join([*lines, ""]), name=name)
@@ -192,6 +198,7 @@ def _train(parser: Any, options: Any) -> Path | None:
     import pytorch_lightning as pl
     from jsonargparse import ArgumentError
 
+    from bcl.models.encoders import without_first_weights
     from bcl.training import FeatureWatch, OnlineProbe
     from bcl.training.checkpoints import lies_in, load_method, read_checkpoint
     from bcl.training.fit import fit, make_trainer
@@ -201,6 +208,9 @@ def _train(parser: Any, options: Any) -> Path | None:
     check_writable(folder, "--trainer.default_root_dir")
     checkpoint = find_checkpoint(folder, options.ckpt_path, options.overwrite)
     pl.seed_everything(options.seed_everything, verbose=False)
+    plain = yaml.safe_load(parser.dump(options, skip_link_targets=False, skip_unset=False))
+    if checkpoint is not None:  # it holds the weights
+        options.model = without_first_weights(options.model.as_dict())
     try:
         built = parser.instantiate(options)  # model, data, and parts of the trainer
     except (ValueError, ArgumentError) as error:
@@ -217,8 +227,8 @@ def _train(parser: Any, options: Any) -> Path | None:
         # The files in the folder are this run's only if the checkpoint is.
         if lies_in(checkpoint, folder / "checkpoints"):
             resumed_at = int(content["global_step"])
-    plain = yaml.safe_load(parser.dump(options, skip_link_targets=False, skip_unset=False))
     config = {key: plain[key] for key in KEYS}
+    automatic.settle(config["model"], getattr(built.model, "encoder", None))
     online = options.online.every_n_epochs is not None
     trainer = make_trainer(
         new_record(options.name, built.model, options.seed_everything, config),

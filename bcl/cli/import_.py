@@ -79,7 +79,7 @@ def _normalization(released: "Released", name: str | None) -> tuple[Any, Any]:
 def _write_folder(released: "Released", args: argparse.Namespace, mean: Any, std: Any) -> None:
     from bcl.cli.export import write_folder
     from bcl.models.encoders import create_encoder
-    from bcl.models.exported import load_strictly
+    from bcl.models.weights import load_strictly
 
     encoder = create_encoder(**released.spec)
     load_strictly(encoder, released["encoder"], args.file)
@@ -91,7 +91,7 @@ def _write_checkpoint(released: "Released", args: argparse.Namespace, mean: Any,
     import torch
 
     from bcl.core.files import atomic_write
-    from bcl.models.exported import load_strictly
+    from bcl.models.weights import load_strictly
     from bcl.training.checkpoints import FORMAT, KEY, load_run
     from bcl.training.record import new_record
 

@@ -59,7 +59,8 @@ def _run(path: Path, device: str, size: int | None) -> Encoder:
 
 
 def _exported(path: Path, device: str, size: int | None) -> Encoder:
-    from bcl.models.exported import WEIGHTS, load_encoder, read_config
+    from bcl.models.exported import load_encoder
+    from bcl.models.weights import WEIGHTS, read_config
 
     encoder: Any = load_encoder(path).to(device)
     size = size or int(read_config(path)["bcl"]["encoder"]["image_size"])
@@ -68,22 +69,11 @@ def _exported(path: Path, device: str, size: int | None) -> Encoder:
 
 
 def _timm(name: str, device: str, size: int | None) -> Encoder:
-    from bcl.models.encoders import create_encoder
+    from bcl.models.encoders import create_encoder, native_size
 
-    arguments = {} if size is None else {"image_size": size}
-    try:
-        model: Any = create_encoder(name, small_stem=False, pretrained=True, **arguments)
-    except InputError:
-        raise
-    except Exception as error:  # of the network or the hub, of many kinds
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(
-            f"the weights of timm:{name} cannot be had: {reason}; download them on a machine with "
-            "a network, or name an exported encoder."
-        ) from None
-    known = model.pretrained_cfg
-    size = size or int(known["input_size"][-1])
-    encode = _normalized(model.to(device).eval(), known["mean"], known["std"], device)
+    size = size or native_size(name, True) or 224
+    model: Any = create_encoder(name, size, small_stem=False, pretrained=True)
+    encode = _normalized(model.to(device).eval(), model.mean, model.std, device)
     return Encoder(encode, size, f"timm:{name} {size} px")
 
 

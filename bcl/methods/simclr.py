@@ -47,8 +47,9 @@ class SimCLR(pl.LightningModule):
         \text{loss} = \tfrac1B \textstyle\sum_i \ell_i(z)
 
     The memory watches the losses of every run; it steers the views only where they have a
-    ``boost`` (see `bcl.BCL`). Labels are never read. Images are normalized with ImageNet's mean and
-    standard deviation, as in the released code, which does so on CIFAR too.
+    ``boost`` (see `bcl.BCL`). Labels are never read. Images are normalized with the encoder's
+    ``mean`` and ``std`` if it has such tuples, as pretrained and exported encoders do, or else with
+    ImageNet's, as in the released code, which does so on CIFAR too.
 
     Args:
         encoder: a name for `bcl.create_encoder`, its settings, or a module that maps
@@ -122,7 +123,9 @@ class SimCLR(pl.LightningModule):
             self._set_tracker(memory.build(num_samples))
         self.optimizer = optimizer
         self.schedule = schedule
-        for name, values in zip(("mean", "std"), NORMALIZATIONS["imagenet"], strict=True):
+        for name, default in zip(("mean", "std"), NORMALIZATIONS["imagenet"], strict=True):
+            own = getattr(self.encoder, name, None)  # of first weights
+            values = own if isinstance(own, tuple) else default
             self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
 
     def build_views(self, views: ContrastiveViews | int) -> ContrastiveViews:

@@ -7,14 +7,20 @@ from typing import Any
 
 import timm
 from timm.models import register_model
-from torch import Tensor, nn
+from torch import nn
 
 from bcl.core.errors import InputError
 from bcl.core.files import atomic_write, write_text
 from bcl.models.encoders import create_encoder, encoder_spec, without_first_weights
+from bcl.models.weights import (
+    CONFIG,
+    WEIGHTS,
+    load_strictly,
+    need_safetensors,
+    read_config,
+    read_safetensors,
+)
 
-WEIGHTS = "model.safetensors"
-CONFIG = "config.json"
 ARCHITECTURE = "bcl_encoder"  # what timm calls encoders that its own names cannot build
 
 
@@ -33,7 +39,7 @@ def save_encoder(
     ``mean`` and ``std`` are per channel, of images in [0, 1]; ``about`` holds plain values, such as
     where the weights came from.
     """
-    safetensors = _safetensors()
+    safetensors = need_safetensors()
     spec = encoder_spec(encoder)
     if spec is None:
         raise InputError(
@@ -114,73 +120,12 @@ def load_encoder(folder: str | Path) -> nn.Module:
         raise InputError(
             f"{Path(folder) / CONFIG}: its encoder names other weights; export it again."
         )
-    tensors = _read_tensors(Path(folder) / WEIGHTS)
+    tensors = read_safetensors(Path(folder) / WEIGHTS)
     encoder: Any = create_encoder(**spec)
     load_strictly(encoder, tensors, folder)
     encoder.mean, encoder.std = tuple(ours["mean"]), tuple(ours["std"])
     encoder.num_tensors = len(tensors)
     return encoder.eval()  # type: ignore[no-any-return]
-
-
-def load_strictly(module: nn.Module, tensors: dict[str, Tensor], origin: str | Path) -> None:
-    """Load tensors that must match a module's one to one; an error lists those that do not."""
-    own = module.state_dict()
-    wrong = {
-        "missing": sorted(own.keys() - tensors.keys()),
-        "unknown": sorted(tensors.keys() - own.keys()),
-        "of another shape": [
-            f"{name} {tuple(tensors[name].shape)} for {tuple(own[name].shape)}"
-            for name in own
-            if name in tensors and own[name].shape != tensors[name].shape
-        ],
-    }
-    found = [
-        f"{len(names)} {what} ({', '.join(names[:4])}{', …' if len(names) > 4 else ''})"
-        for what, names in wrong.items()
-        if names
-    ]
-    if found:
-        raise InputError(
-            f"{origin}: the tensors do not match {type(module).__name__} one to one: "
-            f"{'; '.join(found)}. Nothing was loaded."
-        )
-    module.load_state_dict(tensors)
-
-
-def read_config(folder: str | Path) -> dict[str, Any]:
-    """Read the ``config.json`` of a folder that this library wrote."""
-    path = Path(folder) / CONFIG
-    try:
-        config: Any = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"cannot read {path} as JSON: {error}; name a folder that `bcl export` wrote."
-        ) from None
-    ours = config.get("bcl") if isinstance(config, dict) else None
-    if not isinstance(ours, dict) or not {"encoder", "mean", "std"} <= ours.keys():
-        raise InputError(
-            f"{path} was written by another program; open it with "
-            f'timm.create_model("local-dir:{folder}", pretrained=True).'
-        )
-    return config  # type: ignore[no-any-return]
-
-
-def _safetensors() -> Any:
-    try:
-        import safetensors.torch
-    except ImportError:
-        raise InputError(
-            "safetensors is not installed; install it with pip install 'bcl-cacr[hub]'."
-        ) from None
-    return safetensors
-
-
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    safetensors = _safetensors()
-    try:
-        return safetensors.torch.load_file(path)  # type: ignore[no-any-return]
-    except (OSError, safetensors.SafetensorError) as error:
-        raise InputError(f"cannot read {path}: {error}; export it again.") from None
 
 
 def bcl_encoder(pretrained: bool = False, **arguments: Any) -> nn.Module:

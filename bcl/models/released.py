@@ -4,19 +4,17 @@ The tensor names were read in the released code of BCL (MediaBrain-SJTU/BCL), SD
 (VITA-Group/SDCLR) and CACR (JegZheng/CACR-SSL); the mapping is this library's own.
 """
 
-import pickle
 import re
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from bcl.core.checks import check_choice
 from bcl.core.errors import InputError
+from bcl.models.weights import read_plain, state_of
 
 Tensors = dict[str, Tensor]
 Rename = str | Callable[[re.Match[str]], str]
@@ -97,27 +95,10 @@ def read_released(path: str | Path, kind: str | None = None) -> Released:
 
 def _read(path: Path) -> Tensors:
     """Read a file's tensors, without the prefix that a parallel wrapper gives every name."""
-    try:
-        content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise InputError(
-            f"{path} holds more than tensors and plain values, which could run code when read; "
-            "save its state_dict alone."
-        ) from None
-    except (OSError, RuntimeError, EOFError, ValueError, zipfile.BadZipFile) as error:
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise InputError(f"{path} cannot be read: {reason}.") from None
+    content = read_plain(path)
     if isinstance(content, dict) and "bcl" in content:
         raise InputError(f"{path} was written by `bcl fit`; use `bcl export`.")
-    state = content.get("state_dict", content) if isinstance(content, dict) else None
-    if not isinstance(state, dict) or not state:
-        raise InputError(f"{path} holds no state_dict.")
-    for name, value in state.items():
-        if not isinstance(value, Tensor) or not isinstance(name, str):
-            raise InputError(f"{path}: '{name}' is not a tensor, so this is not a state_dict.")
-    if all(name.startswith("module.") for name in state):
-        state = {name.removeprefix("module."): value for name, value in state.items()}
-    return state
+    return state_of(content, path)
 
 
 def _sort(state: Tensors, rules: tuple[Rule, ...], kind: str) -> dict[str, Tensors]:

@@ -49,7 +49,8 @@ def new_record(
 class RunRecorder(Callback):
     """Keep the record of a run (configuration, versions, history, wall time) in its checkpoints.
 
-    It also prints the datamodule's notes, such as images that were left out, before training.
+    It also prints the encoder's and the datamodule's notes, such as a replaced stem or images that
+    were left out, before training.
 
     Args:
         record: from `new_record`.
@@ -69,11 +70,13 @@ class RunRecorder(Callback):
         history: list[dict[str, Any]] = self.record["history"]
         return history[-1] if history else None
 
-    def on_train_start(self, trainer: pl.Trainer, *_: Any) -> None:
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock; name the data, list its images, and say what it left out."""
         self.record |= _data(trainer)
         data: Any = getattr(trainer, "datamodule", None)
-        self.record["notes"] = [str(note) for note in getattr(data, "notes", None) or []]
+        encoder = getattr(pl_module, "encoder", None)
+        found = [note for each in (encoder, data) for note in getattr(each, "notes", None) or []]
+        self.record["notes"] = [str(note) for note in found]
         if trainer.is_global_zero:
             print_notes(self.record["notes"])
             if hasattr(data, "write_names"):

@@ -5,7 +5,7 @@ import torch
 
 from bcl import SDCLR, load_encoder
 from bcl.cli import main
-from bcl.models.exported import read_config
+from bcl.models.weights import read_config
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,8 @@ from torch import nn
 
 from bcl import InputError, SimCLR, create_encoder, load_encoder
 from bcl.models.encoders import encoder_spec
-from bcl.models.exported import load_strictly, read_config, save_encoder
+from bcl.models.exported import save_encoder
+from bcl.models.weights import load_strictly, read_config
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from bcl import BCL, SDCLR, create_encoder, load_encoder
 from bcl.cli import main
-from bcl.models.exported import load_strictly
+from bcl.models.weights import load_strictly
 from bcl.models.released import read_released
 from bcl.training.checkpoints import load_run
 
