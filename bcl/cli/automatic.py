@@ -185,6 +185,7 @@ def complete(layers: Mapping[str, Config], words: Sequence[str], name: str) -> C
             rank_zero_only(print)(about, flush=True)
             config = merge(config, chosen)
     if start:  # with its arguments, not those of the encoder that it replaces
+        config = merge(config, {"model": {"init_args": {}}})
         config["model"]["init_args"].pop("encoder", None)
         config = merge(config, start)
     size = options.get("size") or config.get("size")

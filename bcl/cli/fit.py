@@ -1,5 +1,7 @@
 """``bcl fit``: pretrain from a named configuration or a YAML file."""
 
+import itertools
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +94,7 @@ FIRST = {
 
 def main(arguments: list[str]) -> int:
     """Parse, build and train; returns the exit status."""
-    arguments, layers, name = _take_configs(arguments)
+    arguments, layers, name = _take_configs(list(_in_full(arguments)))
     config = merge({}, *layers.values())
     if {"-h", "--help"} & set(arguments):
         print(short_help(config or compose(EXAMPLE), name if config else EXAMPLE))
@@ -111,6 +113,14 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
+def _in_full(words: list[str]) -> Iterator[str]:
+    """Words with the full names of `SHORT` options; a mapping for an encoder needs none."""
+    for word, after in itertools.pairwise([*words, ""]):
+        option, equals, value = word.partition("=")
+        mapping = (value or after).startswith("{")
+        yield word if mapping else SHORT.get(option, option) + equals + value
+
+
 def _take_configs(arguments: list[str]) -> tuple[list[str], dict[str, Config], str]:
     """Take the ``--config`` options out, read what they name, and name the run after the last."""
     rest: list[str] = []
@@ -120,7 +130,7 @@ def _take_configs(arguments: list[str]) -> tuple[list[str], dict[str, Config], s
     for word in words:
         option, equals, value = word.partition("=")
         if option not in {"--config", "-c"}:
-            rest.append(SHORT.get(option.replace(".init_args.", "."), option) + equals + value)
+            rest.append(word)
             continue
         value = value if equals else next(words, "")
         if not value:

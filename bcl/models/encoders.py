@@ -65,8 +65,11 @@ def create_encoder(
     if isinstance(pretrained, str | Path):
         weights = open_weights(pretrained)
         own = _arguments_of(weights, pretrained, name)
-        small_stem = own.pop("small_stem", None) if small_stem is None else small_stem
+        known_stem = own.pop("small_stem", None)
+        small_stem = known_stem if small_stem is None else small_stem
         arguments = {**own, **arguments}
+    elif pretrained and (name in SMALL_RESNETS or name == "small_alexnet"):
+        raise InputError(f"timm has no weights of '{name}'; name a model of timm, or a file.")
     try:
         if name in SMALL_RESNETS:
             options = {"depth": SMALL_RESNETS[name], "in_channels": in_channels, **arguments}
@@ -170,11 +173,14 @@ def _from_timm(name: str, options: dict[str, Any]) -> Any:
     """Build a model with timm's weights, from the cache or a hub that answers."""
     import timm
 
+    answered = True
     try:
-        with hub_in_time():
+        with hub_in_time() as answered:
             return timm.create_model(name, pretrained=True, **options)
     except Exception as error:  # of the network, the hub or the arguments, of many kinds
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        if not answered:
+            reason = "the hub cannot be reached, and they are not in its cache"
         raise InputError(
             f"the weights of timm's '{name}' cannot be had: {reason}. Download them on a machine "
             "with a network, or name a local file (pretrained: FILE)."
@@ -194,8 +200,8 @@ def _check_takes(model: Any, name: str, shape: tuple[int, int, int]) -> None:
     except (AssertionError, RuntimeError) as error:
         reason = str(error).partition("\n")[0].rstrip(".")
         raise InputError(
-            f"encoder '{name}' does not take images of {size} px ({reason}); use --size {usual}, its "
-            f"own, or set img_size={size} (model.encoder.args), a multiple of its patches."
+            f"encoder '{name}' does not take images of {size} px ({reason}); use --size {usual}, "
+            f"its own, or set img_size={size} (model.encoder.args), a multiple of its patches."
         ) from None
     finally:
         model.train(training)

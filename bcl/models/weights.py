@@ -220,8 +220,11 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 @contextlib.contextmanager
-def hub_in_time() -> Iterator[None]:
-    """Use the hub's cache alone, without minutes of retries, where it does not answer at once."""
+def hub_in_time() -> Iterator[bool]:
+    """Use the hub's cache alone, without minutes of retries, where it does not answer at once.
+
+    Gives whether it answered.
+    """
     from huggingface_hub import constants
 
     offline = constants.HF_HUB_OFFLINE
@@ -233,6 +236,6 @@ def hub_in_time() -> Iterator[None]:
     except OSError:
         constants.HF_HUB_OFFLINE = True
     try:
-        yield
+        yield not constants.HF_HUB_OFFLINE
     finally:
         constants.HF_HUB_OFFLINE = offline

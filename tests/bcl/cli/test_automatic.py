@@ -1,14 +1,17 @@
 """What ``bcl fit --config images/METHOD`` chooses, says and keeps."""
 
 import csv
+from pathlib import Path
 
 import pytest
+import timm
+import torch
 from folders import make_folder
 
-from bcl import InputError
+from bcl import InputError, load_encoder
 from bcl.cli import automatic, main
 from bcl.cli.configuration import compose
-from bcl.training.checkpoints import KEY, read_checkpoint
+from bcl.training.checkpoints import KEY, load_run, read_checkpoint
 
 OPENED = "images/bcl_i"
 
@@ -91,3 +94,48 @@ def test_a_folder_in_one_command_and_resumed(folder, capsys):
         path.unlink()
     assert main([*words, "2", "--ckpt_path", "last"]) == 0
     assert "what the run chose" in capsys.readouterr().out
+
+
+def test_a_run_starts_from_weights_and_goes_on_without_them(folder, capsys):
+    """A file, then that run; the file is gone when the run goes on."""
+    pytest.importorskip("safetensors")
+    torch.manual_seed(0)
+    state = timm.create_model("test_vit", img_size=32).state_dict()
+    torch.save(state, "first.pth")
+    words = ["fit", "--config", OPENED, "--data.root", str(folder), "--data.workers", "0"]
+    words += ["--trainer.max_epochs"]
+    first = ["--model.encoder", "test_vit", "--model.encoder.args.img_size", "32"]
+    first += ["--model.pretrained", "first.pth", "--size", "32", "--name", "first"]
+    assert main([*words, "1", *first]) == 0
+    out = capsys.readouterr().out
+    assert "encoder test_vit" in out
+    assert "note: encoder test_vit starts from first.pth" in out
+    Path("first.pth").unlink()
+    assert main([*words, "2", *first, "--ckpt_path", "last"]) == 0
+    last = "outputs/first/checkpoints/last.ckpt"
+    run = load_run(last)
+    assert run.record["epochs"] == 2
+    expected = timm.get_pretrained_cfg("test_vit").mean
+    assert run.method.mean.flatten().tolist() == pytest.approx(expected)
+    assert main(["export", last, "--out", "exported"]) == 0
+    assert load_encoder("exported").mean == pytest.approx(expected)
+    again = [*words, "1", "--model.pretrained", "outputs/first", "--name", "second"]
+    assert main(again) == 0
+    assert "views of 32 px (decoded to 37), encoder test_vit" in capsys.readouterr().out
+    config = load_run("outputs/second/checkpoints/last.ckpt").record["config"]["model"]
+    encoder = config["init_args"]["encoder"]
+    assert encoder["args"]["mean"] == pytest.approx(expected)
+    assert encoder["args"]["pretrained"] == "outputs/first"
+    assert main([*again, "--overwrite", "--model.encoder", "resnet8"]) == 2
+    assert "of 'test_vit', not 'resnet8'" in capsys.readouterr().err
+
+
+def test_the_size_follows_the_encoder(folder):
+    settled = {"data.root": str(folder), "model.encoder.name": "vit_tiny_patch16_224"}
+    for more in ({}, {"model.encoder.args.pretrained": True}):
+        found = dict(automatic.leaves(automatic.choose(OPENED, settled | more)[0]))
+        assert found["model.views.size"] == 224
+    weights = {"data.root": str(folder), "model.encoder.args.pretrained": True}
+    chosen, about = automatic.choose(OPENED, weights)
+    assert dict(automatic.leaves(chosen))["model.views.size"] == 176
+    assert "encoder resnet10t" in about

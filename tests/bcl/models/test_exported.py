@@ -12,7 +12,7 @@ from torch import nn
 from bcl import InputError, SimCLR, create_encoder, load_encoder
 from bcl.models.encoders import encoder_spec
 from bcl.models.exported import save_encoder
-from bcl.models.weights import load_strictly, read_config
+from bcl.models.weights import read_config
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -133,13 +133,6 @@ def test_a_folder_of_another_width_names_the_tensors(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(InputError, match=r"of another shape \(conv1\.weight \(4, 3, 3, 3\) for"):
         load_encoder(tmp_path)
-
-
-def test_loading_is_strict_both_ways():
-    module = nn.Linear(2, 2)
-    state = module.state_dict()
-    with pytest.raises(InputError, match=r"1 missing \(bias\); 1 unknown \(beas\)"):
-        load_strictly(module, {"weight": state["weight"], "beas": state["bias"]}, "x")
 
 
 def test_without_safetensors_one_error_says_what_to_install(monkeypatch, tmp_path):

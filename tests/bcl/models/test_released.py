@@ -14,8 +14,8 @@ from torch.nn import functional
 
 from bcl import BCL, SDCLR, create_encoder, load_encoder
 from bcl.cli import main
-from bcl.models.weights import load_strictly
 from bcl.models.released import read_released
+from bcl.models.weights import load_strictly
 from bcl.training.checkpoints import load_run
 
 
