@@ -220,9 +220,12 @@ def _recorded(settled: Mapping[str, Any], name: str) -> Config:
     from bcl.training.checkpoints import KEY, read_checkpoint
 
     asked = settled.get("ckpt_path")
+    if not asked:
+        return {}
     folder = settled.get("trainer.default_root_dir") or Path("outputs", settled.get("name", name))
-    path = Path(folder, "checkpoints", "last.ckpt") if asked == "last" else Path(asked or "")
-    if not asked or not path.is_file():
+    path = Path(folder, "checkpoints", "last.ckpt") if asked == "last" else Path(asked)
+    path = path / "checkpoints" / "last.ckpt" if path.is_dir() else path
+    if not path.is_file():
         return {}
     record = read_checkpoint(path).get(KEY, {}).get("record", {})
     config: Config = {key: record["config"][key] for key in ("model", "data")}
