@@ -217,14 +217,13 @@ def settle(model: Config, encoder: Any) -> None:
 
 def _recorded(settled: Mapping[str, Any], name: str) -> Config:
     """What a run that is resumed chose; nothing if none is, or it has no checkpoint yet."""
-    from bcl.training.checkpoints import KEY, read_checkpoint
+    from bcl.training.checkpoints import KEY, checkpoint_file, read_checkpoint
 
     asked = settled.get("ckpt_path")
     if not asked:
         return {}
     folder = settled.get("trainer.default_root_dir") or Path("outputs", settled.get("name", name))
-    path = Path(folder, "checkpoints", "last.ckpt") if asked == "last" else Path(asked)
-    path = path / "checkpoints" / "last.ckpt" if path.is_dir() else path
+    path = checkpoint_file(folder if asked == "last" else asked)
     if not path.is_file():
         return {}
     record = read_checkpoint(path).get(KEY, {}).get("record", {})
