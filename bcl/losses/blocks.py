@@ -46,9 +46,7 @@ def rows_per_block(rows: int, columns: int, device: torch.device, chunk_size: in
     if chunk_size is not None:
         return min(chunk_size, max(rows, 1))
     kept, block = KEPT_PAIRS, BLOCK_PAIRS
-    if (
-        device.type != "cpu"
-    ):  # a GPU keeps what fits; three such matrices take a tenth of its memory
+    if device.type != "cpu":  # a GPU keeps what fits: three such take a tenth of its memory
         kept = _memory(device) // 128
         block = kept // 8
     if rows * columns <= kept:

@@ -380,7 +380,13 @@ def fake(tmp_path, name, seed, values):
         "full", "linear", "all", draws, values, mean, mean, {"thirds": dict(groups)}, []
     )
     counts = [3, 2, 1]
-    data = {"recipe": "r", "test_hash": "t", "test_images": 3, "num_classes": 3}
+    data = {
+        "recipe": "r",
+        "test_hash": "t",
+        "test_images": 3,
+        "num_classes": 3,
+        "test_counts": [1] * 3,
+    }
     report = ProbeReport(
         {"name": name, "seed": seed, "history": [{"loss": 1.0}], "epochs": 1, "commit": "c"},
         data | {"class_names": ["a", "b", "c"], "class_counts": counts},

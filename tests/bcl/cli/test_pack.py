@@ -44,7 +44,7 @@ def test_command(tmp_path: Path, capsys) -> None:
         run(*words)
     assert run(*words, "--overwrite", "--train-only") == 0
     assert "as it is" in PackedLT(str(tmp_path / "out")).recipe
-    with pytest.raises(InputError, match="go with --train-list"):
+    with pytest.raises(InputError, match="--train-list"):
         run(*words, "--overwrite", "--test-list", "x.txt")
     with pytest.raises(InputError, match=r"--train-list fixes .*--recipe would"):
         run(*words, "--overwrite", "--train-list", "x.txt", "--recipe", "cifar10/sdclr")

@@ -160,10 +160,12 @@ def test_encode_is_in_evaluation_mode_and_leaves_no_trace():
 
 
 def test_channels_last_changes_the_layout_alone():
+    # oneDNN of torch 2.14 writes beyond its memory for four channels in this layout (AVX2).
+    encoder = EncoderSettings("resnet8", {"width": 16})
     torch.manual_seed(0)
-    plain = SimCLR(TINY, views=SIZE)
+    plain = SimCLR(encoder, views=SIZE)
     torch.manual_seed(0)
-    last = SimCLR(TINY, views=SIZE, channels_last=True)
+    last = SimCLR(encoder, views=SIZE, channels_last=True)
     images = torch.rand(4, 3, SIZE, SIZE)
     assert last.encoder.conv1.weight.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(last.encode(images), plain.encode(images))
