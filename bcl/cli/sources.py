@@ -53,9 +53,14 @@ def _run(path: Path, device: str, size: int | None) -> Encoder:
     signals, tracker = {}, getattr(method, "tracker", None)
     if tracker is not None:
         loss = torch.where(tracker.seen, tracker.momentum_loss, torch.nan)
-        signals = {"momentum_loss": loss.cpu(), "score": tracker.scores.cpu()}
+        signals = {f"momentum_{_watched(method)}": loss.cpu(), "score": tracker.scores.cpu()}
     size = size or int(run.data.image_size)
     return Encoder(method.encode, size, f"{size} px {file_hash(path)}", run, signals)
+
+
+def _watched(method: Any) -> str:
+    """What a method's memory follows: the loss or another signal."""
+    return str(getattr(getattr(method, "memory", None), "signal", "loss"))
 
 
 def _exported(path: Path, device: str, size: int | None) -> Encoder:

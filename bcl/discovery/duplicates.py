@@ -6,26 +6,41 @@ from torch import Tensor
 from bcl.core.checks import check_positive
 from bcl.discovery.neighbors import Neighbors
 
-SHARE = 0.1  # of the median distance to the nearest image
+SHARE = 0.2  # of the distance to the 10th neighbor
+TIGHT = 0.1  # times the share, of the median distance to the nearest: a burst of more than ten
+ROUNDING = 1e-6  # of the distance of equal images
 
 
-def duplicate_distance(neighbors: Neighbors, share: float = SHARE) -> float:
-    """A distance below which two images count as copies: a share of the median to the nearest.
+def duplicate_distance(neighbors: Neighbors, share: float = SHARE) -> Tensor:
+    """Distances below which two images count as copies.
 
-    Encoders differ in scale, so no fixed distance suits all.
+    Encoders differ in scale, and regions of one embedding in density. So a pair is a copy when it
+    is nearer than a share of the smaller of its two distances to the last neighbor searched. A
+    burst of more copies than neighbors fills these lists itself: a tenth of that share of the
+    median distance to the nearest is always near enough, and so are equal images.
+
+    Args:
+        neighbors: of every image, (N, k).
+        share: larger finds more copies, and more that are none.
+
+    Returns:
+        (N, k) cosine distances, one for each pair.
     """
     check_positive("share", share)
-    return share * float(neighbors.distances[:, 0].median())
+    last = neighbors.distances[:, -1]  # (N,)
+    local = share * torch.minimum(last[:, None], last[neighbors.ids])  # (N, k)
+    everywhere = share * TIGHT * float(neighbors.distances[:, 0].median())
+    return local.clamp(min=max(everywhere, ROUNDING))
 
 
-def duplicate_groups(neighbors: Neighbors, distance: float) -> Tensor:
+def duplicate_groups(neighbors: Neighbors, distance: float | Tensor) -> Tensor:
     """Join images at most ``distance`` apart into groups.
 
     Groups are connected: two members may lie farther apart if others link them.
 
     Args:
         neighbors: of every image; pairs farther down than these are not seen.
-        distance: cosine distance.
+        distance: cosine distance, one for all or one for each pair, (N, k).
 
     Returns:
         (N,) int64 group of each image, -1 for those without a copy; the largest group is 0, and

@@ -37,7 +37,7 @@ class DiscoverOptions:
         projection: the map: ``"tsne"``, ``"pca"`` or ``"umap"``.
         rarest: images shown for each signal.
         label_first: images proposed for labeling.
-        duplicate_share: images nearer than this share of the median distance to the nearest are
+        duplicate_share: images nearer than this share of their distance to the 10th neighbor are
             copies.
         seed: of samples, clusters and the map.
         progress: called with the name of each step before it starts.

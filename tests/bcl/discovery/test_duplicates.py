@@ -1,3 +1,4 @@
+import pytest
 import torch
 
 from bcl.discovery.duplicates import duplicate_distance, duplicate_groups
@@ -34,7 +35,29 @@ def test_groups_as_by_loop():
     assert found.max() >= 2
 
 
-def test_distance_is_a_share_of_the_median_to_the_nearest():
-    distances = torch.tensor([[0.1, 0.2], [0.4, 0.5], [0.6, 0.9]])
-    found = duplicate_distance(Neighbors(torch.zeros(3, 2, dtype=torch.int64), distances), 0.25)
-    assert abs(found - 0.1) < 1e-7
+def test_distance_is_a_share_of_the_smaller_distance_to_the_last_neighbor():
+    ids = torch.tensor([[1, 2], [0, 2], [0, 1]])
+    distances = torch.tensor([[0.1, 0.2], [0.1, 0.5], [0.2, 0.5]])
+    found = duplicate_distance(Neighbors(ids, distances), 0.5)
+    torch.testing.assert_close(found, torch.tensor([[0.1, 0.1], [0.1, 0.25], [0.1, 0.25]]))
+
+
+@pytest.mark.parametrize("copies", [2, 30])
+def test_copies_in_a_dense_and_in_a_sparse_region_and_bursts(copies):
+    generator = torch.Generator().manual_seed(0)
+    center = torch.randn(1, 16, generator=generator)
+    dense = center + 0.05 * torch.randn(100, 16, generator=generator)
+    sparse = torch.randn(40, 16, generator=generator)
+    noise = torch.randn(copies, 16, generator=generator)
+    more = torch.cat([dense[:1] + 0.001 * noise[:1], sparse[:1] + 0.001 * noise])
+    neighbors = nearest_neighbors(torch.cat([dense, sparse, more]), 10)
+    found = duplicate_groups(neighbors, duplicate_distance(neighbors))
+    sets = [(found == group).nonzero()[:, 0].tolist() for group in range(int(found.max()) + 1)]
+    assert sets == [[100, *range(141, 141 + copies)], [0, 140]]
+
+
+def test_equal_images_are_copies_where_most_have_one():
+    x = torch.randn(20, 8, generator=torch.Generator().manual_seed(0)).repeat_interleave(12, 0)
+    neighbors = nearest_neighbors(x, 10)
+    found = duplicate_groups(neighbors, duplicate_distance(neighbors))
+    assert found.tolist() == [i // 12 for i in range(240)]
