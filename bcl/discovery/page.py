@@ -127,7 +127,7 @@ def render(findings: Findings, options: DiscoverOptions, title: str, read: Read 
             title=title,
             findings=findings,
             options=options,
-            titles={name: TITLES.get(name, name.replace("_", " ").capitalize()) for name in findings.scores},
+            titles={name: TITLES.get(name, _words(name)) for name in findings.scores},
             approximate=len(findings) > EXACT_ROWS and findings.table.embedding.shape[1] > 128,
             sampled=options.projection == "tsne" and len(findings) > LANDMARKS,
             landmarks=LANDMARKS,
@@ -137,6 +137,10 @@ def render(findings: Findings, options: DiscoverOptions, title: str, read: Read 
         )
     )
     return page
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ").capitalize()
 
 
 def _environment() -> Any:
