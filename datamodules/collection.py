@@ -68,8 +68,8 @@ class ImageCollection(FilesDataModule):
             others = found.left_out.most_common(10)
             beside = listed([f"{count:,} {kind}" for kind, count in others])
             raise InputError(
-                f"{found.reader.root} holds no image, but {beside or 'nothing'}; give a folder of "
-                "images: --data.root DIR."
+                f"{found.reader.root} holds {'no image, but ' + beside if beside else 'no file'}; "
+                "give a folder of images: --data.root DIR."
             )
         return found
 

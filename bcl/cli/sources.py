@@ -103,14 +103,21 @@ def open_images(source: str | None, encoder: Encoder) -> tuple[Any, "Extra"]:
     images = data.sets.train
     own = source is None or _trained_on(encoder, images)
     files = images.files
-    root = "" if files is None else str(Path(files.reader.root).absolute())
     about = {
         "encoder": encoder.about,
-        "root": root,
+        "root": _root(data, files),
         "unreadable": [list(each) for each in getattr(data.sets, "unreadable", [])],
     }
     sizes = None if files is None else lambda ids: _sizes(files, images.rows[ids])
     return images, Extra(encoder.signals if own else {}, sizes, about)
+
+
+def _root(data: Any, files: Any) -> str:
+    """The folder that paths are relative to; "" where there is none."""
+    if files is not None:
+        return str(Path(files.reader.root).absolute())
+    roots = getattr(data, "roots", ())  # of a collection whose images are in memory
+    return str(Path(roots[0]).absolute()) if len(roots) == 1 and Path(roots[0]).is_dir() else ""
 
 
 def _trained_on(encoder: Encoder, images: Any) -> bool:
