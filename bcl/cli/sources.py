@@ -116,7 +116,7 @@ def _root(data: Any, files: Any) -> str:
     """The folder that paths are relative to; "" where there is none."""
     if files is not None:
         return str(Path(files.reader.root).absolute())
-    roots = getattr(data, "roots", ())  # of a collection whose images are in memory
+    roots: Any = getattr(data, "roots", ())  # of a collection whose images are in memory
     return str(Path(roots[0]).absolute()) if len(roots) == 1 and Path(roots[0]).is_dir() else ""
 
 
