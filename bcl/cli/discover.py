@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--map", default="tsne", help="tsne, pca or umap (default: %(default)s)")
     add("--rarest", type=int, default=24, help="images per signal (default: %(default)s)")
     add("--label-first", type=int, default=50, metavar="N", help="proposed (default: %(default)s)")
-    add("--duplicates", type=float, default=0.2, metavar="SHARE",
+    add("--duplicates", type=float, default=0.1, metavar="SHARE",
         help="of the distance to the 10th neighbor: below, images are copies "
         "(default: %(default)s)")  # fmt: skip
     add("--title", help="heading (default: the folder's name)")

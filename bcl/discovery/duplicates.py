@@ -6,8 +6,8 @@ from torch import Tensor
 from bcl.core.checks import check_positive
 from bcl.discovery.neighbors import Neighbors
 
-SHARE = 0.2  # of the distance to the 10th neighbor
-TIGHT = 0.1  # times the share, of the median distance to the nearest: a burst of more than ten
+SHARE = 0.1  # of the distance to the 10th neighbor
+TIGHT = 0.2  # times the share, of the median distance to the nearest: a burst of more than ten
 ROUNDING = 1e-6  # of the distance of equal images
 
 
@@ -15,9 +15,10 @@ def duplicate_distance(neighbors: Neighbors, share: float = SHARE) -> Tensor:
     """Distances below which two images count as copies.
 
     Encoders differ in scale, and regions of one embedding in density. So a pair is a copy when it
-    is nearer than a share of the smaller of its two distances to the last neighbor searched. A
-    burst of more copies than neighbors fills these lists itself: a tenth of that share of the
-    median distance to the nearest is always near enough, and so are equal images.
+    is nearer than a share of the smaller of its two distances to the last neighbor searched, each
+    counted as the median of all at most. A burst of more copies than neighbors fills these lists
+    itself: a fifth of that share of the median distance to the nearest is always near enough, and
+    so are equal images.
 
     Args:
         neighbors: of every image, (N, k).
@@ -28,6 +29,7 @@ def duplicate_distance(neighbors: Neighbors, share: float = SHARE) -> Tensor:
     """
     check_positive("share", share)
     last = neighbors.distances[:, -1]  # (N,)
+    last = last.clamp(max=float(last.median()))  # a small group, all alone, is no copy
     local = share * torch.minimum(last[:, None], last[neighbors.ids])  # (N, k)
     everywhere = share * TIGHT * float(neighbors.distances[:, 0].median())
     return local.clamp(min=max(everywhere, ROUNDING))

@@ -75,7 +75,7 @@ def test_unreadable_images_are_counted_and_listed(folder: Path, capsys) -> None:
 
 def test_a_set_without_a_readable_image(tmp_path: Path) -> None:
     (tmp_path / "set").mkdir()
-    with pytest.raises(InputError, match="holds no image"):
+    with pytest.raises(InputError, match="holds no file"):
         collection(tmp_path / "set").setup()
     (tmp_path / "set" / "a.txt").write_text("")
     with pytest.raises(InputError, match=r"1 \.txt file"):
