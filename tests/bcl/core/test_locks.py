@@ -61,6 +61,7 @@ def test_a_link_is_refused_and_what_it_leads_to_stays(tmp_path, link):
         ("process 1 on another-host", False),
         ("", True),
     ],
+    ids=["alive", "gone", "elsewhere", "nobody"],
 )
 def test_without_locks_of_the_file_system_the_file_tells(tmp_path, monkeypatch, owner, free):
     def none(*_):
