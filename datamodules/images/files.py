@@ -226,16 +226,34 @@ class _Decoder(Dataset[Chunk]):
 _decoder: _Decoder  # of a process of `decode_all`
 
 
+class _Tasks:
+    """Rows for the workers, a few at a time.
+
+    Not the stream itself: a loader that it belongs to would end only with a garbage collection,
+    which closes the queues first and then waits for the workers in vain.
+    """
+
+    def __init__(self) -> None:
+        self.batches: Iterable[Places] = ()
+        self.sizes: deque[int] = deque()  # of the batches under way
+
+    def __iter__(self) -> Iterator[list[tuple[int, float]]]:
+        for places in self.batches:
+            self.sizes.append(len(places.rows))
+            pairs = _pairs(places)
+            while chunk := list(islice(pairs, _CHUNK)):
+                yield chunk
+
+
 class _Stream:
     """Worker processes that persist from one epoch to the next."""
 
     def __init__(self, decoder: _Decoder, workers: int) -> None:
         self.busy = False
-        self.sizes: deque[int] = deque()  # of the batches under way
-        self._batches: Iterable[Places] = ()
+        self._tasks = _Tasks()
         self._loader: DataLoader[Any] = DataLoader(
             decoder,
-            batch_sampler=cast("Any", self),
+            batch_sampler=cast("Any", self._tasks),
             collate_fn=cast("Any", _unchanged),
             num_workers=workers,
             prefetch_factor=8,
@@ -245,17 +263,15 @@ class _Stream:
             generator=torch.Generator(),
         )
 
-    def __iter__(self) -> Iterator[list[tuple[int, float]]]:
-        for places in self._batches:
-            self.sizes.append(len(places.rows))
-            pairs = _pairs(places)
-            while chunk := list(islice(pairs, _CHUNK)):
-                yield chunk
+    @property
+    def sizes(self) -> deque[int]:
+        """Images of each batch under way."""
+        return self._tasks.sizes
 
     def run(self, batches: Iterable[Places]) -> Iterator[Chunk]:
         self.busy = True
         try:
-            self._batches = batches
+            self._tasks.batches = batches
             self.sizes.clear()
             yield from cast("Iterable[Chunk]", self._loader)
         except RuntimeError as error:  # of a worker that was killed
