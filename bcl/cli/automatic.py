@@ -229,4 +229,5 @@ def _recorded(settled: Mapping[str, Any], name: str) -> Config:
     record = read_checkpoint(path).get(KEY, {}).get("record", {})
     config: Config = {key: record["config"][key] for key in ("model", "data")}
     config["model"]["init_args"].pop("seed", None)  # the run's, not the method's
-    return config | {"trainer": {"precision": record["config"]["trainer"]["precision"]}}
+    trainer = {k: v for k, v in record["config"]["trainer"].items() if k == "precision"}
+    return config | ({"trainer": trainer} if trainer else {})

@@ -30,7 +30,7 @@ def fit(ranks, folder, *more, **options):
         Encoder(),
         ProjectorSettings(batch_norm=False),
         views=16,
-        optimizer=OptimizerSettings(learning_rate=0.2),
+        optimizer=OptimizerSettings(learning_rate=0.1),
         schedule=ScheduleSettings(warmup_epochs=0),
         seed=0,
     )

@@ -19,6 +19,7 @@ from places import ROOT
 
 from bcl.cli import COMMANDS
 from bcl.cli.configuration import config_names, find_config
+from bcl.cli.fit import SHORT
 
 DOCS = ROOT / "docs"
 PAGES = {  # with their figures filled in: a call that does not resolve fails here
@@ -161,7 +162,7 @@ def wrong_fit_options(command):
     """Options of one line with ``bcl fit`` that do not exist; of a file, any method's may be."""
     named = re.findall(r"--config[ =]([\w/]+)(?=\s|$)", command)
     configs = [composed()[name] for name in named if name in composed()]
-    options = re.findall(OPTION, command)
+    options = [SHORT.get(each, each) for each in re.findall(OPTION, command)]
     return [each for each in options if not fit_takes(each, configs or composed().values())]
 
 

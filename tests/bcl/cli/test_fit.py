@@ -9,7 +9,7 @@ from refusals import refused
 
 from bcl.cli import main
 from bcl.cli.configuration import compose
-from bcl.cli.fit import FIRST, make_parser, parse
+from bcl.cli.fit import FIRST, _in_full, make_parser, parse
 from bcl.evaluation import ProbeReport
 from bcl.methods import OptimizerSettings
 
@@ -159,7 +159,7 @@ class TestFit:
         seen = []
 
         def stop(self, trainer, *_):
-            seen.append(sorted(path.name for path in place.iterdir()))
+            seen.append(sorted(path.name for path in place.glob("*.ckpt")))
             raise KeyboardInterrupt
 
         monkeypatch.setattr("bcl.training.record.RunRecorder.on_train_epoch_start", stop)
@@ -188,7 +188,7 @@ class TestFit:
         numbers = {word: "3" for word in words if word.startswith(("--model", "--data"))}
         pairs = {**numbers, **given}
         arguments = [each for word, value in pairs.items() for each in (word.split()[0], value)]
-        _, options = parse(arguments, config)
+        _, options = parse(list(_in_full(arguments)), config)
         assert options.model.init_args.encoder.name == "resnet14"
         assert options.model.init_args.views.init_args.size == 3
         assert OptimizerSettings().learning_rate == 0.5  # as the help says
