@@ -155,7 +155,7 @@ def check_out(target: Path, overwrite: bool) -> None:
 def open_parts(target: Path, images: Images, options: EmbedOptions, extra: Extra) -> Path:
     """The folder of a file's parts; an `InputError` if it holds those of another embedding."""
     folder = target.with_name(f"{target.name}.parts")
-    told = {
+    settings = {
         "encoder": extra.about.get("encoder", ""),
         "images": images.content_hash,
         "half": options.half,
@@ -168,14 +168,14 @@ def open_parts(target: Path, images: Images, options: EmbedOptions, extra: Extra
         kept = json.loads(note.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         kept = None
-    if kept is not None and kept != told:
-        other = next(key for key in told if kept.get(key) != told[key])
+    if kept is not None and kept != settings:
+        other = next(key for key in settings if kept.get(key) != settings[key])
         raise InputError(
             f"{folder} holds the beginning of another embedding ({other}: {kept.get(other)!r}, "
-            f"now {told[other]!r}); remove the folder or name another --out."
+            f"now {settings[other]!r}); remove the folder or name another --out."
         )
     if kept is None and rank() == 0:
-        write_text(note, json.dumps(told, indent=2))
+        write_text(note, json.dumps(settings, indent=2))
     return folder
 
 

@@ -1,7 +1,7 @@
 // The map: pan, zoom, hover, lasso. Positions are in [0, 1]; `view` turns them into pixels.
 {
   const canvas = byId("canvas"), draw2d = canvas.getContext("2d");
-  const hover = byId("hover"), colorBy = byId("color"), pictures = byId("pictures");
+  const hover = byId("hover"), colorBy = byId("color"), showing = byId("show-thumbnails");
   const raw = numbers(data.places, Uint16Array);
   const xs = new Float32Array(total), ys = new Float32Array(total);
   for (let i = 0; i < total; i++) {
@@ -90,7 +90,7 @@
       // The map's own cells, not the screen's, so that thumbnails stay while it is dragged.
       const step = CELL * 1.15;
       const key = `${Math.floor((x - view.x) / step)},${Math.floor((y - view.y) / step)}`;
-      if (pictures.checked && !taken.has(key) && placeOf.has(i)) taken.set(key, i);
+      if (showing.checked && !taken.has(key) && placeOf.has(i)) taken.set(key, i);
     }
     byColor.forEach((points, color) => {
       draw2d.fillStyle = palette[color];
@@ -276,7 +276,7 @@
   });
 
   colorBy.addEventListener("change", recolor);
-  pictures.addEventListener("change", redraw);
+  showing.addEventListener("change", redraw);
   dark.addEventListener("change", recolor);
   document.addEventListener("selected", redraw);
   new ResizeObserver(() => {

@@ -152,7 +152,7 @@ def _renamed(tensors: Tensors, model: nn.Module) -> Tensors:
         return tensors
     try:
         return dict(change(dict(tensors), model))
-    except Exception:  # tensors of anything; the names that do not match are told later
+    except Exception:  # tensors of anything; the names that do not match are reported later
         return tensors
 
 
