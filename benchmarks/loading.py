@@ -5,7 +5,6 @@
     python benchmarks/loading.py large             # 224 px views from photographs
     python benchmarks/loading.py cost              # the same as CPU time per image
     python benchmarks/loading.py packed            # needs the extra "datasets"
-    python benchmarks/loading.py billion           # the cost of a billion images, piece by piece
 
 All data is made here from scikit-learn's two photographs, unless --root or --archive names some.
 Figures are medians of --repeat runs; the contenders take turns, as machines drift.
@@ -20,6 +19,7 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Callable, Iterable
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -36,18 +36,14 @@ from torchvision import datasets, transforms
 import bcl
 from bcl.augment import ChainSettings
 from datamodules import ImageDataset, ImageFolderLT, PackedLT
-from datamodules.images.decode import decode, shrink
-from datamodules.images.loader import BatchLoader, WindowOrder
+from datamodules.images.decode import decode
+from datamodules.images.loader import BatchLoader
 from datamodules.packed import pack
 
 BATCH = 64
 DECODE = transforms.Compose(
     [transforms.Resize(256), transforms.CenterCrop(256), transforms.PILToTensor()]
 )
-
-
-def median(call: Callable[[], float], repeat: int) -> float:
-    return statistics.median(call() for _ in range(repeat))
 
 
 def say(what: str, value: str) -> None:
@@ -88,7 +84,7 @@ def memory(args: argparse.Namespace) -> None:
 
 
 def in_memory(args: argparse.Namespace, files: datasets.ImageFolder) -> None:
-    """As `memory`, with the small JPEG files for ImageFolder."""
+    """`memory` with the small JPEG files for ImageFolder."""
     images = torch.randint(0, 256, (12_406, 3, 32, 32), dtype=torch.uint8)
     data = ImageDataset(images, torch.arange(12_406) % 10, "random")
     for batch_size in args.batches:
@@ -120,19 +116,14 @@ def in_memory(args: argparse.Namespace, files: datasets.ImageFolder) -> None:
                 loader = DataLoader(files, batch_size, drop_last=True, **options)
                 times.append(1 / batches_per_second(loader))
         cost, whole = statistics.median(costs), statistics.median(steps)
+        found = {"ours, gathering it": costs}
+        for workers, times in plain.items():
+            found[f"ImageFolder, the same from JPEG files, {workers} worker(s)"] = times
+        found["a ResNet-8 step on it"] = steps
         args.rows += results.compare(
             f"a batch of {batch_size} images of 32 px in memory",
             "ms",
-            {
-                "ours, gathering it": [1e3 * x for x in costs],
-                **{
-                    f"ImageFolder, the same from JPEG files, {workers} worker(s)": [
-                        1e3 * x for x in times
-                    ]
-                    for workers, times in plain.items()
-                },
-                "a ResNet-8 step on it": [1e3 * x for x in steps],
-            },
+            {title: [1e3 * x for x in times] for title, times in found.items()},
             ours="ours, gathering it",
         )
         say(
@@ -248,6 +239,49 @@ def drain(loader: Iterable[Any], work: Callable[[Any], Any] | None = None) -> tu
     return first - start, count / (time.perf_counter() - first)
 
 
+def race(
+    args: argparse.Namespace,
+    case: str,
+    contenders: dict[str, Callable[[], tuple[float, float]]],
+    views: int = 0,
+) -> None:
+    """Let the contenders, of which the first is ours, take turns, and keep their rates."""
+    unit, factor = ("views/s", views) if views else ("images/s", 1)
+    found: dict[str, list[tuple[float, float]]] = {title: [] for title in contenders}
+    for _ in range(args.repeat):
+        for title, call in contenders.items():
+            found[title].append(call())
+    for title, pairs in found.items():
+        first, rate = (statistics.median(column) for column in zip(*pairs, strict=True))
+        say(f"{case}: {title}", f"{rate * factor:7.0f} {unit}, first batch {first:.2f} s")
+    args.rows += results.compare(
+        case,
+        unit,
+        {title: [rate * factor for _, rate in pairs] for title, pairs in found.items()},
+        ours=next(iter(contenders)),
+        better="higher",
+    )
+
+
+def folder_module(root: str, folder: Path, workers: int) -> ImageFolderLT:
+    """Photographs decoded in workers, batch by batch."""
+    return ImageFolderLT(
+        root,
+        image_size=256,
+        batch_size=BATCH,
+        storage="files",
+        workers=workers,
+        test_share=0.01,
+        cache_dir=str(folder / "cache"),
+    )
+
+
+def plain_loader(root: str, transform: Callable[[Any], Any], workers: int) -> DataLoader[Any]:
+    """What one would write with torchvision."""
+    images = datasets.ImageFolder(root, transform)
+    return DataLoader(images, BATCH, shuffle=True, num_workers=workers, drop_last=True)
+
+
 def large(args: argparse.Namespace) -> None:
     """Two views of 224 px from photographs in files."""
     with tempfile.TemporaryDirectory() as name:
@@ -255,90 +289,39 @@ def large(args: argparse.Namespace) -> None:
         root = args.root or str(photographs(folder / "set", args.images, 500, 375))
         size = np.mean([path.stat().st_size for path in Path(root).rglob("*.jpg")][:500]) / 1024
         say("images, mean size", f"{args.images:,}, {size:.0f} KiB")
-        plain = datasets.ImageFolder(root, TwoViews(simclr_transform(args.blur)))
-        decoding = datasets.ImageFolder(root, DECODE)
+        in_workers = TwoViews(simclr_transform(args.blur))
         views = bcl.ContrastiveViews(
             224,
             chain=ChainSettings(blur_probability=0.5 if args.blur else 0.0),
             arithmetic=args.arithmetic,
         )
 
-        def ours(workers: int) -> Any:
-            return ImageFolderLT(
-                root,
-                imbalance_factor=None,
-                image_size=256,
-                batch_size=BATCH,
-                storage="files",
-                workers=workers,
-                test_share=0.01,
-                cache_dir=str(folder / "cache"),
-            ).train_dataloader()
-
         def make_views(batch: Any) -> None:
             views(batch["image"].to(args.device), ids=batch["id"])
 
         blank = {"image": torch.zeros(BATCH, 3, 256, 256, dtype=torch.uint8)}
         make_views(blank | {"id": torch.arange(BATCH)})  # compilation, if any, is not loading
+        folder_module(root, folder, 2).train_dataloader()  # the scan, once
 
-        ours(2)  # the scan, once
-        contenders: list[tuple[str, int, Callable[[], tuple[float, float]]]] = []
         for workers in (1, 2):
-            options: dict[str, Any] = {
-                "batch_size": BATCH,
-                "shuffle": True,
-                "num_workers": workers,
-                "drop_last": True,
-            }
-            contenders += [
-                (
-                    f"ImageFolder, decode + resize to 256, {workers} worker(s)",
-                    1,
-                    lambda o=options: drain(DataLoader(decoding, **o)),
-                ),
-                (
-                    f"ImageFolder, two views of 224 in the workers, {workers} worker(s)",
-                    2,
-                    lambda o=options: drain(DataLoader(plain, **o)),
-                ),
-                (
-                    f"ours, decode to 256, {workers} worker(s)",
-                    1,
-                    lambda w=workers: drain(ours(w)),
-                ),
-                (
-                    f"ours, decode to 256, {workers} worker(s), two views of 224 after it",
-                    2,
-                    lambda w=workers: drain(ours(w), make_views),
-                ),
-            ]
-        found: dict[str, list[tuple[float, float]]] = {}
-        for _ in range(args.repeat):
-            for title, _, call in contenders:
-                found.setdefault(title, []).append(call())
-        for title, factor, _ in contenders:
-            first = statistics.median(pair[0] for pair in found[title])
-            rate = statistics.median(pair[1] for pair in found[title])
-            unit = "images/s" if factor == 1 else "views/s"
-            say(title, f"{rate * factor:7.0f} {unit}, first batch {first:.2f} s")
-        for workers in (1, 2):
-            mine = [t for t, _, _ in contenders if f"{workers} worker" in t and "ours" in t]
-            theirs = [t for t, _, _ in contenders if f"{workers} worker" in t and "ours" not in t]
-            cases = (
-                ("decoding JPEG files to 256 px", "images/s", mine[0], theirs[0], 1),
-                ("two views of 224 px from JPEG files", "views/s", mine[1], theirs[1], 2),
+
+            def ours(work: Any = None, count: int = workers) -> tuple[float, float]:
+                return drain(folder_module(root, folder, count).train_dataloader(), work)
+
+            def theirs(transform: Any, count: int = workers) -> tuple[float, float]:
+                return drain(plain_loader(root, transform, count))
+
+            race(
+                args,
+                f"decoding JPEG files to 256 px, {workers} worker(s)",
+                {"ours": ours, "ImageFolder": partial(theirs, DECODE)},
             )
-            for case, unit, our, their, factor in cases:
-                args.rows += results.compare(
-                    f"{case}, {workers} worker(s)",
-                    unit,
-                    {
-                        "ours": [pair[1] * factor for pair in found[our]],
-                        "ImageFolder": [pair[1] * factor for pair in found[their]],
-                    },
-                    ours="ours",
-                    better="higher",
-                )
+            race(
+                args,
+                f"two views of 224 px from JPEG files, {workers} worker(s)",
+                {"ours": partial(ours, make_views), "ImageFolder": partial(theirs, in_workers)},
+                views=2,
+            )
 
 
 def cost(args: argparse.Namespace) -> None:
@@ -411,29 +394,13 @@ def packed(args: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         root = args.root or str(photographs(folder / "set", args.images, 500, 375))
-        source = ImageFolderLT(
-            root, None, storage="files", test_share=0.01, cache_dir=str(folder / "cache")
-        )
+        source = folder_module(root, folder, 2)
         source.setup()
         start = time.perf_counter()
         pack(source, folder / "packed", parts=("train",))
         seconds = time.perf_counter() - start
-        decoding = datasets.ImageFolder(root, DECODE)
         say("packing and reading back", f"{source.num_samples / seconds:.0f} images/s")
         for workers in (1, 2):
-
-            def files(count: int = workers) -> tuple[float, float]:
-                data = ImageFolderLT(
-                    root,
-                    None,
-                    storage="files",
-                    image_size=256,
-                    batch_size=BATCH,
-                    test_share=0.01,
-                    workers=count,
-                    cache_dir=str(folder / "cache"),
-                )
-                return drain(data.train_dataloader())
 
             def arrow(count: int = workers) -> tuple[float, float]:
                 data = PackedLT(
@@ -441,84 +408,22 @@ def packed(args: argparse.Namespace) -> None:
                 )
                 return drain(data.train_dataloader())
 
+            def files(count: int = workers) -> tuple[float, float]:
+                return drain(folder_module(root, folder, count).train_dataloader())
+
             def plain(count: int = workers) -> tuple[float, float]:
-                loader = DataLoader(
-                    decoding, BATCH, shuffle=True, num_workers=count, drop_last=True
-                )
-                return drain(loader)
+                return drain(plain_loader(root, DECODE, count))
 
-            contenders = {"ours, packed": arrow, "ours, files": files, "ImageFolder": plain}
-            found: dict[str, list[tuple[float, float]]] = {title: [] for title in contenders}
-            for _ in range(args.repeat):
-                for title, call in contenders.items():
-                    found[title].append(call())
-            args.rows += results.compare(
+            race(
+                args,
                 f"decoding JPEG to 256 px, {workers} worker(s)",
-                "images/s",
-                {title: [rate for _, rate in pairs] for title, pairs in found.items()},
-                ours="ours, packed",
-                better="higher",
+                {"ours, packed": arrow, "ours, files": files, "ImageFolder": plain},
             )
-            for title, pairs in found.items():
-                first, rate = (statistics.median(column) for column in zip(*pairs, strict=True))
-                say(
-                    f"{title}, decode to 256, {workers} worker(s)",
-                    f"{rate:7.0f} images/s, first batch {first:.2f} s",
-                )
-
-
-def peak() -> int:
-    """Peak memory of this process in bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def billion(args: argparse.Namespace) -> None:
-    """The constants behind the estimate for a billion images, measured on a twentieth of them."""
-    samples, batch = 50_000_000, 4096
-    before = peak()
-    tracker = bcl.MemorizationTracker(samples)
-    held = sum(buffer.nbytes for buffer in tracker.buffers())
-    say("loss memory per sample", f"{held / samples:.1f} bytes")
-    ids = torch.randint(samples, (batch,))
-    losses = torch.rand(batch)
-
-    def update() -> float:
-        start = time.perf_counter()
-        tracker.update(ids, losses)
-        return time.perf_counter() - start
-
-    steps = median(update, 20)
-    say(f"loss memory: a step of {batch:,}", f"{steps * 1e3:.2f} ms")
-    tracker.updated_in.zero_()
-    start = time.perf_counter()
-    tracker.refresh()
-    seconds = time.perf_counter() - start
-    say("loss memory: end of an epoch, per sample", f"{seconds / samples * 1e9:.1f} ns")
-    say("loss memory: peak at epoch's end, per sample", f"{(peak() - before) / samples:.1f} bytes")
-
-    sizes = [38_000] * 26_000
-    start = time.perf_counter()
-    order = WindowOrder(sizes, 16, 0, 0)
-    order[500_000_000 : 500_000_000 + batch]
-    say("order of 26,000 files: first batch in the middle", f"{time.perf_counter() - start:.2f} s")
-    start = time.perf_counter()
-    for first in range(500_000_000, 500_000_000 + 400 * batch, batch):
-        order[first : first + batch]
-    each = (time.perf_counter() - start) / 400
-    say("order of 26,000 files: a batch, windows' changes included", f"{each * 1e3:.2f} ms")
-    held = sum(ids.nbytes for ids in order._held.values())
-    say("order of 26,000 files: windows held", f"{held / 2**20:.1f} MiB")
-
-    with tempfile.TemporaryDirectory() as name:
-        root = Path(args.root) if args.root else photographs(Path(name), BATCH, 500, 375)
-        raw = [path.read_bytes() for path in sorted(root.rglob("*.jpg"))[:BATCH]]
-    small = [len(shrink(data, 256)) for data in raw]
-    say("an image with a shorter side of 256 px", f"{np.mean(small) / 1024:.1f} KiB")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("memory", "cache", "large", "cost", "packed", "billion"))
+    parser.add_argument("what", choices=("memory", "cache", "large", "cost", "packed"))
     parser.add_argument("--root", help="folder of class folders of JPEG files")
     parser.add_argument("--archive", help="zip archive of class folders of small images")
     parser.add_argument("--images", type=int, default=1024, help="how many to make")
@@ -537,8 +442,7 @@ def main() -> None:
     say(
         "torch, threads, cores", f"{torch.__version__}, {torch.get_num_threads()}, {os.cpu_count()}"
     )
-    jobs = {"memory": memory, "cache": cache, "large": large, "cost": cost}
-    jobs |= {"packed": packed, "billion": billion}
+    jobs = {"memory": memory, "cache": cache, "large": large, "cost": cost, "packed": packed}
     jobs[args.what](args)
     if args.json:
         clock = "cpu" if args.what == "cost" else "wall"

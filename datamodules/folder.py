@@ -14,10 +14,13 @@ from datamodules.pool import Pool, PoolDataModule, counted
 from datamodules.tail.balance import listed
 
 _TEST_NAMES = ("test", "val", "valid", "validation")
-# 2021, 2021-05, 202105, 2021-05-03 birthday, 20210503, 03.05.2021; and a camera's 100CANON.
+# 2021, 2021-05, 202105, 2021-05-03 birthday, 20210503, 03.05.2021, May 2021, 2021 may; and a
+# camera's 100CANON.
 _YEAR, _MONTH, _DAY = r"(19|20)\d\d", r"(0[1-9]|1[0-2])", r"(0[1-9]|[12]\d|3[01])"
+_NAMED = r"(?i:(jan|feb|mar|apr|may|june?|july?|aug|sept?|oct|nov|dec)[a-z]*)"
 _DATE = re.compile(
     rf"{_YEAR}([-_. ]?{_MONTH}([-_. ]?{_DAY}([-_. ]\D.*)?)?)?|{_DAY}[-_.]{_MONTH}[-_.]{_YEAR}"
+    rf"|({_DAY}[-_. ])?{_NAMED}[-_. ]{_YEAR}|{_YEAR}[-_. ]{_NAMED}"
     r"|\d{3}(?=\d*[A-Z_])[A-Z0-9_]{5}|DCIM"
 )
 _DAY_APART = re.compile(r"(\D*\d){8}.*")  # with a separator, a date to the day
@@ -138,9 +141,10 @@ def _check_dates(where: str, classes: list[str], names: list[str]) -> None:
     days = [name for name in dates if _DAY_APART.fullmatch(name) and not name.isdigit()]
     if len(dates) < len(classes) and len(days) < 2:
         dates = []  # a folder among classes may have such a name
-    inner = ([p for p in name.split("/")[1:-1] if _DATE.fullmatch(p)] for name in names)
-    if not dates and names and all(inner):  # stops at the first image in no such folder
-        dates = [name.rpartition("/")[0] for name in names[:1]]
+    inner = Counter(name.rpartition("/")[0] for name in names if name.count("/") > 1)
+    all_dated = all(any(map(_DATE.fullmatch, p.split("/")[1:])) for p in inner)
+    if not dates and all_dated and 2 * inner.total() > len(names):  # but for a few loose ones
+        dates = list(inner)
     if dates:
         raise InputError(
             f"{where}: folders named by date or by camera are not classes "

@@ -3,7 +3,14 @@
 import torch
 from torch import Tensor
 
-from bcl.augment.ops.blocks import block_rows, change_rows, empty_levels, keep_freed_memory, runs
+from bcl.augment.ops.blocks import (
+    block_rows,
+    change_rows,
+    empty_levels,
+    keep_freed_memory,
+    put_rows,
+    runs,
+)
 from bcl.augment.ops.blur import gaussian_blur
 from bcl.augment.ops.color import HUE, grayscale, jitter
 from bcl.augment.ops.crop import crop_resize_flip
@@ -49,14 +56,16 @@ def base_chain(images: Tensor, params: ViewParams, size: tuple[int, int], exact:
     longest = min(block_rows(out), -(-len(out) // 2))
     for run in runs(key[alike], longest):
         rows = alike[run]
-        x = crop_resize_flip(images[rows % len(images)], boxes[rows], size, exact)
+        # index_select takes a tenth of the time of images[rows].
+        cut = images.index_select(0, rows % len(images))
+        x = crop_resize_flip(cut, boxes[rows], size, exact)
         if key[rows[0]] < 5:
             jitter(x, factors[rows], p.order[rows], exact)
         change_rows(x, p.gray[rows], lambda y: grayscale(y, exact))
         blur = p.blur[rows]
         change_rows(x, blur > 0, lambda y, sigma: gaussian_blur(y, sigma, exact), blur)
         change_rows(x, p.solarize[rows], lambda y: solarize(y, y.new_full((len(y),), 128.0)))
-        out.index_copy_(0, rows, x)
+        put_rows(out, rows, x)
     return out
 
 

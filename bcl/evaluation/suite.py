@@ -124,7 +124,6 @@ def evaluate(
         for name, images in sets.images.items()
     }  # fmt: skip
     extracted = time.perf_counter() - begin
-
     run, results = Run(sets, features, options, method, progress), dict[str, ProtocolResult]()
     predictions = {"labels": sets.labels["test"].cpu()}
     for done, (protocol, rows) in enumerate(zip(wanted, subsets, strict=True)):

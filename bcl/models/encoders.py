@@ -71,15 +71,9 @@ def create_encoder(
     elif pretrained and (name in SMALL_RESNETS or name == "small_alexnet"):
         raise InputError(f"timm has no weights of '{name}'; name a model of timm, or a file.")
     try:
-        if name in SMALL_RESNETS:
-            options = {"depth": SMALL_RESNETS[name], "in_channels": in_channels, **arguments}
-            model: Any = SmallResNet(**options)
-            small = model.conv1.stride == (1, 1)
-        elif name == "small_alexnet":
-            model, small = SmallAlexNet(image_size, in_channels, **arguments), True
-        else:
-            model = _timm_model(name, in_channels, pretrained is True, arguments)
-            small = _shrink_stem(name, model, image_size, small_stem, in_channels)
+        model, small = _build(
+            name, image_size, small_stem, in_channels, pretrained is True, arguments
+        )
     except (TypeError, RuntimeError, AssertionError) as error:
         raise InputError(f"encoder '{name}' cannot be built: {error}.") from None
     _check_takes(model, name, (in_channels, image_size, image_size))
@@ -103,6 +97,25 @@ def create_encoder(
         **{key: value for key, value in arguments.items() if key not in WEIGHT_ARGUMENTS},
     }
     return model  # type: ignore[no-any-return]
+
+
+def _build(
+    name: str,
+    image_size: int,
+    small_stem: bool | None,
+    in_channels: int,
+    pretrained: bool,
+    arguments: dict[str, Any],
+) -> tuple[Any, bool]:
+    """The module, and whether its stem is one for small images."""
+    if name in SMALL_RESNETS:
+        options = {"depth": SMALL_RESNETS[name], "in_channels": in_channels, **arguments}
+        small_resnet = SmallResNet(**options)
+        return small_resnet, small_resnet.conv1.stride == (1, 1)
+    if name == "small_alexnet":
+        return SmallAlexNet(image_size, in_channels, **arguments), True
+    model = _timm_model(name, in_channels, pretrained, arguments)
+    return model, _shrink_stem(name, model, image_size, small_stem, in_channels)
 
 
 def native_size(name: str, pretrained: Any = False) -> int | None:

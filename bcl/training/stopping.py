@@ -30,6 +30,7 @@ class StopOnSignal(Callback):
 
     def setup(self, trainer: pl.Trainer, *_: Any, **__: Any) -> None:
         """Keep Lightning from setting its handlers, which would also requeue a job of SLURM."""
+        # No public door: plugins turn off the requeueing, but not the handlers.
         trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
 
     def on_fit_start(self, trainer: pl.Trainer, *_: Any) -> None:

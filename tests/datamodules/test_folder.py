@@ -240,12 +240,14 @@ def test_many_notes_are_cut_where_they_are_printed(capsys) -> None:
         ("2021-05-03 lake", "2021_05_04"),
         ("03.05.2021", "04.05.2021"),
         ("2021-05-03", "2021-05-04", "misc"),
+        ("May 2021", "03 june 2021", "2021_Aug"),
         ("DCIM", "100CANON"),
         ("100CANON", "101_PANA"),
         ("north/2021-05-03", "north/2021-05-04", "south/2021-05-03"),
         ("north/2021/05", "south/2022/06"),
         ("CAM01/20210503", "CAM02/20210503", "CAM03/20210504"),
         ("set/2021-05-03",),
+        ("cam1", "cam1/2021-05-03", "cam1/2021-05-04", "cam2/2021-05-03", "cam2/2021-05-04"),
         ("train/2021-05-03", "train/2021-05-04", "test/2021-05-03", "test/2021-05-04"),
     ],
 )
@@ -274,6 +276,7 @@ def test_dates_and_cameras_are_no_classes(tmp_path: Path, names) -> None:
         ("2021-05-03", "cat"),
         ("1234", "5678"),
         ("ant/2021-05-03", "ant/nest", "bee/2021-05-03"),
+        ("May", "June", "may flower 2021"),
         ("2021 Audi A4", "2020 Audi A4 coupe x", "Ford"),
     ],
 )

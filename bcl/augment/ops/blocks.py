@@ -58,6 +58,15 @@ def runs(key: Tensor, longest: int) -> Iterator[slice]:
             start = stop
 
 
+def put_rows(x: Tensor, rows: Tensor, values: Tensor) -> None:
+    """Set the ``rows`` (r,) of ``x`` (R, C, H, W) to ``values`` (r, C, H, W)."""
+    if block_rows(x) == 1:  # where index_copy_ takes twice as long
+        for row, value in zip(rows.tolist(), values, strict=True):
+            x[row].copy_(value)
+    else:
+        x.index_copy_(0, rows, values)
+
+
 def change_rows(x: Tensor, mask: Tensor, change: Callable[..., Tensor], *params: Tensor) -> None:
     """Replace the rows of ``x`` (R, C, H, W) under ``mask`` (R,) by ``change(rows, *params)``."""
     rows = mask.nonzero().squeeze(1)

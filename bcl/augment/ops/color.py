@@ -138,9 +138,12 @@ def jitter(x: Tensor, factors: Tensor, order: Tensor, exact: bool) -> Tensor:
 
     ``factors`` (R, 4) are three factors and the turns of the hue, ``order`` (R, 4) the ops by step.
     """
-    alike = bool((order == order[0]).all())
-    for op in order.unbind(1):  # (R,)
-        factor = factors.gather(1, op[:, None])[:, 0]
+    factors = factors.gather(1, order)  # (R, 4) by step
+    if bool((order == order[0]).all()) and bool((factors[order == HUE] != 0).all()):
+        for op, factor in zip(order[0].tolist(), factors.unbind(1), strict=True):
+            (brightness, contrast, saturation, shift_hue)[op](x, factor, exact)
+        return x
+    for op, factor in zip(order.unbind(1), factors.unbind(1), strict=True):
         hue = (op == HUE) & (factor != 0)
         factor = torch.where((op == HUE) & ~hue, 1.0, factor)  # no turn: brightness by 1
         if bool(hue.all()):
@@ -148,8 +151,6 @@ def jitter(x: Tensor, factors: Tensor, order: Tensor, exact: bool) -> Tensor:
         elif bool(hue.any()):
             change_rows(x, hue, lambda y, turns: shift_hue(y, turns, exact), factor)
             change_rows(x, ~hue, lambda y, f, op: _blend_mixed(y, f, op, exact), factor, op)
-        elif alike:
-            (brightness, contrast, saturation, brightness)[int(op[0])](x, factor, exact)
         else:
             _blend_mixed(x, factor, op, exact)
     return x

@@ -32,8 +32,8 @@ def crop_resize_flip(images: Tensor, boxes: Tensor, size: tuple[int, int], exact
     for mask, resize in ((first, _rows_first), (~first, _columns_first)):
         rows = mask.nonzero().squeeze(1)
         if len(rows):
-            taken = ((place[rows], weight[rows]) for place, weight in (across, down))
-            out.index_copy_(0, rows, resize(images[rows], *taken))
+            taken = (tuple(x.index_select(0, rows) for x in taps) for taps in (across, down))
+            out.index_copy_(0, rows, resize(images.index_select(0, rows), *taken))
     return out
 
 
