@@ -32,7 +32,10 @@ def crop_resize_flip(images: Tensor, boxes: Tensor, size: tuple[int, int], exact
     for mask, resize in ((first, _rows_first), (~first, _columns_first)):
         rows = mask.nonzero().squeeze(1)
         if len(rows):
-            taken = (tuple(x.index_select(0, rows) for x in taps) for taps in (across, down))
+            taken = (
+                (place.index_select(0, rows), weight.index_select(0, rows))
+                for place, weight in (across, down)
+            )
             out.index_copy_(0, rows, resize(images.index_select(0, rows), *taken))
     return out
 
