@@ -58,7 +58,7 @@ class ImageCollection(FilesDataModule):
         self.roots = list(root) if isinstance(root, list | tuple) else [root]
         self.path_column = path_column
         if not self.roots:
-            raise InputError("root names no folder; give one: --data.root DIR.")
+            raise InputError("root names no folder; give one, or several.")
 
     def collected(self) -> Collected:
         """All images that are there, readable or not."""
@@ -69,7 +69,7 @@ class ImageCollection(FilesDataModule):
             beside = listed([f"{count:,} {kind}" for kind, count in others])
             raise InputError(
                 f"{found.reader.root} holds {'no image, but ' + beside if beside else 'no file'}; "
-                "give a folder of images: --data.root DIR."
+                "give a folder of images."
             )
         return found
 

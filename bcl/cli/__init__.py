@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import errno
 import importlib
 import logging
 import os
@@ -16,7 +17,7 @@ from bcl.core.errors import InputError, Interrupted, unknown_name
 
 # Command: what it does, in one line. Modules are imported when their command is called.
 COMMANDS = {
-    "quickstart": "pretrain SimCLR and BCL-I on long-tailed digits, probe both, write a report",
+    "quickstart": "pretrain SimCLR and BCL-I on long-tailed digits; a report, and what is rare",
     "fit": "pretrain from a named configuration or a YAML file",
     "probe": "evaluate checkpoints with linear probes on frozen features",
     "embed": "write the features of every image of a collection as a table",
@@ -105,7 +106,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 128 + signal.SIGPIPE
     except OSError as error:
         place = f" {error.filename}:" if error.filename else ""
-        print(f"bcl: error:{place} {error.strerror or error}", file=sys.stderr)
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        hint = "; make room, or write elsewhere." if full else ""
+        print(f"bcl: error:{place} {error.strerror or error}{hint}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as error:
         print(f"bcl: {error or 'interrupted'}", file=sys.stderr)

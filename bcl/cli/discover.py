@@ -3,11 +3,14 @@
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bcl.cli import embed
-from bcl.cli.sources import HINT
+from bcl.cli.sources import HINT, is_encoder
 from bcl.core.errors import InputError
+
+if TYPE_CHECKING:
+    from bcl.discovery.table import Table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     """Embed if need be, find and write the page."""
     from bcl.discovery.findings import DiscoverOptions
     from bcl.discovery.page import check_folder, discover
-    from bcl.discovery.table import read_labels, read_table
+    from bcl.discovery.table import labels_in_order, read_labels, read_table
 
     out = Path(args.out)
     options = DiscoverOptions(
@@ -51,30 +54,48 @@ def run(args: argparse.Namespace) -> int:
         progress=lambda step: print(f"finding {step}", file=sys.stderr, flush=True),
     )
     check_folder(out)
-    if (out / "discover.html").exists() and not args.overwrite:
-        raise InputError(f"{out} holds a page; name another --out, or pass --overwrite.")
     file = Path(args.encoder)
-    if file.suffix not in (".parquet", ".npz"):
+    embeds = file.suffix not in (".parquet", ".npz")
+    if not args.overwrite:
+        _check_new(out, embeds)
+    labels = read_labels(args.labels) if args.labels else {}
+    if embeds:
         file = out / "embedding.parquet"
         embed.write(args, file)
         args.source = None  # the table has all that is needed of it
     table = read_table(file)
-    labels = read_labels(args.labels, table.paths) if args.labels else None
-    read = _reader(args.source, table.paths, file) if args.source else None
-    page = discover(table, out, options, labels, read, args.title)
+    given = labels_in_order(labels, table.paths) if labels else None
+    read = _reader(args.source, table, file) if args.source else None
+    page = discover(table, out, options, given, read, args.title)
     print(f"{page}: {len(table):,} images")
     print(f"{page.with_suffix('.parquet')}, {out / 'label_first.csv'}")
     return 0
 
 
-def _reader(source: str, paths: list[str], file: Path) -> Any:
+def _check_new(out: Path, embeds: bool) -> None:
+    """Refuse a folder that holds the files of an earlier call."""
+    other = "name another --out, or pass --overwrite."
+    if (out / "discover.html").exists():
+        raise InputError(f"{out} holds a page; {other}")
+    if embeds and (file := out / "embedding.parquet").exists():
+        raise InputError(
+            f"{out} holds an embedding; bcl discover {file} --out {out} goes on with it. Or {other}"
+        )
+
+
+def _reader(source: str, table: "Table", file: Path) -> Any:
     """A function that reads the images of a table."""
     from datamodules import ImageCollection
 
-    images = ImageCollection(source, image_size=64, storage="files").sets.train
-    if images.names() != paths:
+    if is_encoder(source):
         raise InputError(
-            f"{source} holds other images than {file} ({len(images):,} and {len(paths):,}); name "
+            f"{file} holds features already, of {table.about.get('encoder') or 'an encoder'}; "
+            f"leave {source} out, or embed the images with it: bcl discover {source} IMAGES."
+        )
+    images = ImageCollection(source, image_size=64, storage="files").sets.train
+    if images.names() != table.paths:
+        raise InputError(
+            f"{source} holds other images than {file} ({len(images):,} and {len(table):,}); name "
             "the folder that was embedded, or embed it again."
         )
     return images.images

@@ -27,6 +27,7 @@ def add_encoding(parser: argparse.ArgumentParser) -> None:
     add("--batch-size", type=int, default=128, help="images encoded at a time")
     add("--device", help="cpu, cuda, cuda:1 (default: cuda if available)")
     add("--devices", type=int, default=1, help="processes, each on a GPU of its own if there are")
+    add("--workers", type=int, help="processes that decode images (default: one per core)")
     add("--precision", default="float32", choices=("float32", "bfloat16"), help="of the encoder")
     add("--float16", action="store_true", help="store half the bytes per feature")
     add("--no-thumbnails", action="store_true", help="store no small images")
@@ -50,6 +51,8 @@ def write(args: argparse.Namespace, out: str | Path) -> int:
     from bcl.discovery.embedding import embed, join_parts, open_parts
 
     check_count("--devices", args.devices)
+    if args.workers is not None:
+        check_count("--workers", args.workers, at_least=0)
     if args.size is not None:
         check_count("--size", args.size, at_least=3)
     images, options, extra, encode = _open(args)
@@ -89,7 +92,7 @@ def _open(args: argparse.Namespace) -> tuple[Any, Any, Any, Any]:
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"--device {device} cannot be used here: {error}") from error
     encoder = open_encoder(args.encoder, device, args.size)
-    images, extra = open_images(args.source, encoder)
+    images, extra = open_images(args.source, encoder, args.workers)
     options = EmbedOptions(
         batch_size=args.batch_size,
         device=device,

@@ -185,6 +185,7 @@ def _folders(checkpoints: list[str], out: Path) -> list[Path]:
 
 
 def _evaluate(checkpoint: Path, name: str, args: argparse.Namespace, options: Any) -> Any:
+    from bcl.cli.sources import check_place
     from bcl.evaluation import evaluate
     from bcl.evaluation.features import FeatureCache
     from bcl.evaluation.layers import layer_encoder
@@ -198,6 +199,7 @@ def _evaluate(checkpoint: Path, name: str, args: argparse.Namespace, options: An
         _move(data, args.data_root)
     elsewhere = bool(args.train or args.labels)
     if not args.train:  # the run's own images are needed
+        check_place(data, "name the folder that they are in now: --data.root DIR")
         data.prepare_data()
         data.setup("fit")
     if elsewhere:

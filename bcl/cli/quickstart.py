@@ -1,4 +1,4 @@
-"""``bcl quickstart``: from nothing to a report in one command."""
+"""``bcl quickstart``: from nothing to a report and a page of rare things in one command."""
 
 import argparse
 import json
@@ -24,22 +24,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Pretrain both methods from one seed, probe them and write the report."""
-    from bcl.report import charts, render_report, text_table
+    """Pretrain both methods from one seed, probe them, write the report and what is rare."""
+    from bcl.discovery.page import check_folder
+    from bcl.report import render_report, text_table
 
-    charts.renderer()  # a missing package is refused before training
+    check_folder(Path(args.out))  # a missing package is refused before training
     if args.epochs is not None:
         check_count("--epochs", args.epochs)
     check_seed(args.seed)
     start = time.monotonic()
     with new_folder(args.out, args.overwrite) as folder:
-        reports = [_pretrain_and_probe(method, args, folder / method) for method in METHODS]
+        reports = []
+        for method in METHODS:
+            model, data, report = _pretrain_and_probe(method, args, folder / method)
+            reports.append(report)
         render_report(reports, folder / "report.html")
         together = {"reports": [report.to_dict() for report in reports]}
         write_text(folder / "report.json", json.dumps(together, indent=2) + "\n")
+        _discover(model, data, folder / "discovery")
     print(text_table(reports))
     print(f"Done in {time.monotonic() - start:.0f} s. Results: {args.out}")
-    print(f"Open {Path(args.out, 'report.html')}")
+    print(f"Open {Path(args.out, 'report.html')}, how well the classes are told apart,")
+    print(f"and {Path(args.out, 'discovery/discover.html')}, what is rare among the digits.")
     return 0
 
 
@@ -65,4 +71,18 @@ def _pretrain_and_probe(method: str, args: argparse.Namespace, folder: Path) -> 
     options = EvaluationOptions(probe=ProbeOptions(seed=args.seed))
     report = evaluate(model, data, PROTOCOLS, options, tracker=model.tracker, record=record)
     report.save(folder / "probe")
-    return report
+    return model, data, report
+
+
+def _discover(model: Any, data: Any, folder: Path) -> None:
+    """Embed the training images and write the page of what is rare among them."""
+    from bcl.cli.sources import memory_signals
+    from bcl.discovery.embedding import EmbedOptions, Extra, embed
+    from bcl.discovery.page import discover
+
+    images, file = data.train_set(), folder / "embedding.parquet"
+    device = next(model.parameters()).device
+    extra = Extra(memory_signals(model), about={"encoder": "digits_lt/bcl_i"})
+    embed(model.encode, images, file, EmbedOptions(device=device), extra)
+    labels = [data.class_names[label] for label in images.labels.tolist()]
+    discover(file, folder, labels=labels, title="Digits")

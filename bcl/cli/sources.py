@@ -1,6 +1,7 @@
 """Encoders and image sets that the commands for collections name."""
 
 import io
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,17 +51,35 @@ def _run(path: Path, device: str, size: int | None) -> Encoder:
     method = run.method.to(device)
     if not hasattr(method, "encode"):
         raise InputError(f"{path}: {type(method).__name__} has no encoder; name {HINT}.")
-    signals, tracker = {}, getattr(method, "tracker", None)
-    if tracker is not None:
-        loss = torch.where(tracker.seen, tracker.momentum_loss, torch.nan)
-        signals = {f"momentum_{_watched(method)}": loss.cpu(), "score": tracker.scores.cpu()}
     size = size or int(run.data.image_size)
-    return Encoder(method.encode, size, f"{size} px {file_hash(path)}", run, signals)
+    about = _about(run.record.get("name") or path.stem, size, path)
+    return Encoder(method.encode, size, about, run, memory_signals(method))
 
 
-def _watched(method: Any) -> str:
-    """What a method's memory follows: the loss or another signal."""
-    return str(getattr(getattr(method, "memory", None), "signal", "loss"))
+def memory_signals(method: Any) -> dict[str, Tensor]:
+    """What a method's memory holds of each sample, by name; NaN where it was never seen."""
+    tracker = getattr(method, "tracker", None)
+    if tracker is None:
+        return {}
+    watched = getattr(getattr(method, "memory", None), "signal", "loss")
+    loss = torch.where(tracker.seen, tracker.momentum_loss, torch.nan)
+    return {f"momentum_{watched}": loss.cpu(), "score": tracker.scores.cpu()}
+
+
+def _about(name: str, size: int, weights: Path) -> str:
+    """Words that tell an encoder from others."""
+    return f"{name}, {size} px, {file_hash(weights)[:16]}"
+
+
+def is_encoder(name: str) -> bool:
+    """Whether this names what `open_encoder` opens, rather than images or an embedding."""
+    path = Path(name)
+    inside = ("config.json", "checkpoints/last.ckpt")
+    return (
+        name.startswith("timm:")
+        or any((path / each).is_file() for each in inside)
+        or (path.is_file() and path.suffix == ".ckpt")
+    )
 
 
 def _exported(path: Path, device: str, size: int | None) -> Encoder:
@@ -69,7 +88,7 @@ def _exported(path: Path, device: str, size: int | None) -> Encoder:
 
     encoder: Any = load_encoder(path).to(device)
     size = size or int(read_config(path)["bcl"]["encoder"]["image_size"])
-    about = f"{size} px {file_hash(path / WEIGHTS)}"
+    about = _about(path.resolve().name, size, path / WEIGHTS)
     return Encoder(_normalized(encoder, encoder.mean, encoder.std, device), size, about)
 
 
@@ -79,7 +98,7 @@ def _timm(name: str, device: str, size: int | None) -> Encoder:
     size = size or native_size(name, True) or 224
     model: Any = create_encoder(name, size, small_stem=False, pretrained=True)
     encode = _normalized(model.to(device).eval(), model.mean, model.std, device)
-    return Encoder(encode, size, f"timm:{name} {size} px")
+    return Encoder(encode, size, f"timm:{name}, {size} px")
 
 
 def _normalized(encoder: Any, mean: Any, std: Any, device: str) -> Callable[[Tensor], Tensor]:
@@ -88,20 +107,33 @@ def _normalized(encoder: Any, mean: Any, std: Any, device: str) -> Callable[[Ten
     return lambda images: encoder((images.float() - mean) / std)
 
 
-def open_images(source: str | None, encoder: Encoder) -> tuple[Any, "Extra"]:
+def open_images(
+    source: str | None, encoder: Encoder, workers: int | None = None
+) -> tuple[Any, "Extra"]:
     """The images of a source, or those that a run was trained on, and what is known of them."""
     from bcl.discovery.embedding import Extra
+    from bcl.discovery.table import read_about
 
     if source is None and encoder.run is None:
         raise InputError("name the images too: a folder, an archive or a list of paths.")
+    if source is not None and (made := read_about(source)) is not None:
+        by = made.get("encoder")
+        whose = "of this encoder" if by == encoder.about else f"of another encoder ({by})"
+        raise InputError(
+            f"{source} is an embedding {whose}, not images; bcl discover {source} --out DIR shows "
+            "it as it is, and another embedding needs the images."
+        )
     if source is not None:
         from datamodules import ImageCollection
 
-        data: Any = ImageCollection(source, image_size=encoder.size, storage="files")
+        options: Any = {"image_size": encoder.size, "storage": "files", "workers": workers}
+        data: Any = ImageCollection(source, **options)
     else:
         data = encoder.run.data
+        check_place(data, "name the folder that they are in now after the run")
+        if workers is not None and hasattr(data, "workers"):
+            data.workers = workers
     images = data.sets.train
-    own = source is None or _trained_on(encoder, images)
     files = images.files
     about = {
         "encoder": encoder.about,
@@ -109,7 +141,14 @@ def open_images(source: str | None, encoder: Encoder) -> tuple[Any, "Extra"]:
         "unreadable": [list(each) for each in getattr(data.sets, "unreadable", [])],
     }
     sizes = None if files is None else lambda ids: _sizes(files, images.rows[ids])
-    return images, Extra(encoder.signals if own else {}, sizes, about)
+    return images, Extra(own_signals(encoder, data, source is None), sizes, about)
+
+
+def check_place(data: Any, next_step: str) -> None:
+    """Refuse a run's datamodule whose images are no longer where they were."""
+    for root in getattr(data, "roots", None) or [getattr(data, "root", None)]:
+        if root and not str(root).startswith("hf:") and not Path(root).expanduser().exists():
+            raise InputError(f"the run's images are no longer at {root}; {next_step}.")
 
 
 def _root(data: Any, files: Any) -> str:
@@ -120,9 +159,19 @@ def _root(data: Any, files: Any) -> str:
     return str(Path(roots[0]).absolute()) if len(roots) == 1 and Path(roots[0]).is_dir() else ""
 
 
-def _trained_on(encoder: Encoder, images: Any) -> bool:
-    """Whether these are the images of the encoder's run, in the same order."""
-    return encoder.run is not None and encoder.run.record.get("content_hash") == images.content_hash
+def own_signals(encoder: Encoder, data: Any, own: bool) -> dict[str, Tensor]:
+    """What the memory holds, if these are the images that the run was trained on, in its order."""
+    if not encoder.signals:
+        return {}
+    trained_on = encoder.run.record.get("content_hash")
+    if trained_on == data.content_hash or (own and trained_on is None):
+        return encoder.signals
+    print(
+        "note: these are not the images that the run was trained on, so what its memory holds "
+        f"({', '.join(encoder.signals)}) is left out",
+        file=sys.stderr,
+    )
+    return {}
 
 
 def _sizes(files: Any, rows: Tensor) -> list[tuple[int, int]]:

@@ -29,8 +29,10 @@ def atomic_write(path: str | Path, write: Callable[[BinaryIO], object]) -> None:
         os.umask(umask)
         Path(name).chmod(0o666 & ~umask)
         Path(name).replace(target)
-    except BaseException:
+    except BaseException as error:
         Path(name).unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno and error.filename is None:
+            error.filename = str(target)  # a write to a full disk does not say where
         raise
 
 

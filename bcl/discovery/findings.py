@@ -120,7 +120,7 @@ class Classes:
 
     Attributes:
         counts: labeled images by class, descending.
-        group: Many, Medium or Few by class; none of fewer than three classes.
+        group: Many, Medium or Few by class; none of a single class.
         found: by signal, how well it tells Few from Many.
     """
 
@@ -182,9 +182,10 @@ def describe_classes(labels: Sequence[str], scores: dict[str, Tensor]) -> Classe
     names, numbers = np.unique([label for label in labels if label], return_counts=True)
     order = np.argsort(-numbers, kind="stable")
     counts = {str(names[i]): int(numbers[i]) for i in order}
-    if len(counts) < 3:
+    if len(counts) < 2:
         return Classes(counts, {}, {})
-    groups = shot_groups(list(counts.values())).of_class()
+    two = ["many", "few"]
+    groups = two if len(counts) == 2 else shot_groups(list(counts.values())).of_class()
     group = dict(zip(counts, groups, strict=True))
     place = {name: number for number, name in enumerate(counts)}
     rows = torch.tensor([i for i, label in enumerate(labels) if label])

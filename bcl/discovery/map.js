@@ -280,10 +280,17 @@
   dark.addEventListener("change", recolor);
   document.addEventListener("selected", redraw);
   new ResizeObserver(() => {
-    const first = !width, ratio = devicePixelRatio || 1;
+    const [wide, high] = [width, height], ratio = devicePixelRatio || 1;
+    if (!canvas.clientWidth || !canvas.clientHeight) return; // hidden, as on paper
     [width, height] = [canvas.clientWidth, canvas.clientHeight];
     [canvas.width, canvas.height] = [width * ratio, height * ratio];
-    if (first) whole();
+    if (!wide) whole();
+    else { // the same part of the map, in the middle as before
+      const factor = Math.min(width, height) / Math.min(wide, high);
+      view.x = width / 2 + (view.x - wide / 2) * factor;
+      view.y = height / 2 + (view.y - high / 2) * factor;
+      view.scale *= factor;
+    }
     paint(); // at once: a canvas of a new size is empty
   }).observe(canvas);
   recolor();

@@ -4,6 +4,7 @@ import base64
 import csv
 import io
 import json
+import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from importlib import resources
 from pathlib import Path
@@ -62,7 +63,7 @@ def discover(
         The page.
 
     Raises:
-        InputError: what `find` refuses, or a missing package (extras ``report``, ``datasets``).
+        InputError: what `find` refuses, or a missing package (the extra ``report``).
 
     Example:
         >>> import tempfile
@@ -80,11 +81,14 @@ def discover(
     findings = find(found, options, labels)
     root = str(found.about.get("root", ""))
     page = render(findings, options, title or Path(root).name or "Collection", read)
-    page_file = folder / "discover.html"
-    atomic_write(folder / "discover.parquet", lambda file: _write_columns(file, findings))
-    write_text(folder / "label_first.csv", label_list(findings))
-    write_text(page_file, page)
-    return page_file
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".discover.") as work:  # all or none
+        atomic_write(Path(work, "discover.parquet"), lambda file: _write_columns(file, findings))
+        write_text(Path(work, "label_first.csv"), label_list(findings))
+        write_text(Path(work, "discover.html"), page)
+        for part in Path(work).iterdir():
+            part.replace(folder / part.name)
+    return folder / "discover.html"
 
 
 def check_folder(folder: Path) -> None:

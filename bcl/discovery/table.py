@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import zipfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -103,12 +103,28 @@ def read_table(path: str | Path) -> Table:
     return table
 
 
+def read_about(path: str | Path) -> dict[str, Any] | None:
+    """What an embedding on disk is about, without its rows; None of a file that is none."""
+    file = Path(path)
+    try:
+        if file.suffix == ".npz":
+            with np.load(file, allow_pickle=False) as archive:
+                return json.loads(str(archive["about"][0])) if "embedding" in archive else None
+        if file.suffix == ".parquet":
+            schema = _pyarrow().parquet.read_schema(file)
+            known = (schema.metadata or {}).get(KEY, b"{}")
+            return json.loads(known) if "embedding" in schema.names else None
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        pass  # whoever reads its rows says what is wrong
+    return None
+
+
 def _pyarrow() -> Any:
     try:
         import pyarrow.parquet
     except ImportError:
         raise InputError(
-            "Parquet files need pyarrow: pip install 'bcl-cacr[datasets]', or write .npz."
+            "Parquet files need pyarrow: pip install 'bcl-cacr[report]', or write .npz."
         ) from None
     return pyarrow
 
@@ -201,14 +217,11 @@ def _read_npz(path: Path) -> Table:
     return Table(columns, columns.pop("embedding"), thumbnails, about)
 
 
-def read_labels(path: str | Path, paths: Sequence[str]) -> list[str]:
+def read_labels(path: str | Path) -> dict[str, str]:
     """Labels of images by path, from a CSV with the columns ``path`` and ``label``.
 
-    Returns:
-        One label per path, ``""`` where the file has none.
-
     Raises:
-        InputError: no such file, columns missing, or labels of images that are not in the set.
+        InputError: no such file, or columns missing.
     """
     try:
         with Path(path).open(encoding="utf-8-sig", newline="") as file:
@@ -219,13 +232,19 @@ def read_labels(path: str | Path, paths: Sequence[str]) -> list[str]:
                     f"{path} has no column '{min(missing)}'; its first line must name 'path' and "
                     "'label'."
                 )
-            given = {row["path"]: row["label"] or "" for row in rows}
-    except (OSError, UnicodeDecodeError) as error:
+            given = {row["path"]: row["label"] for row in rows if row["label"]}
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"cannot read {path}: {error}; give a CSV file path,label.") from None
-    unknown = sorted(given.keys() - set(paths))
-    if unknown:
+    if not given:
+        raise InputError(f"{path} holds no label; give a CSV file path,label.")
+    return given
+
+
+def labels_in_order(given: Mapping[str, str], paths: Sequence[str]) -> list[str]:
+    """One label per path, ``""`` where none is given; refuses labels of images not in the set."""
+    if unknown := sorted(given.keys() - set(paths)):
         raise InputError(
-            f"{path} labels {len(unknown):,} image(s) that are not in the set, such as "
+            f"there are labels of {len(unknown):,} image(s) that are not in the set, such as "
             f"'{unknown[0]}'; paths are relative to the collection, such as '{paths[0]}'."
         )
     return [given.get(each, "") for each in paths]

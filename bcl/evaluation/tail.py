@@ -11,7 +11,7 @@ from torch import Tensor
 from bcl.core.checks import check_count
 from bcl.core.errors import InputError
 from bcl.evaluation.metrics import Interval
-from bcl.evaluation.shots import shot_groups
+from bcl.evaluation.shots import ShotGroups, shot_groups
 
 Array = npt.NDArray[Any]
 
@@ -55,6 +55,8 @@ def tail_discovery(
 ) -> TailDiscovery:
     r"""Measure whether high scores are those of rare classes: `Few` is the tail, `Many` the head.
 
+    Of two classes in ``"thirds"`` the smaller is the tail.
+
     With tail :math:`T`, and :math:`S` the share ``top`` of all :math:`N` samples that has the
     highest scores (samples that tie for the last places share them),
 
@@ -93,7 +95,12 @@ def tail_discovery(
     values, classes = _check_samples(scores, labels)
     counts = torch.bincount(classes) if class_counts is None else torch.as_tensor(class_counts)
     present = (counts.cpu() > 0).nonzero()[:, 0]
-    groups = shot_groups(counts.cpu()[present], grouping)
+    sizes = counts.cpu()[present]
+    if grouping == "thirds" and len(present) == 2:  # no thirds of two
+        order = torch.sort(sizes, descending=True, stable=True).indices
+        groups = ShotGroups("thirds", sizes, order[:1], order[:0], order[1:])
+    else:
+        groups = shot_groups(sizes, grouping)
     tail, head = (torch.isin(classes, present[ids]) for ids in (groups.few, groups.many))
     if len(counts) <= int(classes.max()) or not bool(tail.any() and head.any()):
         raise InputError(

@@ -34,6 +34,12 @@ STYLE = {
 IMAGES = "training images of the class (log scale)"
 MANY = 100  # marks of a chart
 BANDWIDTH = 0.18  # of the smoothed lines: standard deviation as a share of the range of log x
+FEATURES = {  # key: title, axis, factor
+    "alignment": ("Alignment", "mean squared distance of two views", 1),
+    "uniformity": ("Uniformity", "uniformity, lower is more even", 1),
+    "effective_rank": ("Effective rank (RankMe)", "directions in use", 1),
+    "neighbors_kept": ("Neighbors kept", "nearest neighbors kept, %", 100),
+}
 
 
 def color(index: int) -> str:
@@ -330,6 +336,15 @@ def online_curves(methods: Sequence[Method]) -> list[dict[str, str]]:
     drawn = [
         {"name": title, "svg": history_curve(methods, key, title, "accuracy, %", 100)}
         for _, _, title, key in sorted(found)
+    ]
+    return [each for each in drawn if each["svg"]]
+
+
+def feature_curves(methods: Sequence[Method]) -> list[dict[str, str]]:
+    """``name`` and ``svg`` of each measure of the features during training (`FeatureWatch`)."""
+    drawn = [
+        {"name": title, "svg": history_curve(methods, f"features/{key}", title, label, scale)}
+        for key, (title, label, scale) in FEATURES.items()
     ]
     return [each for each in drawn if each["svg"]]
 

@@ -74,7 +74,7 @@ def _collect(root: str | Path, path_column: str, cache: Path) -> Collected:
         what = "does not exist" if not path.exists() else "is of another kind"
         raise InputError(
             f"{path} {what}; give a folder, a zip or tar archive, a list of paths "
-            f"({', '.join(TABLES)}) or hf:NAME: --data.root ROOT."
+            f"({', '.join(TABLES)}) or hf:NAME."
         )
     names = reader.names()
     others = Counter(kind_of(name) for name in names if not is_image(name))

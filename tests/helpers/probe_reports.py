@@ -59,6 +59,8 @@ def recorded(name, seed, strength):
                 "epoch": epoch, "loss": 3 - epoch / 4, "score_mean": 0.5, "score_histogram": bins,
                 "online_linear/all": 0.2 + epoch / 10, "online_linear/few": 0.1,
                 "online_knn/all": 0.3 if epoch else None, "online_linear/strange": 0.5,
+                "features/effective_rank": 4.0 + epoch if epoch != 1 else None,
+                "features/neighbors_kept": epoch / 4 if epoch else None,
             }
         )  # fmt: skip
     record = {

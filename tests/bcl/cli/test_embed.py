@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from bcl.cli import main
-from bcl.discovery.table import read_table
+from bcl.discovery.table import Table, read_table, write_table
 from bcl.models.encoders import create_encoder
 from bcl.models.exported import save_encoder
 
@@ -24,6 +24,11 @@ def place(tmp_path_factory):
         Image.fromarray(pixels).save(path)
     (folder / "photos" / "broken.png").write_bytes(b"no image")
     (folder / "photos" / "empty.jpg").write_bytes(b"")
+    (folder / "texts").mkdir()
+    (folder / "texts" / "a.txt").write_text("no image")
+    columns = {"id": np.arange(3), "path": np.array(list("abc"))}
+    table = Table(columns, generator.random((3, 4), np.float32), about={"encoder": "x"})
+    write_table(folder / "made.npz", [table])
     torch.manual_seed(0)
     save_encoder(create_encoder("resnet8", 16), folder / "encoder", [0.5] * 3, [0.2] * 3)
     return folder
@@ -73,6 +78,10 @@ def test_discover_from_a_folder_in_one_command(place, tmp_path, capsys):
         assert len(list(csv.DictReader(file))) == 16
     assert run(*words) == 2
     assert "--overwrite" in capsys.readouterr().err
+    (out / "discover.html").unlink()  # as if it had failed after the embedding
+    assert run(*words) == 2
+    assert f"bcl discover {out / 'embedding.parquet'} --out {out}" in capsys.readouterr().err
+    assert run("discover", out / "embedding.parquet", "--out", out, "--map", "pca") == 0
 
 
 @pytest.mark.parametrize(
@@ -84,6 +93,12 @@ def test_discover_from_a_folder_in_one_command(place, tmp_path, capsys):
         (("embed", "{}/encoder", "{}/photos", "--out", "{}/a.txt"), ".parquet"),
         (("embed", "{}/encoder", "{}/encoder", "--out", "{}/a.npz"), "no image"),
         (("embed", "timm:resnet_18", "{}/photos", "--out", "{}/a.npz"), "resnet18"),
+        (("embed", "{}/encoder", "{}/texts", "--out", "{}/a.npz"), "give a folder of images."),
+        (("embed", "{}/encoder", "{}/made.npz", "--out", "{}/a.npz"), "of another encoder (x)"),
+        (("discover", "{}/made.npz", "{}/encoder", "--out", "{}/out"), "features already, of x"),
+        (("discover", "{}/made.npz", "{}/none", "--out", "{}/out"), "none does not exist"),
+        (("discover", "{}/made.npz", "{}/photos", "--out", "{}/out"), "other images"),
+        (("discover", "{}/made.npz", "--out", "{}/out", "--labels", "{}/a.csv"), "path,label"),
         (("discover", "{}/none.npz", "--out", "{}/out"), "bcl embed"),
         (("discover", "{}/photos/broken.png", "--out", "{}/out"), "no"),
         (("discover", "{}/none.npz", "--out", "{}/out", "--map", "tnse"), "tsne"),
@@ -94,4 +109,6 @@ def test_bad_input_is_one_line(place, capsys, words, message):
     said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("bcl: error")]
     assert len(said) == 1
     assert message in said[0]
+    assert "--data.root" not in said[0]
     assert not (place / "a.npz").exists()
+    assert not (place / "out" / "discover.html").exists()

@@ -18,6 +18,10 @@ class TestQuickstart:
         assert "first/report.html" in out
         assert (folder / "first" / "report.html").stat().st_size > 10_000
         assert (folder / "first" / "report.json").exists()
+        page = (folder / "first" / "discovery" / "discover.html").read_text(encoding="utf-8")
+        assert "first/discovery/discover.html" in out
+        assert "Momentum loss" in page
+        assert "labeled images of 10 classes" in page
         runs = [ProbeReport.load(f"first/{method}/probe") for method in ("simclr", "bcl_i")]
         assert {run.record["seed"] for run in runs} == {0}
         before = (folder / "first" / "report.json").read_bytes()

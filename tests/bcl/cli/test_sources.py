@@ -3,7 +3,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from bcl.cli.sources import Encoder, open_encoder, open_images
+from bcl.cli.sources import Encoder, check_place, open_encoder, open_images, own_signals
+from bcl.core.errors import InputError
 from bcl.methods import BCL
 from bcl.methods.settings import MemorySettings
 
@@ -12,7 +13,7 @@ from bcl.methods.settings import MemorySettings
 def test_columns_are_named_after_what_the_memory_follows(tmp_path, monkeypatch, signal):
     method = BCL("resnet8", memory=MemorySettings(signal=signal), num_samples=3)
     method.tracker.update(torch.tensor([0, 2]), torch.tensor([1.0, 2.0]))
-    run = SimpleNamespace(method=method, data=SimpleNamespace(image_size=32))
+    run = SimpleNamespace(method=method, data=SimpleNamespace(image_size=32), record={})
     monkeypatch.setattr("bcl.training.checkpoints.load_run", lambda _: run)
     (tmp_path / "last.ckpt").write_bytes(b"")
     found = open_encoder(str(tmp_path / "last.ckpt"), "cpu").signals
@@ -20,9 +21,10 @@ def test_columns_are_named_after_what_the_memory_follows(tmp_path, monkeypatch, 
     assert found[f"momentum_{signal}"].isnan().tolist() == [False, True, False]
 
 
-@pytest.mark.parametrize(("name", "known"), [("photos", True), ("gone", False)])
+@pytest.mark.parametrize(("name", "known"), [("photos", True), ("photos.zip", False)])
 def test_paths_of_images_in_memory_have_a_root(tmp_path, name, known):
     (tmp_path / "photos").mkdir()
+    (tmp_path / "photos.zip").touch()
     data = SimpleNamespace(
         roots=[str(tmp_path / name)],
         sets=SimpleNamespace(train=SimpleNamespace(files=None, content_hash="")),
@@ -30,3 +32,24 @@ def test_paths_of_images_in_memory_have_a_root(tmp_path, name, known):
     run = SimpleNamespace(data=data, record={})
     _, extra = open_images(None, Encoder(lambda x: x, 32, "", run))
     assert extra.about["root"] == (str(tmp_path / name) if known else "")
+
+
+def test_images_that_moved_are_named_with_the_next_step(tmp_path):
+    check_place(SimpleNamespace(roots=[str(tmp_path), "hf:name"]), "name them")
+    check_place(SimpleNamespace(), "name them")
+    for data in (SimpleNamespace(roots=["/nowhere"]), SimpleNamespace(root="/nowhere")):
+        with pytest.raises(InputError, match="/nowhere; name them"):
+            check_place(data, "name them")
+
+
+@pytest.mark.parametrize(
+    ("trained_on", "own", "kept"),
+    [("a", True, True), ("a", False, True), ("b", True, False), (None, True, True),
+     (None, False, False)],
+)  # fmt: skip
+def test_a_memory_goes_with_the_images_it_was_made_on(capsys, trained_on, own, kept):
+    run = SimpleNamespace(record={"content_hash": trained_on})
+    encoder = Encoder(lambda x: x, 8, "e", run, {"score": torch.ones(2)})
+    found = own_signals(encoder, SimpleNamespace(content_hash="a"), own)
+    assert bool(found) == kept
+    assert ("score) is left out" in capsys.readouterr().err) != kept

@@ -1,3 +1,4 @@
+import errno
 import os
 
 import pytest
@@ -43,3 +44,12 @@ def test_file_hash_tells_contents_apart(tmp_path):
     (tmp_path / "a").write_bytes(b"1")
     (tmp_path / "b").write_bytes(b"2")
     assert file_hash(tmp_path / "a") != file_hash(tmp_path / "b")
+
+
+def test_a_full_disk_names_the_file(tmp_path):
+    def fail(file):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(OSError, match="No space") as caught:
+        atomic_write(tmp_path / "a.txt", fail)
+    assert caught.value.filename == str(tmp_path / "a.txt")

@@ -65,7 +65,10 @@ def test_auroc_as_by_pairs():
     wins = [(x > y) + 0.5 * (x == y) for x in (3, 4.5) for y in (1, 2, 3, 4, 5)]
     found = describe_classes(labels, {"s": scores}).found["s"].auc.value
     assert found == pytest.approx(sum(wins) / len(wins))
-    assert describe_classes(["a", "b"], {"s": scores[:2]}).found == {}
+    assert describe_classes(["a", "a"], {"s": scores[:2]}).found == {}
+    two = describe_classes(["b", "a", "a", ""], {"s": torch.tensor([5.0, 1, 2, 3])})
+    assert two.group == {"a": "many", "b": "few"}
+    assert two.found["s"].auc.value == 1
 
 
 def test_more_clusters_than_images():

@@ -110,3 +110,10 @@ def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="folder"):
         discover(make()[0], tmp_path / "file" / "out", QUICK)
+
+
+def test_what_fails_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "label_list", lambda _: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        discover(make()[0], tmp_path / "out", QUICK)
+    assert list((tmp_path / "out").iterdir()) == []

@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 
 from bcl.core.errors import InputError
-from bcl.discovery.table import Table, read_labels, read_table, rows_of, write_table
+from bcl.discovery.table import (
+    Table,
+    labels_in_order,
+    read_about,
+    read_labels,
+    read_table,
+    rows_of,
+    write_table,
+)
 
 
 def make(n=7, half=False):
@@ -74,9 +82,23 @@ def test_bad_files(tmp_path):
 def test_labels_by_path(tmp_path):
     file = tmp_path / "labels.csv"
     file.write_text("path,label\nb,fox\n")
-    assert read_labels(file, ["a", "b"]) == ["", "fox"]
+    assert labels_in_order(read_labels(file), ["a", "b"]) == ["", "fox"]
     with pytest.raises(InputError, match="'b'"):
-        read_labels(file, ["a"])
+        labels_in_order(read_labels(file), ["a"])
     file.write_text("path,name\nb,fox\n")
     with pytest.raises(InputError, match="'label'"):
-        read_labels(file, ["a", "b"])
+        read_labels(file)
+    with pytest.raises(InputError, match="cannot read"):
+        read_labels(tmp_path / "none.csv")
+
+
+def test_what_an_embedding_is_about_without_its_rows(tmp_path):
+    for name in ("a.npz", "a.parquet"):
+        if name.endswith("parquet"):
+            pytest.importorskip("pyarrow")
+        write_table(tmp_path / name, [make()])
+        assert read_about(tmp_path / name) == make().about
+    np.savez(tmp_path / "b.npz", path=np.zeros(3))
+    (tmp_path / "c.npz").write_bytes(b"no table")
+    assert read_about(tmp_path / "b.npz") is read_about(tmp_path / "c.npz") is None
+    assert read_about(tmp_path) is None

@@ -130,10 +130,10 @@ def test_equal_frequencies_have_no_rank_correlation():
         ([1.0, math.nan, 1], [0, 1, 2], {}, "finite"),
         ([1.0, 2, 3], [0, 1, -1], {}, "labels must"),
         ([1.0, 2, 3], [0.5, 1, 2], {}, "labels must"),
-        ([1.0, 2, 3], [0, 1, 1], {}, "three classes"),
+        ([1.0, 2, 3], [1, 1, 1], {}, "three classes"),
         ([1.0, 2, 3], [0, 1, 2], {"grouping": "thirdz"}, "thirds"),
         ([1.0, 2, 3], [0, 1, 1], {"class_counts": [9, 5, 1]}, "0 samples are of tail"),
-        ([1.0, 2, 3], [0, 1, 2], {"class_counts": [9, 5]}, "three classes"),
+        ([1.0, 2, 3], [0, 1, 2], {"class_counts": [9, 5]}, "class_counts"),
         ([1.0, 2, 3, 4], [0, 1, 2, 3], {"class_counts": [9, 5, 1]}, "of 3; pass"),
         ([1.0, 2, 3], [0, 1, 2], {"grouping": "thresholds"}, "0 of head"),
         ([1.0, 2, 3], [0, 1, 2], {"top": 0}, "top"),
@@ -143,3 +143,9 @@ def test_equal_frequencies_have_no_rank_correlation():
 def test_bad_input_is_named(scores, labels, options, word):
     with pytest.raises(InputError, match=word):
         tail_discovery(scores, labels, **options)
+
+
+def test_of_two_classes_the_smaller_is_the_tail():
+    found = tail_discovery([1.0, 2, 3, 4, 0], [1, 1, 1, 0, 0], resamples=1)
+    assert (found.tail, found.head) == (2, 3)
+    assert found.auc.value == 0.5  # 4 is above three of class 1, 0 above none

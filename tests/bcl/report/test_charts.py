@@ -79,6 +79,14 @@ def test_axes_of_short_and_flat_histories_are_right(together):
     assert [each for each in short if each][:4] == ["1", "2", "3", "epoch"]
 
 
+def test_measures_of_the_features_are_curves_over_the_epochs_that_have_them(together):
+    drawn = {each["name"]: each["svg"] for each in charts.feature_curves(together)}
+    assert list(drawn) == ["Effective rank (RankMe)", "Neighbors kept"]
+    assert {"4.0", "6.0"} <= set(labels(drawn["Effective rank (RankMe)"]))
+    assert {"40", "60"} <= set(labels(drawn["Neighbors kept"]))  # per cent
+    assert all(classes(svg) == [("line", "run0"), ("line", "run1")] for svg in drawn.values())
+
+
 def test_scores_over_training_or_at_the_end(together):
     assert "over training" in charts.score_histogram(together[0])
     (method,) = methods([recorded("short", 0, 0.1)])

@@ -110,6 +110,16 @@ def test_accuracies_of_the_history_are_drawn(page):
     assert section.count("Online linear, Few") >= 2  # in the chart and below it
 
 
+def test_measures_without_labels_and_a_collapse_are_shown(tmp_path):
+    run = recorded("flat", 0, 0.3)
+    run.record["notes"] = ["the features have collapsed in epoch 3: all alike", "no news"]
+    text = render_report(run, tmp_path / "a.html").read_text()
+    section = text[text.index('id="training"') : text.index('id="tracker"')]
+    assert "<h3>Effective rank (RankMe)</h3>" in section
+    assert '<p class="note">flat: the features have collapsed in epoch 3: all alike</p>' in section
+    assert "no news" not in section
+
+
 class Tables(html.parser.HTMLParser):
     """The sortable tables as the page's script sees them: rows of (data-value, text)."""
 
