@@ -19,9 +19,17 @@ if TYPE_CHECKING:
     from bcl.evaluation import fit_linear_probe as fit_linear_probe
     from bcl.evaluation import shot_groups as shot_groups
     from bcl.evaluation import tail_discovery as tail_discovery
+    from bcl.losses import CosineSchedule as CosineSchedule
+    from bcl.losses import GeometricHarmonization as GeometricHarmonization
+    from bcl.losses import MACLLoss as MACLLoss
     from bcl.losses import NTXentLoss as NTXentLoss
+    from bcl.losses import SimilarityTemperature as SimilarityTemperature
+    from bcl.losses import SogCLRLoss as SogCLRLoss
     from bcl.losses import contrastive_signals as contrastive_signals
+    from bcl.losses import macl_loss as macl_loss
     from bcl.losses import nt_xent as nt_xent
+    from bcl.losses import simplex_etf as simplex_etf
+    from bcl.losses import sinkhorn as sinkhorn
     from bcl.memorization import MemorizationTracker as MemorizationTracker
     from bcl.memorization import TrackerHistory as TrackerHistory
     from bcl.methods import BCL as BCL
@@ -39,7 +47,10 @@ _HOMES = {
     "BCL": "bcl.methods",
     "BoostedRandAugment": "bcl.augment",
     "ContrastiveViews": "bcl.augment",
+    "CosineSchedule": "bcl.losses",
+    "GeometricHarmonization": "bcl.losses",
     "InputError": "bcl.core.errors",
+    "MACLLoss": "bcl.losses",
     "MemorizationTracker": "bcl.memorization",
     "NTXentLoss": "bcl.losses",
     "OnlineProbe": "bcl.training",
@@ -48,7 +59,9 @@ _HOMES = {
     "Projector": "bcl.models",
     "SDCLR": "bcl.methods",
     "SimCLR": "bcl.methods",
+    "SimilarityTemperature": "bcl.losses",
     "SmallAlexNet": "bcl.models",
+    "SogCLRLoss": "bcl.losses",
     "TrackerHistory": "bcl.memorization",
     "contrastive_signals": "bcl.losses",
     "create_encoder": "bcl.models",
@@ -57,8 +70,11 @@ _HOMES = {
     "evaluate": "bcl.evaluation",
     "fit_linear_probe": "bcl.evaluation",
     "load_encoder": "bcl.models",
+    "macl_loss": "bcl.losses",
     "nt_xent": "bcl.losses",
     "shot_groups": "bcl.evaluation",
+    "simplex_etf": "bcl.losses",
+    "sinkhorn": "bcl.losses",
     "tail_discovery": "bcl.evaluation",
 }
 __all__ = sorted(_HOMES)

@@ -109,7 +109,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         ids = torch.randint(args.samples, (args.batch,), device=device)
         views = method.views(images, method.tracker.scores[ids], ids, epoch)
         with autocast():
-            losses, watched = method.sample_losses(views)
+            losses, watched = method.sample_losses(views, ids)
         method.tracker.update(ids, watched, wait=False)
         descend(losses.mean())
 

@@ -135,18 +135,20 @@ class CACR(SimCLR):
         )
         return ContrastiveViews(views, num_views=5, chain=chain)
 
-    def sample_losses(self, views: Tensor | list[Tensor]) -> SampleLosses:
+    def sample_losses(
+        self, views: Tensor | list[Tensor], ids: Tensor | None = None
+    ) -> SampleLosses:
         """(V, B, 3, S, S) views to (B,) losses; in training mode the queue takes the keys."""
         z = self.project(views)  # (V, B, D)
         count, batch = z.shape[:2]
         z = self.predictor(z.flatten(0, 1)).view(count, batch, -1)
         if self.teacher is None:
-            return self.watch(z, self.loss(z))
+            return self.watch(z, self.loss_of(z, ids=ids))
         keys = self.keys(by_size(views)[0] if isinstance(views, list) else views)  # (G, B, D)
         if self.queue is None:
-            return self.watch(z, self.loss(z, keys=keys))
+            return self.watch(z, self.loss_of(z, ids=ids, keys=keys))
         # Autograd keeps the negatives of this step, which the queue then overwrites.
-        losses = self.loss(z, self.queue.keys.clone(), keys)
+        losses = self.loss_of(z, self.queue.keys.clone(), keys, ids=ids)
         if self.training:
             self.queue.enqueue(keys[-1])  # those of the last view, as released
         return self.watch(z, losses)

@@ -26,9 +26,10 @@ def run(args: argparse.Namespace) -> int:
     loaded = load_run(args.checkpoint)
     method, record = loaded.method, loaded.record
     # SDCLR's dense branch; the query encoder of CACR's momentum forms.
-    encoder = getattr(method, "encoder", None)
-    if encoder is None:
+    trained = getattr(method, "trained_encoder", None)
+    if trained is None:
         raise InputError(f"{args.checkpoint}: {type(method).__name__} has no encoder.")
+    encoder = trained()
     kept = ("name", "method", "seed", "epochs", "recipe", "content_hash", "commit", "versions")
     about = {"run": {key: record[key] for key in kept if key in record}}
     mean, std = (values.flatten().tolist() for values in (method.mean, method.std))

@@ -10,7 +10,7 @@ plain PyTorch, which holds the whole matrix. Exponentials are to the base 2: man
 import functools
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -23,6 +23,9 @@ KEPT_PAIRS = 2**18  # the largest matrix that a CPU keeps
 BLOCK_PAIRS = 2**19  # a block of this size stays in the cache of a CPU
 SMALLEST_BLOCK = 64  # rows; thinner matrix products lose more than the cache saves
 LARGEST_SCALE = 50.0  # logits up to this size need no maximum subtracted before exp
+
+# Of products: a number, or a function that gives each product its own, which has no gradient.
+Scale = float | Callable[[Tensor], Tensor]
 
 
 def rows_per_block(rows: int, columns: int, device: torch.device, chunk_size: int | None) -> int:
@@ -63,7 +66,7 @@ def _memory(device: torch.device) -> int:
 
 
 def gram_cross_entropy(
-    z: Tensor, scale: float, chunk_size: int | None = None, log_mass: Tensor | None = None
+    z: Tensor, scale: Scale, chunk_size: int | None = None, log_mass: Tensor | None = None
 ) -> Tensor:
     r"""Cross-entropy of each row's partner among all other rows, for two views of B samples.
 
@@ -73,7 +76,8 @@ def gram_cross_entropy(
 
     Args:
         z: (2B, D) unit rows; the partner of row i is i ± B.
-        scale: s, at most `LARGEST_SCALE`.
+        scale: s, at most `LARGEST_SCALE`; one number, or a function of the products (a symmetric
+            matrix then stays symmetric), which counts as constant in the derivative.
         chunk_size: as in `rows_per_block`.
         log_mass: (2, B), the first term, where another computation has found it.
 
@@ -91,9 +95,14 @@ def gram_cross_entropy(
     return losses
 
 
-def _dense_gram(z: Tensor, scale: float) -> Tensor:
+def _dense_gram(z: Tensor, scale: Scale) -> Tensor:
     mass, _ = _dense_stats(z, z[None], None, Sums(scale, skip=0))
-    return mass.view(2, -1) - scale * _partner_products(z)
+    return mass.view(2, -1) - scaled(_partner_products(z), scale)
+
+
+def scaled(products: Tensor, scale: Scale) -> Tensor:
+    """Logits of products."""
+    return products * (scale(products.detach()) if callable(scale) else scale)
 
 
 def _partner_products(z: Tensor) -> Tensor:
@@ -102,24 +111,32 @@ def _partner_products(z: Tensor) -> Tensor:
     return products
 
 
-def _triangle(z: Tensor, scale: float, block: int) -> Iterator[tuple[slice, Tensor]]:
-    """Yield blocks (r, n - start) of the upper triangle of exp(scale z z'), a row's own pair 0."""
+def _triangle(z: Tensor, scale: Scale, block: int) -> Iterator[tuple[slice, Tensor, Tensor | None]]:
+    """Yield blocks (r, n - start) of the upper triangle of exp(scale z z'), a row's own pair 0.
+
+    With them come the scales of the pairs, if these differ.
+    """
     nothing = z.new_zeros(())
     for start in range(0, len(z), block):
-        rows = slice(start, min(start + block, len(z)))
-        logits = torch.addmm(nothing, z[rows], z[start:].T, beta=0, alpha=scale * LOG2_E)
+        rows, scales = slice(start, min(start + block, len(z))), None
+        if callable(scale):
+            logits = z[rows] @ z[start:].T
+            scales = scale(logits)
+            logits.mul_(scales).mul_(LOG2_E)
+        else:
+            logits = torch.addmm(nothing, z[rows], z[start:].T, beta=0, alpha=scale * LOG2_E)
         powers = logits.exp2_()
         powers.diagonal().zero_()
-        yield rows, powers
+        yield rows, powers, scales
 
 
 class _GramCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, z: Tensor, scale: float, block: int, log_mass: Tensor | None) -> Tensor:
-        powers = None
+    def forward(ctx: Any, z: Tensor, scale: Scale, block: int, log_mass: Tensor | None) -> Tensor:
+        powers = scales = None
         if log_mass is None:
             mass = z.new_zeros(len(z))
-            for rows, powers in _triangle(z, scale, block):
+            for rows, powers, scales in _triangle(z, scale, block):  # noqa: B007
                 mass[rows] += powers.sum(1)
                 if rows.stop < len(z):
                     mass[rows.stop :] += powers[:, len(powers) :].sum(0)
@@ -127,7 +144,12 @@ class _GramCrossEntropy(torch.autograd.Function):
         else:
             mass = log_mass.exp().flatten()
         ctx.scale, ctx.block = scale, block
-        ctx.save_for_backward(z, mass, powers if block >= len(z) else None)
+        kept = powers if block >= len(z) else None
+        if kept is not None and scales is not None:
+            kept.mul_(scales)
+        ctx.save_for_backward(z, mass, kept)
+        if callable(scale):
+            return log_mass - scaled(_partner_products(z), scale)
         return log_mass.sub(_partner_products(z), alpha=scale)
 
     @staticmethod
@@ -136,8 +158,11 @@ class _GramCrossEntropy(torch.autograd.Function):
         if torch.is_grad_enabled():  # for higher derivatives
             dense = functools.partial(_dense_gram, scale=ctx.scale)
             return torch.func.vjp(dense, z)[1](grads[0])[0], None, None, None
-        grad = grads[0] * ctx.scale  # (2, B)
+        # The derivative by a product is that by its logit times its scale.
+        grad = grads[0] if callable(ctx.scale) else grads[0] * ctx.scale  # (2, B)
         pull, half = grad.sum(0), len(z) // 2  # (B,), towards the partner
+        if callable(ctx.scale):
+            pull = pull * ctx.scale(_partner_products(z))
         share = grad.flatten() / mass  # pair (i, j) counts in row i and, by symmetry, in row j
         with full_precision(z):
             if kept is not None:
@@ -147,7 +172,9 @@ class _GramCrossEntropy(torch.autograd.Function):
                 z_grad = slopes @ z
             else:
                 z_grad = torch.zeros_like(z)
-                for rows, powers in _triangle(z, ctx.scale, ctx.block):
+                for rows, powers, scales in _triangle(z, ctx.scale, ctx.block):
+                    if scales is not None:
+                        powers.mul_(scales)
                     powers.mul_(share[rows, None] + share[rows.start :])
                     z_grad[rows].addmm_(powers, z[rows.start :])
                     z_grad[rows.stop :].addmm_(powers[:, len(powers) :].T, z[rows])
@@ -160,7 +187,8 @@ class Sums(NamedTuple):
     r"""What `row_stats` sums along the rows.
 
     Attributes:
-        scale: s; the logit of a product d is s d.
+        scale: s; the logit of a product d is s d. A function of d, whose derivative is left out,
+            gives each product its own; only without distance, cost and constant columns.
         skip: row i leaves out column i + ``skip`` of each segment, its own sample; None for none.
         distance: whether d is :math:`-\tfrac12 \lVert x - y \rVert^2`, not the dot product.
         cost: whether the mean cost is needed.
@@ -170,7 +198,7 @@ class Sums(NamedTuple):
             their gradient along with them, which saves the second computation.
     """
 
-    scale: float = 1.0
+    scale: Scale = 1.0
     skip: int | None = None
     distance: bool = False
     cost: bool = False
@@ -198,6 +226,7 @@ def row_stats(
     Returns:
         m and r, (n, S) each; r is 0 where it is not needed.
     """
+    assert not (callable(sums.scale) and (sums.cost or sums.distance))
     columns = y.shape[0] * y.shape[1] + (0 if bank is None else len(bank))
     block = rows_per_block(len(x), columns, x.device, chunk_size)
     if block == 0:
@@ -213,7 +242,7 @@ def _dense_stats(x: Tensor, y: Tensor, bank: Tensor | None, sums: Sums) -> tuple
     products = (x @ columns.flatten(0, 1).T).view(len(x), len(y), -1)  # (n, S, M)
     if sums.distance:
         products = products - _half_squares(x)[:, None, None] - _half_squares(columns)
-    logits = sums.scale * products
+    logits = scaled(products, sums.scale)
     if sums.constant < columns.shape[1]:
         near, far = logits[..., : sums.constant], logits[..., sums.constant :]
         logits = torch.cat([near, far.detach()], -1)
@@ -264,12 +293,17 @@ class _Pairs:
         else:
             flat = torch.add(_half_squares(x)[:, None], self.norms, out=products.flatten(1))
             flat.addmm_(x, self.columns.T, beta=-1)
-        logits = self.space("logits", len(x)) if sums.cost else products
-        torch.mul(products, sums.scale * LOG2_E, out=logits)
+        costs, logits = products, self.space("logits", len(x)) if sums.cost else products
+        if callable(sums.scale):
+            costs = sums.scale(products)  # for the gradient: each pair's scale
+            logits.mul_(costs).mul_(LOG2_E)
+        else:
+            torch.mul(products, sums.scale * LOG2_E, out=logits)
         if sums.skip is not None:
             logits.diagonal(sums.skip + rows.start, 0, -1).fill_(_lowest(x))
         top = logits.amax(-1, keepdim=True) if top is None else top  # (r, S, 1)
-        costs = products if sums.rate is None else products.mul_(sums.rate * LOG2_E).exp2_()
+        if sums.rate is not None:
+            costs = products.mul_(sums.rate * LOG2_E).exp2_()
         return logits.sub_(top).exp2_(), costs, top
 
     def mean_cost(self, weights: Tensor, costs: Tensor, mass: Tensor) -> Tensor:
@@ -303,6 +337,8 @@ class _Pairs:
         sums, out = self.sums, self.space("slopes", len(mass))
         linear, rate = (1.0, 0.0) if sums.rate is None else (0.0, sums.rate)
         mass_grad, cost_grad = (grad / mass for grad in grads)
+        if callable(sums.scale):
+            return torch.mul(weights, costs, out=out).mul_(mass_grad)
         split = min(sums.constant, out.shape[-1])
         for part, scale in ((slice(split), sums.scale), (slice(split, None), 0.0)):
             if part.start == out.shape[-1]:  # no column is constant

@@ -1,5 +1,6 @@
 """NT-Xent: per sample, exact across ranks, memory linear in the batch."""
 
+from collections.abc import Callable
 from typing import Literal, get_args
 
 import torch
@@ -14,16 +15,19 @@ from bcl.core.checks import (
 )
 from bcl.core.distributed import gather_rows, rank, row_counts, world_size
 from bcl.core.errors import InputError
-from bcl.losses.blocks import LARGEST_SCALE, Sums, gram_cross_entropy, row_stats
+from bcl.losses.blocks import LARGEST_SCALE, Scale, Sums, gram_cross_entropy, row_stats, scaled
+from bcl.losses.context import need_epoch
 from bcl.losses.precision import at_least_float32, full_precision, unit_rows
+from bcl.losses.temperatures import CosineSchedule, SimilarityTemperature
 
 Reduction = Literal["mean", "sum", "none"]
+Temperature = float | Tensor | Callable[[Tensor], Tensor]
 
 
 def nt_xent(
     z1: Tensor,
     z2: Tensor,
-    temperature: float | Tensor = 0.2,
+    temperature: Temperature = 0.2,
     *,
     focal: float = 0.0,
     reduction: Reduction = "mean",
@@ -58,7 +62,9 @@ def nt_xent(
         z1: (B, D) features of one view, of any length.
         z2: (B, D) features of the other view; row i is the same sample as in ``z1``. For a method
             that stops the gradient of one branch, such as SDCLR, pass that branch detached.
-        temperature: :math:`\tau > 0`, or (B,) one per sample, or a tensor () to learn it.
+        temperature: :math:`\tau > 0`, or (B,) one per sample, or a tensor () to learn it; or a
+            function from the cosines of pairs to their temperatures, such as
+            `bcl.SimilarityTemperature`, which counts as constant in the derivative.
         focal: :math:`\gamma` of the focal variant :math:`-(1 - p)^\gamma \log p`; 0 or at least 1.
             The long-tail papers use 2.
         reduction: ``"mean"``, ``"sum"`` or ``"none"`` (one loss per sample).
@@ -88,7 +94,7 @@ def nt_xent(
 
 def _nt_xent(
     views: Tensor,
-    temperature: float | Tensor,
+    temperature: Temperature,
     focal: float,
     reduction: Reduction,
     gather: bool,
@@ -97,39 +103,69 @@ def _nt_xent(
     log_mass: Tensor | None = None,
 ) -> Tensor:
     """`nt_xent` of views (2, B, D); ``log_mass`` (2, B) as in `gram_cross_entropy`, if known."""
-    spread = gather and world_size() > 1
-    counts = row_counts(views[0]) if spread else [views.shape[1]]
-    check_samples(counts)
+    counts = counts_of(views, gather)
     with full_precision(views):
         u = unit_rows(views) if normalize else at_least_float32(views)
-        scale = float("inf") if isinstance(temperature, Tensor) else 1 / temperature
-        if normalize and not spread and scale <= LARGEST_SCALE:
-            losses = gram_cross_entropy(u.flatten(0, 1), scale, chunk_size, log_mass)  # (2, B)
-        else:
-            losses = _row_cross_entropy(u, temperature, counts, chunk_size)
+        losses = cross_entropy(u, temperature, counts, normalize, chunk_size, log_mass)  # (2, B)
         if focal:  # the losses are -log p
             losses = (-torch.expm1(-losses)).clamp_min(0) ** focal * losses
         return reduce_samples(losses, reduction, counts)
 
 
+def counts_of(views: Tensor, gather: bool) -> list[int]:
+    """Count the samples of each rank, [B] where nothing is gathered; refuse one sample alone."""
+    counts = row_counts(views[0]) if gather and world_size() > 1 else [views.shape[1]]
+    check_samples(counts)
+    return counts
+
+
+def cross_entropy(
+    u: Tensor,
+    temperature: Temperature,
+    counts: list[int],
+    unit: bool = True,
+    chunk_size: int | None = None,
+    log_mass: Tensor | None = None,
+) -> Tensor:
+    """Compute -log p (2, B) of the rows of two views (2, B, D), of length one if ``unit``."""
+    low: float = 0  # of a tensor or an unknown function it may be anything
+    if isinstance(temperature, SimilarityTemperature):
+        low = temperature.low
+    elif not isinstance(temperature, Tensor) and not callable(temperature):
+        low = temperature
+    if unit and len(counts) == 1 and low * LARGEST_SCALE >= 1:
+        scale = _reciprocal(temperature) if callable(temperature) else 1 / low
+        return gram_cross_entropy(u.flatten(0, 1), scale, chunk_size, log_mass)
+    return _row_cross_entropy(u, temperature, counts, chunk_size)
+
+
+def _reciprocal(temperature: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    return lambda products: temperature(products).reciprocal()
+
+
 def _row_cross_entropy(
-    views: Tensor, temperature: float | Tensor, counts: list[int], chunk_size: int | None
+    views: Tensor, temperature: Temperature, counts: list[int], chunk_size: int | None
 ) -> Tensor:
     """Compare views (2, B, D) with those of all ranks, at any temperature, to -log p (2, B)."""
+    rows: Tensor = views
+    scale: Scale = 1.0
     if isinstance(temperature, Tensor):
         if temperature.shape not in ((), views.shape[1:2]):
             raise InputError(
                 f"temperature must be a number or of shape (B,) = ({views.shape[1]},), got "
                 f"{tuple(temperature.shape)}; to learn it, pass torch.tensor(0.2)."
             )
-        temperature = temperature.to(views)[..., None]  # (B, 1) or (1,)
-    scaled = views / temperature
-    positive: Tensor = torch.linalg.vecdot(scaled, views.flip(0))  # (2, B)
+        rows = views / temperature.to(views)[..., None]  # by (B, 1) or (1,)
+    elif callable(temperature):
+        scale = _reciprocal(temperature)
+    else:
+        rows = views / temperature
+    positive = scaled(torch.linalg.vecdot(rows, views.flip(0)), scale)  # (2, B)
     columns, start = gather_views(views, counts)
     columns = columns.reshape(1, -1, views.shape[-1])  # (1, 2N, D)
     partition = [
-        row_stats(rows, columns, Sums(skip=view * sum(counts) + start), chunk_size)[0]  # (B, 1)
-        for view, rows in enumerate(scaled.unbind(0))
+        row_stats(each, columns, Sums(scale, view * sum(counts) + start), chunk_size)[0]  # (B, 1)
+        for view, each in enumerate(rows.unbind(0))
     ]
     return torch.cat(partition, 1).T - positive
 
@@ -176,6 +212,16 @@ def check_pair(z1: Tensor, z2: Tensor) -> None:
         )
 
 
+def check_two_views(views: Tensor) -> None:
+    """Refuse all but (2, B, D)."""
+    check_features("views", views, "(2, B, D)")
+    if views.shape[0] != 2:
+        raise InputError(
+            f"NT-Xent takes two views, views of shape (2, B, D), got {tuple(views.shape)}; for "
+            "more views use cacr.CACRLoss."
+        )
+
+
 def check_samples(counts: list[int]) -> None:
     """Refuse a batch, of all ranks together, without negatives."""
     if sum(counts) < 2:
@@ -186,9 +232,9 @@ def check_samples(counts: list[int]) -> None:
 
 
 def _check_settings(
-    temperature: float | Tensor, focal: float, reduction: str, chunk_size: int | None
+    temperature: Temperature, focal: float, reduction: str, chunk_size: int | None
 ) -> None:
-    check_positive("temperature", temperature)
+    check_temperature(temperature)
     check_choice("reduction", reduction, get_args(Reduction))
     check_chunk_size(chunk_size)
     if focal != 0 and not 1 <= focal < float("inf"):
@@ -198,10 +244,22 @@ def _check_settings(
         )
 
 
+def check_temperature(temperature: Temperature) -> None:
+    """Refuse all but positive numbers and functions of the cosine."""
+    if isinstance(temperature, CosineSchedule):
+        raise InputError(
+            "a schedule gives a temperature by the epoch; pass temperature=schedule(epoch), or "
+            "give the schedule to bcl.NTXentLoss and the epoch to its call."
+        )
+    if isinstance(temperature, Tensor) or not callable(temperature):
+        check_positive("temperature", temperature)
+
+
 class NTXentLoss(nn.Module):
     """`bcl.nt_xent` as a module: it keeps the settings and takes both views in one tensor.
 
-    See `bcl.nt_xent` for arguments, formula and behavior across ranks.
+    See `bcl.nt_xent` for arguments, formula and behavior across ranks. The temperature may also be
+    a `bcl.CosineSchedule`; calls then need the ``epoch``.
 
     Example:
         >>> import torch
@@ -212,7 +270,7 @@ class NTXentLoss(nn.Module):
 
     def __init__(
         self,
-        temperature: float = 0.2,
+        temperature: float | CosineSchedule | SimilarityTemperature = 0.2,
         *,
         focal: float = 0.0,
         reduction: Reduction = "mean",
@@ -221,22 +279,27 @@ class NTXentLoss(nn.Module):
         chunk_size: int | None = None,
     ) -> None:
         super().__init__()
-        _check_settings(temperature, focal, reduction, chunk_size)
+        known = 1.0 if isinstance(temperature, CosineSchedule) else temperature
+        _check_settings(known, focal, reduction, chunk_size)
         self.temperature, self.focal, self.reduction = temperature, focal, reduction
         self.gather, self.normalize, self.chunk_size = gather, normalize, chunk_size
 
     def forward(
         self,
         views: Tensor,
-        temperature: float | Tensor | None = None,
+        temperature: Temperature | None = None,
         *,
+        epoch: float | None = None,
+        epochs: int | None = None,
         log_mass: Tensor | None = None,
     ) -> Tensor:
         """Compute the loss.
 
         Args:
             views: (2, B, D) features, of any length.
-            temperature: a number, () or (B,), instead of the module's, for this call (schedules).
+            temperature: as in `bcl.nt_xent`, instead of the module's, for this call.
+            epoch: epochs done, 0 in the first; only a schedule needs it.
+            epochs: epochs of the run; only a schedule whose period is a share of it needs them.
             log_mass: see `bcl.losses.signals.nt_xent_with_signals`.
 
         Returns:
@@ -245,23 +308,27 @@ class NTXentLoss(nn.Module):
         Raises:
             InputError: as `bcl.nt_xent`, or another number of views.
         """
-        self.check_views(views)
+        check_two_views(views)
         if temperature is None:
-            temperature = self.temperature
-        check_positive("temperature", temperature)
+            temperature = self.temperature_at(epoch, epochs)
+        check_temperature(temperature)
         return _nt_xent(
             views, temperature, self.focal, self.reduction, self.gather, self.normalize,
             self.chunk_size, log_mass,
         )  # fmt: skip
 
-    def check_views(self, views: Tensor) -> None:
-        """Refuse all but (2, B, D)."""
-        check_features("views", views, "(2, B, D)")
-        if views.shape[0] != 2:
-            raise InputError(
-                f"NT-Xent takes two views, views of shape (2, B, D), got {tuple(views.shape)}; for "
-                "more views use cacr.CACRLoss."
-            )
+    def temperature_at(self, epoch: float | None = None, epochs: int | None = None) -> Temperature:
+        """Return the temperature, of a schedule that of an epoch."""
+        if isinstance(self.temperature, CosineSchedule):
+            epoch = need_epoch("the schedule of the temperature", epoch)
+            return self.temperature.forward(epoch, epochs)
+        return self.temperature
+
+    def figures(self, epoch: int, epochs: int) -> dict[str, float]:
+        """Return the temperature of a schedule, for the logs."""
+        if not isinstance(self.temperature, CosineSchedule):
+            return {}
+        return {"temperature": self.temperature.forward(epoch, epochs)}
 
     def extra_repr(self) -> str:
         """Describe the loss when a model is printed."""

@@ -9,7 +9,13 @@ from bcl.core.checks import check_count, check_positive
 from bcl.core.distributed import row_counts, world_size
 from bcl.core.errors import InputError
 from bcl.losses.blocks import LOG2_E, rows_per_block
-from bcl.losses.nt_xent import NTXentLoss, check_pair, check_samples, gather_views
+from bcl.losses.nt_xent import (
+    NTXentLoss,
+    check_pair,
+    check_samples,
+    check_two_views,
+    gather_views,
+)
 from bcl.losses.precision import at_least_float32, full_precision, unit_rows
 
 
@@ -121,7 +127,7 @@ def nt_xent_with_signals(
         True
     """
     _check_settings(signal_temperature, num_neighbors)
-    loss.check_views(views)
+    check_two_views(views)
     settings = signal_temperature, num_neighbors, loss.normalize, loss.gather
     signals, log_mass = _signals(views.detach(), *settings)
     used = loss.temperature if temperature is None else temperature

@@ -2,6 +2,7 @@
 
 from bcl.methods.boosted import BCL as BCL
 from bcl.methods.optimizers import OptimizerSettings as OptimizerSettings
+from bcl.methods.pruned import Pruned as Pruned
 from bcl.methods.schedule import ScheduleSettings as ScheduleSettings
 from bcl.methods.schedule import warmup_cosine as warmup_cosine
 from bcl.methods.sdclr import SDCLR as SDCLR

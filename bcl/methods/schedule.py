@@ -6,6 +6,7 @@ from itertools import pairwise
 
 from bcl.core.checks import check_count, check_positive
 from bcl.core.errors import InputError
+from bcl.losses.context import in_epochs
 
 
 @dataclass(frozen=True)
@@ -16,6 +17,9 @@ class ScheduleSettings:
         warmup_epochs: epochs of linear warm-up from 0.
         min_learning_rate: the learning rate at the end of the cosine.
         milestones: epochs after which the learning rate is divided by 10, instead of the cosine.
+        restart: epoch at which the first cosine ends and a second one begins, as in GH; below 1 a
+            share of the run, 0 for one cosine.
+        restart_learning_rate: the learning rate there.
 
     Example:
         >>> schedule = ScheduleSettings(warmup_epochs=0, milestones=(1, 2))
@@ -26,10 +30,16 @@ class ScheduleSettings:
     warmup_epochs: int = 10
     min_learning_rate: float = 1e-6
     milestones: tuple[int, ...] = ()
+    restart: float = 0
+    restart_learning_rate: float = 0.3
 
     def __post_init__(self) -> None:
         check_count("warmup_epochs", self.warmup_epochs, at_least=0)
         check_positive("min_learning_rate", self.min_learning_rate, zero=True)
+        check_positive("restart", self.restart, zero=True)
+        check_positive("restart_learning_rate", self.restart_learning_rate)
+        if self.restart and self.milestones:
+            raise InputError("restart is for the cosine; set restart to 0, or no milestones.")
         for epoch in self.milestones:
             check_count("milestones", epoch)
         if any(first >= second for first, second in pairwise(self.milestones)):
@@ -43,9 +53,15 @@ class ScheduleSettings:
         """
         warmup = min(round(self.warmup_epochs * total / epochs), total)
         if not self.milestones:
-            rate = warmup_cosine(
-                step + 1, base=base, total=total, warmup=warmup, minimum=self.min_learning_rate
-            )
+            turn = round(in_epochs("restart", self.restart, epochs) * total / epochs)
+            middle, minimum = self.restart_learning_rate, self.min_learning_rate
+            if 0 < turn <= step:
+                rate = warmup_cosine(
+                    step + 1 - turn, base=middle, total=total - turn, minimum=minimum
+                )
+            else:
+                minimum, end = (middle, turn) if turn else (minimum, total)
+                rate = warmup_cosine(step + 1, base=base, total=end, warmup=warmup, minimum=minimum)
             return rate / base
         passed = sum(step >= round(epoch * total / epochs) for epoch in self.milestones)
         return (min((step + 1) / warmup, 1.0) if warmup else 1.0) * 0.1**passed

@@ -14,9 +14,7 @@ from bcl.methods.optimizers import OptimizerSettings
 from bcl.methods.schedule import ScheduleSettings
 from bcl.methods.settings import EncoderSettings, MemorySettings, ProjectorSettings
 from bcl.methods.simclr import SimCLR
-from bcl.models.pruning import convolution_weights, magnitude_masks
-
-_DOT = "/"  # replaces the dots of names, which torch does not allow
+from bcl.models.pruning import DOT, Masks
 
 
 class SDCLR(SimCLR):
@@ -26,8 +24,9 @@ class SDCLR(SimCLR):
 
     The mask m is the global magnitude mask of all convolution weights at the start of the epoch
     (`bcl.models.pruning.magnitude_masks`). The branches share the weights; gradients of the pruned
-    branch reach those it keeps. Batch norms have separate statistics and affine weights for the
-    pruned branch. Features come from the dense branch. With boosted views this is BCL-D.
+    branch reach those it keeps, or, ``straight_through``, all weights. Batch norms have separate
+    statistics and affine weights for the pruned branch. Features come from the dense branch. With
+    boosted views this is BCL-D.
 
     The released code takes two backward passes per step, with one branch detached in each. Their
     sum is the gradient of the one loss of both branches, so one backward pass is enough. The batch
@@ -36,6 +35,8 @@ class SDCLR(SimCLR):
     Args:
         prune_fraction: share of the convolution weights that the second branch lacks, in [0, 1).
             The other arguments are those of `bcl.SimCLR`; the papers use a weight decay of 1e-4.
+        straight_through: whether the gradient of a masked weight's value moves the weight, so that
+            it may grow and return, as in `bcl.methods.Pruned`.
 
     Raises:
         InputError: an encoder without batch norm or convolutions, or more than two views.
@@ -61,6 +62,7 @@ class SDCLR(SimCLR):
         channels_last: bool = False,
         seed: int | None = None,
         prune_fraction: float = 0.9,
+        straight_through: bool = False,
     ) -> None:
         super().__init__(
             encoder, projector, views, loss, memory, optimizer, schedule,
@@ -71,19 +73,15 @@ class SDCLR(SimCLR):
                 f"{type(self.encoder).__name__} has no batch norm, but SDCLR keeps batch-norm "
                 "statistics per branch; use an encoder with batch norm, such as resnet18."
             )
-        self.prune_fraction = prune_fraction
-        masks = magnitude_masks(convolution_weights(self.encoder), prune_fraction)
+        self.straight_through = straight_through
         # A resume within an epoch needs the masks of its start: they are buffers.
-        self.masks = _Store({name: (mask, False) for name, mask in masks.items()})
+        self.masks = Masks(self.encoder, prune_fraction)
         self.encoder_norms = _Store(_norm_state(self.encoder))
         self.projector_norms = _Store(_norm_state(self.projector))
 
-    @torch.no_grad()
     def prune(self) -> None:
         """Compute the masks from the current weights."""
-        weights = convolution_weights(self.encoder)
-        for name, mask in magnitude_masks(weights, self.prune_fraction).items():
-            self.masks.get(name).copy_(mask)
+        self.masks.update(self.encoder)
 
     def on_train_batch_start(self, _: Any, batch_idx: int) -> None:
         """Prune at the start of an epoch, not where a resume continues within one."""
@@ -97,8 +95,7 @@ class SDCLR(SimCLR):
                 "SDCLR has two branches and takes two views; set num_views=2 and no local views."
             )
         dense = self.projector(self(views[0]))  # (B, D)
-        weights = convolution_weights(self.encoder)
-        pruned = {name: weight * self.masks.get(name) for name, weight in weights.items()}
+        pruned = self.masks.apply_to(self.encoder, self.straight_through)
         images = self.normalize(views[1])
         features = functional_call(self.encoder, {**pruned, **self.encoder_norms.all()}, (images,))
         damaged = functional_call(self.projector, self.projector_norms.all(), (features,))
@@ -111,19 +108,19 @@ class _Store(nn.Module):
     def __init__(self, tensors: dict[str, tuple[Tensor, bool]]) -> None:
         super().__init__()
         for name, (tensor, trained) in tensors.items():
-            flat = name.replace(".", _DOT)
+            flat = name.replace(".", DOT)
             if trained:
                 self.register_parameter(flat, nn.Parameter(tensor.detach().clone()))
             else:
                 self.register_buffer(flat, tensor.detach().clone())
 
     def get(self, name: str) -> Tensor:
-        found: Tensor = getattr(self, name.replace(".", _DOT))
+        found: Tensor = getattr(self, name.replace(".", DOT))
         return found
 
     def all(self) -> dict[str, Tensor]:
         named = {**dict(self.named_parameters()), **dict(self.named_buffers())}
-        return {name.replace(_DOT, "."): tensor for name, tensor in named.items()}
+        return {name.replace(DOT, "."): tensor for name, tensor in named.items()}
 
 
 def _norm_state(module: nn.Module) -> dict[str, tuple[Tensor, bool]]:

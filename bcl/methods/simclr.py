@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from bcl.augment import ContrastiveViews
 from bcl.core.errors import InputError
 from bcl.core.random import permutation
+from bcl.losses.context import call_loss, figures
 from bcl.losses.nt_xent import NTXentLoss
+from bcl.losses.state import SampleState
 from bcl.memorization.tracker import MemorizationTracker
 from bcl.methods.optimizers import OptimizerSettings
 from bcl.methods.schedule import ScheduleSettings
@@ -58,7 +60,8 @@ class SimCLR(pl.LightningModule):
         views: a module that makes (V, B, 3, S, S) from a batch, without normalization; or S, the
             image size in pixels of the method's default views.
         loss: a module that maps projections (V, B, D) to (B,) losses; by default
-            `bcl.NTXentLoss` at temperature 0.2.
+            `bcl.NTXentLoss` at temperature 0.2. Of the sample ids (B,), the epoch and the epochs of
+            the run it gets those that its ``forward`` names: ``ids``, ``epoch``, ``epochs``.
         memory: its settings, or a tracker.
         optimizer: settings of the optimizer.
         schedule: settings of the learning-rate schedule.
@@ -134,9 +137,15 @@ class SimCLR(pl.LightningModule):
 
     def _set_tracker(self, tracker: MemorizationTracker) -> None:
         self.tracker = tracker.to(self.device)
-        # The tracker keeps itself equal on all ranks. DDP would broadcast its N rows every step.
+        states = [each for each in self.loss.modules() if isinstance(each, SampleState)]
+        for state in states:
+            state.allocate(tracker.num_samples, self.device)
+        # They keep themselves equal on all ranks. DDP would broadcast their N rows every step.
         self._ddp_params_and_buffers_to_ignore = [
-            f"tracker.{name}" for name, _ in tracker.named_buffers()
+            f"{name}.{buffer}"
+            for name, part in self.named_modules()
+            if part is tracker or part in states
+            for buffer, _ in part.named_buffers()
         ]
 
     # --- features -------------------------------------------------------------------------
@@ -164,6 +173,10 @@ class SimCLR(pl.LightningModule):
         finally:
             self.train(training)
 
+    def trained_encoder(self) -> nn.Module:
+        """Return the encoder whose features `encode` returns, for an export."""
+        return self.encoder  # type: ignore[no-any-return]
+
     def project(self, views: Tensor | list[Tensor]) -> Tensor:
         """(V, B, 3, S, S) views, or a list of V tensors of several sizes, to (V, B, D)."""
         if isinstance(views, list):
@@ -172,10 +185,22 @@ class SimCLR(pl.LightningModule):
         z = self.projector(self(views.flatten(0, 1)))  # (V * B, D)
         return z.view(count, batch, -1)  # type: ignore[no-any-return]
 
-    def sample_losses(self, views: Tensor | list[Tensor]) -> SampleLosses:
-        """(V, B, 3, S, S) views to (B,) losses and the (B,) losses that the memory watches."""
+    def sample_losses(
+        self, views: Tensor | list[Tensor], ids: Tensor | None = None
+    ) -> SampleLosses:
+        """(V, B, 3, S, S) views of samples ``ids`` to the losses that train and are watched."""
         z = self.project(views)  # (V, B, D)
-        return self.watch(z, self.loss(z))
+        return self.watch(z, self.loss_of(z, ids=ids))
+
+    def loss_of(self, z: Tensor, *more: Any, **known: Any) -> Tensor:
+        """(V, B, D) projections, and what the loss takes besides, to (B,) losses."""
+        return call_loss(
+            self.loss, z, *more, epoch=self.current_epoch, epochs=self._epochs(), **known
+        )
+
+    def _epochs(self) -> int:
+        """Epochs of the run; without a trainer there is one."""
+        return 1 if self._trainer is None else self.trainer.max_epochs or 1
 
     def watch(self, z: Tensor, losses: Tensor) -> SampleLosses:
         """Add what the memory watches: the losses themselves, or another loss of (V, B, D) z."""
@@ -225,7 +250,7 @@ class SimCLR(pl.LightningModule):
         images, ids = batch["image"], batch["id"]  # (B, 3, H, W), (B,)
         scores = self.view_scores(ids) if self.views.boost is not None else None
         views = self.views(images, scores=scores, ids=ids, epoch=self.current_epoch)
-        losses, watched = self.sample_losses(views)  # (B,), (B,)
+        losses, watched = self.sample_losses(views, ids)  # (B,), (B,)
         with self._naming_the_step():
             self.tracker.update(ids, watched, wait=False)
         loss: Tensor = losses.mean()
@@ -250,6 +275,8 @@ class SimCLR(pl.LightningModule):
     def on_train_epoch_end(self) -> None:
         """Refresh the scores once per epoch, before checkpoints are written."""
         self.tracker.refresh()
+        for name, value in figures(self.loss, self.current_epoch, self._epochs()).items():
+            self.log(name, value)
 
     def configure_optimizers(self) -> Any:
         """Build the optimizer and its schedule, which moves every step."""

@@ -1,4 +1,4 @@
-"""Global magnitude pruning, the damaged branch of SDCLR."""
+"""Global magnitude pruning: the damaged branch of SDCLR, and training through a mask."""
 
 from collections.abc import Mapping
 
@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from bcl.core.errors import InputError
+
+DOT = "/"  # replaces the dots of names, which torch does not allow
 
 
 def convolution_weights(module: nn.Module) -> dict[str, Tensor]:
@@ -54,3 +56,50 @@ def magnitude_masks(weights: Mapping[str, Tensor], fraction: float) -> dict[str,
     pruned = min(round(fraction * magnitudes.numel()), magnitudes.numel() - 1)
     threshold = magnitudes.kthvalue(pruned + 1).values  # ()
     return {name: weight.abs() >= threshold for name, weight in weights.items()}
+
+
+class Masks(nn.Module):
+    """Magnitude masks of an encoder's convolution weights, as buffers that are saved.
+
+    Args:
+        encoder: the module with the convolutions.
+        fraction: p in [0, 1), the share to prune.
+
+    Raises:
+        InputError: no convolutions, or a fraction outside [0, 1).
+
+    Example:
+        >>> layer = nn.Conv1d(1, 1, 2, bias=False)
+        >>> _ = layer.weight.data.copy_(torch.tensor([[[0.1, -2.0]]]))
+        >>> Masks(layer, 0.5).apply_to(layer)["weight"]
+        tensor([[[ 0., -2.]]], grad_fn=<MulBackward0>)
+    """
+
+    def __init__(self, encoder: nn.Module, fraction: float) -> None:
+        super().__init__()
+        self.fraction = fraction
+        for name, mask in magnitude_masks(convolution_weights(encoder), fraction).items():
+            self.register_buffer(name.replace(".", DOT), mask)
+
+    @torch.no_grad()
+    def update(self, encoder: nn.Module) -> None:
+        """Compute the masks from the current weights."""
+        for name, mask in magnitude_masks(convolution_weights(encoder), self.fraction).items():
+            self.get(name).copy_(mask)
+
+    def get(self, name: str) -> Tensor:
+        """Return the mask of a weight."""
+        found: Tensor = getattr(self, name.replace(".", DOT))
+        return found
+
+    def apply_to(self, encoder: nn.Module, straight_through: bool = False) -> dict[str, Tensor]:
+        """Mask the encoder's weights, by name.
+
+        The gradient reaches the weights that are kept, or ``straight_through`` all of them: each
+        gets the gradient of its masked value.
+        """
+        weights = convolution_weights(encoder)
+        masked = {name: weight * self.get(name) for name, weight in weights.items()}
+        if not straight_through:
+            return masked
+        return {name: weight + (masked[name] - weight).detach() for name, weight in weights.items()}

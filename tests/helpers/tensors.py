@@ -22,3 +22,13 @@ def largest_allocation(call):
     ) as profile:
         call()
     return max(event.self_cpu_memory_usage for event in profile.events())
+
+
+def unit(x):
+    return x / x.norm(dim=1, keepdim=True)
+
+
+def check_features():
+    """Two views of four samples, of which published formulas were evaluated independently."""
+    i = torch.arange(12, dtype=torch.float64).reshape(4, 3)
+    return unit((1 + i).sin()), unit((1 + i).sin() + 0.5 * (2 * i).cos())

@@ -402,9 +402,9 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_the_optimizer(monkeypatc
     model, steps = method("bcl-i"), []
     losses = type(model).sample_losses
 
-    def broken(self, views):
+    def broken(self, views, ids):
         steps.append({name: value.clone() for name, value in self.named_parameters()})
-        out = losses(self, views)
+        out = losses(self, views, ids)
         return SampleLosses(*(x * torch.nan for x in out)) if len(steps) == 3 else out
 
     monkeypatch.setattr(type(model), "sample_losses", broken)

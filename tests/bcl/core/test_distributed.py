@@ -8,7 +8,14 @@ from ranks import pool
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from bcl import InputError, MemorizationTracker, NTXentLoss, nt_xent
+from bcl import (
+    InputError,
+    MemorizationTracker,
+    NTXentLoss,
+    SimilarityTemperature,
+    macl_loss,
+    nt_xent,
+)
 from bcl.core import distributed
 from bcl.core.distributed import gather_rows, row_counts, sum_over_ranks, world_size
 from cacr import CACRLoss, MomentumQueue, cacr_terms
@@ -41,6 +48,14 @@ def xent_per_sample(z, ids, **options):
     return nt_xent(z[0], z[1], 0.2 + 0.05 * ids, **options)
 
 
+def xent_by_similarity(z, ids, **options):
+    return nt_xent(z[0], z[1], SimilarityTemperature(0.1, 0.4), **options)
+
+
+def macl_xent(z, ids, **options):
+    return macl_loss(z[0], z[1], 0.3, **options)
+
+
 def cacr(**form):
     return lambda z, ids, **options: sum(cacr_terms(z, **form, **options))
 
@@ -66,6 +81,8 @@ LOSSES = {
     "nt_xent focal": xent(focal=2.0),
     "nt_xent blocks": xent(chunk_size=2),
     "nt_xent temperatures": xent_per_sample,
+    "nt_xent by similarity": xent_by_similarity,
+    "macl xent": macl_xent,
     "cacr": cacr(),
     "cacr debiased": cacr(debias=0.1),
     "cacr rbf": cacr(cost="rbf"),

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bcl.methods.schedule import warmup_cosine
+from bcl import InputError
+from bcl.methods.schedule import ScheduleSettings, warmup_cosine
 
 
 def test_golden_schedule(golden):
@@ -57,3 +58,16 @@ def test_rises_then_falls_between_its_bounds(total, share, base, low):
     assert all(a >= b or math.isclose(a, b) for a, b in itertools.pairwise(fall))
     assert max(rates) == pytest.approx(base)
     assert rates[-1] == pytest.approx(minimum)
+
+
+def test_a_restart_joins_two_cosines():
+    settings = ScheduleSettings(warmup_epochs=1, restart=0.5, restart_learning_rate=0.3)
+    rates = [0.5 * settings.factor(s, total=40, epochs=10, base=0.5) for s in range(40)]
+    assert rates[:4] == pytest.approx([0.125, 0.25, 0.375, 0.5])
+    assert rates[19] == pytest.approx(0.3)  # the last step of the first
+    assert rates[29] == pytest.approx((0.3 + 1e-6) / 2)
+    assert rates[-1] == pytest.approx(1e-6)
+    whole = ScheduleSettings(warmup_epochs=1, restart=5, restart_learning_rate=0.3)
+    assert [0.5 * whole.factor(s, total=40, epochs=10, base=0.5) for s in range(40)] == rates
+    with pytest.raises(InputError, match="restart"):
+        ScheduleSettings(restart=5, milestones=(3,))

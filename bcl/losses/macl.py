@@ -1,0 +1,141 @@
+"""MACL: a temperature that follows the alignment of the batch, and rows weighed alike."""
+
+import math
+from typing import get_args
+
+import torch
+from torch import Tensor, nn
+
+from bcl.core.checks import check_choice, check_chunk_size, check_positive
+from bcl.core.distributed import sum_over_ranks
+from bcl.core.errors import InputError
+from bcl.losses.nt_xent import (
+    Reduction,
+    check_pair,
+    check_two_views,
+    counts_of,
+    cross_entropy,
+    reduce_samples,
+)
+from bcl.losses.precision import at_least_float32, full_precision, plain_only, unit_rows
+
+
+def macl_loss(
+    z1: Tensor,
+    z2: Tensor,
+    base: float = 0.1,
+    slope: float = 0.5,
+    offset: float = 0.0,
+    *,
+    reduction: Reduction = "mean",
+    gather: bool = True,
+    normalize: bool = True,
+    chunk_size: int | None = None,
+) -> Tensor:
+    r"""NT-Xent at a temperature that grows with the alignment A of the batch.
+
+    .. math:: \tau = \tau_0 \bigl(1 + \alpha (A - A_0)\bigr), \qquad
+        A = \operatorname{mean}_i\; u_{1i} \cdot u_{2i}, \qquad
+        \ell(u) = \frac{-\log p(u)}{1 - p(u)}
+
+    with :math:`\tau`, A and the weight :math:`1 / (1 - p)` constant in the derivative. The weight
+    takes back NT-Xent's own, which is small for rows that are found easily. A sample's loss is the
+    mean over its two views. With a process group A is that of all ranks; see `bcl.nt_xent`.
+
+    Args:
+        z1: (B, D) features of one view, of any length.
+        z2: (B, D) features of the other view of the same samples.
+        base: :math:`\tau_0 > 0`.
+        slope: :math:`\alpha \ge 0`, so small that the temperature stays above 0 for A = -1.
+        offset: :math:`A_0` in [-1, 1].
+        reduction: ``"mean"``, ``"sum"`` or ``"none"`` (one loss per sample).
+        gather: compare with the samples of all ranks.
+        normalize: False if the rows already have length one.
+        chunk_size: as in `bcl.nt_xent`.
+
+    Returns:
+        () or, with ``reduction="none"``, (B,).
+
+    Raises:
+        InputError: as `bcl.nt_xent`, or a temperature that could reach 0.
+
+    Source: MACL (arXiv 2207.07874). lightly's `MACLLoss` has one number for the batch.
+
+    Example:
+        >>> z = torch.eye(3)
+        >>> macl_loss(z, z, base=1.0, slope=0.0, reduction="none")
+        tensor([1.5197, 1.5197, 1.5197])
+    """
+    check_pair(z1, z2)
+    _check_settings(base, slope, offset, reduction, chunk_size)
+    views = torch.stack([z1, z2])
+    counts = counts_of(views, gather)
+    with full_precision(views):
+        u = unit_rows(views) if normalize else at_least_float32(views)
+        moved = base * (1 + slope * (_alignment(u.detach(), counts) - offset))  # ()
+        # A number allows the symmetric form; a GPU would have to wait for it.
+        temperature = moved.item() if moved.device.type == "cpu" and not plain_only() else moved
+        losses = cross_entropy(u, temperature, counts, normalize, chunk_size)  # (2, B), -log p
+        missed = -torch.expm1(-losses.detach())  # 1 - p; of what rounds to 0 nothing is known
+        losses = losses / missed.clamp_min(torch.finfo(losses.dtype).eps)
+        return reduce_samples(losses, reduction, counts)
+
+
+def _alignment(u: Tensor, counts: list[int]) -> Tensor:
+    """Mean cosine () of the two views of (2, B, D) rows, over the samples of all ranks."""
+    total = torch.linalg.vecdot(u[0], u[1]).sum()
+    return (sum_over_ranks(total) if len(counts) > 1 else total) / sum(counts)
+
+
+def _check_settings(
+    base: float, slope: float, offset: float, reduction: str, chunk_size: int | None
+) -> None:
+    check_positive("base", base)
+    check_positive("slope", slope, zero=True)
+    check_choice("reduction", reduction, get_args(Reduction))
+    check_chunk_size(chunk_size)
+    if not -1 <= offset <= 1:
+        raise InputError(f"offset must be a mean cosine in [-1, 1], got {offset!r}.")
+    if slope * (1 + offset) >= 1:
+        most = math.inf if offset == -1 else 1 / (1 + offset)
+        raise InputError(
+            f"slope must be below {most:.4g} at offset={offset!r}, or the temperature could reach "
+            f"0, got {slope!r}."
+        )
+
+
+class MACLLoss(nn.Module):
+    """`bcl.losses.macl_loss` as a module that takes both views in one tensor.
+
+    Example:
+        >>> MACLLoss(reduction="none")(torch.eye(3).expand(2, 3, 3)).shape
+        torch.Size([3])
+    """
+
+    def __init__(
+        self,
+        base: float = 0.1,
+        slope: float = 0.5,
+        offset: float = 0.0,
+        *,
+        reduction: Reduction = "mean",
+        gather: bool = True,
+        normalize: bool = True,
+        chunk_size: int | None = None,
+    ) -> None:
+        super().__init__()
+        _check_settings(base, slope, offset, reduction, chunk_size)
+        self.base, self.slope, self.offset, self.reduction = base, slope, offset, reduction
+        self.gather, self.normalize, self.chunk_size = gather, normalize, chunk_size
+
+    def forward(self, views: Tensor) -> Tensor:
+        """(2, B, D) features, of any length, to () or (B,)."""
+        check_two_views(views)
+        return macl_loss(
+            views[0], views[1], self.base, self.slope, self.offset, reduction=self.reduction,
+            gather=self.gather, normalize=self.normalize, chunk_size=self.chunk_size,
+        )  # fmt: skip
+
+    def extra_repr(self) -> str:
+        """Describe the loss when a model is printed."""
+        return f"base={self.base}, slope={self.slope}, reduction='{self.reduction}'"

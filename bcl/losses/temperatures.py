@@ -1,0 +1,113 @@
+"""Temperatures that change: with the epoch, or with the similarity of a pair."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from bcl.core.checks import check_positive
+from bcl.core.errors import InputError
+from bcl.losses.context import in_epochs
+
+
+class CosineSchedule(nn.Module):
+    r"""A temperature that swings between two values, by the epoch.
+
+    .. math:: \tau(e) = \tau_{\text{low}} + \tfrac12 (\tau_{\text{high}} - \tau_{\text{low}})
+        \bigl(1 + \cos(2 \pi e / T)\bigr)
+
+    A high temperature groups similar images, a low one tells single images apart; a swing does
+    both in turn. It is a function of the epoch, so that a resumed run needs no state.
+
+    Args:
+        low: the lowest temperature, above 0.
+        high: the highest, at least ``low``; epoch 0 has it.
+        period: T in epochs, at least 1; below 1 a share of the run, which then gives ``epochs``.
+
+    Raises:
+        InputError: ``low`` above ``high``, or a period that is not above 0.
+
+    Source: TS (arXiv 2303.13664), with low 0.1, high 1 and a period of 400 of 2,000 epochs. The
+    released code counts epochs from 1, so that it is half a thousandth of a period ahead of a run
+    that counts from 0.
+
+    Example:
+        >>> schedule = CosineSchedule(0.1, 1.0, period=400)
+        >>> [round(schedule(epoch), 3) for epoch in (0, 100, 200)]
+        [1.0, 0.55, 0.1]
+    """
+
+    def __init__(self, low: float, high: float, period: float) -> None:
+        super().__init__()
+        _check_range(low, high)
+        check_positive("period", period)
+        self.low, self.high, self.period = low, high, period
+
+    def forward(self, epoch: float, epochs: int | None = None) -> float:
+        """Temperature after ``epoch`` epochs, of ``epochs`` if the period is a share of these."""
+        turns = epoch / in_epochs("period", self.period, epochs)
+        return self.low + (self.high - self.low) * (1 + math.cos(2 * math.pi * turns)) / 2
+
+    def extra_repr(self) -> str:
+        """Describe the schedule when a model is printed."""
+        return f"{self.low}, {self.high}, period={self.period}"
+
+
+class SimilarityTemperature(nn.Module):
+    r"""A temperature of each pair, by its cosine s: low for unrelated pairs, high for similar ones.
+
+    .. math:: \tau(s) = \tau_{\text{low}} + \tfrac12 (\tau_{\text{high}} - \tau_{\text{low}})
+        \bigl(1 + \cos(\pi (1 + s))\bigr)
+
+    so that it is low at s = 0 and high at s = -1 and 1. With an ``offset`` o it has a plateau:
+    high for s ≥ o, and :math:`\cos(\pi (s - o) / w)` in place of the cosine below. The losses treat
+    it as a constant in their derivative.
+
+    Args:
+        low: the lowest temperature, above 0.
+        high: the highest, at least ``low``.
+        offset: o, the cosine from which on the temperature is high; None for no plateau.
+        width: w, how far below the offset the temperature is low.
+
+    Raises:
+        InputError: ``low`` above ``high``, or a width that is not above 0.
+
+    Source: DySTreSS (arXiv 2308.01140), with (0.07, 0.2) on small images, (0.1, 0.2) on ImageNet,
+    and (0.1, 0.2, 0.4, 0.7) for the plateau. The released code's default is none of its functions
+    and leaves the temperature constant at ``high``.
+
+    Example:
+        >>> SimilarityTemperature(0.1, 0.2)(torch.tensor([-1.0, -0.5, 0.0, 0.5, 1.0]))
+        tensor([0.2000, 0.1500, 0.1000, 0.1500, 0.2000])
+    """
+
+    def __init__(
+        self, low: float, high: float, offset: float | None = None, width: float = 0.7
+    ) -> None:
+        super().__init__()
+        _check_range(low, high)
+        check_positive("width", width)
+        if offset is not None and not -1 <= offset <= 1:
+            raise InputError(f"offset must be a cosine in [-1, 1], or None, got {offset!r}.")
+        self.low, self.high, self.offset, self.width = low, high, offset, width
+
+    def forward(self, cosine: Tensor) -> Tensor:
+        """Cosines of any shape to temperatures."""
+        offset, width = (-1.0, 1.0) if self.offset is None else (self.offset, self.width)
+        swing = torch.cos((cosine - offset) * (math.pi / width))
+        temperature = swing * ((self.high - self.low) / 2) + (self.high + self.low) / 2
+        if self.offset is None:
+            return temperature
+        return torch.where(cosine < offset, temperature, self.high)
+
+    def extra_repr(self) -> str:
+        """Describe the function when a model is printed."""
+        plateau = "" if self.offset is None else f", offset={self.offset}, width={self.width}"
+        return f"{self.low}, {self.high}{plateau}"
+
+
+def _check_range(low: float, high: float) -> None:
+    check_positive("low", low)
+    check_positive("high", high)
+    if low > high:
+        raise InputError(f"low must be at most high, got low={low!r} and high={high!r}.")
