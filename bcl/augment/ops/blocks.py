@@ -10,6 +10,8 @@ from torch import Tensor
 # Levels per block: enough that calling an operator costs little, few enough that its operands
 # stay in the cache (1.6 MB of float32).
 _BLOCK_LEVELS = 128 * 3 * 32 * 32
+# Up to so many rows per block, single rows are changed in place, without a copy.
+FEW_ROWS = 4
 # Just under the size (32 MiB) up to which glibc adapts to what is freed.
 _LARGEST_KEPT = 31 << 20
 # From this size on, memory is asked for in huge pages.
@@ -43,9 +45,8 @@ def empty_levels(rows: int, size: tuple[int, int]) -> Tensor:
 
 
 def block_rows(x: Tensor) -> int:
-    """Rows of ``x`` (R, C, H, W) per block; large images, which need no copies, come one by one."""
-    rows = _BLOCK_LEVELS // x[0].numel()
-    return rows if rows > 4 else 1
+    """Rows of ``x`` (R, C, H, W) per block."""
+    return max(1, _BLOCK_LEVELS // x[0].numel())
 
 
 def runs(key: Tensor, longest: int) -> Iterator[slice]:
@@ -60,7 +61,7 @@ def runs(key: Tensor, longest: int) -> Iterator[slice]:
 
 def put_rows(x: Tensor, rows: Tensor, values: Tensor) -> None:
     """Set the ``rows`` (r,) of ``x`` (R, C, H, W) to ``values`` (r, C, H, W)."""
-    if block_rows(x) == 1:  # where index_copy_ takes twice as long
+    if block_rows(x) <= FEW_ROWS:  # where index_copy_ takes twice as long
         for row, value in zip(rows.tolist(), values, strict=True):
             x[row].copy_(value)
     else:
@@ -71,7 +72,7 @@ def change_rows(x: Tensor, mask: Tensor, change: Callable[..., Tensor], *params:
     """Replace the rows of ``x`` (R, C, H, W) under ``mask`` (R,) by ``change(rows, *params)``."""
     rows = mask.nonzero().squeeze(1)
     step = block_rows(x)
-    if step == 1:  # nothing is copied
+    if step <= FEW_ROWS:
         for row in rows.tolist():
             one = x[row : row + 1]
             one.copy_(change(one, *(param[row : row + 1] for param in params)))
