@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from bcl.models import load_encoder as load_encoder
     from bcl.training import OnlineProbe as OnlineProbe
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 _HOMES = {
     "BCL": "bcl.methods",
