@@ -8,20 +8,25 @@ from bcl.evaluation.protocols import parse_protocols
 
 PRESETS = Path(__file__).resolve().parent / "presets"
 NEEDED = ("about", "recipe", "protocols", "seeds", "runs")
-KEYS = (*NEEDED, "extends", "root", "seeded", "settings", "compare")
-RUN_KEYS = ("label", "method", "settings")
+KEYS = (*NEEDED, "extends", "root", "seeded", "settings", "compare", "parts")
+RUN_KEYS = ("label", "method", "settings", "stage")
+PARTS_KEYS = ("about", "root", "parts")
 
 
 def read_preset(name: str) -> Config:
     """Read a preset by name or path.
 
     ``extends`` names another preset, or a path relative to the file's folder: mappings are merged,
-    the rows of ``compare`` are appended, and a run that is set to null is left out.
+    the rows of ``compare`` are appended, and a run that is set to null is left out. ``parts`` names
+    presets that are run together, each with the name of its images below the root; runs of a later
+    ``stage`` come after those of an earlier one of all parts.
 
     Raises:
         InputError: no such preset, no YAML, or a key that no preset has.
     """
     preset = _read(name, PRESETS, ())
+    if "parts" in preset:
+        return _checked_parts(name, preset)
     for key in NEEDED:
         if not preset.get(key):
             raise InputError(f"preset '{name}' has no {key}; add it, or extend another preset.")
@@ -48,6 +53,19 @@ def read_preset(name: str) -> Config:
     return {**preset, "runs": runs, "compare": pairs}
 
 
+def _checked_parts(name: str, preset: Config) -> Config:
+    """A preset of presets."""
+    if set(preset) != set(PARTS_KEYS) or not isinstance(preset["parts"], dict):
+        raise InputError(
+            f"preset '{name}' with parts has exactly about, root and parts, which maps "
+            f"presets to the names of their images; got {', '.join(preset)}."
+        )
+    for part in preset["parts"]:
+        if "parts" in _read(part, PRESETS, ()):
+            raise InputError(f"preset '{name}': part '{part}' has parts itself; name those.")
+    return preset
+
+
 def _read(name: str, folder: Path, before: tuple[Path, ...]) -> Config:
     """Read a preset's file and those that it extends; ``before`` are those that extend it."""
     is_path = name.endswith((".yaml", ".yml"))
@@ -69,5 +87,5 @@ def _read(name: str, folder: Path, before: tuple[Path, ...]) -> Config:
 
 
 def preset_names() -> list[str]:
-    """Presets that can be run; ``base`` only holds what they share."""
-    return sorted(path.stem for path in PRESETS.glob("*.yaml") if path.stem != "base")
+    """Presets that can be run; a ``base`` only holds what they share."""
+    return sorted(path.stem for path in PRESETS.glob("*.yaml") if not path.stem.endswith("base"))

@@ -5,15 +5,15 @@
     make reproduce PRESET=cpu ROOT=CIFAR10
 
 A preset (`benchmarks/presets/NAME.yaml`, or a path) names a recipe of `bcl configs`, what its runs
-share, and what each changes. Every run is a `bcl fit` and a `bcl probe` with a configuration file
-in the run's folder; started again, the command continues where it was interrupted, even within an
-epoch. A run that fails is reported at the end and does not stop the others. Ctrl-C, SIGTERM and
-SIGHUP end the runs and write the results of those that are done.
+share, and what each changes; or several presets, which are then run together. Every run is a `bcl
+fit` and a `bcl probe` with a configuration file in the run's folder; started again, the command
+continues where it was interrupted, even within an epoch. Results are written after every run. A run
+that fails is reported at the end and does not stop the others. Ctrl-C, SIGTERM and SIGHUP end the
+runs and write the results of those that are done.
 """
 
 import argparse
 import contextlib
-import json
 import os
 import shlex
 import signal
@@ -21,79 +21,22 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import summary
 import yaml
-from preset import read_preset
+from cells import Cell, check, nested, read_parts
+from collect import Results, accuracy, check_whole, is_probed, to_do, writer
 
-from bcl.cli.configuration import Config, compose, merge
-from bcl.core.errors import InputError, unknown_name
+from bcl.cli.configuration import Config, merge
+from bcl.core.errors import InputError
 from bcl.core.files import check_writable, write_text
 from bcl.core.machine import usable_cores
-from bcl.evaluation.protocols import parse_protocols
 
 PROGRAM = (sys.executable, "-m", "bcl.cli")
 PATIENCE = 15.0  # seconds for an interrupted run to end by itself
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One run of the table."""
-
-    key: str
-    label: str
-    seed: int
-    config: str
-    folder: Path
-    report: Path
-
-    @property
-    def name(self) -> str:
-        """Its folder's name."""
-        return f"{self.key}-{self.seed}"
-
-
-def nested(path: str, value: Any) -> Config:
-    """``a.b.c`` and a value as nested mappings."""
-    for key in reversed(path.split(".")):
-        value = {key: value}
-    return value  # type: ignore[no-any-return]
-
-
-def table(
-    preset: Config, out: Path, root: str | None, runs: list[str], seeds: list[int], changes: Config
-) -> list[Cell]:
-    """All runs, seed by seed, so that an unfinished table is still paired."""
-    cells = []
-    for seed in seeds:
-        for key in runs:
-            run = preset["runs"][key]
-            parts = [preset.get("settings", {}), run.get("settings", {}), changes]
-            parts += [nested(path, seed) for path in ["seed_everything", *preset.get("seeded", [])]]
-            if root is not None:
-                parts.append(nested("data.init_args.root", str(Path(root).expanduser().resolve())))
-            config = merge(compose(f"{preset['recipe']}/{run['method']}"), *parts)
-            name = f"{key}-{seed}"
-            text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
-            folder = out / "runs" / name
-            cells.append(Cell(key, run["label"], seed, text, folder, out / "probe" / name))
-    return cells
-
-
-def check(cells: list[Cell]) -> None:
-    """Refuse a folder whose runs have other settings."""
-    for cell in cells:
-        path = cell.folder / "config.yaml"
-        if path.is_file() and path.read_text(encoding="utf-8") != cell.config:
-            raise InputError(
-                f"{path} has other settings than this command; choose another --out, or remove "
-                f"{cell.folder} and {cell.report}."
-            )
 
 
 @contextlib.contextmanager
@@ -130,13 +73,12 @@ class Runner:
     def __init__(
         self,
         cells: list[Cell],
-        preset: Config,
         jobs: int,
         threads: int,
         inherited: tuple[int, ...] = (),
+        after: Callable[[Cell], None] = lambda _: None,
     ) -> None:
-        self.cells, self.preset, self.jobs, self.inherited = cells, preset, jobs, inherited
-        self.protocols = {each.name for each in parse_protocols(preset["protocols"])}
+        self.cells, self.jobs, self.inherited, self.after = cells, jobs, inherited, after
         self.processes: set[subprocess.Popen[bytes]] = set()
         self.stopped = False
         self.environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
@@ -173,8 +115,8 @@ class Runner:
                 self.processes.discard(process)
         if status and not self.stopped:
             end = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
-            self.failed[cell.name] = f"{step}: {' '.join(end)} (see {log})"
-            self.say(f"{cell.name}: {step} failed: {' '.join(end)}")
+            self.failed[cell.title] = f"{step}: {' '.join(end)} (see {log})"
+            self.say(f"{cell.title}: {step} failed: {' '.join(end)}")
         return status == 0
 
     def stop(self) -> None:
@@ -193,26 +135,18 @@ class Runner:
             # Its data workers or ranks may still run.
             _signal(process, getattr(signal, "SIGKILL", signal.SIGTERM))
 
-    def is_probed(self, cell: Cell) -> bool:
-        """Whether its report is there, with the protocols that are asked for."""
-        path = cell.report / "report.json"
-        if not path.is_file():
-            return False
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return self.protocols <= {entry["name"] for entry in content["protocols"]}
-
     def attempt(self, cell: Cell) -> None:
         """Run a cell; whatever goes wrong costs the others nothing."""
         try:
             if not self.stopped:
                 self.run(cell)
         except Exception as error:
-            self.failed[cell.name] = f"{type(error).__name__}: {error}"
-            self.say(f"{cell.name}: {self.failed[cell.name]}")
+            self.failed[cell.title] = f"{type(error).__name__}: {error}"
+            self.say(f"{cell.title}: {self.failed[cell.title]}")
 
     def run(self, cell: Cell) -> None:
         """Train and probe one cell, or what is left of it."""
-        if not self.is_probed(cell):
+        if not is_probed(cell):
             begin = time.monotonic()
             cell.folder.mkdir(parents=True, exist_ok=True)
             path = cell.folder / "config.yaml"
@@ -223,18 +157,19 @@ class Runner:
             words += ["--save.every_n_epochs", "1000000"]
             if last.is_file():
                 words += ["--ckpt_path", "last"]
-                self.say(f"{cell.name}: goes on from its checkpoint")
+                self.say(f"{cell.title}: goes on from its checkpoint")
             over = (cell.folder / "run.json").is_file()
             if not over and not self.command(cell, words, "fit"):
                 return
-            words = ["probe", str(last), "--protocol", self.preset["protocols"]]
+            words = ["probe", str(last), "--protocol", cell.protocols]
             words += ["--out", str(cell.report), "--overwrite"]
             if not self.command(cell, words, "probe"):
                 return
             self.trained.append(time.monotonic() - begin)
         with self.lock:
             self.done += 1
-        self.say(f"{cell.name}: {accuracy(cell)}   {self.left()}")
+            self.after(cell)
+        self.say(f"{cell.title}: {accuracy(cell)}   {self.left()}")
 
     def left(self) -> str:
         """How many are done, and a guess how long the others take."""
@@ -245,8 +180,8 @@ class Runner:
         seconds = sum(self.trained) / len(self.trained) * rest / self.jobs
         return f"{text}, about {seconds / 60:.0f} min left"
 
-    def all(self) -> bool:
-        """Run every cell.
+    def all(self, minutes: float | None = None) -> bool:
+        """Run every cell, for so many minutes at most.
 
         Returns:
             Whether it came to its end, not to an interrupt.
@@ -254,7 +189,7 @@ class Runner:
         pool = ThreadPoolExecutor(self.jobs)
         futures = [pool.submit(self.attempt, cell) for cell in self.cells]
         try:
-            with _interrupts():
+            with _interrupts(minutes):
                 for future in futures:
                     future.result()
         except KeyboardInterrupt:
@@ -275,32 +210,29 @@ def _signal(process: "subprocess.Popen[bytes]", number: int) -> None:
 
 
 @contextlib.contextmanager
-def _interrupts() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP interrupt as Ctrl-C does; under nohup, SIGHUP stays ignored."""
+def _interrupts(minutes: float | None = None) -> Iterator[None]:
+    """Let SIGTERM, SIGHUP and the end of the time interrupt as Ctrl-C does.
+
+    Under nohup, SIGHUP stays ignored.
+    """
 
     def interrupt(number: int, frame: object) -> None:
         raise KeyboardInterrupt
 
     old = {}
-    for name in ("SIGTERM", "SIGHUP"):
+    for name in ("SIGTERM", "SIGHUP", "SIGALRM"):
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) != signal.SIG_IGN:
             old[number] = signal.signal(number, interrupt)
+    if minutes is not None:
+        signal.setitimer(signal.ITIMER_REAL, 60 * minutes)
     try:
         yield
     finally:
+        if minutes is not None:
+            signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in old.items():
             signal.signal(number, handler)
-
-
-def accuracy(cell: Cell) -> str:
-    """First protocol's All and groups of a probed run, in per cent."""
-    content = json.loads((cell.report / "report.json").read_text(encoding="utf-8"))
-    entry = content["protocols"][0]
-    groups = entry["summary"][next(iter(content["groups"]))]
-    parts = [f"{100 * groups[name]['mean']:.2f}" for name in ("many", "medium", "few")]
-    whole = 100 * entry["summary"]["accuracy"]["mean"]
-    return f"{entry['name']} {whole:.2f} ({'/'.join(parts)})"
 
 
 def plain_command(args: argparse.Namespace) -> str:
@@ -312,42 +244,6 @@ def plain_command(args: argparse.Namespace) -> str:
     for word in args.set:
         words += ["--set", word]
     return shlex.join(words)
-
-
-def finish(
-    cells: list[Cell], runner: Runner, preset: Config, name: str, command: str, out: Path
-) -> None:
-    """Write results and report of the runs that are done."""
-    done = [cell for cell in cells if runner.is_probed(cell)]
-    if not done:
-        return
-    found = summary.summarize(
-        {(cell.key, cell.seed): cell.report for cell in done},
-        {key: run["label"] for key, run in preset["runs"].items()},
-        {"preset": name, "about": preset["about"], "command": command},
-    )
-    summary.write(out / "results.json", found)
-    words = ["report", *(str(cell.report) for cell in done), "--overwrite", "--formats", "md,csv"]
-    words += ["--title", preset["about"], "--out", str(out / "report.html")]
-    status = subprocess.run([*PROGRAM, *words], check=False).returncode
-    if status:
-        runner.failed["report"] = f"bcl report ended with status {status}; results.json is whole"
-
-
-def check_whole(cells: list[Cell], out: Path) -> None:
-    """Refuse to replace the results of all of a folder's runs by those of some."""
-    path = out / "results.json"
-    if not path.is_file():
-        return
-    had = {(run["run"], run["seed"]) for run in json.loads(path.read_text("utf-8"))["runs"]}
-    lost = sorted(had - {(cell.key, cell.seed) for cell in cells})
-    if lost:
-        key, seed = lost[0]
-        raise InputError(
-            f"{path} has {len(lost)} run(s) that this command leaves out, first '{key}' with seed "
-            f"{seed}: add them to --runs and --seeds (finished runs are not repeated), or choose "
-            "another --out."
-        )
 
 
 def numbers(text: str) -> list[int]:
@@ -373,6 +269,14 @@ def at_least_one(option: str, value: int | None) -> None:
         raise InputError(f"{option} must be at least 1, got {value}.")
 
 
+def find_folder(name: str) -> Path:
+    """A folder that is there."""
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        raise InputError(f"--finished: no folder {name}; check the path.")
+    return folder
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--preset", default="cpu", help="name, or path of a YAML file")
@@ -394,20 +298,18 @@ def main() -> int:
         "--jobs", type=int, help="runs at a time (default: 1 with a GPU, else cores)"
     )
     parser.add_argument("--threads", type=int, help="threads per run (default: cores / jobs)")
+    parser.add_argument("--minutes", type=float, help="stop then; the same command goes on")
+    parser.add_argument(
+        "--finished",
+        metavar="DIR",
+        help="results of other machines (NAME.json), whose runs are not repeated",
+    )
     args = parser.parse_args()
     try:
-        preset = read_preset(args.preset)
-        if preset.get("root") and args.root is None:
-            raise InputError(f"preset '{args.preset}' needs --root: {preset['root']}.")
-        if args.root is not None and not Path(args.root).expanduser().exists():
-            raise InputError(f"--root: nothing at {args.root}; check the path.")
-        runs = args.runs.split(",") if args.runs else list(preset["runs"])
-        for run in runs:
-            if run not in preset["runs"]:
-                raise unknown_name("run", run, preset["runs"])
-        seeds = numbers(args.seeds) if args.seeds else preset["seeds"]
-        check_once("--runs", runs)
-        check_once("--seeds", seeds)
+        runs = args.runs.split(",") if args.runs else None
+        seeds = numbers(args.seeds) if args.seeds else None
+        check_once("--runs", runs or [])
+        check_once("--seeds", seeds or [])
         at_least_one("--jobs", args.jobs)
         at_least_one("--threads", args.threads)
         changes: Config = {}
@@ -419,16 +321,22 @@ def main() -> int:
                 )
             changes = merge(changes, nested(path, yaml.safe_load(value)))
         jobs = args.jobs or jobs_here(cores)
+        finished = None if args.finished is None else find_folder(args.finished)
         out = Path(args.out or Path("outputs", "reproduce", Path(args.preset).stem))
-        cells = table(preset, out, args.root, runs, seeds, changes)
-        check(cells)
-        check_whole(cells, out)
+        parts = read_parts(args.preset, args.root, out, runs, seeds, changes)
+        for part in parts:
+            check(part.cells)
+            check_whole(part.cells, part.out)
         with alone(out) as inherited:
             threads = args.threads or max(cores // jobs, 1)
-            runner = Runner(cells, preset, jobs, threads, inherited)
-            runner.say(f"{len(cells)} runs, {jobs} at a time, into {out}")
-            ended = runner.all()
-            finish(cells, runner, preset, Path(args.preset).stem, plain_command(args), out)
+            results = [Results(part, plain_command(args), finished) for part in parts]
+            runner = Runner(to_do(results), jobs, threads, inherited, writer(results))
+            runner.say(f"{len(runner.cells)} runs, {jobs} at a time, into {out}")
+            ended = runner.all(args.minutes)
+            for each in results:
+                each.write()
+                if problem := each.report(PROGRAM):
+                    runner.failed["report"] = problem
     except InputError as error:
         print(f"reproduce: {error}", file=sys.stderr)
         return 2

@@ -29,10 +29,10 @@ def cell(entry: dict[str, Any], sign: bool = False) -> str:
     return f"**{text}**" if sign and p is not None and p < 0.05 else text
 
 
-def published() -> list[dict[str, Any]]:
-    """The committed results, one per preset and commit, with the pairs to compare."""
+def published(folder: Path = EVIDENCE) -> list[dict[str, Any]]:
+    """The committed results of a folder, one per preset and commit, with the pairs to compare."""
     tables: dict[tuple[str, ...], list[dict[str, Any]]] = {}
-    for path in sorted(EVIDENCE.glob("*.json")):
+    for path in sorted(folder.glob("*.json")):
         result = summary.read(path)
         tables.setdefault((result["preset"], *summary.commits(result)), []).append(result)
     results = []
@@ -48,24 +48,30 @@ def published() -> list[dict[str, Any]]:
 
 def section(result: dict[str, Any]) -> str:
     """One table of runs: what was run, means, differences, what the tracker found."""
-    runs, labels = result["runs"], summary.labels(result)
+    parts = [f"## {result['about']}", *provenance(result)]
+    for name, description in result["descriptions"].items():
+        parts += [f"### {name}", f"{description}.", means(result, name)]
+        if gains := differences(result, name):
+            parts.append(gains)
+    return "\n\n".join(
+        [*parts, "### What the tracker found", *tracker(result, summary.labels(result))]
+    )
+
+
+def provenance(result: dict[str, Any]) -> list[str]:
+    """How a table was made, as paragraphs."""
+    runs = result["runs"]
     hours = sum(run["wall_seconds"] or 0 for run in runs) / 3600
     seeds, epochs = (
         ", ".join(map(str, sorted({run[key] for run in runs}))) for key in ("seed", "epochs")
     )
     versions = ", ".join(f"{name} {number}" for name, number in result["versions"].items())
-    parts = [
-        f"## {result['about']}",
+    return [
         f"```sh\n{result['command']}\n```",
         f"{result['hardware']}; {versions}. Seeds {seeds}; {epochs} epochs; {hours:.1f} hours of "
         f"training in all. Groups: {result['groups'].partition(': ')[2]}.",
         "Training sets: " + "; ".join(sorted({run["recipe"] for run in runs})) + ".",
     ]
-    for name, description in result["descriptions"].items():
-        parts += [f"### {name}", f"{description}.", means(result, name)]
-        if gains := differences(result, name):
-            parts.append(gains)
-    return "\n\n".join([*parts, "### What the tracker found", *tracker(result, labels)])
 
 
 def means(result: dict[str, Any], protocol: str) -> str:

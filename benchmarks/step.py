@@ -6,7 +6,8 @@
 Both steps have the same encoder, projector and optimizer and are timed in turns; the bare step sums
 squares instead of making views, loss and tracker updates. Prints the median and spread of the
 ratio and where the difference goes: views, loss and tracker timed alone, and with ``--profile`` the
-operators in which the BCL-I step spends more time than the bare one.
+operators in which the BCL-I step spends more time than the bare one. A third step, of the same
+parts, also records the signals of ``--watch``.
 """
 
 import argparse
@@ -21,6 +22,9 @@ import results
 import torch
 
 from bcl import BCL
+from bcl.memorization import update_together
+from bcl.memorization.signals import STEP_SIGNALS
+from bcl.methods import MemorySettings
 
 
 def timed(work: Callable[[], Any], device: torch.device, calls: int = 1) -> float:
@@ -77,12 +81,16 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     ).to(device)
     if args.compile:
         method.encoder = torch.compile(method.encoder)
+    watching = BCL(
+        method.encoder, method.projector, method.views, num_samples=args.samples,
+        channels_last=args.channels_last, memory=MemorySettings(watch=tuple(args.watch)),
+    ).to(device)  # fmt: skip
     optimizer = torch.optim.SGD(method.parameters(), lr=1e-3, momentum=0.9)
     shape = (args.batch, 3, args.size, args.size)
     images = torch.randint(0, 256, shape, dtype=torch.uint8, device=device)
     ready = torch.rand(2, *shape, device=device)
     # Scores as in mid-training: spread over [0, 1].
-    method.tracker.scores.copy_(torch.rand(args.samples))
+    scores = torch.rand(args.samples).to(device)
 
     def autocast() -> Any:
         if args.precision == "fp32":
@@ -91,10 +99,11 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 
     epoch = 0
 
-    def descend(loss: torch.Tensor) -> None:
+    def descend(loss: torch.Tensor, trackers: Any = ()) -> None:
         optimizer.zero_grad()
         loss.backward()
-        method.tracker.flush()  # where the method calls it, too
+        for tracker in trackers:  # where the method calls it, too
+            tracker.flush()
         optimizer.step()
 
     def bare() -> None:
@@ -102,36 +111,46 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             loss = method.project(ready).float().square().mean()
         descend(loss)
 
-    def full() -> None:
+    def full(method: BCL = method) -> None:
         nonlocal epoch
         epoch += 1
-        method.tracker.epoch += 1
+        trackers = method.trackers.values()
+        for tracker in trackers:
+            tracker.epoch += 1
         ids = torch.randint(args.samples, (args.batch,), device=device)
-        views = method.views(images, method.tracker.scores[ids], ids, epoch)
+        views = method.views(images, scores[ids], ids, epoch)
         with autocast():
             losses, watched = method.sample_losses(views, ids)
-        method.tracker.update(ids, watched, wait=False)
-        descend(losses.mean())
+        update_together(list(trackers), ids, torch.stack(list(watched.values())), wait=False)
+        descend(losses.mean(), trackers)
+
+    def watch() -> None:
+        full(watching)
 
     ids = torch.randint(args.samples, (args.batch,), device=device)
     z = torch.randn(2, args.batch, 128, device=device, requires_grad=True)
     parts: dict[str, Callable[[], Any]] = {
-        "views": lambda: method.views(images, method.tracker.scores[ids], ids, 1),
+        "views": lambda: method.views(images, scores[ids], ids, 1),
         "loss": lambda: method.loss(z).mean().backward(),
         "tracker": lambda: method.tracker.update(ids, z.detach()[0, :, 0].abs()),
     }
-    for work in (bare, full, *parts.values()):
+    for work in (bare, full, watch, *parts.values()):
         for _ in range(args.warmup):
             work()
     calls = args.steps or (10 if device.type == "cuda" else 1)
-    rows = [(timed(bare, device, calls), timed(full, device, calls)) for _ in range(args.rounds)]
-    ratios = sorted(f / b for b, f in rows)
+    rows = [
+        tuple(timed(work, device, calls) for work in (bare, full, watch))
+        for _ in range(args.rounds)
+    ]
+    ratios = sorted(f / b for b, f, _ in rows)
     result: dict[str, Any] = {
-        "bare_rounds_ms": [1e3 * b for b, _ in rows],
-        "bcl_rounds_ms": [1e3 * f for _, f in rows],
-        "bare_ms": 1e3 * statistics.median(b for b, _ in rows),
-        "bcl_ms": 1e3 * statistics.median(f for _, f in rows),
+        "bare_rounds_ms": [1e3 * b for b, *_ in rows],
+        "bcl_rounds_ms": [1e3 * f for _, f, _ in rows],
+        "bare_ms": 1e3 * statistics.median(b for b, *_ in rows),
+        "bcl_ms": 1e3 * statistics.median(f for _, f, _ in rows),
         "ratio": statistics.median(ratios),
+        "watching_rounds_ms": [1e3 * w for *_, w in rows],
+        "watching": statistics.median(w / f for _, f, w in rows),
         "ratio_spread": [ratios[len(ratios) // 10], ratios[-1 - len(ratios) // 10]],
     }
     if args.profile:
@@ -156,6 +175,9 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--steps", type=int, help="steps in a row of a round (1; on a GPU 10)")
     results.add_json_option(parser)
+    parser.add_argument(
+        "--watch", nargs="+", default=STEP_SIGNALS, choices=STEP_SIGNALS, help="signals to record"
+    )
     parser.add_argument("--threads", type=int, help="of the CPU (default: torch's choice)")
     parser.add_argument("--profile", action="store_true", help="operators that take the difference")
     args = parser.parse_args()
@@ -165,6 +187,7 @@ def main() -> int:
     low, high = result["ratio_spread"]
     print(f"bare step {result['bare_ms']:.1f} ms, BCL-I step {result['bcl_ms']:.1f} ms")
     print(f"ratio {result['ratio']:.3f} (10 to 90 %: {low:.3f} to {high:.3f})")
+    print(f"recording {', '.join(args.watch)}: {100 * (result['watching'] - 1):+.1f} % of the step")
     print(
         ", ".join(f"{name} {result[name + '_ms']:.2f} ms" for name in ("views", "loss", "tracker"))
     )
@@ -185,7 +208,11 @@ def main() -> int:
             f"training step, {args.encoder}, {args.batch} images of {args.size} px, "
             f"{precision}{where}"
         )
-        values = {"BCL-I step": result["bcl_rounds_ms"], "encoder alone": result["bare_rounds_ms"]}
+        values = {
+            "BCL-I step": result["bcl_rounds_ms"],
+            "encoder alone": result["bare_rounds_ms"],
+            f"recording {len(args.watch)} signals": result["watching_rounds_ms"],
+        }
         rows = results.compare(case, "ms", values, ours="BCL-I step")
         options = {name: value for name, value in vars(args).items() if name != "json"}
         results.save(args.json, "step", rows, options=options, **result)

@@ -12,13 +12,17 @@ from bcl.report.significance import holm, paired_t
 
 COLUMNS = ("all", "many", "medium", "few")
 TRACKER = ("spearman_samples", "spearman_classes", "auc")
+DISCOVERY = ("auc", "average_precision", "phi", "spearman_samples", "spearman_classes")
 SCHEMA = "bcl-cacr/reproduction"
 SCHEMA_VERSION = 2
 Values = dict[str, Any]
 
 
 def summarize(
-    paths: dict[tuple[str, int], Path], labels: dict[str, str], about: dict[str, Any]
+    paths: dict[tuple[str, int], Path],
+    labels: dict[str, str],
+    about: dict[str, Any],
+    settings: dict[tuple[str, int], str] | None = None,
 ) -> Values:
     """Summarize a table of runs.
 
@@ -26,6 +30,7 @@ def summarize(
         paths: (run, seed) to the folder of its report.
         labels: run to its name in the tables.
         about: further entries of the result.
+        settings: hash of each run's configuration, by which other machines know it.
 
     Returns:
         Plain values: what all runs share, and ``runs``, one entry per run and seed with its
@@ -46,6 +51,7 @@ def summarize(
         "groups": first.groups[first.grouping].description,
         "runs": [
             _entry(report, run, labels[run], seed, protocols)
+            | ({"settings": settings[run, seed]} if settings else {})
             for (run, seed), report in reports.items()
         ],
     }
@@ -63,10 +69,26 @@ def _entry(report: ProbeReport, run: str, label: str, seed: int, protocols: list
         "commit": record.get("commit"),
         "recipe": report.data.get("recipe"),
         "tracker": {key: found[key][0] for key in TRACKER if key in found},
+        "signals": _signals(report.tracker or {}),
         "accuracy": {
             name: {column: value(report, name, column) for column in COLUMNS} for name in protocols
         },
     }
+
+
+def _signals(tracker: Values) -> Values:
+    """How well each signal found the tail: value and interval, and AUC and φ by epoch."""
+    found = {}
+    for name, entry in tracker.get("signals", {}).items():
+        if entry["discovery"] is not None:
+            kept = {key: _rounded(entry["discovery"][key]) for key in DISCOVERY}
+            epochs = [_rounded([row["epoch"], row["auc"], row["phi"]]) for row in entry["epochs"]]
+            found[name] = {**kept, "epochs": epochs}
+    return found
+
+
+def _rounded(values: list[float]) -> list[float | None]:
+    return [None if value != value else round(value, 4) for value in values]
 
 
 def value(report: ProbeReport, protocol: str, column: str) -> float:
@@ -136,6 +158,23 @@ def merge(results: list[Values]) -> Values:
         ),
         "hardware": "; ".join(sorted({result["hardware"] for result in results})),
         "runs": runs,
+    }
+
+
+def extend(earlier: Values, found: Values | None) -> Values:
+    """Add runs to those of another machine, with the hardware and versions of both."""
+    if found is None:
+        return earlier
+    versions = {
+        name: ", ".join(sorted({str(each["versions"][name]) for each in (earlier, found)}))
+        for name in earlier["versions"].keys() & found["versions"].keys()
+    }
+    machines = {name for each in (earlier, found) for name in each["hardware"].split("; ")}
+    return {
+        **found,
+        "hardware": "; ".join(sorted(machines)),
+        "versions": dict(sorted(versions.items())),
+        "runs": [*earlier["runs"], *found["runs"]],
     }
 
 

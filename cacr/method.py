@@ -106,6 +106,11 @@ class CACR(SimCLR):
         )  # fmt: skip
         if self.views.num_local and form != "moco-v3":
             raise InputError(f"local views need form='moco-v3', not '{form}'; set num_local=0.")
+        if form != "batch" and self.memory.contrasts:
+            raise InputError(
+                f"form='{form}' compares with a momentum encoder's keys, so the memory cannot "
+                f"record {', '.join(self.memory.of_steps)}; record the loss or signals of features."
+            )
         self.form: Form = form
         self.teacher_settings = teacher
         self.teacher: nn.Module | None = None

@@ -189,6 +189,7 @@ def _evaluate(checkpoint: Path, name: str, args: argparse.Namespace, options: An
     from bcl.evaluation import evaluate
     from bcl.evaluation.features import FeatureCache
     from bcl.evaluation.layers import layer_encoder
+    from bcl.memorization.tracker import trackers_of
     from bcl.training.checkpoints import checkpoint_file, load_run
 
     checkpoint = checkpoint_file(checkpoint)
@@ -220,7 +221,8 @@ def _evaluate(checkpoint: Path, name: str, args: argparse.Namespace, options: An
         data,
         args.protocol,
         options,
-        tracker=None if elsewhere else getattr(method, "tracker", None),
+        tracker=None if elsewhere else trackers_of(method),
+        history=checkpoint.parent.parent / "tracker",
         earlier_scores=earlier.scores if earlier is not None else None,
         record={"name": name, **loaded.record, "checkpoint": str(checkpoint)},
         progress=Progress(),

@@ -69,7 +69,7 @@ def _pretrain_and_probe(method: str, args: argparse.Namespace, folder: Path) -> 
         fit(make_trainer(record, folder, config["trainer"], save=save), model, data)
     record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     options = EvaluationOptions(probe=ProbeOptions(seed=args.seed))
-    report = evaluate(model, data, PROTOCOLS, options, tracker=model.tracker, record=record)
+    report = evaluate(model, data, PROTOCOLS, options, tracker=model.trackers, record=record)
     report.save(folder / "probe")
     return model, data, report
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from bcl.core.errors import InputError
 from bcl.core.files import file_hash
+from bcl.memorization.tracker import trackers_of
 
 if TYPE_CHECKING:
     from bcl.discovery.embedding import Extra
@@ -58,12 +59,12 @@ def _run(path: Path, device: str, size: int | None) -> Encoder:
 
 def memory_signals(method: Any) -> dict[str, Tensor]:
     """What a method's memory holds of each sample, by name; NaN where it was never seen."""
-    tracker = getattr(method, "tracker", None)
-    if tracker is None:
-        return {}
-    watched = getattr(getattr(method, "memory", None), "signal", "loss")
-    loss = torch.where(tracker.seen, tracker.momentum_loss, torch.nan)
-    return {f"momentum_{watched}": loss.cpu(), "score": tracker.scores.cpu()}
+    signals = {}
+    for signal, tracker in trackers_of(method).items():
+        values = torch.where(tracker.seen, tracker.momentum_loss, torch.nan)
+        signals[f"momentum_{signal}"] = values.cpu()
+        signals.setdefault("score", tracker.scores.cpu())  # of the one that steers
+    return signals
 
 
 def _about(name: str, size: int, weights: Path) -> str:

@@ -8,12 +8,12 @@ if TYPE_CHECKING:
     from bcl.discovery.clusters import cluster as cluster
     from bcl.discovery.duplicates import duplicate_groups as duplicate_groups
     from bcl.discovery.embedding import embed as embed
-    from bcl.discovery.neighbors import nearest_neighbors as nearest_neighbors
     from bcl.discovery.page import discover as discover
     from bcl.discovery.projection import project as project
     from bcl.discovery.quality import image_quality as image_quality
     from bcl.discovery.rarity import neighbor_distance as neighbor_distance
     from bcl.discovery.selection import label_first as label_first
+    from bcl.evaluation.neighbors import nearest_neighbors as nearest_neighbors
 
 _HOMES = {
     "cluster": "bcl.discovery.clusters",
@@ -22,7 +22,7 @@ _HOMES = {
     "embed": "bcl.discovery.embedding",
     "image_quality": "bcl.discovery.quality",
     "label_first": "bcl.discovery.selection",
-    "nearest_neighbors": "bcl.discovery.neighbors",
+    "nearest_neighbors": "bcl.evaluation.neighbors",
     "neighbor_distance": "bcl.discovery.rarity",
     "project": "bcl.discovery.projection",
 }

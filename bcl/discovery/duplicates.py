@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from bcl.core.checks import check_positive
-from bcl.discovery.neighbors import Neighbors
+from bcl.evaluation.neighbors import Neighbors
 
 SHARE = 0.1  # of the distance to the 10th neighbor
 TIGHT = 0.2  # times the share, of the median distance to the nearest: a burst of more than ten

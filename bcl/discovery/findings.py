@@ -12,12 +12,12 @@ from bcl.core.checks import check_choice, check_count, check_positive
 from bcl.core.errors import InputError
 from bcl.discovery.clusters import Clusters, cluster
 from bcl.discovery.duplicates import SHARE, duplicate_distance, duplicate_groups
-from bcl.discovery.neighbors import Neighbors, nearest_neighbors
 from bcl.discovery.projection import PROJECTIONS, project
 from bcl.discovery.quality import MEASURES, quality_flags
 from bcl.discovery.rarity import neighbor_distance
 from bcl.discovery.selection import label_first
 from bcl.discovery.table import Table
+from bcl.evaluation.neighbors import Neighbors, nearest_neighbors
 from bcl.evaluation.shots import shot_groups
 from bcl.evaluation.tail import TailDiscovery, tail_discovery
 

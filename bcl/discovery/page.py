@@ -18,10 +18,10 @@ from bcl.core.errors import InputError
 from bcl.core.files import atomic_write, check_writable, write_text
 from bcl.discovery.embedding import thumbnails
 from bcl.discovery.findings import FLAGS, MAIN, DiscoverOptions, Findings, find
-from bcl.discovery.neighbors import EXACT_ROWS
 from bcl.discovery.projection import LANDMARKS
 from bcl.discovery.rarity import percentiles
 from bcl.discovery.table import Table, check_format, read_table
+from bcl.evaluation.neighbors import EXACT_ROWS
 
 PAGE_BYTES = 28 << 20  # a page's data; thumbnails fill what is left
 SHOWN = 5  # neighbors beside an image

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from bcl.core.errors import InputError
-from bcl.discovery.neighbors import Neighbors
+from bcl.evaluation.neighbors import Neighbors
 
 
 def neighbor_distance(neighbors: Neighbors, k: int) -> Tensor:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from bcl.core.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from bcl.evaluation.density import feature_signals as feature_signals
     from bcl.evaluation.features import extract_features as extract_features
     from bcl.evaluation.probe import ProbeOptions as ProbeOptions
     from bcl.evaluation.probe import ProbeResult as ProbeResult
@@ -22,6 +23,7 @@ _HOMES = {
     "ProbeResult": "bcl.evaluation.probe",
     "evaluate": "bcl.evaluation.suite",
     "extract_features": "bcl.evaluation.features",
+    "feature_signals": "bcl.evaluation.density",
     "fit_linear_probe": "bcl.evaluation.probe",
     "shot_groups": "bcl.evaluation.shots",
     "tail_discovery": "bcl.evaluation.tail",

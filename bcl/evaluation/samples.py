@@ -1,7 +1,9 @@
 """What a tracker knows of the training samples: tail discovery, and images to look at."""
 
 import io
+from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,18 +13,26 @@ from bcl.core.errors import InputError
 from bcl.evaluation.results import ShownImage
 from bcl.evaluation.sets import Sets
 from bcl.evaluation.tail import tail_discovery
+from bcl.memorization.history import TrackerHistory
 
 SHOWN = 16  # images at either end of the scores
 RESAMPLES = 200  # of the discovery's intervals; 4 s for 100,000 samples
+EPOCHS = 40  # of a history, at most, in which the discovery is measured
 
 
 def inspect_samples(
-    tracker: Any, earlier: Tensor | None, sets: Sets
+    trackers: Mapping[str, Any],
+    earlier: Tensor | None,
+    sets: Sets,
+    history: str | Path | None = None,
 ) -> tuple[dict[str, Any] | None, list[ShownImage]]:
-    """What the tracker knows and the images of its extreme scores; nothing without a tracker.
+    """What the trackers know and the images of extreme scores; nothing without trackers.
 
-    With (N,) earlier scores, also the images of the samples that moved most.
+    The first tracker is the one that steers. With (N,) earlier scores, also the images of the
+    samples that moved most; with a folder of histories, also how well each signal found the tail
+    by epoch.
     """
+    tracker = next(iter(trackers.values()), None)
     scores = torch.empty(0) if tracker is None else tracker.scores.detach().cpu()
     if earlier is not None and earlier.numel() != scores.numel():
         raise InputError(
@@ -41,6 +51,7 @@ def inspect_samples(
     change = None if earlier is None else scores - earlier.detach().cpu()
     seen = seen.cpu()
     summary, ids = summarize(loss, scores, seen, labels, sets.counts), seen.nonzero()[:, 0]
+    summary |= by_signal(trackers, summary, labels, sets.counts, history)
     count, shown = min(SHOWN, len(ids) // 2), []
     for values, top, bottom in ((scores, "highest", "lowest"), (change, "risen", "fallen")):
         if values is None:
@@ -68,14 +79,7 @@ def summarize(
     momentum_loss: Tensor, scores: Tensor, seen: Tensor, labels: Tensor, class_counts: Tensor
 ) -> dict[str, Any]:
     """Tail discovery of the momentum loss, scores and losses by class; all (N,) but the counts."""
-    discovery, note = None, None
-    try:
-        found = tail_discovery(
-            momentum_loss[seen], labels[seen], class_counts=class_counts, resamples=RESAMPLES
-        )
-        discovery = asdict(found)
-    except InputError as error:  # a run of few samples or classes has a report all the same
-        note = str(error)
+    discovery, note = _discovery(momentum_loss, seen, labels, class_counts)
     return {
         "samples": momentum_loss.numel(),
         "seen": int(seen.sum()),
@@ -87,6 +91,58 @@ def summarize(
             for c in range(class_counts.numel())
         ],
     }
+
+
+def by_signal(
+    trackers: Mapping[str, Any],
+    summary: dict[str, Any],
+    labels: Tensor,
+    class_counts: Tensor,
+    history: str | Path | None = None,
+) -> dict[str, Any]:
+    """Tail discovery of every signal, at the end and, where a history is on disk, by epoch."""
+    first, *_ = trackers
+    found = {}
+    for signal, tracker in trackers.items():
+        values, seen = tracker.momentum_loss.detach().cpu(), tracker.seen.cpu()
+        if signal == first:
+            discovery, note = summary["discovery"], summary["discovery_note"]
+        else:
+            discovery, note = _discovery(values, seen, labels, class_counts)
+        epochs = _by_epoch(history, None if signal == first else signal, labels, class_counts)
+        found[signal] = {"discovery": discovery, "discovery_note": note, "epochs": epochs}
+    return {"signal": first, "signals": found}
+
+
+def _discovery(
+    values: Tensor, seen: Tensor, labels: Tensor, class_counts: Tensor, resamples: int = RESAMPLES
+) -> tuple[dict[str, Any] | None, str | None]:
+    """Tail discovery of the samples that were seen, or why there is none."""
+    try:
+        found = tail_discovery(
+            values[seen], labels[seen], class_counts=class_counts, resamples=resamples
+        )
+    except InputError as error:  # a run of few samples or classes has a report all the same
+        return None, str(error)
+    return asdict(found), None
+
+
+def _by_epoch(
+    history: str | Path | None, signal: str | None, labels: Tensor, class_counts: Tensor
+) -> list[dict[str, Any]]:
+    """AUC and φ of some epochs of a history, evenly spread; none without one of these samples."""
+    folder = None if history is None else Path(history, signal or "")
+    if folder is None or not any(folder.glob("epoch*.npy")):
+        return []
+    table, rows = TrackerHistory(folder, most=EPOCHS), list[dict[str, Any]]()
+    if table.num_samples != len(labels):
+        return []
+    for epoch, row in zip(table.epochs, table.momentum_loss(), strict=True):
+        found, _ = _discovery(row, ~row.isnan(), labels, class_counts, resamples=1)
+        if found is not None:
+            measured = {name: found[name][0] for name in ("auc", "phi")}
+            rows.append({"epoch": epoch, **measured})
+    return rows
 
 
 def _class_loss(class_id: int, losses: Tensor, scores: Tensor, own: Tensor) -> dict[str, Any]:

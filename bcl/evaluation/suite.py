@@ -1,8 +1,9 @@
 """Evaluate one encoder under several protocols at once."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -78,6 +79,7 @@ def evaluate(
     *,
     tracker: Any = None,
     earlier_scores: Tensor | None = None,
+    history: str | Path | None = None,
     record: dict[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> ProbeReport:
@@ -90,9 +92,12 @@ def evaluate(
             ``few_shot(shots, draw)``, ``class_counts``, ``class_names``, ``num_classes``.
         protocols: names, see `bcl.evaluation.protocols.parse_protocols`.
         options: how to measure.
-        tracker: the run's `bcl.MemorizationTracker`, if it has one.
+        tracker: the run's `bcl.MemorizationTracker`, or those of its signals by name, the one that
+            steers first (``method.trackers``).
         earlier_scores: (N,) memorization scores of an earlier epoch; the report then shows the
             samples that moved most.
+        history: the run's folder ``tracker/``, if it wrote one; the report then shows how well each
+            signal found the tail by epoch.
         record: what was run, copied into the report.
         progress: called with a name, steps done and steps in total.
 
@@ -115,7 +120,9 @@ def evaluate(
     method, encode = _method_and_encode(encode, options.layer, wanted)
     sets = Sets(data, wanted, options.grouping, options.probe.seed, options.device)
     subsets = [sets.subsets(protocol) for protocol in wanted]
-    discovery, shown = inspect_samples(tracker, earlier_scores, sets)
+    trackers = tracker if isinstance(tracker, Mapping) else {"loss": tracker}
+    trackers = {name: each for name, each in trackers.items() if each is not None}
+    discovery, shown = inspect_samples(trackers, earlier_scores, sets, history)
     features = {
         name: extract_features(  # each image is encoded once
             encode, images, batch_size=options.batch_size, device=options.device,

@@ -38,6 +38,19 @@ def sample(images: Any, most: int) -> Any:
     return images.subset(permutation(len(images), 0, _SAMPLE_STREAM)[:most].sort().values)
 
 
+def resized(encode: Encode, size: int | tuple[int, int]) -> Encode:
+    """Encode after resizing to the size of the views: a vision transformer takes one size."""
+    shape = (size, size) if isinstance(size, int) else tuple(size)
+
+    def encode_resized(x: Tensor) -> Tensor:
+        if x.shape[2:] != shape:
+            x = interpolate(x.float(), shape, mode="bilinear", antialias=True)
+            x = x.round().to(torch.uint8)
+        return encode(x)
+
+    return encode_resized
+
+
 def measure_features(
     encode: Encode,
     images: ImageDataset,
@@ -54,15 +67,7 @@ def measure_features(
     of another measurement.
     """
     options: dict[str, Any] = {"batch_size": batch_size, "device": device}
-    shape = (size, size) if isinstance(size, int) else tuple(size)
-
-    def encode_resized(x: Tensor) -> Tensor:
-        if x.shape[2:] != shape:  # a vision transformer takes one size
-            x = interpolate(x.float(), shape, mode="bilinear", antialias=True)
-            x = x.round().to(torch.uint8)
-        return encode(x)
-
-    features = extract_features(encode_resized, images, name="images", **options)
+    features = extract_features(resized(encode, size), images, name="images", **options)
     some = permutation(len(images), 0, _SAMPLE_STREAM)[:PAIRS].sort().values
     viewed = ViewedSet(images, some, size, device)
     first, second = view_features(encode, viewed, name="views", **options)

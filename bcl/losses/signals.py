@@ -136,6 +136,11 @@ def nt_xent_with_signals(
 
 
 def _check_settings(temperature: float, num_neighbors: int) -> None:
+    if isinstance(temperature, Tensor):
+        raise InputError(
+            "the temperature of signals is one number for all samples and epochs, got a tensor of "
+            f"shape {tuple(temperature.shape)}; pass a float, such as 0.2."
+        )
     check_positive("temperature", temperature)
     check_count("num_neighbors", num_neighbors)
 

@@ -50,8 +50,8 @@ def write_epoch(folder: str | Path, epoch: int, tracker: MemorizationTracker) ->
 
 
 def forget_epochs(folder: str | Path, first: int) -> None:
-    """Remove the files of epoch ``first`` and later, and what a killed writer left."""
-    for path in Path(folder).glob("*epoch*.npy*"):
+    """Remove the files of epoch ``first`` and later of all signals, and of a killed writer."""
+    for path in Path(folder).rglob("*epoch*.npy*"):
         match = _NAME.fullmatch(path.name)
         if (match is not None and int(match[1]) >= first) or path.name.startswith(".epoch"):
             path.unlink(missing_ok=True)
@@ -64,6 +64,8 @@ class TrackerHistory:
 
     Args:
         folder: the run's folder, or ``tracker/`` in it.
+        signal: one that the run's memory only watched; by default that which steers.
+        most: at most so many epochs, evenly spread with the last; all by default.
 
     Attributes:
         epochs: the epochs on disk, ascending.
@@ -83,14 +85,21 @@ class TrackerHistory:
         [[True, False, True]]
     """
 
-    def __init__(self, folder: str | Path) -> None:
-        found = _files(Path(folder)) or _files(Path(folder) / "tracker")
+    def __init__(
+        self, folder: str | Path, signal: str | None = None, *, most: int | None = None
+    ) -> None:
+        own = signal or ""
+        found = _files(Path(folder, own)) or _files(Path(folder, "tracker", own))
         if not found:
+            of = f"signal '{signal}'" if signal else "tracker"
             raise InputError(
-                f"{folder} holds no history of the tracker (epochNNNNNN.npy); `bcl fit "
+                f"{folder} holds no history of the {of} (epochNNNNNN.npy); `bcl fit "
                 "--history.every_n_epochs 1` writes one to tracker/ in the run's folder."
             )
         self.epochs = sorted(found)
+        if most is not None:
+            step = -(-len(self.epochs) // most)
+            self.epochs = self.epochs[::-1][::step][::-1]
         self._tables = [_map(found[epoch]) for epoch in self.epochs]
         sizes = {table.shape[1] for table in self._tables}
         if len(sizes) > 1:

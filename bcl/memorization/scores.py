@@ -7,8 +7,9 @@ from torch import Tensor
 
 from bcl.core.checks import check_choice
 
-Normalization = Literal["max", "rank"]
-NORMALIZATIONS: tuple[Normalization, ...] = ("max", "rank")
+Normalization = Literal["max", "rank", "quantile"]
+NORMALIZATIONS: tuple[Normalization, ...] = ("max", "rank", "quantile")
+CLIPPED = 0.01  # share at either end that ``"quantile"`` clips
 
 
 def memorization_scores(
@@ -19,13 +20,15 @@ def memorization_scores(
     .. math:: M_i = \tfrac12 \Bigl(\frac{L_i - \bar L}{\max_j |L_j - \bar L|} + 1\Bigr)
 
     over the samples that were seen. The released code also divides by the standard deviation,
-    which cancels. With ``"rank"``, :math:`M_i` is the rank of :math:`L_i` over :math:`n - 1`, which
-    is robust to outliers; ties share their mean rank. Equal losses give 0.5.
+    which cancels. One outlier squeezes all other scores towards 0.5, the mean of the scores. In two
+    variants it does not: ``"quantile"`` first clips the losses to their 1 % and 99 % quantiles;
+    with ``"rank"``, :math:`M_i` is the rank of :math:`L_i` over :math:`n - 1`, and ties share their
+    mean rank. The mean stays 0.5. Equal losses give 0.5.
 
     Args:
         momentum_loss: (N,) momentum losses.
         seen: (N,) bool, the samples that have a loss; the others score 0.
-        normalization: ``"max"`` (the paper) or ``"rank"``.
+        normalization: ``"max"`` (the paper), ``"rank"`` or ``"quantile"``.
 
     Returns:
         (N,) scores of the dtype of ``momentum_loss``.
@@ -40,6 +43,8 @@ def memorization_scores(
     check_choice("normalization", normalization, NORMALIZATIONS)
     if normalization == "rank":
         return _rank_scores(momentum_loss, seen)
+    if normalization == "quantile":
+        momentum_loss = _clipped(momentum_loss, seen)
     count = seen.sum().clamp(min=1)  # ()
     mean = torch.where(seen, momentum_loss, 0).sum() / count  # ()
     deviation = torch.where(seen, momentum_loss - mean, 0)  # (N,)
@@ -48,6 +53,14 @@ def memorization_scores(
     rounding = torch.finfo(momentum_loss.dtype).eps * mean.abs()
     ratio = torch.where(largest > rounding, deviation / largest, 0)
     return torch.where(seen, (0.5 * (ratio + 1)).clamp(0, 1), 0)
+
+
+def _clipped(momentum_loss: Tensor, seen: Tensor) -> Tensor:
+    """Losses within the quantiles of those that were seen."""
+    ordered = torch.where(seen, momentum_loss, torch.inf).sort().values
+    last = (seen.sum() - 1).clamp(min=0)  # ()
+    margin = (last * CLIPPED).round().long()
+    return momentum_loss.clamp(ordered[margin], ordered[last - margin])
 
 
 def _rank_scores(momentum_loss: Tensor, seen: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """A momentum loss and a memorization score for every training sample."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 import torch
@@ -39,7 +39,7 @@ class MemorizationTracker(nn.Module):
     Args:
         num_samples: N, the number of training samples; ids run from 0 to N - 1.
         momentum: :math:`\beta` in [0, 1).
-        normalization: ``"max"`` (the paper) or ``"rank"`` (robust to outliers).
+        normalization: ``"max"`` (the paper), ``"rank"`` or ``"quantile"`` (robust to outliers).
 
     Source: BCL (arXiv 2205.12693), equations 2 and 3.
 
@@ -97,25 +97,19 @@ class MemorizationTracker(nn.Module):
             InputError: shapes that differ, an id outside [0, N), or a loss that is not finite;
                 nothing of the step is then recorded, on any rank.
         """
-        self.flush()
         if ids.ndim != 1 or ids.shape != losses.shape:
             raise InputError(
                 f"ids and losses must both be of shape (B,), got {tuple(ids.shape)} and "
                 f"{tuple(losses.shape)}; use a loss with reduction='none'."
             )
-        if ids.is_floating_point() or ids.dtype == torch.bool:
-            raise InputError(f"ids must be integers, got {ids.dtype}.")
-        device = self.momentum_loss.device
-        losses = losses.detach().to(device, torch.float32)
-        ids, losses = _gather(ids.to(device, torch.int64), losses)
-        if ids.numel() == 0:
-            return
+        update_together([self], ids, losses[None], wait=wait)
+
+    def _take(self, ids: Tensor, losses: Tensor) -> None:
+        """Update with the values of all ranks; a GPU reports later what it refused."""
         if ids.numel() > _KERNEL_ROWS or not runs_triton(self.momentum_loss):
             self._update(ids, losses)
-            return
-        self._verdict = self._launch(ids, losses)
-        if wait:
-            self.flush()
+        else:
+            self._verdict = self._launch(ids, losses)
 
     def _update(self, ids: Tensor, losses: Tensor) -> None:
         """Update in plain PyTorch, with one transfer to the host."""
@@ -221,10 +215,60 @@ class MemorizationTracker(nn.Module):
         )
 
 
-def _gather(ids: Tensor, losses: Tensor) -> tuple[Tensor, Tensor]:
-    """Concatenate the rows of all ranks in rank order; batches may differ in size."""
+@torch.no_grad()
+def update_together(
+    trackers: Sequence[MemorizationTracker], ids: Tensor, values: Tensor, *, wait: bool = True
+) -> None:
+    """Update trackers of the same samples, a row of values each: all of them, or none.
+
+    The ranks exchange all rows at once.
+
+    Args:
+        trackers: T of them, on one device.
+        ids: (B,) int64 sample ids.
+        values: (T, B) finite values; B may differ between ranks.
+        wait: as in `MemorizationTracker.update`.
+
+    Raises:
+        InputError: as `MemorizationTracker.update`; nothing of the step is then recorded.
+
+    Example:
+        >>> trackers = [MemorizationTracker(3), MemorizationTracker(3)]
+        >>> update_together(trackers, torch.tensor([2]), torch.tensor([[1.0], [5.0]]))
+        >>> [tracker.momentum_loss.tolist() for tracker in trackers]
+        [[0.0, 0.0, 1.0], [0.0, 0.0, 5.0]]
+    """
+    assert values.shape == (len(trackers), len(ids)), "a row of values per tracker"
+    for tracker in trackers:
+        tracker.flush()
+    if ids.is_floating_point() or ids.dtype == torch.bool:
+        raise InputError(f"ids must be integers, got {ids.dtype}.")
+    device = trackers[0].momentum_loss.device
+    values = values.detach().to(device, torch.float32)
+    ids, values = _gather(ids.to(device, torch.int64), values)
+    if ids.numel() == 0:
+        return
+    if len(trackers) > 1:  # a value that is not finite makes its sample's others NaN
+        values = values + values.sum(0, dtype=torch.float64).mul_(0).float()
+    for tracker, row in zip(trackers, values, strict=True):
+        tracker._take(ids, row)
+    if wait:
+        for tracker in trackers:
+            tracker.flush()
+
+
+def _gather(ids: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """Concatenate (B,) and (T, B) of all ranks in rank order; batches may differ in size."""
     if world_size() == 1:
-        return ids, losses
-    # float64 holds ids up to 2**53 and float32 losses exactly, so one collective carries both.
-    table = gather_rows(torch.stack([ids.double(), losses.double()], 1))  # (N, 2)
-    return table[:, 0].to(torch.int64), table[:, 1].to(torch.float32)
+        return ids, values
+    # float64 holds ids up to 2**53 and float32 values exactly, so one collective carries all.
+    table = gather_rows(torch.cat([ids.double()[None], values.double()]).T.contiguous())  # (N, .)
+    return table[:, 0].to(torch.int64), table[:, 1:].T.to(torch.float32)
+
+
+def trackers_of(method: Any) -> dict[str, MemorizationTracker]:
+    """A method's trackers by signal, the one that steers first; of a method with one, that."""
+    tracker = getattr(method, "tracker", None)
+    if tracker is None:
+        return {}
+    return getattr(method, "trackers", None) or {"loss": tracker}

@@ -1,18 +1,17 @@
 """Settings of a method's encoder, projector and memory; each builds its part."""
 
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
-from torch import Tensor, nn
+from torch import nn
 
-from bcl.core.checks import check_choice, check_count
+from bcl.core.checks import check_choice, check_count, check_positive
 from bcl.core.errors import InputError
-from bcl.losses.signals import contrastive_signals
 from bcl.memorization.scores import Normalization
+from bcl.memorization.signals import FEATURE_SIGNALS, SIGNALS, STEP_SIGNALS, FeatureSignal, Signal
 from bcl.memorization.tracker import MemorizationTracker
 from bcl.models import Projector, create_encoder
 
-Signal = Literal["loss", "misalignment", "isolation", "tailness"]
 ScoreSource = Literal["own", "mean", "shuffled"]
 SCORE_SOURCES: tuple[ScoreSource, ...] = ("own", "mean", "shuffled")
 
@@ -71,67 +70,86 @@ class ProjectorSettings:
 
 @dataclass(frozen=True)
 class MemorySettings:
-    """What the memory watches, and which score steers a sample's views.
+    """What the memory records, and which score steers a sample's views.
+
+    Signals are higher for samples that are more likely tail. Of every step, as momentum averages:
+    the trained ``"loss"`` (paper), or ``"misalignment"``, ``"isolation"`` and ``"tailness"`` of
+    `bcl.contrastive_signals`, which need two views that are compared within the batch. Of all
+    images at once, in evaluation mode, after the first epoch, every n epochs and the last:
+    ``"neighbors_1"``, ``"neighbors"`` (10), ``"neighbors_100"`` and ``"sparseness"`` of
+    `bcl.evaluation.feature_signals`, and the same of projections (``"projected_neighbors"``, ...).
 
     Args:
-        momentum: momentum of the loss memory, in [0, 1).
-        normalization: ``"max"`` (paper) or ``"rank"``; see `bcl.MemorizationTracker`.
+        momentum: momentum of the memory, in [0, 1).
+        normalization: ``"max"`` (paper), ``"rank"`` or ``"quantile"``, see
+            `bcl.memorization.scores.memorization_scores`.
         scores: the score that a sample's views follow: its ``"own"`` (paper), or one of two
             controls: the ``"mean"`` of all scores, or ``"shuffled"``, the score of another sample,
             drawn each epoch.
-        signal: what the memory watches: the ``"loss"`` that is trained (paper), or one of
-            `bcl.contrastive_signals` at its default temperature: ``"misalignment"``,
-            ``"isolation"`` or ``"tailness"``. These need two views.
-        loss: another loss to watch, a module that maps projections (V, B, D) to (B,) losses; it is
-            computed without gradient; only with ``signal="loss"``.
+        signal: the signal that steers.
+        watch: signals that are only recorded, beside the one that steers, each in a tracker of its
+            own.
+        loss: another loss as the signal ``"loss"``, a module that maps projections (V, B, D) to
+            (B,) losses; it is computed without gradient.
+        temperature: of `bcl.contrastive_signals`; at that of NT-Xent they cost least.
+        every_n_epochs: epochs between measurements of signals of all images.
 
     Example:
         >>> MemorySettings(normalization="rank").build(num_samples=100)
         MemorizationTracker(num_samples=100, momentum=0.97, normalization='rank')
+        >>> MemorySettings(signal="isolation", watch=("loss", "neighbors")).signals
+        ('isolation', 'loss', 'neighbors')
     """
 
     momentum: float = 0.97
     normalization: Normalization = "max"
     scores: ScoreSource = "own"
     signal: Signal = "loss"
+    watch: tuple[Signal, ...] = ()
     loss: nn.Module | None = None
+    temperature: float = 0.2
+    every_n_epochs: int = 10
 
     def __post_init__(self) -> None:
         check_choice("memory.scores", self.scores, SCORE_SOURCES)
-        check_choice("memory.signal", self.signal, get_args(Signal))
-        if self.loss is not None and self.signal != "loss":
+        check_choice("memory.signal", self.signal, SIGNALS)
+        for name in [self.watch] if isinstance(self.watch, str) else self.watch:
+            check_choice("signal in memory.watch", name, SIGNALS)
+        check_positive("memory.temperature", self.temperature)
+        check_count("memory.every_n_epochs", self.every_n_epochs)
+        if self.loss is not None and "loss" not in (self.signal, *self.watch):
             raise InputError(
-                f"memory.signal='{self.signal}' and memory.loss both name what to watch; set one."
+                f"memory.loss is given, but memory.signal='{self.signal}' and memory.watch records "
+                "no loss; add 'loss' to memory.watch, or leave memory.loss."
             )
         self.build(num_samples=1)  # checks the other arguments
 
-    def watched(self) -> nn.Module | None:
-        """Return what maps (V, B, D) to the (B,) numbers to watch; None for the trained loss."""
-        if self.signal != "loss":
-            return WatchedSignal(self.signal)
-        return None if self.loss is None else per_sample(self.loss)
+    @property
+    def signals(self) -> tuple[Signal, ...]:
+        """All that is recorded; the first steers."""
+        named = dict.fromkeys((self.signal, *self.watch))
+        # A loss that is not finite shows where a signal of the step is recorded.
+        return tuple(named) if named.keys() & {*STEP_SIGNALS} else (*named, "loss")
 
-    def build(self, num_samples: int) -> MemorizationTracker:
-        """Build the tracker of a training set."""
-        return MemorizationTracker(num_samples, self.momentum, self.normalization)
+    @property
+    def of_steps(self) -> tuple[Signal, ...]:
+        """Those of every step."""
+        return tuple(name for name in self.signals if name in STEP_SIGNALS)
 
+    @property
+    def of_features(self) -> tuple[FeatureSignal, ...]:
+        """Those of all images at once."""
+        return tuple(name for name in FEATURE_SIGNALS if name in self.signals)
 
-class WatchedSignal(nn.Module):
-    """One of `bcl.contrastive_signals` by name, from projections (2, B, D)."""
+    @property
+    def contrasts(self) -> bool:
+        """Whether any comes from `bcl.contrastive_signals`."""
+        return any(name != "loss" for name in self.of_steps)
 
-    def __init__(self, name: str) -> None:
-        super().__init__()
-        self.name = name
-
-    def forward(self, z: Tensor) -> Tensor:
-        """(2, B, D) to (B,)."""
-        if len(z) != 2:
-            raise InputError(
-                f"memory.signal='{self.name}' compares two views, got {len(z)}; use two views, or "
-                "memory.signal='loss'."
-            )
-        signal: Tensor = getattr(contrastive_signals(z[0], z[1]), self.name)
-        return signal
+    def build(self, num_samples: int, signal: str = "loss") -> MemorizationTracker:
+        """Build the tracker of a signal; measurements of all images are not averaged."""
+        momentum = self.momentum if signal in STEP_SIGNALS else 0.0
+        return MemorizationTracker(num_samples, momentum, self.normalization)
 
 
 def build_encoder(encoder: str | EncoderSettings | nn.Module, image_size: int) -> Any:

@@ -14,8 +14,9 @@ from bcl.core.errors import InputError
 from bcl.core.random import permutation
 from bcl.losses.context import call_loss, figures
 from bcl.losses.nt_xent import NTXentLoss
+from bcl.losses.signals import Signals, contrastive_signals, nt_xent_with_signals
 from bcl.losses.state import SampleState
-from bcl.memorization.tracker import MemorizationTracker
+from bcl.memorization.tracker import MemorizationTracker, update_together
 from bcl.methods.optimizers import OptimizerSettings
 from bcl.methods.schedule import ScheduleSettings
 from bcl.methods.settings import (
@@ -31,15 +32,15 @@ _SHUFFLE_STREAM = 0x5C0E  # separates the shuffled scores from other random numb
 
 
 class SampleLosses(NamedTuple):
-    """What a step trains on and what the memory watches.
+    """What a step trains on and what the memory records.
 
     Args:
         losses: (B,) losses with gradient.
-        watched: (B,) losses without gradient, for the tracker.
+        watched: (B,) without gradient, by signal.
     """
 
     losses: Tensor
-    watched: Tensor
+    watched: dict[str, Tensor]
 
 
 class SimCLR(pl.LightningModule):
@@ -48,10 +49,11 @@ class SimCLR(pl.LightningModule):
     .. math:: z_{v,i} = g(f(\mathrm{view}_v(x_i))), \qquad
         \text{loss} = \tfrac1B \textstyle\sum_i \ell_i(z)
 
-    The memory watches the losses of every run; it steers the views only where they have a
-    ``boost`` (see `bcl.BCL`). Labels are never read. Images are normalized with the encoder's
-    ``mean`` and ``std`` if it has such tuples, as pretrained and exported encoders do, or else with
-    ImageNet's, as in the released code, which does so on CIFAR too.
+    The memory records the losses of every run, or other signals (`bcl.methods.MemorySettings`), and
+    steers the views where they have a ``boost`` (see `bcl.BCL`). Labels are never read. Images are
+    normalized with the encoder's ``mean`` and ``std`` if it has such tuples, as pretrained and
+    exported encoders do, or else with ImageNet's, as in the released code, which does so on CIFAR
+    too.
 
     Args:
         encoder: a name for `bcl.create_encoder`, its settings, or a module that maps
@@ -71,8 +73,8 @@ class SimCLR(pl.LightningModule):
         seed: seed of the views; by default they keep their own.
 
     Raises:
-        InputError: a loss that reduces its batch, an encoder without ``num_features``, or views
-            that normalize.
+        InputError: a loss that reduces its batch, an encoder without ``num_features``, views that
+            normalize, or signals of two views with another number of views.
 
     Source: SimCLR (arXiv 2002.05709) with the settings of BCL (arXiv 2205.12693).
 
@@ -84,7 +86,7 @@ class SimCLR(pl.LightningModule):
         torch.Size([8])
     """
 
-    tracker: MemorizationTracker  # None until the size of the training set is known
+    tracker: MemorizationTracker  # that steers; None until the size of the training set is known
     mean: Tensor
     std: Tensor
 
@@ -118,12 +120,14 @@ class SimCLR(pl.LightningModule):
         self.projector = projector
         self.loss = NTXentLoss(0.2, reduction="none") if loss is None else per_sample(loss)
         self.memory = memory if isinstance(memory, MemorySettings) else MemorySettings()
-        self.watched_loss = self.memory.watched()
+        self._check_views_of_signals()
+        self.watched_loss = None if self.memory.loss is None else per_sample(self.memory.loss)
         self.register_module("tracker", None)
+        self.watched = nn.ModuleDict()  # trackers of signals that do not steer
         if isinstance(memory, MemorizationTracker):
-            self._set_tracker(memory)
+            self._set_trackers(memory)
         elif num_samples is not None:
-            self._set_tracker(memory.build(num_samples))
+            self._build_trackers(num_samples)
         self.optimizer = optimizer
         self.schedule = schedule
         for name, default in zip(("mean", "std"), NORMALIZATIONS["imagenet"], strict=True):
@@ -135,18 +139,42 @@ class SimCLR(pl.LightningModule):
         """Return the views, or build the default ones for an image size."""
         return ContrastiveViews(views) if isinstance(views, int) else views
 
-    def _set_tracker(self, tracker: MemorizationTracker) -> None:
-        self.tracker = tracker.to(self.device)
+    def _check_views_of_signals(self) -> None:
+        count = self.views.num_views + self.views.num_local
+        if self.memory.contrasts and count != 2:
+            named = ", ".join(name for name in self.memory.of_steps if name != "loss")
+            raise InputError(
+                f"the memory needs two views of an image for {named}, and there are {count}; use "
+                "num_views=2 without local views, or record the loss or signals of features."
+            )
+
+    def _build_trackers(self, num_samples: int) -> None:
+        first, *others = (self.memory.build(num_samples, name) for name in self.memory.signals)
+        self._set_trackers(first, *others)
+
+    def _set_trackers(self, first: MemorizationTracker, *others: MemorizationTracker) -> None:
+        self.tracker = first.to(self.device)
+        for name, tracker in zip(self.memory.signals[1:], others, strict=True):
+            self.watched[name] = tracker.to(self.device)
         states = [each for each in self.loss.modules() if isinstance(each, SampleState)]
         for state in states:
-            state.allocate(tracker.num_samples, self.device)
-        # They keep themselves equal on all ranks. DDP would broadcast their N rows every step.
+            state.allocate(first.num_samples, self.device)
+        # They keep themselves equal on all ranks. DDP would broadcast their rows every step.
+        alone = [*self.trackers.values(), *states]
         self._ddp_params_and_buffers_to_ignore = [
             f"{name}.{buffer}"
             for name, part in self.named_modules()
-            if part is tracker or part in states
+            if any(part is each for each in alone)
             for buffer, _ in part.named_buffers()
         ]
+
+    @property
+    def trackers(self) -> dict[str, MemorizationTracker]:
+        """The trackers by signal, the one that steers first; none before the size is known."""
+        if self.tracker is None:
+            return {}
+        others: Any = self.watched.values()
+        return dict(zip(self.memory.signals, (self.tracker, *others), strict=True))
 
     # --- features -------------------------------------------------------------------------
 
@@ -163,15 +191,26 @@ class SimCLR(pl.LightningModule):
         """(B, 3, H, W) images, uint8 or in [0, 1], to (B, D) features, with gradient."""
         return self.encoder(self.normalize(images))  # type: ignore[no-any-return]
 
-    @torch.no_grad()
-    def encode(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) images, uint8 or in [0, 1], to (B, D) features, in evaluation mode."""
+    @contextlib.contextmanager
+    def _evaluating(self) -> Iterator[None]:
         training = self.training
         self.eval()
         try:
-            return self(images)  # type: ignore[no-any-return]
+            with torch.no_grad():
+                yield
         finally:
             self.train(training)
+
+    def encode(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) images, uint8 or in [0, 1], to (B, D) features, in evaluation mode."""
+        with self._evaluating():
+            return self(images)  # type: ignore[no-any-return]
+
+    def embed(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, 3, H, W) images to (B, D) features and (B, D') projections, in evaluation mode."""
+        with self._evaluating():
+            features = self(images)
+            return features, self.projector(features)
 
     def trained_encoder(self) -> nn.Module:
         """Return the encoder whose features `encode` returns, for an export."""
@@ -188,9 +227,15 @@ class SimCLR(pl.LightningModule):
     def sample_losses(
         self, views: Tensor | list[Tensor], ids: Tensor | None = None
     ) -> SampleLosses:
-        """(V, B, 3, S, S) views of samples ``ids`` to the losses that train and are watched."""
+        """(V, B, 3, S, S) views of samples ``ids`` to losses and what the memory records."""
         z = self.project(views)  # (V, B, D)
-        return self.watch(z, self.loss_of(z, ids=ids))
+        if not (self.memory.contrasts and isinstance(self.loss, NTXentLoss)):
+            return self.watch(z, self.loss_of(z, ids=ids))
+        temperature = self.loss.temperature_at(self.current_epoch, self._epochs())
+        losses, signals = nt_xent_with_signals(
+            self.loss, z, temperature, signal_temperature=self.memory.temperature
+        )
+        return self.watch(z, losses, signals)
 
     def loss_of(self, z: Tensor, *more: Any, **known: Any) -> Tensor:
         """(V, B, D) projections, and what the loss takes besides, to (B,) losses."""
@@ -202,16 +247,25 @@ class SimCLR(pl.LightningModule):
         """Epochs of the run; without a trainer there is one."""
         return 1 if self._trainer is None else self.trainer.max_epochs or 1
 
-    def watch(self, z: Tensor, losses: Tensor) -> SampleLosses:
-        """Add what the memory watches: the losses themselves, or another loss of (V, B, D) z."""
+    def watch(self, z: Tensor, losses: Tensor, signals: Signals | None = None) -> SampleLosses:
+        """Add what the memory records of (V, B, D) z: losses, another loss of z, signals."""
         detached = losses.detach()
-        if self.watched_loss is None:
-            return SampleLosses(losses, detached)
+        found: dict[str, Tensor] = {"loss": detached}
         with torch.no_grad():
-            watched = self.watched_loss(z.detach())  # (B,)
-        # The tracker refuses losses that are not finite and names their samples; so a finite
-        # watched loss must not hide one that trains.
-        return SampleLosses(losses, torch.where(detached.isfinite(), watched, detached))
+            if self.memory.contrasts:
+                if signals is None:
+                    first, second = z.detach()
+                    signals = contrastive_signals(first, second, self.memory.temperature)
+                found = signals._asdict() | found
+            if self.watched_loss is not None:
+                found["loss"] = self.watched_loss(z.detach())  # (B,)
+        # The trackers refuse values that are not finite and name their samples; so finite ones
+        # must not hide a loss that trains and is not.
+        finite = detached.isfinite()
+        watched: dict[str, Tensor] = {
+            n: torch.where(finite, found[n], detached) for n in self.memory.of_steps
+        }
+        return SampleLosses(losses, watched)
 
     # --- training -------------------------------------------------------------------------
 
@@ -227,7 +281,7 @@ class SimCLR(pl.LightningModule):
                     "the size of the training set is unknown; set num_samples=N, or train with a "
                     "datamodule that has num_samples."
                 )
-            self._set_tracker(self.memory.build(samples))
+            self._build_trackers(samples)
         elif samples not in (None, self.tracker.num_samples):
             raise InputError(
                 f"the method tracks {self.tracker.num_samples} samples but the datamodule has "
@@ -250,9 +304,11 @@ class SimCLR(pl.LightningModule):
         images, ids = batch["image"], batch["id"]  # (B, 3, H, W), (B,)
         scores = self.view_scores(ids) if self.views.boost is not None else None
         views = self.views(images, scores=scores, ids=ids, epoch=self.current_epoch)
-        losses, watched = self.sample_losses(views, ids)  # (B,), (B,)
-        with self._naming_the_step():
-            self.tracker.update(ids, watched, wait=False)
+        losses, watched = self.sample_losses(views, ids)  # (B,), (B,) by signal
+        trackers = [self.trackers[name] for name in watched]
+        if watched:
+            with self._naming_the_step():
+                update_together(trackers, ids, torch.stack(list(watched.values())), wait=False)
         loss: Tensor = losses.mean()
         self.log(
             "loss", loss.detach(), on_step=False, on_epoch=True, prog_bar=True, batch_size=len(ids)
@@ -263,7 +319,8 @@ class SimCLR(pl.LightningModule):
         """Stop before the step if the tracker refused its losses."""
         # Not in `training_step`: until here a GPU runs the backward pass without waiting.
         with self._naming_the_step():
-            self.tracker.flush()
+            for tracker in self.trackers.values():
+                tracker.flush()
 
     @contextlib.contextmanager
     def _naming_the_step(self) -> Iterator[None]:
@@ -274,7 +331,8 @@ class SimCLR(pl.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Refresh the scores once per epoch, before checkpoints are written."""
-        self.tracker.refresh()
+        for tracker in self.trackers.values():
+            tracker.refresh()
         for name, value in figures(self.loss, self.current_epoch, self._epochs()).items():
             self.log(name, value)
 
@@ -304,16 +362,23 @@ class SimCLR(pl.LightningModule):
         return self.schedule.factor(step, total=total, epochs=epochs, base=base)  # type: ignore[arg-type]
 
     def on_train_start(self) -> None:
-        """Set the learning rate of the first step."""
+        """Set the learning rate of the first step; see that signals of features are measured."""
+        callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]
+        measured = any(hasattr(each, "measures_signals") for each in callbacks)
+        if self.memory.of_features and not measured:
+            raise InputError(
+                f"{', '.join(self.memory.of_features)} are measured between epochs; train with "
+                "`bcl fit`, or give the trainer the callback bcl.training.FeatureSignals()."
+            )
         if self.global_step == 0:
             for group in self.trainer.optimizers[0].param_groups:
                 group["lr"] = group["initial_lr"] * self._rate_factor(0)
 
     def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
-        """Load weights and tracker; a method without a tracker takes the saved size."""
+        """Load weights and trackers; a method without trackers takes the saved size."""
         saved = state_dict.get("tracker.momentum_loss")
         if self.tracker is None and saved is not None:
-            self._set_tracker(self.memory.build(saved.numel()))
+            self._build_trackers(saved.numel())
         return super().load_state_dict(state_dict, strict=strict, assign=assign)
 
 

@@ -358,22 +358,23 @@ def _history(run: ProbeReport) -> list[Row]:
 
 
 def momentum_loss(method: Method) -> str:
-    """Momentum loss of each class over its training images; empty without seen samples."""
-    data, rows = method.first.data, []
-    for row in method.first.tracker["by_class"] if method.first.tracker else ():
+    """What the memory holds of each class over its training images; empty without seen samples."""
+    data, rows, tracker = method.first.data, [], method.first.tracker or {}
+    signal = tracker.get("signal", "loss")
+    for row in tracker.get("by_class", ()):
         name, count = (data[key][row["class"]] for key in ("class_names", "class_counts"))
         if row["mean"] is not None and count > 0:
-            tip = f"{name}: {count:,} images, momentum loss {row['mean']:.3f}"
+            tip = f"{name}: {count:,} images, momentum {signal} {row['mean']:.3f}"
             rows.append({**row, "x": count, "y": row["mean"], "tip": tip})
     if not rows:
         return ""
     stems = layer("rule", rows, method, strokeWidth=1.4, opacity=0.5)
     return draw(
-        f"Momentum loss of {method.label}",
-        "mean momentum loss of each class over its number of training images; bars from the lower "
-        "to the upper quartile of its samples",
+        f"Momentum {signal} of {method.label}",
+        f"mean momentum {signal} of each class over its number of training images; bars from the "
+        "lower to the upper quartile of its samples",
         log_axis(IMAGES),
-        axis("momentum loss"),
+        axis(f"momentum {signal}"),
         [stems, *trends([(method, rows)])],
     )
 

@@ -5,13 +5,12 @@ import json
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 from bcl.core.checks import check_choice
 from bcl.core.errors import InputError
 from bcl.core.files import check_writable, write_text
 from bcl.evaluation.results import SCHEMA, ProbeReport
-from bcl.report import charts, tables
+from bcl.report import charts, discovery, tables
 from bcl.report.compare import COLUMNS, compare, difference_notes, methods, small_group_notes
 from bcl.report.confusion import tail_confusion
 
@@ -20,13 +19,6 @@ FORMATS = {
     "tex": tables.latex_table,
     "csv": tables.csv_table,
     "json": tables.comparison_json,
-}
-DISCOVERED = {
-    "auc": "AUC, tail against head",
-    "average_precision": "Average precision",
-    "phi": "φ at 10 %",
-    "spearman_samples": "Spearman, samples",
-    "spearman_classes": "Spearman, class means",
 }
 IMAGE_ROWS = {
     "highest": (
@@ -121,16 +113,6 @@ def json_schema(path: Path) -> str | None:
     return str(values.get("schema", "")) if isinstance(values, dict) else ""
 
 
-def found_tail(discovery: dict[str, Any] | None) -> str:
-    """Whether high losses are those of the tail, in words, by the interval of the AUC."""
-    if discovery is None:
-        return "not measured"
-    _, low, high = discovery["auc"]
-    if low <= 0.5 <= high:
-        return "not shown: chance is within the interval"
-    return "yes" if low > 0.5 else "no: the head has the higher losses"
-
-
 def render_html(runs: Sequence[ProbeReport], title: str) -> str:
     """The page as text."""
     try:
@@ -153,7 +135,7 @@ def render_html(runs: Sequence[ProbeReport], title: str) -> str:
         "percent": tables.percent,
         "stars": tables.stars,
         "decimal": lambda x: "–" if x is None or x != x else f"{x:.3f}",
-        "found_tail": found_tail,
+        "found_tail": discovery.found_tail,
         "base64": lambda content: base64.b64encode(content).decode(),
         "pretty": lambda x: json.dumps(x, indent=2, ensure_ascii=False, default=str),
     }
@@ -172,7 +154,7 @@ def render_html(runs: Sequence[ProbeReport], title: str) -> str:
             if {protocol, "labels"} <= (found := (run := method.first).predictions).keys()
         ],
         image_rows=IMAGE_ROWS,
-        discovered=DISCOVERED,
+        discovery=discovery,
         charts=charts,
         markdown=tables.markdown_table(runs),
         latex=tables.latex_table(runs),

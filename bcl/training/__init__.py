@@ -1,5 +1,6 @@
-"""A run: trainer, checkpoints, record, loggers, progress, the online probe and the watch."""
+"""A run: trainer, checkpoints, record, loggers, progress, and what is measured beside it."""
 
+from bcl.training.feature_signals import FeatureSignals as FeatureSignals
 from bcl.training.fit import make_trainer as make_trainer
 from bcl.training.history import HistoryWriter as HistoryWriter
 from bcl.training.loggers import LogHistory as LogHistory

@@ -408,7 +408,9 @@ def _encoder_difference(saved: dict[str, Any], own: dict[str, Any]) -> str | Non
 def _tensor_difference(saved: dict[str, Tensor], own: dict[str, Tensor]) -> str | None:
     """Compare the tensors' shapes; a method may have no tracker yet."""
     shapes, wanted = ({name: tuple(x.shape) for name, x in each.items()} for each in (saved, own))
-    tracked = {name for name in shapes if name.startswith("tracker.") and name not in wanted}
+    tracked = {
+        name for name in shapes if name.startswith(("tracker.", "watched.")) and name not in wanted
+    }
     names = [name for name in {**wanted, **shapes} if name not in tracked]
     wrong = [name for name in names if shapes.get(name) != wanted.get(name)]
     if not wrong:

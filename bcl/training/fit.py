@@ -18,6 +18,7 @@ from pytorch_lightning.callbacks import Callback, TQDMProgressBar
 from bcl.core.errors import InputError, Interrupted, find_input_error
 from bcl.core.locks import locked
 from bcl.training.checkpoints import AtomicCheckpointIO, Checkpoints, TorchRandomState
+from bcl.training.feature_signals import FeatureSignals
 from bcl.training.history import HistoryWriter
 from bcl.training.loggers import LogHistory
 from bcl.training.online_probe import OnlineProbe
@@ -65,6 +66,7 @@ def make_trainer(
     progress, terminal = settings.get("enable_progress_bar") is not False, sys.stdout.isatty()
     if progress:
         callbacks.append(TQDMProgressBar() if terminal else PlainProgress(recorder))
+    callbacks.append(FeatureSignals())
     if history_every is not None:
         keep = resumed_at is not None
         callbacks.append(HistoryWriter(Path(folder) / "tracker", history_every, keep))

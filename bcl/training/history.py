@@ -1,21 +1,22 @@
 """The tracker's history, written while a run is running."""
 
 from pathlib import Path
-from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 
 from bcl.core.checks import check_count
 from bcl.memorization.history import forget_epochs, write_epoch
+from bcl.memorization.tracker import trackers_of
 from bcl.training.checkpoints import is_cut, is_last_epoch
 
 
 class HistoryWriter(Callback):
-    """Write momentum losses and scores of all samples to disk every n epochs.
+    """Write what the memory holds of all samples to disk every n epochs.
 
-    Rank 0 writes one file per epoch, 8 bytes per sample, before the epoch's checkpoint, so a
-    resumed run has the files of an uninterrupted one. Read them with `bcl.TrackerHistory`.
+    Rank 0 writes one file per epoch, 8 bytes per sample, for the signal that steers, and others in
+    folders named after the signals that are watched, before the epoch's checkpoint; so a resumed
+    run has the files of an uninterrupted one. Read them with `bcl.TrackerHistory`.
 
     Args:
         folder: where the files go.
@@ -47,9 +48,12 @@ class HistoryWriter(Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the epoch."""
-        tracker: Any = getattr(pl_module, "tracker", None)
-        if tracker is None or not trainer.is_global_zero or is_cut(trainer):
+        trackers = trackers_of(pl_module)
+        if not trackers or not trainer.is_global_zero or is_cut(trainer):
             return
         done = trainer.current_epoch + 1
         if done % self.every_n_epochs == 0 or is_last_epoch(trainer):
-            write_epoch(self.folder, trainer.current_epoch, tracker)
+            steering, *_ = trackers
+            for signal, tracker in trackers.items():
+                folder = self.folder if signal == steering else self.folder / signal
+                write_epoch(folder, trainer.current_epoch, tracker)

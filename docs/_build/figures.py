@@ -22,6 +22,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import page  # noqa: E402
 import results_page  # noqa: E402
+import signals_page  # noqa: E402
 
 CALL = re.compile(r"\{\{ (\w+)\((.*?)\) \}\}", re.DOTALL)
 TITLES = {
@@ -211,6 +212,9 @@ MACROS: dict[str, Callable[..., str]] = {
     "inverse": inverse,
     "benchmark": benchmark,
     "results": results_page.page,
+    "signals_predicted": signals_page.predictions,
+    "signals_found": signals_page.found,
+    "signals_steering": signals_page.steering,
     "op_distances": op_distances,
     "config": config,
     "configs": configs,

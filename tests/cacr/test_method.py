@@ -46,7 +46,7 @@ def test_batch_form_is_the_loss_of_the_projections():
     expected = CACRLoss.paper("cifar10", reduction="none")(method.project(views))
     losses, watched = method.sample_losses(views)
     torch.testing.assert_close(losses, expected)
-    assert torch.equal(losses.detach(), watched)
+    assert torch.equal(losses.detach(), watched["loss"])
 
 
 def test_queue_takes_the_keys_of_the_last_view_which_are_no_negatives_of_the_step():

@@ -1,5 +1,6 @@
 """The table of methods and seeds that the evidence comes from."""
 
+import dataclasses
 import importlib
 import inspect
 import json
@@ -12,6 +13,8 @@ import time
 import types
 from pathlib import Path
 
+import cells
+import collect
 import preset as presets
 import pytest
 import reproduce
@@ -20,24 +23,27 @@ import summary
 import yaml
 from commands import Command
 from places import ROOT
+from preset_files import SMALL, fake, write
 
 import bcl
 from bcl.augment import ChainSettings
 from bcl.core.errors import InputError
 from bcl.core.instantiate import instantiate
-from bcl.evaluation.results import Draw, Estimate, ProbeReport, ProtocolResult
-from bcl.evaluation.shots import shot_groups
+from bcl.evaluation.results import ProbeReport
 
 BENCHMARKS = ROOT / "benchmarks"
+NAMES = presets.preset_names()
+TABLES = [name for name in NAMES if not name.startswith("signals")]
+PARTS = [name for name in NAMES if "parts" not in presets.read_preset(name)]
 METHODS = {"simclr", "focal", "sdclr", "bcl_i", "bcl_d", "cacr", "cacr_k4", "bcl_cacr"}
 
 
-@pytest.mark.parametrize("name", presets.preset_names())
+@pytest.mark.parametrize("name", TABLES)
 def test_presets_change_what_they_say(name, tmp_path):
     preset = presets.read_preset(name)
     root = str(tmp_path) if preset.get("root") else None
-    cells = reproduce.table(preset, tmp_path, root, list(preset["runs"]), [3], {})
-    configs = {cell.key: yaml.safe_load(cell.config) for cell in cells}
+    table = cells.table(preset, tmp_path, root, list(preset["runs"]), [3], {})
+    configs = {cell.key: yaml.safe_load(cell.config) for cell in table}
     arguments = {key: config["model"]["init_args"] for key, config in configs.items()}
     boost = {
         key: args["views"]["init_args"]["boost"]["init_args"]
@@ -73,12 +79,12 @@ def test_presets_change_what_they_say(name, tmp_path):
     assert {pair for pairs in preset["compare"] for pair in pairs} <= set(preset["runs"])
 
 
-@pytest.mark.parametrize("name", presets.preset_names())
+@pytest.mark.parametrize("name", PARTS)
 def test_presets_name_settings_that_exist(name, tmp_path):
     preset = presets.read_preset(name)
     known = set(inspect.signature(bcl.SimCLR.__init__).parameters)
     root = str(tmp_path) if preset.get("root") else None
-    for cell in reproduce.table(preset, tmp_path, root, list(preset["runs"]), [0], {}):
+    for cell in cells.table(preset, tmp_path, root, list(preset["runs"]), [0], {}):
         config = yaml.safe_load(cell.config)
         own = inspect.signature(find_class(config["model"]["class_path"]).__init__).parameters
         assert set(config["model"]["init_args"]) <= known | set(own), cell.key
@@ -91,7 +97,7 @@ def test_presets_name_settings_that_exist(name, tmp_path):
 def test_the_cpu_preset_takes_cifar_from_torchvision_too(tmp_path):
     changes = {"data": {"class_path": "datamodules.CIFAR10LT"}}
     preset = presets.read_preset("cpu")
-    (cell,) = reproduce.table(preset, tmp_path, str(tmp_path), ["bcl_i"], [4], changes)
+    (cell,) = cells.table(preset, tmp_path, str(tmp_path), ["bcl_i"], [4], changes)
     data = instantiate(yaml.safe_load(cell.config)["data"])
     assert (data.root, data.max_per_class, data.split_seed) == (str(tmp_path), 258, 4)
 
@@ -103,7 +109,7 @@ def find_class(path):
 
 def test_every_run_of_the_cpu_preset_can_be_built(tmp_path):
     preset = presets.read_preset("cpu")
-    for cell in reproduce.table(preset, tmp_path, str(tmp_path), list(preset["runs"]), [0], {}):
+    for cell in cells.table(preset, tmp_path, str(tmp_path), list(preset["runs"]), [0], {}):
         method = instantiate(yaml.safe_load(cell.config)["model"])
         width = int(cell.key[-2:]) if cell.key.endswith(("_w16", "_w64")) else 32
         assert method.encoder.num_features == 4 * width, cell.key
@@ -137,6 +143,7 @@ def test_runs_a_table_goes_on_and_reports_a_failure(tmp_path, monkeypatch, capfd
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setattr(reproduce, "subprocess", Forked)
+    monkeypatch.setattr(collect, "subprocess", Forked)
 
     def run(*more):
         words = ["reproduce.py", "--preset", path, "--out", "out", "--jobs", "2", *more]
@@ -197,22 +204,6 @@ def test_wrong_words_are_refused_in_one_line(words, said, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["reproduce.py", *words])
     assert reproduce.main() == 2
     assert said in capsys.readouterr().err
-
-
-SMALL = {
-    "about": "digits",
-    "recipe": "digits_lt",
-    "seeds": [0, 1],
-    "protocols": "full",
-    "runs": {"a": {"label": "A", "method": "simclr"}, "b": {"label": "B", "method": "bcl_i"}},
-}
-
-
-def write(path, **changes):
-    """A preset file with these changes; None leaves a key out."""
-    preset = {key: value for key, value in (SMALL | changes).items() if value is not None}
-    path.write_text(yaml.safe_dump(preset))
-    return str(path)
 
 
 @pytest.mark.parametrize(
@@ -347,10 +338,10 @@ def test_two_commands_do_not_share_a_folder(sleeping, tmp_path):
 
 def test_an_unexpected_error_costs_the_other_runs_nothing(tmp_path, monkeypatch):
     preset = presets.read_preset(write(tmp_path / "preset.yaml"))
-    cells = reproduce.table(preset, tmp_path, None, ["a", "b"], [0], {})
+    table = cells.table(preset, tmp_path, None, ["a", "b"], [0], {})
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "a-0").write_text("a file where the folder should be")
-    runner = reproduce.Runner(cells, preset, 1, 1)
+    runner = reproduce.Runner(table, 1, 1)
     monkeypatch.setattr(runner, "command", lambda *_: True)
     monkeypatch.setattr(reproduce, "accuracy", lambda _: "")
     assert runner.all()
@@ -361,40 +352,12 @@ def test_an_unexpected_error_costs_the_other_runs_nothing(tmp_path, monkeypatch)
 
 def test_a_report_without_the_protocols_asked_for_is_not_done(tmp_path):
     preset = presets.read_preset(write(tmp_path / "preset.yaml"))
-    (cell,) = reproduce.table(preset, tmp_path, None, ["a"], [0], {})
-    runner = reproduce.Runner([cell], preset, 1, 1)
-    assert not runner.is_probed(cell)
+    (cell,) = cells.table(preset, tmp_path, None, ["a"], [0], {})
+    assert not collect.is_probed(cell)
     cell.report.parent.mkdir()
     fake(tmp_path, "x", 0, [0.1, 0.2, 0.3]).rename(cell.report)
-    assert runner.is_probed(cell)
-    more = reproduce.Runner([cell], preset | {"protocols": "full,knn"}, 1, 1)
-    assert not more.is_probed(cell)
-
-
-def fake(tmp_path, name, seed, values):
-    """A saved report with these accuracies of three classes."""
-    mean = Estimate.of([sum(values) / 3])
-    groups = zip(("many", "medium", "few"), (Estimate.of([v]) for v in values), strict=True)
-    draws = [Draw(mean.mean, mean.mean, values, {})]
-    entry = ProtocolResult(
-        "full", "linear", "all", draws, values, mean, mean, {"thirds": dict(groups)}, []
-    )
-    counts = [3, 2, 1]
-    data = {
-        "recipe": "r",
-        "test_hash": "t",
-        "test_images": 3,
-        "num_classes": 3,
-        "test_counts": [1] * 3,
-    }
-    report = ProbeReport(
-        {"name": name, "seed": seed, "history": [{"loss": 1.0}], "epochs": 1, "commit": "c"},
-        data | {"class_names": ["a", "b", "c"], "class_counts": counts},
-        {"thirds": shot_groups(counts)},
-        [entry],
-    )
-    report.save(tmp_path / f"{name}-{seed}")
-    return tmp_path / f"{name}-{seed}"
+    assert collect.is_probed(cell)
+    assert not collect.is_probed(dataclasses.replace(cell, protocols="full,knn"))
 
 
 def result(tmp_path, values, **about):
@@ -454,13 +417,13 @@ def test_runs_without_a_common_seed_are_plain_json(tmp_path):
 
 def test_a_part_does_not_take_the_place_of_the_whole(tmp_path):
     preset = presets.read_preset("digits")
-    two = reproduce.table(preset, tmp_path, None, ["simclr", "bcl_i"], [0], {})
+    two = cells.table(preset, tmp_path, None, ["simclr", "bcl_i"], [0], {})
     runs = [{"run": "simclr", "seed": 0}, {"run": "bcl_i", "seed": 0}]
-    reproduce.check_whole(two, tmp_path)  # no results yet
+    collect.check_whole(two, tmp_path)  # no results yet
     (tmp_path / "results.json").write_text(json.dumps({"runs": runs}))
-    reproduce.check_whole(two, tmp_path)
+    collect.check_whole(two, tmp_path)
     with pytest.raises(InputError, match="'simclr' with seed 0"):
-        reproduce.check_whole(two[1:], tmp_path)
+        collect.check_whole(two[1:], tmp_path)
 
 
 def test_results_of_one_preset_are_one_table(tmp_path):

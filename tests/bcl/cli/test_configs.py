@@ -27,7 +27,7 @@ def two_steps(method, size, batch):
     images = torch.randint(0, 256, (batch, 3, size, size), dtype=torch.uint8, generator=generator)
     ids = torch.arange(batch)
     optimizer = torch.optim.SGD(method.parameters(), lr=1e-3)
-    tracker = MemorizationTracker(batch)
+    trackers = {name: MemorizationTracker(batch) for name in method.memory.signals}
     for step in range(2):
         scores = torch.linspace(0, 1, batch) if method.views.boost is not None else None
         views = method.views(images, scores=scores, ids=ids, epoch=step)
@@ -37,8 +37,9 @@ def two_steps(method, size, batch):
         optimizer.zero_grad()
         losses.mean().backward()
         optimizer.step()
-        tracker.update(ids, watched)
-        tracker.refresh()
+        for name, values in watched.items():
+            trackers[name].update(ids, values)
+            trackers[name].refresh()
 
 
 SMALL = [name for name in config_names() if not name.startswith(("imagenet", "places"))]
@@ -69,7 +70,7 @@ def test_two_steps(name):
     config = compose(name)["model"]
     config["init_args"]["num_samples"] = 4
     method = instantiate(config)
-    two_steps(method, config["init_args"]["views"]["init_args"]["size"], 4)
+    two_steps(method, config["init_args"]["views"]["init_args"]["size"], 6)
 
 
 @pytest.mark.slow
@@ -83,7 +84,7 @@ def test_two_steps_at_224(name):
     if name != "imagenet_lt/bcl_d":  # on a ResNet-50 too: it has two branches and their norms
         config["init_args"]["encoder"] = "resnet10t"
         method = instantiate(config)
-    two_steps(method, 256, 2)
+    two_steps(method, 256, 6 if method.memory.contrasts else 2)
 
 
 @pytest.mark.parametrize("name", [n for n in config_names() if n.startswith(SAME_STEPS)])

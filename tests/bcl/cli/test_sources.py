@@ -11,13 +11,15 @@ from bcl.methods.settings import MemorySettings
 
 @pytest.mark.parametrize("signal", ["loss", "tailness"])
 def test_columns_are_named_after_what_the_memory_follows(tmp_path, monkeypatch, signal):
-    method = BCL("resnet8", memory=MemorySettings(signal=signal), num_samples=3)
+    method = BCL(
+        "resnet8", memory=MemorySettings(signal=signal, watch=("isolation",)), num_samples=3
+    )
     method.tracker.update(torch.tensor([0, 2]), torch.tensor([1.0, 2.0]))
     run = SimpleNamespace(method=method, data=SimpleNamespace(image_size=32), record={})
     monkeypatch.setattr("bcl.training.checkpoints.load_run", lambda _: run)
     (tmp_path / "last.ckpt").write_bytes(b"")
     found = open_encoder(str(tmp_path / "last.ckpt"), "cpu").signals
-    assert list(found) == [f"momentum_{signal}", "score"]
+    assert list(found) == [f"momentum_{signal}", "score", "momentum_isolation"]
     assert found[f"momentum_{signal}"].isnan().tolist() == [False, True, False]
 
 

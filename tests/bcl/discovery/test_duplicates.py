@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from bcl.discovery.duplicates import duplicate_distance, duplicate_groups
-from bcl.discovery.neighbors import Neighbors, nearest_neighbors
+from bcl.evaluation.neighbors import Neighbors, nearest_neighbors
 
 
 def by_loop(x, distance):

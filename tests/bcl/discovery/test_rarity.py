@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from bcl.core.errors import InputError
-from bcl.discovery.neighbors import nearest_neighbors
 from bcl.discovery.rarity import neighbor_distance, percentiles
+from bcl.evaluation.neighbors import nearest_neighbors
 
 
 def test_the_mean_over_k_as_by_loop():

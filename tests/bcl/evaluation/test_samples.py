@@ -7,6 +7,7 @@ from fakes import FakeData, encode
 import bcl
 from bcl.core.errors import InputError
 from bcl.evaluation.samples import summarize
+from bcl.memorization.history import write_epoch
 
 
 @pytest.fixture(scope="module")
@@ -46,3 +47,27 @@ def test_summary_of_losses_that_fall_with_frequency():
     assert only_head["discovery"] is None
     assert "0 samples are of tail" in only_head["discovery_note"]
     assert only_head["by_class"][2]["mean"] is None
+
+
+def test_every_signal_is_judged_at_the_end_and_by_epoch(tmp_path):
+    counts = FakeData().class_counts
+    labels = torch.as_tensor(FakeData().train_set().labels)
+    rarity = 1 / torch.as_tensor(counts)[labels].float()
+    trackers = {"loss": bcl.MemorizationTracker(128), "isolation": bcl.MemorizationTracker(128)}
+    for epoch, sign in enumerate((-1, 1, 1)):
+        for name, tracker in trackers.items():
+            good = rarity if name == "isolation" else -rarity
+            tracker.update(torch.arange(128), good * (1 if name == "loss" else sign))
+            write_epoch(tmp_path / ("" if name == "loss" else name), epoch, tracker)
+            tracker.refresh()
+    trackers["isolation"].momentum_loss.copy_(rarity)
+    found = bcl.evaluate(encode, FakeData(), tracker=trackers, history=tmp_path).tracker
+    assert found["signal"] == "loss"
+    assert found["discovery"]["auc"][0] == 0
+    signals = found["signals"]
+    assert [signals[name]["discovery"]["auc"][0] for name in trackers] == [0, 1]
+    assert [row["epoch"] for row in signals["loss"]["epochs"]] == [0, 1, 2]
+    assert {row["auc"] for row in signals["loss"]["epochs"]} == {0}
+    assert signals["isolation"]["epochs"][0]["auc"] == 0
+    alone = bcl.evaluate(encode, FakeData(), tracker=trackers["loss"]).tracker
+    assert alone["signals"]["loss"]["epochs"] == []

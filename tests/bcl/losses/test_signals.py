@@ -71,11 +71,20 @@ def test_laws():
     torch.testing.assert_close(unit, found)
 
 
-def test_one_row_is_the_loss_of_its_parts():
-    """loss = logaddexp(s / τ, -isolation) - s / τ where both rows of a sample are the same."""
-    z = pair(6)[0]
-    loss, misalignment, isolation, _ = contrastive_signals(z, z)
-    torch.testing.assert_close(loss, torch.logaddexp(-misalignment, -isolation) + misalignment)
+def test_a_row_is_the_loss_of_its_parts_on_distinct_views():
+    """loss = logaddexp(s⁺ / τ, -isolation) - s⁺ / τ in each row, of which a sample has two."""
+    temperature = 0.3
+    u = torch.nn.functional.normalize(torch.stack(pair(8, 6)), dim=-1)
+    rows = (u.flatten(0, 1) @ u.flatten(0, 1).T / temperature).view(2, 8, 2, 8)
+    itself = torch.eye(8, dtype=torch.bool)[None, :, None]
+    isolation = -rows.masked_fill(itself, -torch.inf).flatten(2).logsumexp(2)  # (2, 8)
+    positive = (u[0] * u[1]).sum(1) / temperature  # (8,)
+    loss = torch.logaddexp(positive, -isolation) - positive
+    found = contrastive_signals(*u, temperature)
+    assert not torch.allclose(*isolation)  # the rows of a sample differ
+    torch.testing.assert_close(found.isolation, isolation.mean(0))
+    torch.testing.assert_close(found.misalignment, -positive)
+    torch.testing.assert_close(found.loss, loss.mean(0))
 
 
 def test_nothing_has_a_gradient_and_half_precision_becomes_float32():
@@ -140,11 +149,20 @@ def test_ranks_agree_with_one_process(sizes):
     torch.testing.assert_close(torch.cat(parts, 1), whole)
 
 
+def signals_of(z, **options):
+    return nt_xent_with_signals(NTXentLoss(), torch.stack([z, z]), **options)
+
+
 BAD = [
     (lambda z: contrastive_signals(z[:1], z[:1]), "at least 2"),
     (lambda z: contrastive_signals(z, z, num_neighbors=7), "6 negatives"),
     (lambda z: contrastive_signals(z, z, num_neighbors=0), "num_neighbors"),
     (lambda z: contrastive_signals(z, z, temperature=0.0), "temperature"),
+    (lambda z: contrastive_signals(z, z, temperature=torch.tensor(0.2)), "one number"),
+    (lambda z: contrastive_signals(z, z, temperature=torch.full((4,), 0.2)), "one number"),
+    (lambda z: signals_of(z, signal_temperature=torch.tensor(0.2)), "one number"),
+    (lambda z: signals_of(z[:1]), "at least 2"),
+    (lambda z: signals_of(z), "6 negatives"),
     (lambda z: contrastive_signals(z, z[:3]), "same order"),
     (lambda z: contrastive_signals(z.long(), z), "floating point"),
 ]

@@ -7,6 +7,7 @@ from small_runs import fit, method
 
 from bcl import InputError, MemorizationTracker, TrackerHistory
 from bcl.memorization.history import forget_epochs, write_epoch
+from bcl.methods import MemorySettings
 from bcl.training import HistoryWriter
 
 
@@ -91,3 +92,26 @@ def test_a_run_writes_every_n_epochs_and_the_last(tmp_path):
     assert torch.equal(history.seen()[-1], seen)
     assert torch.equal(history.momentum_loss()[-1][seen], model.tracker.momentum_loss[seen])
     assert torch.equal(history.scores()[-1], model.tracker.scores)
+
+
+def test_signals_that_are_watched_have_folders_of_their_own(tmp_path):
+    model = method(memory=MemorySettings(watch=("misalignment", "isolation")))
+    fit(model, HistoryWriter(tmp_path / "tracker"), max_epochs=3)
+    assert TrackerHistory(tmp_path).epochs == [0, 1, 2]
+    for signal, tracker in model.trackers.items():
+        history = TrackerHistory(tmp_path, None if signal == "loss" else signal)
+        assert torch.equal(history.momentum_loss()[-1], tracker.momentum_loss), signal
+        assert torch.equal(history.scores()[-1], tracker.scores), signal
+    with pytest.raises(InputError, match="signal 'tailness'"):
+        TrackerHistory(tmp_path, "tailness")
+    forget_epochs(tmp_path / "tracker", 1)
+    assert TrackerHistory(tmp_path, "isolation").epochs == [0]
+
+
+def test_some_epochs_evenly_spread_with_the_last(tmp_path):
+    for epoch in range(7):
+        write_epoch(tmp_path, epoch, tracker_at(epoch))
+    history = TrackerHistory(tmp_path, most=3)
+    assert history.epochs == [0, 3, 6]
+    assert history.momentum_loss([0]).tolist() == [[1.0], [4.0], [7.0]]
+    assert TrackerHistory(tmp_path, most=9).epochs == list(range(7))

@@ -4,9 +4,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from places import GOLDEN
+from ranks import pool
 from torch import nn
 
 from bcl import InputError, MemorizationTracker
+from bcl.memorization import update_together
 
 
 def run_epochs(tracker, indices, losses, batch_size):
@@ -186,3 +188,51 @@ def test_state_is_buffers_of_twelve_bytes_a_sample():
     state = tracker.state_dict()
     assert sum(value.nbytes for value in state.values() if value.ndim) == 12 * 1000
     assert set(state) == {"momentum_loss", "scores", "updated_in", "epoch"}
+
+
+def steps(sizes=(5, 3, 5), samples=12, signals=3):
+    """Ids, with repeats, and a row of values per signal for each step."""
+    generator = torch.Generator().manual_seed(0)
+    for size in sizes:
+        ids = torch.randint(samples, (size,), generator=generator)
+        yield ids, torch.rand(signals, size, generator=generator)
+
+
+def test_trackers_together_hold_what_each_alone_would():
+    together, alone = ([MemorizationTracker(12, 0.5) for _ in range(3)] for _ in range(2))
+    for _ in range(2):
+        for ids, values in steps():
+            update_together(together, ids, values)
+            for tracker, row in zip(alone, values, strict=True):
+                tracker.update(ids, row)
+        for tracker in (*together, *alone):
+            tracker.refresh()
+    for first, second in zip(together, alone, strict=True):
+        for name, buffer in first.named_buffers():
+            assert torch.equal(buffer, getattr(second, name)), name
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_one_bad_value_keeps_the_step_out_of_all_trackers(bad):
+    trackers = [MemorizationTracker(12) for _ in range(3)]
+    ids, values = next(steps())
+    values[2, 1] = bad
+    with pytest.raises(InputError, match=rf"not finite for sample ids \[{int(ids[1])}\]"):
+        update_together(trackers, ids, values)
+    assert not any(tracker.seen.any() for tracker in trackers)
+
+
+def share_of(rank, sizes):
+    trackers = [MemorizationTracker(12, 0.5) for _ in range(3)]
+    for ids, values in steps((sum(sizes),) * 2):
+        rows = slice(sum(sizes[:rank]), sum(sizes[: rank + 1]))
+        update_together(trackers, ids[rows], values[:, rows])
+        for tracker in trackers:
+            tracker.refresh()
+    return [[tracker.momentum_loss.tolist(), tracker.scores.tolist()] for tracker in trackers]
+
+
+@pytest.mark.parametrize("sizes", [(4, 4), (2, 5)])
+def test_several_trackers_are_the_same_on_every_rank(sizes):
+    first, second = pool(2).run(share_of, sizes)
+    assert first == second == share_of(0, (sum(sizes),))

@@ -15,6 +15,7 @@ from bcl import (
     MemorizationTracker,
     NTXentLoss,
     SimCLR,
+    contrastive_signals,
 )
 from bcl.methods import (
     EncoderSettings,
@@ -23,6 +24,7 @@ from bcl.methods import (
     ScheduleSettings,
 )
 from bcl.training.checkpoints import AtomicCheckpointIO, Checkpoints
+from cacr import CACR, CACRLoss
 from datamodules import DigitsLT
 
 
@@ -105,13 +107,13 @@ def test_loss_of_a_step_is_the_mean_of_the_losses_of_its_views(method, monkeypat
 
 
 def test_accumulated_gradients_count_a_sample_once_an_epoch(method, monkeypatch):
-    counted, update = [], MemorizationTracker.update
+    counted, take = [], MemorizationTracker._take
 
-    def spy(tracker, ids, losses, **more):
+    def spy(tracker, ids, losses):
         counted.append(ids.tolist())
-        update(tracker, ids, losses, **more)
+        take(tracker, ids, losses)
 
-    monkeypatch.setattr(MemorizationTracker, "update", spy)
+    monkeypatch.setattr(MemorizationTracker, "_take", spy)
     trainer = train(method, accumulate_grad_batches=3)
     assert trainer.global_step == 2
     assert [i for ids in counted for i in ids] == [*range(24), *range(24)]
@@ -130,7 +132,7 @@ def test_the_trackers_verdict_is_asked_for_before_the_optimizer_steps(method, mo
 
         monkeypatch.setattr(owner, name, call)
 
-    noted(MemorizationTracker, "update", "taken")
+    noted(MemorizationTracker, "_take", "taken")
     noted(MemorizationTracker, "flush", "checked")
     noted(torch.optim.SGD, "step", "step")
     train(method)
@@ -388,22 +390,77 @@ def test_a_loss_that_trains_stops_the_run_though_the_tracker_watches_a_finite_on
     assert all(parameter.isfinite().all() for parameter in model.parameters())
 
 
-@pytest.mark.parametrize("signal", ["misalignment", "isolation", "tailness"])
-def test_a_signal_is_watched_and_does_not_train(signal):
-    from bcl import contrastive_signals
+SIGNALS = ("misalignment", "isolation", "tailness")
 
-    method = SimCLR(TINY, views=SIZE, memory=MemorySettings(signal=signal))
+
+@pytest.mark.parametrize(
+    "loss", [None, NTXentLoss(0.5, reduction="none"), CACRLoss(reduction="none")]
+)
+def test_signals_are_recorded_and_do_not_train(loss):
+    memory = MemorySettings(signal="isolation", watch=("loss", *SIGNALS))
+    method = SimCLR(TINY, views=SIZE, memory=memory, loss=loss)
     views = torch.rand(2, 8, 3, SIZE, SIZE)
     losses, watched = method.sample_losses(views)
     z = method.project(views).detach()
-    torch.testing.assert_close(watched, getattr(contrastive_signals(*z), signal))
+    signals = contrastive_signals(*z)
+    assert list(watched) == ["isolation", "loss", "misalignment", "tailness"]
+    for name in SIGNALS:
+        torch.testing.assert_close(watched[name], getattr(signals, name))
     torch.testing.assert_close(losses, method.loss(z))
-    with pytest.raises(InputError, match="two views"):
-        method.watched_loss(torch.rand(3, 8, 4))
+    assert torch.equal(watched["loss"], losses.detach())
+
+
+def test_all_signals_cost_one_pass_over_the_pairs(monkeypatch):
+    calls = []
+    monkeypatch.setattr("bcl.losses.blocks._triangle", lambda *_: calls.append(0) or [])
+    for temperature, passes in ((0.2, 0), (0.3, 1)):
+        loss = NTXentLoss(temperature, reduction="none")
+        method = SimCLR(TINY, views=SIZE, loss=loss, memory=MemorySettings(watch=SIGNALS))
+        method.sample_losses(torch.rand(2, 40, 3, SIZE, SIZE))
+        assert len(calls) == passes  # another temperature needs another pass
+
+
+def test_each_signal_has_a_tracker_with_the_values_of_the_steps():
+    taken = []
+
+    class Spy(SimCLR):
+        def sample_losses(self, views):
+            taken.append(super().sample_losses(views))
+            return taken[-1]
+
+    torch.manual_seed(0)
+    method = Spy(TINY, views=SIZE, memory=MemorySettings(watch=SIGNALS, momentum=0.5))
+    train(method, epochs=1)
+    assert list(method.trackers) == ["loss", *SIGNALS]
+    for name, tracker in method.trackers.items():
+        steps = [each.watched[name] for each in taken]
+        torch.testing.assert_close(tracker.momentum_loss, torch.cat(steps))
+        assert int(tracker.epoch) == 1
+
+
+def test_only_what_a_method_can_give_is_recorded():
+    memory = MemorySettings(watch=("isolation",))
+    with pytest.raises(InputError, match="two views of an image for isolation, and there are 3"):
+        SimCLR(TINY, views=ContrastiveViews(SIZE, num_views=3), memory=memory)
+    with pytest.raises(InputError, match="there are 5"):
+        CACR(TINY, views=SIZE, memory=memory)
+    two = ContrastiveViews(SIZE)
+    with pytest.raises(InputError, match="form='moco'"):
+        CACR(TINY, views=two, form="moco", memory=memory)
+    assert list(CACR(TINY, views=two, num_samples=3, memory=memory).trackers) == [
+        "loss",
+        "isolation",
+    ]
+    with pytest.raises(InputError, match="negatives"):
+        SimCLR(TINY, views=SIZE, memory=memory).sample_losses(torch.rand(2, 4, 3, SIZE, SIZE))
 
 
 def test_only_one_thing_is_watched():
-    with pytest.raises(InputError, match="set one"):
+    with pytest.raises(InputError, match="no loss"):
         MemorySettings(signal="isolation", loss=nn.Identity())
+    MemorySettings(signal="isolation", watch=("loss",), loss=nn.Identity())
     with pytest.raises(InputError, match="isolation"):
         MemorySettings(signal="isolated")
+    for watch in (("neighbours",), "isolation,loss"):
+        with pytest.raises(InputError, match="in memory"):
+            MemorySettings(watch=watch)

@@ -18,7 +18,7 @@ from bcl.core.errors import InputError
 from bcl.evaluation import ProbeReport
 from bcl.report import render_report
 from bcl.report.charts import COLORS
-from bcl.report.page import check_out, found_tail
+from bcl.report.page import check_out
 
 
 @pytest.fixture(scope="module")
@@ -350,16 +350,3 @@ def test_a_report_without_protocols_cannot_be_shown(tmp_path):
 
 def test_the_seed_of_the_probe_is_on_the_page(page):
     assert "<dt>Probe seed</dt><dd>0</dd>" in page.read_text()
-
-
-@pytest.mark.parametrize(
-    ("auc", "words"),
-    [
-        ((0.7, 0.6, 0.8), "yes"),
-        ((0.4, 0.3, 0.49), "no: the head"),
-        ((0.6, 0.4, 0.8), "not shown"),
-    ],
-)
-def test_the_tail_is_found_where_the_interval_says_so(auc, words):
-    assert words in found_tail({"auc": auc})
-    assert found_tail(None) == "not measured"

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from bcl.core.errors import InputError
-from bcl.discovery.neighbors import RUN, nearest_neighbors
+from bcl.evaluation.neighbors import RUN, nearest_neighbors
 
 
 def by_loop(x, k):
@@ -31,7 +31,7 @@ def test_pairs_as_by_loop(n, k):
 def test_blocks_join(monkeypatch):
     x = torch.randn(50, 5, generator=torch.Generator().manual_seed(0))
     whole = nearest_neighbors(x, 4)
-    monkeypatch.setattr("bcl.discovery.neighbors.BLOCK_BYTES", 4 * 50 * 7)
+    monkeypatch.setattr("bcl.evaluation.neighbors.BLOCK_BYTES", 4 * 50 * 7)
     assert torch.equal(nearest_neighbors(x, 4).ids, whole.ids)
 
 

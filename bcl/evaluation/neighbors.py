@@ -71,12 +71,12 @@ def _search(rows: Tensor, k: int) -> Neighbors:
         similarity = block @ rows.T  # (b, N)
         itself = torch.arange(start, start + len(block), device=rows.device)
         similarity[torch.arange(len(block)), itself] = -torch.inf
-        found.append(_largest(similarity, k))
+        found.append(largest(similarity, k))
     values, ids = (torch.cat(parts) for parts in zip(*found, strict=True))
     return Neighbors(ids, _distances(values))
 
 
-def _largest(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def largest(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """``values.topk(k)`` of wide rows: the k runs with the largest maxima hold the k largest."""
     runs = -(-values.shape[1] // RUN)
     if runs <= k:

@@ -1,0 +1,70 @@
+"""Signals of features: explicit loops, check values, samples of large collections, bad input."""
+
+import pytest
+import torch
+from torch.nn.functional import normalize
+
+from bcl import InputError
+from bcl.evaluation import feature_signals
+
+
+def by_loops(x, k, bandwidth):
+    """Mean cosine distance to the k nearest, and minus the log density, an image at a time."""
+    x = normalize(x.double(), dim=1)
+    near, sparse = [], []
+    for i in range(len(x)):
+        others = torch.cat([x[:i], x[i + 1 :]])
+        near.append((1 - others @ x[i]).sort().values[:k].mean())
+        kernel = (-(others - x[i]).square().sum(1) / (2 * bandwidth**2)).exp()
+        sparse.append(-kernel.mean().log())
+    return torch.stack(near).float(), torch.stack(sparse).float()
+
+
+@pytest.mark.parametrize("block", [1, 7, 1000])
+def test_equal_to_explicit_loops(monkeypatch, block):
+    monkeypatch.setattr("bcl.evaluation.density.BLOCK_BYTES", 4 * 130 * block)
+    x = torch.randn(130, 6, generator=torch.Generator().manual_seed(0))
+    found = feature_signals(x, bandwidth=0.7)
+    for name, k in (("neighbors_1", 1), ("neighbors", 10), ("neighbors_100", 100)):
+        near, sparse = by_loops(x, k, 0.7)
+        torch.testing.assert_close(found[name], near, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(found["sparseness"], sparse, rtol=1e-5, atol=1e-5)
+    ids = torch.tensor([5, 129, 0])
+    some = feature_signals(x, ("sparseness", "neighbors"), ids=ids, bandwidth=0.7)
+    assert list(some) == ["sparseness", "neighbors"]
+    torch.testing.assert_close(some["neighbors"], found["neighbors"][ids])
+
+
+def test_densities_of_a_worked_example():
+    """Computed independently: Gaussian kernel of width 0.5, the image itself included."""
+    x = torch.tensor([[1, 0], [0.95, 0.1], [0.9, -0.2], [-1, 0.3]])
+    without = (-feature_signals(x, ("sparseness",))["sparseness"]).exp()
+    expected = torch.tensor([0.721951, 0.697824, 0.680515, 0.250298])
+    torch.testing.assert_close((3 * without + 1) / 4, expected, rtol=0, atol=2e-6)
+
+
+def test_a_large_collection_is_compared_with_a_sample():
+    x = torch.randn(600, 64, generator=torch.Generator().manual_seed(1))
+    x[30:, 0] += 30  # all but the first 30 are alike
+    exact, sampled = feature_signals(x), feature_signals(x, exact_rows=300)
+    for name, values in sampled.items():
+        assert values[:30].min() > values[30:].max(), name
+        assert not torch.equal(values, exact[name]), name
+    for name in ("neighbors_1", "neighbors", "neighbors_100"):  # of fewer, so farther away
+        assert bool((sampled[name] >= exact[name] - 1e-6).all()), name
+    again = feature_signals(x, exact_rows=300)
+    assert all(torch.equal(values, again[name]) for name, values in sampled.items())
+
+
+@pytest.mark.parametrize(
+    ("x", "names", "message"),
+    [
+        (torch.eye(10), ("neighbors",), "more than 10 images"),
+        (torch.eye(1), ("sparseness",), "more than 1 images"),
+        (torch.eye(3) / 0, ("sparseness",), "not finite"),
+        (torch.eye(3).long(), ("sparseness",), "floating point"),
+    ],
+)
+def test_bad_input_is_refused(x, names, message):
+    with pytest.raises(InputError, match=message):
+        feature_signals(x, names)
