@@ -11,6 +11,7 @@ from bcl.core.errors import InputError
 from bcl.losses.blocks import LOG2_E, rows_per_block
 from bcl.losses.nt_xent import (
     NTXentLoss,
+    Temperature,
     check_pair,
     check_samples,
     check_two_views,
@@ -96,7 +97,7 @@ def contrastive_signals(
 def nt_xent_with_signals(
     loss: NTXentLoss,
     views: Tensor,
-    temperature: float | Tensor | None = None,
+    temperature: Temperature | None = None,
     *,
     signal_temperature: float = 0.2,
     num_neighbors: int = 10,
