@@ -176,5 +176,6 @@ def test_the_presets_watch_signals_that_exist_and_pair_what_they_compare(name):
         assert len(preset["seeds"]) >= 5
         assert set(preset["settings"]["model"]["init_args"]["memory"]["watch"]) <= {*SIGNALS}
         stages = {key: run.get("stage", 1) for key, run in preset["runs"].items()}
-        assert stages["simclr"] == stages["bcl_i"] == 1 < stages["bcl_i_isolation"]
+        assert stages["simclr"] == stages["bcl_i"] == 1
+        assert stages.get("bcl_i_isolation", 2) == 2  # Tiny-ImageNet-LT has none
         assert {*preset["runs"]} == {key for pair in preset["compare"] for key in pair}
