@@ -158,9 +158,11 @@ class Runner:
             if last.is_file():
                 words += ["--ckpt_path", "last"]
                 self.say(f"{cell.title}: goes on from its checkpoint")
-            over = (cell.folder / "run.json").is_file()
-            if not over and not self.command(cell, words, "fit"):
-                return
+            trained = cell.folder / "trained"  # an interrupted run has a run.json, too
+            if not trained.is_file():
+                if not self.command(cell, words, "fit"):
+                    return
+                trained.touch()
             words = ["probe", str(last), "--protocol", cell.protocols]
             words += ["--out", str(cell.report), "--overwrite"]
             if not self.command(cell, words, "probe"):

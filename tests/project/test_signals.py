@@ -126,6 +126,25 @@ def test_time_ends_the_runs_like_an_interrupt(parts, monkeypatch):
     assert runner.stopped
 
 
+def test_an_interrupted_run_is_trained_to_its_end(parts, monkeypatch):
+    (cell, *_) = read(parts)[0].cells
+    steps = []
+
+    def command(cell, words, step):
+        steps.append((step, "--ckpt_path" in words))
+        (cell.folder / "run.json").touch()  # as a run writes that a signal ends
+        (cell.folder / "checkpoints").mkdir(exist_ok=True)
+        (cell.folder / "checkpoints" / "last.ckpt").touch()
+        return len(steps) == 2
+
+    for _ in range(3):
+        runner = reproduce.Runner([cell], 1, 1)
+        monkeypatch.setattr(runner, "command", command)
+        runner.run(cell)
+    assert [step for step, _ in steps] == ["fit", "fit", "probe", "probe"]
+    assert [resumed for step, resumed in steps if step == "fit"] == [False, True]
+
+
 def evidence(monkeypatch, tmp_path, aucs):
     """Published SimCLR runs with these AUCs, by preset, signal and seed."""
     monkeypatch.setattr(signals_page, "EVIDENCE", tmp_path)
