@@ -9,12 +9,10 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal
 quickstart: $(VENV)/.installed
 	$(BIN)/bcl quickstart $(ARGS)
 
-# Lint, types and the quick tests, in under a minute; mypy runs beside the tests.
+# Lint and the quick tests, in about a minute.
 fast: lint
-	$(BIN)/mypy & types=$$!; \
 	$(PYTEST) -m "not slow and not gpu" tests/bcl tests/cacr tests/datamodules \
-		tests/project/test_architecture.py $(ARGS); tests=$$?; \
-	wait $$types && exit $$tests
+		tests/project/test_architecture.py $(ARGS)
 
 test: lint
 	$(MAKE) -j 2 types docs

@@ -14,16 +14,19 @@ from datamodules.pool import Pool, PoolDataModule, counted
 from datamodules.tail.balance import listed
 
 _TEST_NAMES = ("test", "val", "valid", "validation")
-# 2021, 2021-05, 202105, 2021-05-03 birthday, 20210503, 03.05.2021, May 2021, 2021 may; and a
-# camera's 100CANON.
-_YEAR, _MONTH, _DAY = r"(19|20)\d\d", r"(0[1-9]|1[0-2])", r"(0[1-9]|[12]\d|3[01])"
-_NAMED = r"(?i:(jan|feb|mar|apr|may|june?|july?|aug|sept?|oct|nov|dec)[a-z]*)"
+# Names that are dates: 2021, 2021-05, 20210503, 2021-5-3 birthday, 2021-05-03T12-00, 2021-W18,
+# 3.5.2021, 03.05.21, May 2021, 3 May 2021, May 3, 2021; and a camera's 100CANON.
+_YEAR, _MONTH, _DAY = r"(19|20)\d\d", r"(0?[1-9]|1[0-2])", r"(0?[1-9]|[12]\d|3[01])"
+_MAY = r"(?i:(jan|feb|mar|apr|may|june?|july?|aug|sept?|oct|nov|dec)[a-z]*)"
 _DATE = re.compile(
-    rf"{_YEAR}([-_. ]?{_MONTH}([-_. ]?{_DAY}([-_. ]\D.*)?)?)?|{_DAY}[-_.]{_MONTH}[-_.]{_YEAR}"
-    rf"|({_DAY}[-_. ])?{_NAMED}[-_. ]{_YEAR}|{_YEAR}[-_. ]{_NAMED}"
+    rf"{_YEAR}([-_. ]{_MONTH}([-_. ]{_DAY}([-_. T]\D.*|T\d.*)?)?)?|{_YEAR}-?W\d\d"
+    rf"|{_YEAR}(0[1-9]|1[0-2])((0[1-9]|[12]\d|3[01])([-_. T]\D.*|T\d.*)?)?"
+    rf"|({_DAY}[-_.]{_MONTH}|{_MONTH}[-_.]{_DAY})[-_.]({_YEAR}|\d\d)|\d\d[-_.]{_MONTH}[-_.]{_DAY}"
+    rf"|({_DAY}[-_. ])?{_MAY}[-_. ]{_YEAR}|{_YEAR}[-_. ]{_MAY}([-_. ]{_DAY})?"
+    rf"|{_MAY} {_DAY}, {_YEAR}"
     r"|\d{3}(?=\d*[A-Z_])[A-Z0-9_]{5}|DCIM"
 )
-_DAY_APART = re.compile(r"(\D*\d){8}.*")  # with a separator, a date to the day
+_DAY_APART = re.compile(r".*\d\D+\d+\D+\d.*|.*[A-Za-z]{3}.*\d.*\d.*")  # a date to the day
 
 
 class ImageFolderLT(PoolDataModule):

@@ -193,7 +193,8 @@ class FilesDataModule(LongTailedDataModule):
             more = f"\n  and {len(bad) - 1000:,} more" if len(bad) > 1000 else ""
             raise InputError(
                 f"{pool.reader.root}: {len(bad)} unreadable image(s); repair or remove them, or "
-                f"leave them out with on_bad_image='skip':{''.join(lines)}{more}"
+                f"leave them out with on_bad_image 'skip' (--data.on_bad_image skip):"
+                f"{''.join(lines)}{more}"
             )
         pool, kept = pool.without(bad)
         files = ImageFiles(pool.reader, pool.names, self.image_size, self.workers, self.whole)  # type: ignore[arg-type]

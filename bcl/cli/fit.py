@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from bcl.cli import automatic, quiet_lightning
+from bcl.cli import quiet_lightning
 from bcl.cli.configuration import KEYS, Config, compose, find_config, merge
 from bcl.cli.messages import option_names, readable_error
 from bcl.cli.output import check_seed
@@ -106,6 +106,8 @@ def main(arguments: list[str]) -> int:
             "`bcl fit` needs jsonargparse; install it with pip install 'bcl-cacr[cli]'."
         ) from None
     with quiet_lightning():
+        from bcl.cli import automatic  # loads PyTorch and Lightning, which help does not need
+
         config = automatic.complete(layers, arguments, name)
         last = _train(*parse(arguments, config, name))
     if last is not None:
@@ -208,6 +210,7 @@ def _train(parser: Any, options: Any) -> Path | None:
     import pytorch_lightning as pl
     from jsonargparse import ArgumentError
 
+    from bcl.cli import automatic
     from bcl.models.encoders import without_first_weights
     from bcl.training import FeatureWatch, OnlineProbe
     from bcl.training.checkpoints import lies_in, load_method, read_checkpoint

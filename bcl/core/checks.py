@@ -1,8 +1,9 @@
 """Checks of arguments, for the public functions and the settings of every room."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import inf
 from numbers import Real
+from typing import Any, get_args, get_type_hints
 
 import torch
 from torch import Tensor
@@ -69,6 +70,16 @@ def check_choice(kind: str, value: str, allowed: Sequence[str]) -> None:
     """Refuse a name that is not allowed; the error suggests the nearest that is."""
     if value not in allowed:
         raise unknown_name(kind, str(value), allowed)
+
+
+def check_types(function: Callable[..., Any], values: Mapping[str, Any]) -> None:
+    """Refuse arguments of ``function``, by name, that are not of its annotated types."""
+    for name, hint in get_type_hints(function).items():
+        if name in values and not isinstance(values[name], hint):
+            allowed = " | ".join(each.__name__ for each in get_args(hint) or [hint])
+            raise InputError(
+                f"{name} must be {allowed.replace('NoneType', 'None')}, got {values[name]!r}."
+            )
 
 
 def check_chunk_size(chunk_size: int | None) -> None:

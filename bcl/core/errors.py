@@ -36,7 +36,7 @@ def unknown_name(kind: str, name: str, allowed: Iterable[str]) -> InputError:
     """
     names = sorted(allowed)
     lower = {each.lower(): each for each in names}
-    close = difflib.get_close_matches(str(name).lower(), lower, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(str(name).lower(), lower, n=1, cutoff=0.6)
     hint = f"; did you mean '{lower[close[0]]}'?" if close else "."
     known = f" Known: {', '.join(names)}" if len(names) <= 40 else f" {len(names)} are known."
     return InputError(f"unknown {kind} '{name}'{hint}{known}")

@@ -180,8 +180,8 @@ class GeometricHarmonization(KeepsFloat32):
             width.
 
     Source: GH (arXiv 2310.17622). In the released code the moving means start from memory that is
-    not initialized, sizes are computed anew in every step of an epoch that is due, and a cluster
-    without samples gets none for ever.
+    not initialized, sizes are computed again in every step of an epoch that is due, and a cluster
+    without samples gets none forever.
 
     Example:
         >>> from bcl import NTXentLoss

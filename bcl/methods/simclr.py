@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bcl.augment import ContrastiveViews
+from bcl.core.checks import check_types
 from bcl.core.errors import InputError
 from bcl.core.random import permutation
 from bcl.losses.context import call_loss, figures
@@ -103,6 +104,7 @@ class SimCLR(pl.LightningModule):
         channels_last: bool = False,
         seed: int | None = None,
     ) -> None:
+        check_types(SimCLR.__init__, locals())
         super().__init__()
         self.views = self.build_views(views)
         if self.views.mean is not None:

@@ -176,7 +176,7 @@ def _end(trainer: pl.Trainer, cause: signal.Signals) -> None:
     if trainer.is_global_zero:
         saver = trainer.checkpoint_callback
         where = f" ({saver.path})" if isinstance(saver, Checkpoints) else ""
-        raise Interrupted(f"{text}; go on with --ckpt_path last{where}", cause)
+        raise Interrupted(f"{text}; resume with --ckpt_path last{where}", cause)
     text = f"rank {trainer.global_rank} {text}"
     # Lightning, where it started the ranks, would kill rank 0 after another one that has failed.
     if isinstance(getattr(trainer.strategy, "cluster_environment", None), LightningEnvironment):
@@ -194,6 +194,7 @@ def _one_run(saver: Any) -> Iterator[None]:
     folder = saver.path.parent
     folder.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
+        stack.callback(_remove_empty, folder)  # after a refusal
         try:
             stack.enter_context(locked(folder / ".lock", wait=False))
         except BlockingIOError as error:
@@ -205,13 +206,19 @@ def _one_run(saver: Any) -> Iterator[None]:
         yield
 
 
+def _remove_empty(checkpoints: Path) -> None:
+    for folder in (checkpoints, checkpoints.parent):
+        with contextlib.suppress(OSError):  # not empty
+            folder.rmdir()
+
+
 def _refuse_requeued(trainer: pl.Trainer, checkpoint: str | Path | None) -> None:
     """Lightning would resume from such a file even where a new run was asked for."""
     left = sorted(Path(trainer.default_root_dir).glob("hpc_ckpt_*.ckpt"))
     if checkpoint is None and left:
         raise InputError(
             f"{left[0]} was saved by Lightning when it requeued a job, and may lie within a step; "
-            "delete it, and resume with --ckpt_path last or start anew."
+            "delete it, and resume with --ckpt_path last or start again."
         )
 
 

@@ -18,7 +18,7 @@ class StopOnSignal(Callback):
 
     The handlers only set a flag, which the ranks compare after each optimizer step. Lightning's own
     starts a collective wherever the signal finds a rank: if the others are in another one, all of
-    them wait for ever. A second SIGINT interrupts at once.
+    them wait forever. A second SIGINT interrupts at once.
     """
 
     def __init__(self) -> None:

@@ -81,7 +81,7 @@ class FeatureWatch(Measurement):
             )
 
     def state_dict(self) -> dict[str, Any]:
-        """The last neighbors, and whether a collapse was told."""
+        """The last neighbors, and whether a collapse was reported."""
         if self._before is None:
             return {}
         return {"neighbors": self._before.to(torch.int32), "collapsed": self._collapsed}

@@ -6,6 +6,7 @@ C, and the imbalance factor IF >= 1, largest over smallest class. What is out of
 
 import math
 from collections.abc import Callable, Sequence
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -97,13 +98,15 @@ def check_none_empty(counts: Sequence[int], n_max: int, imbalance_factor: float)
     if min(counts) < 1:
         raise InputError(
             f"imbalance_factor {imbalance_factor:g} leaves {len(empty_classes(counts))} of "
-            f"{len(counts)} classes without images: the largest has {n_max}; use at most {n_max}."
+            f"{len(counts)} classes without images: the largest has {n_max}; use at most "
+            f"{n_max}, or make another class the largest with --data.class_order."
         )
 
 
 def check_factor(imbalance_factor: float) -> None:
     """Refuse an imbalance factor below 1, or one that is not finite."""
-    if not 1 <= imbalance_factor < float("inf"):  # False for NaN
+    is_number = isinstance(imbalance_factor, Real)
+    if not is_number or not 1 <= imbalance_factor < float("inf"):  # NaN, too
         raise InputError(
             "imbalance_factor must be a finite number of at least 1 (1: balanced), got "
             f"{imbalance_factor!r}."

@@ -164,6 +164,7 @@ def test_torch_compile_in_one_graph(chunk_size):
     torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_no_tensor_grows_with_the_square_of_the_batch():
     z = features(3, 2048, 16).float().requires_grad_()
     square = 4 * 2048**2  # bytes of one pair of views

@@ -316,6 +316,7 @@ HARD = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("chunk_size", [0, 3])
 @pytest.mark.parametrize("name", HARD)

@@ -23,6 +23,7 @@ def train(method, *callbacks, epochs=2, **settings):
     return fit(method, *callbacks, data=Images(), max_epochs=epochs, **settings)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["batch", "moco", "moco-v3"])
 def test_each_form_trains_and_fills_the_tracker(form):
     method = make(form)
@@ -105,6 +106,7 @@ def test_local_views_are_queries_alone():
     assert method.sample_losses(made).losses.shape == (8,)
 
 
+@pytest.mark.slow
 def test_boosted_views_of_two_sizes_train():
     boost = BoostedRandAugment("bcl-d")
     views = ContrastiveViews(SIZE, num_local=2, local_size=8, boost=boost)

@@ -91,6 +91,7 @@ def trainer(folder, **options) -> pl.Trainer:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [1, 4, 5, 6, 10, 13])
 def test_lightning_resumes_exactly(tmp_path, steps: int) -> None:
     """Stop after any number of steps; the resumed run sees what the uninterrupted one does."""

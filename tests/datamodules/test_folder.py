@@ -186,6 +186,7 @@ def test_options_beside_a_recipe_or_a_file(folder: Path) -> None:
     module(folder, split_file="s.npy", imbalance_factor=None, max_per_class=None)
 
 
+@pytest.mark.slow
 def test_images_left_out_are_in_the_runs_record(tmp_path: Path, monkeypatch, capsys) -> None:
     from bcl.cli import main
     from bcl.training.checkpoints import KEY
@@ -241,6 +242,12 @@ def test_many_notes_are_cut_where_they_are_printed(capsys) -> None:
         ("03.05.2021", "04.05.2021"),
         ("2021-05-03", "2021-05-04", "misc"),
         ("May 2021", "03 june 2021", "2021_Aug"),
+        ("2021-3-4", "2021-3-5"),
+        ("4-3-2021", "12-31-2021", "31.12.2021"),
+        ("21-03-04", "04.03.21"),
+        ("2021-03-04T12-00", "2021-W12"),
+        ("camA/2021-3-4", "camB/2021-3-4"),
+        ("March 4, 2021", "3 March 2021"),
         ("DCIM", "100CANON"),
         ("100CANON", "101_PANA"),
         ("north/2021-05-03", "north/2021-05-04", "south/2021-05-03"),

@@ -16,6 +16,7 @@ def test_hugging_face_library_is_missing(monkeypatch) -> None:
         HuggingFaceLT("cifar10").setup()
 
 
+@pytest.mark.slow
 def test_hugging_face(tmp_path: Path) -> None:
     datasets = pytest.importorskip("datasets")
     from PIL import Image

@@ -232,6 +232,7 @@ def test_names_that_the_system_refuses(root: Path) -> None:
         listed(root, num_classes=0)
 
 
+@pytest.mark.slow
 def test_the_guides_file_trains_and_is_probed(root: Path, monkeypatch) -> None:
     from bcl.cli import main
 

@@ -23,6 +23,7 @@ from datamodules.images.loader import BatchLoader, WindowOrder
 from datamodules.packed import pack
 
 
+@pytest.mark.slow
 @settings(deadline=None)  # a busy machine is no error
 @given(
     st.lists(st.integers(1, 7), min_size=1, max_size=20),
@@ -64,6 +65,7 @@ def opened(root: Path, **options) -> PackedLT:
     return PackedLT(str(root), **({"image_size": 8, "batch_size": 40, "workers": 0} | options))
 
 
+@pytest.mark.slow
 def test_packed_set_is_the_same(packed: Path) -> None:
     data, source = opened(packed), DigitsLT(image_size=8)
     assert data.class_counts.equal(source.class_counts)
@@ -80,6 +82,7 @@ def test_packed_set_is_the_same(packed: Path) -> None:
     assert shot.equal(source.few_shot(5, 0))
 
 
+@pytest.mark.slow
 def test_batches_by_rank_and_resume(packed: Path) -> None:
     data = opened(packed, window=2)
     loader = data.train_dataloader()
@@ -114,6 +117,7 @@ def test_batches_by_rank_and_resume(packed: Path) -> None:
     assert other.epoch == 1
 
 
+@pytest.mark.slow
 def test_workers_read_the_same(packed: Path) -> None:
     one, other = opened(packed), opened(packed, workers=2)
     for _ in range(2):  # the workers live on into a second epoch

@@ -15,6 +15,7 @@ from keyword import iskeyword
 import figures
 import pytest
 import pytorch_lightning as pl
+import results_page
 from places import ROOT
 
 from bcl.cli import COMMANDS
@@ -309,3 +310,10 @@ def test_the_built_site_asks_for_nothing_from_a_network():
         assert not raw, (
             f"{path}: {shown[max(0, raw.start() - 80) : raw.end() + 80]} is not rendered"
         )
+
+
+def test_differences_in_the_prose_of_the_results_are_in_its_tables() -> None:
+    prose, tables = (DOCS / "results.md").read_text(encoding="utf-8"), results_page.page()
+    stated = re.findall(r"[-+]\d+\.\d\d ± \d+\.\d\d", prose)
+    assert stated
+    assert [each for each in stated if each not in tables] == []

@@ -36,6 +36,11 @@ def test_light_names_load_torch_alone():
     assert not loaded & HEAVY
 
 
+def test_help_loads_no_torch():
+    code = "import sys; from bcl.cli import main; main(['fit', '--help'])"
+    python(f"{code}; sys.exit('torch' in sys.modules)", cwd=ROOT)
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
     """The wheel, built from a copy of what git would carry."""

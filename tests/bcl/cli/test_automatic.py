@@ -73,6 +73,7 @@ def test_size_changes_views_and_stored_images():
     assert (found["model.views.size"], found["data.image_size"]) == (224, 256)
 
 
+@pytest.mark.slow
 def test_a_folder_in_one_command_and_resumed(folder, capsys):
     (folder / "2021" / "bad.png").write_bytes(b"")
     words = ["fit", "--config", OPENED, "--data.root", str(folder), "--trainer.max_epochs"]
@@ -96,6 +97,7 @@ def test_a_folder_in_one_command_and_resumed(folder, capsys):
     assert "what the run chose" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_run_starts_from_weights_and_goes_on_without_them(folder, capsys):
     """A file, then that run; the file is gone when the run goes on."""
     pytest.importorskip("safetensors")

@@ -87,6 +87,7 @@ def test_two_steps_at_224(name):
     two_steps(method, 256, 6 if method.memory.contrasts else 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [n for n in config_names() if n.startswith(SAME_STEPS)])
 def test_the_others_differ_from_imagenet_lt_by_known_values_alone(name):
     config, reference = compose(name), compose("imagenet_lt/" + name.partition("/")[2])
@@ -124,6 +125,7 @@ def test_papers_values(name, expected):
     assert found == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["cifar100_lt", "imagenet_lt", "imagenet100_lt", "places_lt"])
 def test_a_recipe_leaves_cacr_its_crops(recipe):
     for method in ("cacr", "cacr_moco", "cacr_mocov3", "bcl_cacr"):
@@ -143,6 +145,7 @@ def test_heads_of_the_momentum_forms_are_the_released_ones():
     assert config["views"]["init_args"]["chain"]["color_jitter"] == [0.4, 0.4, 0.2, 0.1]
 
 
+@pytest.mark.slow
 def test_datamodules_take_their_arguments():
     for name in config_names():
         spec = compose(name)["data"]
@@ -174,6 +177,7 @@ def parts(folder, name):
     return [*(parts(folder, other) if other else []), (f"{folder}/{name}", content)]
 
 
+@pytest.mark.slow
 def test_no_part_repeats_what_lies_below_it():
     """A value that changes nothing in any configuration would stand twice."""
     needed, seen = set(), set()

@@ -5,6 +5,7 @@ from bcl import InputError
 from bcl.cli.configuration import compose, config_names, find_config, merge
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(config_names()))
 def test_every_named_configuration_composes(name):
     config = compose(name)

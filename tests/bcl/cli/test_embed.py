@@ -63,6 +63,7 @@ def test_two_processes_write_the_same(place, tmp_path, monkeypatch):
     assert one.paths == two.paths
 
 
+@pytest.mark.slow
 def test_discover_from_a_folder_in_one_command(place, tmp_path, capsys):
     for package in ("pyarrow", "jinja2", "vl_convert"):
         pytest.importorskip(package)

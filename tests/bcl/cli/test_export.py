@@ -24,6 +24,7 @@ def run(tmp_path_factory):
 
 
 class TestCommand:
+    @pytest.mark.slow
     def test_exports_the_dense_branch(self, run, tmp_path, capsys):
         from bcl.training.checkpoints import load_run
 

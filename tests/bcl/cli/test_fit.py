@@ -17,6 +17,7 @@ from bcl.methods import OptimizerSettings
 class TestFit:
     SIMCLR = ("fit", "--config", "digits_lt/simclr")
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("arguments", "told"),
         [
@@ -81,16 +82,19 @@ class TestFit:
         (folder / "mine.yaml").write_text("model: &a [*a]\n")
         assert "contains itself" in refused(["fit", "--config", "mine.yaml"], capsys)
 
+    @pytest.mark.slow
     def test_an_empty_section_changes_nothing(self, folder, capsys):
         (folder / "mine.yaml").write_text("trainer:\n")
         arguments = [*self.SIMCLR, "--config", "mine.yaml", "--ckpt_path", "missing.ckpt"]
         assert "no checkpoint" in refused(arguments, capsys)
 
+    @pytest.mark.slow
     def test_output_folder_not_writable(self, folder, capsys):
         (folder / "file").touch()
         told = refused([*self.SIMCLR, "--trainer.default_root_dir", "file/run"], capsys)
         assert "cannot write file/run" in told
 
+    @pytest.mark.slow
     def test_a_second_run_does_not_overwrite_the_first(self, checkpoint, images, capsys):
         root = checkpoint.parent.parent
         before = checkpoint.read_bytes()
@@ -99,10 +103,12 @@ class TestFit:
         assert "--ckpt_path last" in told
         assert checkpoint.read_bytes() == before
 
+    @pytest.mark.slow
     def test_checkpoint_of_another_model(self, folder, checkpoint, capsys):
         told = refused([*self.SIMCLR, "--ckpt_path", str(checkpoint)], capsys)
         assert "another model" in told or "samples" in told
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("kind", ["empty", "unreadable", "none"])
     def test_bad_image_folder(self, folder, capsys, kind):
         for part in ("train", "test"):
@@ -124,6 +130,7 @@ class TestFit:
         assert expected in told
         assert not list(folder.rglob("*.ckpt"))
 
+    @pytest.mark.slow
     def test_resume_by_name(self, folder, capsys):
         arguments = [*self.SIMCLR, "--trainer.accelerator", "cpu"]
         assert main([*arguments, "--trainer.max_epochs", "1"]) == 0
@@ -135,6 +142,7 @@ class TestFit:
         assert [row["epoch"] for row in history] == [0, 1]
         assert content["bcl"]["record"]["config"]["data"]["class_path"] == "datamodules.DigitsLT"
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("change", "told"),
         [
@@ -151,6 +159,7 @@ class TestFit:
         after = (folder / "outputs/digits_lt/simclr/checkpoints/last.ckpt").read_bytes()
         assert after == before
 
+    @pytest.mark.slow
     def test_overwriting_starts_with_no_old_checkpoint(self, folder, monkeypatch):
         arguments = [*self.SIMCLR, "--trainer.accelerator", "cpu", "--trainer.max_epochs", "2"]
         assert main(arguments) == 0
@@ -166,6 +175,7 @@ class TestFit:
         assert main([*arguments, "--overwrite"]) == 130
         assert seen == [[]]
 
+    @pytest.mark.slow
     def test_refused_runs_leave_no_folder(self, folder, capsys):
         refused([*self.SIMCLR, "--ckpt_path", "missing.ckpt"], capsys)
         assert list(folder.iterdir()) == []
@@ -181,6 +191,7 @@ class TestFit:
             key = option.partition(".")[0]
             assert option in options or key in ("--model", "--data"), option
 
+    @pytest.mark.slow
     def test_values_in_the_help_are_of_options_that_methods_and_data_take(self):
         words = [word for group in FIRST.values() for word in group]
         config = compose("image_folder/bcl_i")
@@ -203,6 +214,7 @@ class TestFit:
 
 
 class TestProbeAndReport:
+    @pytest.mark.slow
     def test_from_checkpoint_to_page(self, checkpoint, folder, capsys):
         assert main(["probe", str(checkpoint), "--protocol", "full", "--out", "probe"]) == 0
         assert "Many" in capsys.readouterr().out

@@ -67,6 +67,7 @@ def checkpoint(tmp_path, monkeypatch):
     )
 
 
+@pytest.mark.slow
 def test_probe_then_report(checkpoint, tmp_path, capsys):
     out = tmp_path / "out"
     words = [*checkpoint.paths, "--protocol", "full,10-shot", "--out", out]
@@ -116,6 +117,7 @@ def test_a_collection_that_moved(tmp_path):
         probe._move(types.SimpleNamespace(roots=["a", "b"]), str(tmp_path))
 
 
+@pytest.mark.slow
 def test_values_to_choose_from(checkpoint, tmp_path):
     out = tmp_path / "out"
     words = ["--protocol", "full,full:ridge,full:sgd,10-shot", "--l2", "1e-3,0.1", "--epochs", "3"]
@@ -146,6 +148,7 @@ def test_values_to_choose_from(checkpoint, tmp_path):
     assert entry["draws"][0]["chosen"]["l2"] == 0.5
 
 
+@pytest.mark.slow
 def test_existing_results_are_kept(checkpoint, tmp_path):
     out = tmp_path / "out"
     words = [checkpoint.paths[0], "--protocol", "full", "--out", out]
@@ -159,6 +162,7 @@ def test_existing_results_are_kept(checkpoint, tmp_path):
         command(report, out, "--out", page)
 
 
+@pytest.mark.slow
 def test_baseline_by_name(checkpoint, tmp_path):
     out = tmp_path / "out"
     command(probe, *checkpoint.paths, "--protocol", "full", "--out", out)

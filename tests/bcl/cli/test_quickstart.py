@@ -12,6 +12,7 @@ from bcl.evaluation import ProbeReport
 
 
 class TestQuickstart:
+    @pytest.mark.slow
     def test_writes_a_report_once(self, folder, capsys):
         assert main(["quickstart", "--epochs", "1", "--out", "first"]) == 0
         out = capsys.readouterr().out

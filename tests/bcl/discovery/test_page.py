@@ -42,6 +42,7 @@ def payload(path):
     return json.loads(re.search(r'id="data">(.*?)</script>', text, re.S)[1])
 
 
+@pytest.mark.slow
 def test_three_files(tmp_path):
     table, _ = make({"unreadable": [["bad.jpg", "truncated"]], "root": "/nowhere/photos"})
     labels = ["a"] * 20 + ["b"] * 15 + ["c"] * 5
@@ -100,6 +101,7 @@ def test_a_budget_keeps_the_thumbnails_that_the_page_names(tmp_path, monkeypatch
     assert kept.tolist() == rows[:7].tolist()
 
 
+@pytest.mark.slow
 def test_thumbnails_are_read_where_the_table_has_none(tmp_path):
     table, images = make()
     without = Table(table.columns, table.embedding)

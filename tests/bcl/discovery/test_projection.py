@@ -24,6 +24,7 @@ def test_pca_is_that_of_scikit_learn():
         assert abs(torch.corrcoef(pair)[0, 1]) > 0.999
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("landmarks", [60, 30])
 def test_neighbors_on_the_map_are_of_the_same_group(landmarks):
     found = project(groups(), "tsne", landmarks=landmarks)

@@ -31,6 +31,7 @@ def evaluate_on_rank(rank):
     return report.predictions
 
 
+@pytest.mark.slow
 def test_two_ranks_give_the_accuracy_of_one_to_the_last_image():
     alone = evaluate_on_rank(0)
     for found in pool(2).run(evaluate_on_rank):

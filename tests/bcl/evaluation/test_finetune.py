@@ -1,3 +1,4 @@
+import pytest
 import torch
 from fakes import FakeData, FakeMethod
 
@@ -20,6 +21,7 @@ def tiny_method():
     )
 
 
+@pytest.mark.slow
 def test_fine_tuning_learns_and_leaves_the_encoder_alone():
     method = tiny_method()
     for _ in range(60):  # as after pretraining, the norms know their inputs

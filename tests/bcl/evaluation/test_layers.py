@@ -9,6 +9,7 @@ from bcl.core.errors import InputError
 from bcl.evaluation.layers import layer_encoder
 
 
+@pytest.mark.slow
 def test_layers_of_a_convolutional_encoder():
     module = FakeMethod(bcl.SmallAlexNet(32), bcl.Projector(4096, 6))
     images = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8)

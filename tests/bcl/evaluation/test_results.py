@@ -67,6 +67,7 @@ def test_predictions_of_another_report_are_refused(report, content, tmp_path):
         ProbeReport.load(tmp_path)
 
 
+@pytest.mark.slow
 def test_small_numbers_survive_saving(tmp_path):
     report = bcl.evaluate(
         encode, FakeData(), "full", EvaluationOptions(probe=ProbeOptions(l2=3e-7)),

@@ -32,6 +32,7 @@ def report(tracker):
     )
 
 
+@pytest.mark.slow
 def test_report_holds_every_protocol(report):
     names = [entry.name for entry in report.protocols]
     assert names[:4] == ["full", "10-shot", "10%", "long-tailed"]

@@ -87,6 +87,7 @@ def test_intervals_depend_on_the_seed_alone(scores):
     assert first != tail_discovery(scores, LABELS, resamples=20, seed=1)
 
 
+@pytest.mark.slow
 def test_interval_of_noise_holds_chance_about_95_times_in_100():
     held = 0
     for seed in range(30):

@@ -134,6 +134,7 @@ def test_vmap_over_the_temperature():
     torch.testing.assert_close(losses, torch.stack([nt_xent(z1, z2, t) for t in temperatures]))
 
 
+@pytest.mark.slow
 def test_no_tensor_grows_with_the_square_of_the_batch():
     z1, z2 = (z.requires_grad_() for z in pair(2048, 16, torch.float32))
     square = 4 * (2 * 2048) ** 2  # bytes of the whole matrix

@@ -151,6 +151,7 @@ HARD = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("temperature", [1e-3, 0.011, 0.05, 0.2])
 @pytest.mark.parametrize("chunk_size", [0, 3])

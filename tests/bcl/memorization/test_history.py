@@ -82,6 +82,7 @@ def test_unreadable_histories_are_refused(tmp_path):
         TrackerHistory(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_run_writes_every_n_epochs_and_the_last(tmp_path):
     (tmp_path / "epoch000009.npy").write_bytes(b"of a run that is replaced")
     model = method()

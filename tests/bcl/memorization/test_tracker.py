@@ -121,6 +121,7 @@ def test_the_memory_is_saved_and_another_training_set_is_refused():
         MemorizationTracker(4).load_state_dict(state)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(

@@ -10,6 +10,7 @@ from bcl import InputError
 from bcl.methods.schedule import ScheduleSettings, warmup_cosine
 
 
+@pytest.mark.slow
 def test_golden_schedule(golden):
     values = np.load(golden / "lr_schedule.npz")
     steps = int(values["steps_per_epoch"])

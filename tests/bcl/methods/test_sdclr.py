@@ -73,6 +73,7 @@ class TestSDCLR:
         assert list(self.method().encoder.state_dict()) == list(plain)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["regnetx_002", "mobilenetv3_small_050", "test_convnext"])
 def test_sdclr_keeps_statistics_for_both_branches_of_any_batch_norm(name):
     if name == "test_convnext":  # layer norms

@@ -36,6 +36,7 @@ def steering_scores(scores):
     return rows, held[::3]
 
 
+@pytest.mark.slow
 def test_controls_take_the_memory_out_of_the_scores():
     own, held = steering_scores("own")
     assert torch.equal(own[2], held[2])

@@ -186,6 +186,12 @@ def test_encoder_may_be_a_module_of_ones_own():
     ("make", "told"),
     [
         (lambda: SimCLR(nn.Flatten()), "num_features"),
+        (lambda: SimCLR("resnet8", optimizer="adamw"), "OptimizerSettings"),
+        (lambda: SDCLR("resnet8", schedule="cosine"), "ScheduleSettings"),
+        (lambda: SimCLR("resnet8", projector=64), "ProjectorSettings"),
+        (lambda: SimCLR("resnet8", loss="nt_xent"), "Module"),
+        (lambda: SimCLR("resnet8", views=(16, 16)), "ContrastiveViews"),
+        (lambda: SimCLR("resnet8", memory=None), "MemorySettings"),
         (lambda: SimCLR("resnet8", loss=NTXentLoss()), "reduction='none'"),
         (lambda: BCL("resnet8", views=ContrastiveViews(SIZE)), "boost"),
         (lambda: SimCLR("resnet81"), "did you mean"),
@@ -334,6 +340,7 @@ class Watch(pl.Callback):
         self.losses.append(bool(outputs["loss"].isfinite()))
 
 
+@pytest.mark.slow
 def test_an_amp_overflow_is_skipped_and_its_finite_losses_count(tmp_path):
     """float16 with a scale that overflows the first gradients, on the CPU."""
     model, watch = small_method(), Watch()

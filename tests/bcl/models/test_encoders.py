@@ -32,6 +32,7 @@ def test_encoders_give_pooled_features_and_pass_gradients(name, size, arguments,
     assert missing == []
 
 
+@pytest.mark.slow
 def test_small_images_get_the_small_stem_and_large_ones_do_not():
     assert create_encoder("resnet18", 32).conv1.stride == (1, 1)
     assert create_encoder("resnet18", 224).conv1.stride == (2, 2)

@@ -27,6 +27,7 @@ def worn(encoder):
     return encoder.eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "size", "arguments", "own"),
     [

@@ -52,6 +52,7 @@ IMAGES = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(9))
 READY = (IMAGES - MEAN.view(3, 1, 1)) / STD.view(3, 1, 1)
 
 
+@pytest.mark.slow
 def test_bcl_and_its_count_of_tensors(tmp_path, capsys):
     network, head = resnet((2, 2, 2, 2)), worn(Head(512))
     state = simclr_state(network, head)
@@ -66,6 +67,7 @@ def test_bcl_and_its_count_of_tensors(tmp_path, capsys):
     assert encoder.mean == pytest.approx(tuple(MEAN.tolist()))
 
 
+@pytest.mark.slow
 def test_sdclr_single_norms_imagenet_stem_and_parallel_prefix(tmp_path, capsys):
     bottleneck = torchvision.models.resnet.Bottleneck
     network, head = resnet((1, 1, 1, 1), False, bottleneck), worn(Head(2048))
@@ -77,6 +79,7 @@ def test_sdclr_single_norms_imagenet_stem_and_parallel_prefix(tmp_path, capsys):
     torch.testing.assert_close(encoder(images), network(images))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "prefix", "top", "layers"), [("sdclr", "", "fc.", 3)])
 def test_sdclr_dual_norms_take_the_dense_branch(tmp_path, capsys, kind, prefix, top, layers):
     networks, heads = [resnet(seed=s) for s in (0, 1)], [worn(Head(512, layers), s) for s in (0, 1)]
@@ -87,6 +90,7 @@ def test_sdclr_dual_norms_take_the_dense_branch(tmp_path, capsys, kind, prefix, 
     assert "pruned branch" in message
 
 
+@pytest.mark.slow
 def test_bcl_d_becomes_a_whole_method(tmp_path, capsys):
     networks, heads = [resnet(seed=s) for s in (0, 1)], [worn(Head(512), s) for s in (0, 1)]
     state = released_dual(networks[0], heads[0], networks[1], heads[1], "backbone.", "backbone.fc.")
@@ -139,6 +143,7 @@ def test_bcl_becomes_a_checkpoint_that_can_be_probed(tmp_path, capsys, monkeypat
     assert "not resumed" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("size", "side"), [(32, 3), (64, 7)])
 def test_small_alexnet(tmp_path, capsys, size, side):
     torch.manual_seed(0)
@@ -179,6 +184,7 @@ def test_small_alexnet(tmp_path, capsys, size, side):
     torch.testing.assert_close(encoder(images), expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_moco_takes_the_query_encoder(tmp_path, capsys):
     query, key = resnet(small=False, seed=0), resnet(small=False, seed=1)
     state = {"queue": torch.randn(128, 32), "queue_ptr": torch.zeros(1, dtype=torch.long)}
@@ -193,6 +199,7 @@ def test_moco_takes_the_query_encoder(tmp_path, capsys):
     assert "76 momentum encoder, 4 projector, 2 queue" in message
 
 
+@pytest.mark.slow
 def test_moco_v3_takes_the_base_encoder(tmp_path, capsys):
     base, teacher = resnet(small=False, seed=0), resnet(small=False, seed=1)
     state = {"predictor.0.weight": torch.randn(8, 8), "base_encoder.fc.0.weight": torch.zeros(2, 2)}
@@ -204,6 +211,7 @@ def test_moco_v3_takes_the_base_encoder(tmp_path, capsys):
     assert "left out: 1 head, 72 momentum encoder, 1 predictor" in message
 
 
+@pytest.mark.slow
 def test_moco_v3_vision_transformer_has_twelve_heads(tmp_path):
     """An explicit forward of pre-norm attention blocks, read at the class token."""
     spec = {"name": "vit_small_patch16_224", "image_size": 224, "num_heads": 12}

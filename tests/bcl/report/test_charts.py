@@ -25,6 +25,7 @@ def classes(svg):
     return re.findall(r'class="mark-(\w+) role-mark (\w+?)x\d+_marks"', svg)
 
 
+@pytest.mark.slow
 def test_a_mark_per_class_and_run_with_its_values(together):
     svg = charts.accuracy_over_frequency(together, "full")
     accuracy = together[1].per_class("full")
@@ -87,6 +88,7 @@ def test_measures_of_the_features_are_curves_over_the_epochs_that_have_them(toge
     assert all(classes(svg) == [("line", "run0"), ("line", "run1")] for svg in drawn.values())
 
 
+@pytest.mark.slow
 def test_scores_over_training_or_at_the_end(together):
     assert "over training" in charts.score_histogram(together[0])
     (method,) = methods([recorded("short", 0, 0.1)])

@@ -19,6 +19,7 @@ def reports():
     return strong_and_weak()
 
 
+@pytest.mark.slow
 def test_seeds_of_one_name_are_averaged(reports):
     together = methods(reports)
     assert [(m.label, m.seeds) for m in together] == [
@@ -157,6 +158,7 @@ def test_other_test_images_are_refused(reports):
         compare([reports[0], other])
 
 
+@pytest.mark.slow
 def test_other_class_counts_are_said_and_their_draws_not_paired():
     def run(name, counts, content_hash):
         data = FakeData(counts)

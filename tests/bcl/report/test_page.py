@@ -67,6 +67,7 @@ class Outline(html.parser.HTMLParser):
             self.problems.append(f"</{tag}> closes nothing")
 
 
+@pytest.mark.slow
 def test_page_is_well_formed_self_contained_and_labeled(page):
     outline = Outline()
     text = page.read_text()
@@ -91,6 +92,7 @@ def test_page_holds_all_sections(page):
         assert words in text, words
 
 
+@pytest.mark.slow
 def test_a_difference_that_proves_nothing_is_said(tmp_path):
     text = render_report(
         [recorded("a", 0, 0.3), recorded("b", 0, 0.31)], tmp_path / "a.html"
@@ -100,6 +102,7 @@ def test_a_difference_that_proves_nothing_is_said(tmp_path):
     assert all("test" in each and "Holm" in each for each in words)
 
 
+@pytest.mark.slow
 def test_accuracies_of_the_history_are_drawn(page):
     text = page.read_text()
     titles = re.findall(r"<title>(Online [^<]*)</title>", text)
@@ -210,6 +213,7 @@ def test_bad_output(page, tmp_path):
         render_report([], tmp_path / "a.html")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -230,6 +234,7 @@ def test_old_and_foreign_reports(change, message, tmp_path):
         ProbeReport.load(tmp_path)
 
 
+@pytest.mark.slow
 def test_missing_and_broken_reports(tmp_path):
     folder = tmp_path / "whole"
     recorded("one", 0, 0.1).save(folder)

@@ -149,6 +149,7 @@ def steps(folder, monkeypatch, accumulate=1, **intervals):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("accumulate", "intervals", "expected"),
     [
@@ -209,6 +210,7 @@ def vit():
     )
 
 
+@pytest.mark.slow
 def test_a_vision_transformer_with_drop_path_resumes_bit_for_bit(tmp_path):
     method = vit()
     before = copy.deepcopy(method.encoder.state_dict())

@@ -39,6 +39,7 @@ def trainer(folder, *callbacks, **options):
     return make_trainer(new_record("run", model, 0, {}), folder, settings, **options), model
 
 
+@pytest.mark.slow
 def test_callbacks_and_plugins_of_the_user_join_those_of_the_run(tmp_path):
     probe = OnlineProbe(neighbors=0)
     made, model = trainer(tmp_path, probe, log="csv", history_every=1)

@@ -38,6 +38,7 @@ def recorded(folder, names, epochs=2, resume=None, resumed_at=None, more=()):
     return model, recorder.record
 
 
+@pytest.mark.slow
 def test_csv_goes_on_after_a_resume_and_forgets_what_came_after_the_checkpoint(tmp_path):
     recorded(tmp_path, "csv")
     file = tmp_path / "metrics.csv"
@@ -65,6 +66,7 @@ class Ask(pl.Callback):
         trainer.should_stop = trainer.should_stop or trainer.global_step == 4
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_within_an_epoch_goes_on_as_if_it_had_not_been(tmp_path):
     expected, record = recorded(tmp_path / "whole", "csv", 3)
     recorded(tmp_path / "cut", "csv", 3, more=(Ask(),))
@@ -85,6 +87,7 @@ def test_lightning_logs_the_loss_by_itself_where_there_is_no_record(tmp_path):
     assert [float(row["loss"]) > 0 for row in rows] == [True, True]
 
 
+@pytest.mark.slow
 def test_tensorboard_holds_curves_and_histogram_and_a_resume_purges_the_rest(tmp_path):
     event_file = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     _, record = recorded(tmp_path, "tensorboard")
@@ -155,6 +158,7 @@ def test_wandb_offline_holds_histogram_table_and_probe_curves(tmp_path, monkeypa
     assert (tmp_path / "wandb-id.txt").read_text().strip() == settings.run_id
 
 
+@pytest.mark.slow
 def test_tail_table_without_labels_and_with_large_images():
     wandb = pytest.importorskip("wandb")
     tracker = method(num_samples=4).tracker
@@ -175,6 +179,7 @@ def test_tail_table_without_labels_and_with_large_images():
     assert (image.image.width, image.image.height) == (96, 96)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["tensorboard", "wandb"])
 def test_a_missing_package_is_one_line_that_names_the_extra(name, monkeypatch, tmp_path, capsys):
     real = importlib.util.find_spec
@@ -190,6 +195,7 @@ def test_a_missing_package_is_one_line_that_names_the_extra(name, monkeypatch, t
     assert not (tmp_path / "outputs").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [

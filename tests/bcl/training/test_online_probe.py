@@ -23,6 +23,7 @@ from cacr.method import TeacherSettings
 from datamodules import DigitsLT
 
 
+@pytest.mark.slow
 def test_the_run_is_the_same_to_the_last_bit_with_and_without_it():
     states, numbers = [], []
     for callbacks in ([], [OnlineProbe()]):
@@ -66,6 +67,7 @@ def test_values_are_those_of_a_count_by_hand():
     assert [row["epoch"] for row in recorder.record["history"]] == [0, 1]
 
 
+@pytest.mark.slow
 def test_the_linear_head_learns_from_long_tailed_batches():
     probe = OnlineProbe(neighbors=0, learning_rate=0.02, every_n_epochs=15)
     views = ContrastiveViews(16, chain=ChainSettings(scale=(0.8, 1.0), flip_probability=0.0))
@@ -76,6 +78,7 @@ def test_the_linear_head_learns_from_long_tailed_batches():
     assert "online_knn/all" not in values
 
 
+@pytest.mark.slow
 def test_it_measures_every_n_epochs_and_after_the_last():
     recorder = RunRecorder({"name": "x"}, "unused")
     recorder.on_train_end = lambda *_: None
@@ -127,6 +130,7 @@ class StopError(Exception):
     pass
 
 
+@pytest.mark.slow
 def test_a_run_that_was_cut_within_an_epoch_goes_on_with_the_same_head(tmp_path):
     class Cut(pl.Callback):
         def on_train_batch_start(self, trainer, *_):
@@ -163,6 +167,7 @@ def test_a_run_that_was_cut_within_an_epoch_goes_on_with_the_same_head(tmp_path)
     assert files[0]["history"] == files[1]["history"]
 
 
+@pytest.mark.slow
 def test_a_head_of_other_classes_is_refused(tmp_path):
     saver = Checkpoints(tmp_path)
     recorder = RunRecorder({"name": "x"}, tmp_path)
@@ -251,6 +256,7 @@ def test_two_ranks_hold_the_numbers_of_one_and_stop_together(tmp_path):
     assert saved["global_step"] == 3
 
 
+@pytest.mark.slow
 def test_from_the_command_line(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "more.yaml").write_text("online: {every_n_epochs: 1, neighbors: 3}\nlog: [csv]\n")

@@ -2,6 +2,7 @@
 
 import io
 
+import pytest
 from small_runs import method
 
 from bcl.training import make_trainer
@@ -23,6 +24,7 @@ class Terminal(io.StringIO):
         return True
 
 
+@pytest.mark.slow
 def test_progress_is_a_bar_in_a_terminal_and_lines_elsewhere(tmp_path, monkeypatch, capsys):
     fit(*trainer(tmp_path / "lines"), DigitsLT())
     lines = capsys.readouterr().out.splitlines()

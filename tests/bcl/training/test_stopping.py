@@ -37,6 +37,7 @@ def run(folder, *callbacks, resume=None, accumulate=1):
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "batch", "accumulate", "step"),
     [("SIGTERM", 2, 1, 2), ("SIGUSR1", 3, 1, 3), ("SIGINT", 1, 2, 1)],
@@ -45,7 +46,7 @@ def test_a_signal_ends_a_run_that_goes_on_exactly(tmp_path, name, batch, accumul
     number = getattr(signal, name)
     before = signal.getsignal(number)
     expected = run(tmp_path / "whole", accumulate=accumulate).state_dict()
-    with pytest.raises(Interrupted, match=f"{name} after step {step}; go on with") as error:
+    with pytest.raises(Interrupted, match=f"{name} after step {step}; resume with") as error:
         run(tmp_path / "cut", Send(number, batch), accumulate=accumulate)
     assert error.value.status == 128 + number
     assert signal.getsignal(number) == before

@@ -41,6 +41,7 @@ def watched(*callbacks, model=None, data=None, **settings):
     return record.record
 
 
+@pytest.mark.slow
 def test_the_run_is_the_same_to_the_last_bit_with_and_without_it():
     states, numbers = [], []
     for callbacks in ([], [FeatureWatch(every_n_epochs=1)]):
@@ -79,6 +80,7 @@ def test_values_are_those_of_the_formulas():
     assert rows[1]["features/alignment"] == pytest.approx(alignment(*encoded), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_it_watches_data_without_labels_by_default_and_others_when_asked():
     epochs = {"max_epochs": 12}
     assert "watch" not in watched(FeatureWatch(), data=DigitsLT(batch_size=400), max_epochs=1)
@@ -91,6 +93,7 @@ def test_it_watches_data_without_labels_by_default_and_others_when_asked():
     assert "watch" not in watched(FeatureWatch(0), max_epochs=1)
 
 
+@pytest.mark.slow
 def test_a_collapse_is_told_once(capsys):
     class Constant(torch.nn.Module):
         num_features = 12
@@ -123,6 +126,7 @@ class Cut(pl.Callback):
             raise StopError
 
 
+@pytest.mark.slow
 def test_a_resumed_run_compares_with_the_neighbors_before(tmp_path):
     def run(folder, *more, resume=None):
         callbacks = [TorchRandomState(), Checkpoints(folder), FeatureWatch(1), *more]

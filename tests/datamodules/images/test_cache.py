@@ -38,6 +38,7 @@ def _start(folder: Path, cache: Path, queue) -> None:
     queue.put(int(result.pixels.to(torch.int64).sum()))
 
 
+@pytest.mark.slow
 def test_processes_that_start_together(folder: Path, tmp_path: Path, monkeypatch) -> None:
     """One decodes, the others wait for it and map the same file."""
     runs = tmp_path / "runs"
@@ -100,6 +101,7 @@ def test_folder_that_cannot_be_written(folder: Path, tmp_path: Path, monkeypatch
     assert len(decode_folder(folder, tmp_path / "cache").pixels) == 40
 
 
+@pytest.mark.slow
 def test_killed_while_caching(folder: Path, tmp_path: Path) -> None:
     code = (
         "import os, signal, sys\n"

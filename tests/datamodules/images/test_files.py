@@ -99,6 +99,7 @@ def test_packed_names() -> None:
     assert packed[1] == names[1]
 
 
+@pytest.mark.slow
 def test_workers_give_the_same_batches_and_leave_the_random_state(folder: Path) -> None:
     memory = module(folder, storage="memory")
     files = module(folder, storage="files", workers=2)
@@ -115,6 +116,7 @@ def test_workers_give_the_same_batches_and_leave_the_random_state(folder: Path) 
         assert all(one[key].equal(other[key]) for key in one)
 
 
+@pytest.mark.slow
 def test_workers_after_a_broken_off_epoch(folder: Path) -> None:
     files = module(folder, storage="files", workers=2, batch_size=2, imbalance_factor=1)
     loader = files.train_dataloader()

@@ -77,6 +77,7 @@ def test_reaches_the_minimum(kind, l2):
     assert float((logits - expected).abs().max()) < 2e-3 * max(1, float(expected.abs().max()))
 
 
+@pytest.mark.slow
 def test_says_how_near_it_came_where_float32_or_patience_ends():
     x, y = features("scales")
     result = fit_linear_probe(x, y, x, y, l2=1e-7)
@@ -85,6 +86,7 @@ def test_says_how_near_it_came_where_float32_or_patience_ends():
     assert fit_linear_probe(x, y, x, y, l2=1e-2).notes == []
 
 
+@pytest.mark.slow
 def test_draws_together_reach_the_minima_of_each():
     x, y = features("plain")
     rows = torch.stack([torch.randperm(300, generator=torch.Generator().manual_seed(s))[:150]
@@ -111,6 +113,7 @@ def test_pairs_of_another_penalty_help():
     assert torch.allclose(warm.weight, cold.weight, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_preconditioner_spares_steps(monkeypatch):
     x, y = features("plain")
     mixed = torch.randn(12, 12, generator=torch.Generator().manual_seed(2))
@@ -151,6 +154,7 @@ def excess(features, labels, num_classes, l2, found):
     return (ours - objective(model.coef_.T, model.intercept_)) / ours
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("l2", "most"), [(1e-4, 3e-5), (1e-3, 4e-6), (1e-2, 2e-6)])
 def test_the_minimum_is_as_near_as_the_documentation_says(l2, most):
     generator = torch.Generator().manual_seed(0)
