@@ -70,9 +70,7 @@ def enhance(to, x, plane, factor, by_mean, by_gray, exact: tl.constexpr, block: 
 def _channel(base, slope, hue, middle, sixth, sign, exact: tl.constexpr):
     away = tl.minimum(tl.maximum(tl.abs(hue - middle * sixth), sixth), 2.0 * sixth)
     y = base + sign * slope * away
-    if exact:
-        y = tl.floor(y)
-    return y
+    return tl.floor(y) if exact else cut_levels(y)
 
 
 @triton.jit

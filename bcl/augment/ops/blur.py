@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from bcl.augment.ops.blocks import block_rows
 from bcl.augment.ops.color import blend, round_levels
 
 
@@ -14,8 +15,11 @@ def gaussian_blur(x: Tensor, sigma: Tensor, exact: bool) -> Tensor:
     in both directions, as two matrix products.
     """
     across, down = _blur_matrix(sigma, x.shape[3]), _blur_matrix(sigma, x.shape[2])
-    x = down[:, None] @ (x @ across.transpose(1, 2)[:, None])
-    return round_levels(x) if exact else x.clamp_(0, 255)
+    # How a product in float32 rounds depends on the batch, in which small images come.
+    kind = torch.float64 if exact and block_rows(x) > 1 else x.dtype
+    across, down = across.to(kind), down.to(kind)
+    y = down[:, None] @ (x.to(kind) @ across.transpose(1, 2)[:, None])
+    return round_levels(y).to(x.dtype) if exact else y.clamp_(0, 255)
 
 
 def _blur_matrix(sigma: Tensor, size: int) -> Tensor:

@@ -97,7 +97,7 @@ def shift_hue(x: Tensor, shift: Tensor, exact: bool = True) -> Tensor:
     for channel, (middle, sign) in enumerate(((3, 1), (2, -1), (4, -1))):
         away = (hue - middle * sixth).abs_().clamp_(sixth, 2 * sixth)
         x[:, channel] = torch.addcmul(bases[channel], slope, away, value=sign)
-    return x.floor_() if exact else x
+    return x.floor_() if exact else x.clamp_(0, 255)  # rounding may leave the range
 
 
 def _hue_sixths(x: Tensor, value: Tensor, chroma: Tensor, safe: Tensor) -> Tensor:

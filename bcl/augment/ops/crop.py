@@ -126,37 +126,39 @@ def _tap_table(in_size: int, out_size: int) -> Taps:
 
 def _columns_first(images: Tensor, across: Taps, down: Taps, exact: bool = True) -> Tensor:
     """(R, 3, H, W) to levels (R, 3, S_h, S_w), along each row of pixels first."""
-    x = _multiply(to_levels(images), across, images.shape[3])  # (R, 3, H, S_w)
-    if exact:
-        x = round_levels(x)
-    x = _sum_rows(x, *down)  # (R, 3, S_h, S_w)
+    x = to_levels(_last_first(images).contiguous())  # (R, W, 3, H)
+    x = _sum_taps(x, *across)  # (R, S_w, 3, H)
+    x = _sum_taps(_last_first(round_levels(x) if exact else x), *down)  # (R, S_h, S_w, 3)
+    x = _last_first(x).contiguous()
     return round_levels(x) if exact else x.clamp_(0, 255)
 
 
 def _rows_first(images: Tensor, across: Taps, down: Taps) -> Tensor:
     """The same with whole levels, along each column of pixels first."""
-    x = round_levels(_sum_rows(to_levels(images), *down))  # (R, 3, S_h, W)
-    return round_levels(_multiply(x, across, images.shape[3]))
+    x = _columns_first(images.transpose(2, 3), down, across)  # (R, 3, S_w, S_h)
+    return x.transpose(2, 3)
 
 
-def _multiply(x: Tensor, taps: Taps, cols: int) -> Tensor:
-    """(R, 3, H, W) to (R, 3, H, S) by a matrix product."""
-    position, weight = taps
-    matrix = weight.new_zeros(*position.shape[:2], cols).scatter_add_(2, position, weight)
-    out = torch.bmm(x.flatten(1, 2), matrix.transpose(1, 2))  # (R, 3 H, S)
-    return out.view(*x.shape[:3], -1)
+def _last_first(x: Tensor) -> Tensor:
+    """(R, a, b, L) to (R, L, a, b)."""
+    return x.permute(0, 3, 1, 2)
 
 
-def _sum_rows(x: Tensor, taps: Tensor, weights: Tensor) -> Tensor:
-    """(R, 3, H, W) to (R, 3, S, W), summing only the rows that have a weight."""
-    count, channels, height, width = x.shape
-    line = torch.arange(count * channels, device=x.device) * height  # (3 R,) first rows
-    index = line.view(count, channels, 1, 1) + taps[:, None]  # (R, 3, S, T)
-    many = weights[:, None].expand(-1, channels, -1, -1)
-    bags = functional.embedding_bag(
-        index.flatten(0, 2), x.reshape(-1, width), per_sample_weights=many.flatten(0, 2), mode="sum"
+def _sum_taps(x: Tensor, taps: Tensor, weights: Tensor) -> Tensor:
+    """(R, L, a, b) to (R, S, a, b), summing only the places along L that have a weight.
+
+    Each sum runs over its taps in order, so that it does not depend on what else is in the batch;
+    a matrix product may round otherwise for other sizes and addresses.
+    """
+    count, length, *rest = x.shape
+    index = taps + length * torch.arange(count, device=x.device)[:, None, None]  # (R, S, T)
+    sums = functional.embedding_bag(
+        index.flatten(0, 1),
+        x.contiguous().view(count * length, -1),  # torch sums strided rows in another way
+        per_sample_weights=weights.flatten(0, 1),
+        mode="sum",
     )
-    return bags.view(count, channels, -1, width)
+    return sums.view(count, -1, *rest)
 
 
 # --- large images, one by one ---------------------------------------------------------------------

@@ -66,6 +66,27 @@ def test_multi_crop_gives_a_list():
     assert [tuple(view.shape) for view in out] == [(4, 3, 32, 32)] * 2 + [(4, 3, 16, 16)] * 3
 
 
+@pytest.mark.parametrize("seed", range(40))
+def test_views_do_not_depend_on_how_a_batch_is_cut(seed):
+    """Of odd sizes a matrix product rounds otherwise for other batches and addresses."""
+    generator = torch.Generator().manual_seed(seed)
+    rows, cols, *size = torch.randint(1, 49, (4,), generator=generator).tolist()
+    chain = ChainSettings(blur_probability=0.5)
+    views = ContrastiveViews(tuple(size), 2, chain, BoostedRandAugment("bcl-d"), seed=seed)
+    images = torch.randint(0, 256, (9, 3, rows, cols), dtype=torch.uint8, generator=generator)
+    scores, ids = torch.linspace(0, 1, 9), torch.arange(9)
+    alone = [views(images[i : i + 1], scores[i : i + 1], ids[i : i + 1]) for i in range(9)]
+    assert views(images, scores, ids).equal(torch.cat(alone, 1))
+
+
+@pytest.mark.parametrize("size", [32, 49])
+def test_fast_views_stay_in_range(size):
+    images, ids = torch.randint(0, 256, (64, 3, 40, 40), dtype=torch.uint8), torch.arange(64)
+    out = ContrastiveViews(size, arithmetic="fast")(images, ids=ids)
+    assert out.min() >= 0
+    assert out.max() <= 1
+
+
 def test_missing_scores_and_ids_are_named():
     views = ContrastiveViews(32, boost=BoostedRandAugment())
     with pytest.raises(InputError, match="ids"):
