@@ -8,7 +8,8 @@ from bcl.augment.kernels.levels import cut_levels
 from bcl.augment.ops.geometry import CUTOUT_COLOR
 from bcl.augment.policy import MAX_MAGNITUDE, OPS
 
-# The ops in the order of the table; kernels read constants in this form only.
+# The ops in the order of the table; kernels read constants in this form only. A row more in the
+# table fails here, until it has its name and its branch in `boost_kernel`.
 (
     SHEAR_X, SHEAR_Y, TRANSLATE_X, TRANSLATE_Y, ROTATE, AUTO_CONTRAST, INVERT, EQUALIZE, SOLARIZE,
     POSTERIZE, CONTRAST, COLOR, BRIGHTNESS, SHARPNESS, CUTOUT,
