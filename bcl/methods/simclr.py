@@ -158,16 +158,12 @@ class SimCLR(pl.LightningModule):
         self.tracker = first.to(self.device)
         for name, tracker in zip(self.memory.signals[1:], others, strict=True):
             self.watched[name] = tracker.to(self.device)
-        states = [each for each in self.loss.modules() if isinstance(each, SampleState)]
-        for state in states:
-            state.allocate(first.num_samples, self.device)
+        for part in self.loss.modules():
+            if isinstance(part, SampleState):
+                part.allocate(first.num_samples, self.device)
         # They keep themselves equal on all ranks. DDP would broadcast their rows every step.
-        alone = [*self.trackers.values(), *states]
         self._ddp_params_and_buffers_to_ignore = [
-            f"{name}.{buffer}"
-            for name, part in self.named_modules()
-            if any(part is each for each in alone)
-            for buffer, _ in part.named_buffers()
+            name for name, _ in self.named_buffers() if name.startswith(self.sized_by_data)
         ]
 
     @property
@@ -177,6 +173,12 @@ class SimCLR(pl.LightningModule):
             return {}
         others: Any = self.watched.values()
         return dict(zip(self.memory.signals, (self.tracker, *others), strict=True))
+
+    @property
+    def sized_by_data(self) -> tuple[str, ...]:
+        """Beginnings of the names of tensors with a row per training sample."""
+        states = [n for n, part in self.named_modules() if isinstance(part, SampleState)]
+        return ("tracker.", "watched.", *(f"{name}." for name in states))
 
     # --- features -------------------------------------------------------------------------
 

@@ -385,7 +385,8 @@ def load_method(method: Any, content: dict[str, Any], path: str | Path) -> None:
     saved = content[KEY]["record"].get("encoder")
     own = plain(encoder_spec(getattr(method, "encoder", method)))
     difference = _encoder_difference(saved, own) if saved is not None and own is not None else None
-    difference = difference or _tensor_difference(content["state_dict"], method.state_dict())
+    late = getattr(method, "sized_by_data", ())
+    difference = difference or _tensor_difference(content["state_dict"], method.state_dict(), late)
     if difference is not None:
         raise InputError(
             f"{path} is a checkpoint of another model: {difference}. Use the configuration that "
@@ -405,13 +406,13 @@ def _encoder_difference(saved: dict[str, Any], own: dict[str, Any]) -> str | Non
     return None
 
 
-def _tensor_difference(saved: dict[str, Tensor], own: dict[str, Tensor]) -> str | None:
-    """Compare the tensors' shapes; a method may have no tracker yet."""
+def _tensor_difference(
+    saved: dict[str, Tensor], own: dict[str, Tensor], late: tuple[str, ...]
+) -> str | None:
+    """Compare the tensors' shapes; a method may lack those that begin so until it has data."""
     shapes, wanted = ({name: tuple(x.shape) for name, x in each.items()} for each in (saved, own))
-    tracked = {
-        name for name in shapes if name.startswith(("tracker.", "watched.")) and name not in wanted
-    }
-    names = [name for name in {**wanted, **shapes} if name not in tracked]
+    absent = {name for name in shapes if name.startswith(late) and name not in wanted}
+    names = [name for name in {**wanted, **shapes} if name not in absent]
     wrong = [name for name in names if shapes.get(name) != wanted.get(name)]
     if not wrong:
         return None

@@ -8,6 +8,7 @@ from tensors import check_features, pair
 
 from bcl import InputError, SimCLR, SogCLRLoss
 from bcl.core.distributed import sum_over_ranks
+from bcl.training.checkpoints import KEY, load_method
 
 
 @pytest.mark.parametrize("chunk_size", [0, 1, 3, None])
@@ -122,7 +123,8 @@ def test_a_method_gives_it_ids_and_saves_it():
     mean = float(trainer.callback_metrics["temperature"])
     assert mean == pytest.approx(float(loss.temperatures.mean()))
     again = SimCLR(TINY, views=SIZE, loss=SogCLRLoss(reduction="none"))
-    again.load_state_dict(method.state_dict())
+    # As `bcl fit` resumes: the size of the training set is not known yet.
+    load_method(again, {"state_dict": method.state_dict(), KEY: {"record": {}}}, "run.ckpt")
     assert again.loss.state.values.equal(loss.state.values)
     assert "loss.state.values" in method._ddp_params_and_buffers_to_ignore
     with pytest.raises(InputError, match="9 samples"):
