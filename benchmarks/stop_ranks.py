@@ -54,7 +54,7 @@ def attempt(folder: Path, number: int, group: bool, delay: float) -> str:
     if number == signal.SIGKILL:
         fine = any("another rank has ended" in line for line in lines)
     else:
-        step = re.search(r"^bcl: stopped by \w+ after step (\d+); go on", said, re.MULTILINE)
+        step = re.search(r"^bcl: stopped by \w+ after step (\d+); resume with", said, re.MULTILINE)
         fine = process.returncode == 128 + number and step is not None
         fine = fine and saved_step(folder) == int(step[1] if step else -1)
     return f"{'ok' if fine else 'WRONG'} in {seconds:.1f} s, status {process.returncode}: {lines}"

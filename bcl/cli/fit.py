@@ -44,6 +44,7 @@ OPTIONS: dict[str, tuple[Any, Any, str]] = {
         "side of the views in pixels; images are stored in proportion",
     ),
     "--ckpt_path": (str | None, None, "checkpoint to resume from; 'last': the folder's, if any"),
+    "--change": (str | None, None, "options that a resumed run may change; comma-separated"),
     "--save.every_n_epochs": (int, 1, "epochs between checkpoints"),
     "--save.every_n_steps": (int | None, None, "optimizer steps between checkpoints"),
     "--save.every_minutes": (float | None, None, "minutes between checkpoints"),
@@ -85,6 +86,7 @@ FIRST = {
         "--trainer.default_root_dir DIR": "another folder",
         "--overwrite": "replace a run in the same folder",
         "--ckpt_path FILE|last": OPTIONS["--ckpt_path"][2],
+        "--change NAMES": OPTIONS["--change"][2],
         "--save.every_minutes X": OPTIONS["--save.every_minutes"][2],
         "--log NAMES": OPTIONS["--log"][2],
         "--online.every_n_epochs N": OPTIONS["--online.every_n_epochs"][2],
@@ -213,7 +215,8 @@ def _train(parser: Any, options: Any) -> Path | None:
     from bcl.cli import automatic
     from bcl.models.encoders import without_first_weights
     from bcl.training import FeatureWatch, OnlineProbe
-    from bcl.training.checkpoints import lies_in, load_method, read_checkpoint
+    from bcl.training.changes import check_changes
+    from bcl.training.checkpoints import KEY, lies_in, load_method, read_checkpoint
     from bcl.training.fit import fit, make_trainer
     from bcl.training.record import new_record
 
@@ -229,6 +232,8 @@ def _train(parser: Any, options: Any) -> Path | None:
     except (ValueError, ArgumentError) as error:
         raise find_input_error(error) or error from None
     resumed_at = None
+    config = {key: plain[key] for key in KEYS}
+    change = [name.strip() for name in (options.change or "").split(",") if name.strip()]
     if checkpoint is not None:
         content = read_checkpoint(checkpoint)
         if "optimizer_states" not in content:
@@ -236,11 +241,12 @@ def _train(parser: Any, options: Any) -> Path | None:
                 f"{checkpoint} holds weights without an optimizer, as `bcl import` writes them; it "
                 "can be probed and exported, not resumed."
             )
+        # Before the data are opened, which may take long.
+        check_changes(content[KEY]["record"].get("config", {}), config, change)
         load_method(built.model, content, checkpoint)
         # The files in the folder are this run's only if the checkpoint is.
         if lies_in(checkpoint, folder / "checkpoints"):
             resumed_at = int(content["global_step"])
-    config = {key: plain[key] for key in KEYS}
     automatic.settle(config["model"], getattr(built.model, "encoder", None))
     online = options.online.every_n_epochs is not None
     trainer = make_trainer(
@@ -253,6 +259,7 @@ def _train(parser: Any, options: Any) -> Path | None:
         watch=FeatureWatch(**vars(options.watch)),
         history_every=options.history.every_n_epochs,
         resumed_at=resumed_at,
+        change=change,
     )
     fit(trainer, built.model, built.data, checkpoint)
     return folder / "checkpoints" / "last.ckpt" if trainer.is_global_zero else None

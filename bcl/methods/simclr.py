@@ -366,7 +366,7 @@ class SimCLR(pl.LightningModule):
         return self.schedule.factor(step, total=total, epochs=epochs, base=base)  # type: ignore[arg-type]
 
     def on_train_start(self) -> None:
-        """Set the learning rate of the first step; see that signals of features are measured."""
+        """See that signals of features are measured; set the optimizer's numbers as configured."""
         callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]
         measured = any(hasattr(each, "measures_signals") for each in callbacks)
         if self.memory.of_features and not measured:
@@ -374,9 +374,14 @@ class SimCLR(pl.LightningModule):
                 f"{', '.join(self.memory.of_features)} are measured between epochs; train with "
                 "`bcl fit`, or give the trainer the callback bcl.training.FeatureSignals()."
             )
-        if self.global_step == 0:
-            for group in self.trainer.optimizers[0].param_groups:
-                group["lr"] = group["initial_lr"] * self._rate_factor(0)
+        (optimizer,), (schedule,) = self.trainer.optimizers, self.trainer.lr_scheduler_configs
+        # A resume restored those of the checkpoint.
+        configured = self.optimizer.build(self).param_groups
+        for group, own in zip(optimizer.param_groups, configured, strict=True):
+            group |= {key: value for key, value in own.items() if key != "params"}
+            group["initial_lr"] = own["lr"]
+            group["lr"] = own["lr"] * self._rate_factor(self.global_step)
+        schedule.scheduler.base_lrs = [group["initial_lr"] for group in optimizer.param_groups]
 
     def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
         """Load weights and trackers; a method without trackers takes the saved size."""

@@ -39,6 +39,7 @@ def make_trainer(
     watch: FeatureWatch | None = None,
     history_every: int | None = None,
     resumed_at: int | None = None,
+    change: Iterable[str] = (),
 ) -> pl.Trainer:
     """Build the trainer of a recorded run.
 
@@ -52,6 +53,7 @@ def make_trainer(
         watch: measures of the features without labels; the default `FeatureWatch` if not given.
         history_every: epochs between files of the tracker's history, if the run has them.
         resumed_at: optimizer steps of the checkpoint in the folder that the run resumes from.
+        change: options of the configuration that may differ from those of the run resumed.
 
     Returns:
         The trainer, for `fit`.
@@ -60,7 +62,7 @@ def make_trainer(
         InputError: settings that Lightning refuses, or that do not match the launcher's processes.
     """
     settings = dict(settings)
-    recorder = RunRecorder(record, folder)
+    recorder = RunRecorder(record, folder, change)
     callbacks: list[Callback] = [recorder, TorchRandomState(), StopOnSignal()]
     callbacks.append(Checkpoints(Path(folder) / "checkpoints", **(save or {})))
     progress, terminal = settings.get("enable_progress_bar") is not False, sys.stdout.isatty()

@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ from pytorch_lightning.callbacks import Callback
 from bcl.core import provenance
 from bcl.core.errors import InputError
 from bcl.core.files import write_text
+from bcl.core.text import shown_lines
 from bcl.models.encoders import encoder_spec
+from bcl.training.changes import check_changes
 from bcl.training.checkpoints import FORMAT, KEY
 
 # What a resumed run must share with the one before: the memory knows samples by their ids alone.
@@ -55,10 +58,14 @@ class RunRecorder(Callback):
     Args:
         record: from `new_record`.
         folder: where ``run.json`` is written at the end.
+        change: options of the configuration that may differ from those of the run resumed.
     """
 
-    def __init__(self, record: dict[str, Any], folder: str | Path) -> None:
+    def __init__(
+        self, record: dict[str, Any], folder: str | Path, change: Iterable[str] = ()
+    ) -> None:
         self.record = {**record, "epochs": 0, "wall_seconds": 0.0, "history": []}
+        self.change = tuple(change)
         self.folder = Path(folder)
         self._before = 0.0
         self._start = time.monotonic()
@@ -76,7 +83,8 @@ class RunRecorder(Callback):
         data: Any = getattr(trainer, "datamodule", None)
         encoder = getattr(pl_module, "encoder", None)
         found = [note for each in (encoder, data) for note in getattr(each, "notes", None) or []]
-        self.record["notes"] = [str(note) for note in found]
+        said = map(_change_note, self.record.get("changes", []))
+        self.record["notes"] = [*map(str, found), *said]
         if trainer.is_global_zero:
             print_notes(self.record["notes"])
             if hasattr(data, "write_names"):
@@ -119,7 +127,10 @@ class RunRecorder(Callback):
         checkpoint[KEY] = {"format": FORMAT, "record": record, "running": self._running(trainer)}
 
     def on_load_checkpoint(self, trainer: pl.Trainer, _: Any, checkpoint: dict[str, Any]) -> None:
-        """Continue the history and the clock; refuse another seed or other training images."""
+        """Continue the history and the clock; refuse what would be another run.
+
+        The record keeps what was changed by name, with the step that came first after it.
+        """
         saved, running = checkpoint[KEY]["record"], checkpoint[KEY]["running"]
         own = {**self.record, **_data(trainer)}
         for key, what in _SAME.items():
@@ -129,7 +140,12 @@ class RunRecorder(Callback):
                     f"the checkpoint's run had another {what}, {old}, than this one, {new}; resume "
                     "it as it was started, or start a new run in another folder."
                 )
+        found = check_changes(saved.get("config", {}), own.get("config", {}), self.change)
+        step = {"epoch": checkpoint["epoch"], "step": checkpoint["global_step"]}
+        noted = [step | change._asdict() for change in found]
         self.record |= {key: saved[key] for key in ("history", "wall_seconds", "epochs")}
+        if saved.get("changes") or noted:
+            self.record["changes"] = [*saved.get("changes", []), *noted]
         self._sum, self._count = running["sum"], running["count"]
 
     def on_train_end(self, trainer: pl.Trainer, *_: Any) -> None:
@@ -141,11 +157,11 @@ class RunRecorder(Callback):
 
 def print_notes(notes: list[str], most: int = 20) -> None:
     """Print the datamodule's notes; the record holds those beyond ``most``."""
-    shown = notes[:most]
+    first = notes[:most]
     if len(notes) > most:
-        shown.append(f"and {len(notes) - most:,} more, in the run's run.json and checkpoints")
-    for note in shown:
-        print(f"note: {note}", flush=True)
+        first.append(f"and {len(notes) - most:,} more, in the run's run.json and checkpoints")
+    for note in first:
+        print(f"note: {shown_lines(note)}", flush=True)
 
 
 def _data(trainer: pl.Trainer) -> dict[str, str]:
@@ -153,3 +169,10 @@ def _data(trainer: pl.Trainer) -> dict[str, str]:
     data: Any = getattr(trainer, "datamodule", None)
     found = {key: getattr(data, key, None) for key in ("recipe", "content_hash", "images_hash")}
     return {key: str(value) for key, value in found.items() if value is not None}
+
+
+def _change_note(change: dict[str, Any]) -> str:
+    return (
+        f"changed at step {change['step']} (epoch {change['epoch']}): {change['option']} from "
+        f"{change['old']!r} to {change['new']!r}"
+    )

@@ -17,7 +17,7 @@ def test_resume_with_other_bytes_is_refused() -> None:
 
     def resume(record: dict) -> RunRecorder:
         recorder = RunRecorder({"seed": 0}, ".")
-        checkpoint = {KEY: {"record": record, "running": running}}
+        checkpoint = {KEY: {"record": record, "running": running}, "epoch": 1, "global_step": 4}
         recorder.on_load_checkpoint(SimpleNamespace(datamodule=data), None, checkpoint)
         return recorder
 
