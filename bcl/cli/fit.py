@@ -107,9 +107,9 @@ def main(arguments: list[str]) -> int:
         raise InputError(
             "`bcl fit` needs jsonargparse; install it with pip install 'bcl-cacr[cli]'."
         ) from None
-    with quiet_lightning():
-        from bcl.cli import automatic  # loads PyTorch and Lightning, which help does not need
+    from bcl.cli import automatic  # loads Lightning, which help does not need and sets its loggers
 
+    with quiet_lightning():
         config = automatic.complete(layers, arguments, name)
         last = _train(*parse(arguments, config, name))
     if last is not None:
