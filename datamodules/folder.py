@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from bcl.core.errors import InputError
-from datamodules.images.readers import SYSTEM, Reader, is_image, kind_of, open_reader, shown
+from bcl.core.text import shown
+from datamodules.images.readers import SYSTEM, Reader, is_image, kind_of, open_reader
 from datamodules.pool import Pool, PoolDataModule, counted
 from datamodules.tail.balance import listed
 

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from bcl.core.errors import InputError, unknown_name
+from datamodules.images.readers import read_regular
 from datamodules.pool import Pool, PoolDataModule
 from datamodules.tail.splits import MOST_CLASSES
 
@@ -121,8 +122,8 @@ class HuggingFaceLT(PoolDataModule):
                 )
         except InputError:
             raise
-        except (OSError, ValueError, RuntimeError) as error:
-            raise InputError(f"cannot load '{self.path}' ({split}): {error}") from None
+        except Exception as error:  # its files hold arbitrary values
+            raise _unloadable(f"'{self.path}' ({split})", error) from error
         for column in filter(None, (self.image_column, self.label_column)):
             if column not in part.features:
                 raise unknown_name("column", column, part.features)
@@ -136,8 +137,8 @@ def open_rows(path: str, column: str = "image") -> "_RowReader":
     try:
         saved = any((folder / name).is_file() for name in ("dataset_dict.json", "state.json"))
         found = datasets.load_from_disk(str(folder)) if saved else datasets.load_dataset(path)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise InputError(f"cannot load '{path}': {error}") from None
+    except Exception as error:  # its files hold arbitrary values
+        raise _unloadable(f"'{path}'", error) from error
     parts = dict(found) if isinstance(found, dict) else {"train": found}
     for part in parts.values():
         if column not in part.features:
@@ -145,6 +146,11 @@ def open_rows(path: str, column: str = "image") -> "_RowReader":
     undecoded = datasets.Image(decode=False)
     parts = {name: part.cast_column(column, undecoded) for name, part in parts.items()}
     return _RowReader(Path(path), parts, column)
+
+
+def _unloadable(what: str, error: Exception) -> InputError:
+    reason = str(error) or type(error).__name__
+    return InputError(f"cannot load {what}: {reason}; name another folder or set of the hub.")
 
 
 def import_datasets(needed_by: str) -> Any:
@@ -177,7 +183,7 @@ class _RowReader:
             return bytes(image["bytes"])
         if image.get("path") is None:
             raise OSError("no image in this row")
-        return Path(image["path"]).read_bytes()
+        return read_regular(image["path"])
 
     def stamp(self, name: str) -> str:
         # The library changes its fingerprint with every change of the data.

@@ -109,6 +109,8 @@ def _fault(parts: list[str], num_classes: int | None, words: list[str]) -> str |
     label, limit = int(parts[1]), MOST_CLASSES if num_classes is None else num_classes
     if not 0 <= label < limit:
         return f"label {label} is out of range (0 to {limit - 1})"
+    if "\0" in parts[0]:
+        return f"'{parts[0]}' holds a NUL character, which no file name does"
     if leaves_folder(parts[0]):
         return f"'{parts[0]}' leaves its folder; write paths relative to the data set's folder"
     return None

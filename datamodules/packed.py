@@ -18,12 +18,12 @@ from bcl.core.checks import check_count
 from bcl.core.errors import InputError
 from bcl.core.files import file_hash, write_text
 from bcl.core.progress import Progress
+from bcl.core.text import shown
 from datamodules.base import LongTailedDataModule, Sets
 from datamodules.huggingface import import_datasets
 from datamodules.images.dataset import ImageDataset
 from datamodules.images.decode import shrink
 from datamodules.images.files import ImageFiles
-from datamodules.images.readers import shown
 
 MANIFEST = "packed.json"
 PARTS = ("train", "probe", "test")
@@ -159,8 +159,10 @@ class PackedReader:
         """The one record batch of a file, mapped."""
         import pyarrow as pa
 
-        if file not in self._open:
-            path, images = self.root / self._files[file]["file"], self._files[file]["images"]
+        path, images = self.root / self._files[file]["file"], self._files[file]["images"]
+        if file in self._open:
+            _check_size(path, self._files[file]["bytes"])
+        else:
             try:
                 options = pa.ipc.IpcReadOptions(use_threads=False)  # a worker is a forked process
                 batch = pa.ipc.open_file(pa.memory_map(str(path)), options=options).get_batch(0)
@@ -178,6 +180,14 @@ class PackedReader:
                 self._open.popitem(last=False)
         self._open.move_to_end(file)
         return self._open[file]
+
+
+def _check_size(path: Path, size: int) -> None:
+    """Refuse a mapped file that was cut short: reading what is gone kills the process."""
+    if path.stat().st_size < size:
+        raise InputError(
+            f"{path} was cut short while it was in use; copy it or pack the set again."
+        )
 
 
 class RowNames(Sequence[str]):

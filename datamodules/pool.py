@@ -14,11 +14,12 @@ from torch import Tensor
 
 from bcl.core.checks import check_choice, check_count
 from bcl.core.errors import InputError
+from bcl.core.text import shown
 from datamodules.base import LongTailedDataModule, Sets
 from datamodules.images.cache import decoded
 from datamodules.images.dataset import ImageDataset, WholeImages
 from datamodules.images.files import ImageFiles
-from datamodules.images.readers import Reader, shown
+from datamodules.images.readers import Reader
 from datamodules.tail import profiles, recipes
 from datamodules.tail.balance import balance_notes, listed
 from datamodules.tail.splits import Split, load_split, pool_fingerprint, with_labels
@@ -179,7 +180,7 @@ class FilesDataModule(LongTailedDataModule):
         wanted = len(pool.names) * 3 * self.image_size**2 * (1.5 if self.whole else 1)
         fits = wanted <= self.memory_limit_gb * 2**30
         in_memory = self.storage in ("memory", "host") or (self.storage == "auto" and fits)
-        pixels, digests, bad, sides, _ = decoded(
+        pixels, digests, bad, sides, _, mapped = decoded(
             pool.reader,
             pool.names,
             self.image_size if in_memory else 0,
@@ -205,7 +206,12 @@ class FilesDataModule(LongTailedDataModule):
             whole = WholeImages(pixels, sides, self.image_size)
             images = pixels.view(shape) if square else whole
         data = ImageDataset(
-            images, pool.labels, pool.fingerprint_of(), digests=digests, names=files.names
+            images,
+            pool.labels,
+            pool.fingerprint_of(),
+            digests=digests,
+            names=files.names,
+            mapped=mapped if in_memory else None,
         )
         return data, pool, kept
 

@@ -14,6 +14,7 @@ from keyword import iskeyword
 from types import ModuleType
 
 from bcl.core.errors import InputError, Interrupted, unknown_name
+from bcl.core.text import shown, shown_lines
 
 # Command: what it does, in one line. Modules are imported when their command is called.
 COMMANDS = {
@@ -99,13 +100,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _run(list(sys.argv[1:] if arguments is None else arguments))
     except InputError as error:
-        print(f"bcl: error: {error}", file=sys.stderr)
+        print(f"bcl: error: {shown_lines(str(error))}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # the reader of our output left, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except OSError as error:
-        place = f" {error.filename}:" if error.filename else ""
+        place = f" {shown(str(error.filename))}:" if error.filename else ""
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         hint = "; make room, or write elsewhere." if full else ""
         print(f"bcl: error:{place} {error.strerror or error}{hint}", file=sys.stderr)

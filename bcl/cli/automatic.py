@@ -226,8 +226,11 @@ def _recorded(settled: Mapping[str, Any], name: str) -> Config:
     path = checkpoint_file(folder if asked == "last" else asked)
     if not path.is_file():
         return {}
-    record = read_checkpoint(path).get(KEY, {}).get("record", {})
-    config: Config = {key: record["config"][key] for key in ("model", "data")}
-    config["model"]["init_args"].pop("seed", None)  # the run's, not the method's
-    trainer = {k: v for k, v in record["config"]["trainer"].items() if k == "precision"}
+    saved = read_checkpoint(path)[KEY]["record"].get("config")
+    try:
+        config: Config = {key: saved[key] for key in ("model", "data")}
+        config["model"]["init_args"].pop("seed", None)  # the run's, not the method's
+        trainer = {k: v for k, v in saved["trainer"].items() if k == "precision"}
+    except (KeyError, TypeError, AttributeError):  # of another program, which is refused later
+        return {}
     return config | ({"trainer": trainer} if trainer else {})

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 Config = dict[str, Any]
 KEYS = ("seed_everything", "model", "data", "trainer")
+MOST_VALUES = 100_000  # of a file; a few aliases of aliases could stand for any number
 
 
 def _root() -> "Traversable":
@@ -141,6 +142,8 @@ def read_yaml(path: Path) -> Config:
     """Read a mapping from a YAML file, without its empty sections."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if _written_out(content, {}) > MOST_VALUES:
+            raise ValueError(f"written out, it holds more than {MOST_VALUES:,} values")
         json.dumps(content, default=str)
     except FileNotFoundError:
         raise InputError(
@@ -160,3 +163,13 @@ def read_yaml(path: Path) -> Config:
         raise InputError(f"{path} holds no mapping; it needs keys such as model, data, trainer.")
     # An empty section, as `trainer:` alone on its line, changes nothing.
     return {key: value for key, value in content.items() if value is not None}
+
+
+def _written_out(value: Any, known: dict[int, int]) -> int:
+    """Count the values of a configuration, those behind an alias each time that it occurs."""
+    if id(value) not in known:
+        known[id(value)] = 1  # while it is counted: an alias may contain itself
+        parts = value.values() if isinstance(value, dict) else value
+        parts = parts if isinstance(value, dict | list) else ()
+        known[id(value)] = 1 + sum(_written_out(part, known) for part in parts)
+    return known[id(value)]

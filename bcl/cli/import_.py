@@ -90,7 +90,7 @@ def _write_checkpoint(released: "Released", args: argparse.Namespace, mean: Any,
     """Fill a configuration's method with encoder, projector and pruned branch."""
     import torch
 
-    from bcl.core.files import atomic_write
+    from bcl.core.files import save_tensors
     from bcl.models.weights import load_strictly
     from bcl.training.checkpoints import FORMAT, KEY, load_run
     from bcl.training.record import new_record
@@ -129,7 +129,7 @@ def _write_checkpoint(released: "Released", args: argparse.Namespace, mean: Any,
         "state_dict": method.state_dict(),
         KEY: {"format": FORMAT, "record": record, "running": {"sum": 0.0, "count": 0}},
     }
-    atomic_write(args.out, lambda file: torch.save(content, file))
+    save_tensors(args.out, content)
     load_run(args.out)
     print(f"{released.spec['name']}: checkpoint written to {args.out}")
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bcl.core.errors import InputError
+from bcl.core.files import make_usual
 
 
 @contextlib.contextmanager
@@ -32,7 +33,7 @@ def new_folder(
         raise InputError(
             f"cannot write {path}: {error.strerror}; name a writable folder with --out."
         ) from None
-    work.chmod(0o755)
+    make_usual(work, 0o777)
     try:
         yield work
         _replace(target, work)

@@ -24,16 +24,52 @@ def atomic_write(path: str | Path, write: Callable[[BinaryIO], object]) -> None:
             write(file)
             file.flush()
             os.fsync(file.fileno())
-        # mkstemp makes private files; a result is as readable as any other file.
-        umask = os.umask(0)
-        os.umask(umask)
-        Path(name).chmod(0o666 & ~umask)
+        make_usual(name, 0o666)
         Path(name).replace(target)
     except BaseException as error:
         Path(name).unlink(missing_ok=True)
         if isinstance(error, OSError) and error.errno and error.filename is None:
             error.filename = str(target)  # a write to a full disk does not say where
         raise
+
+
+def make_usual(path: str | Path, most: int) -> None:
+    """Give a private temporary file or folder the rights of any other of this process."""
+    umask = os.umask(0)
+    os.umask(umask)
+    Path(path).chmod(most & ~umask)
+
+
+def save_tensors(path: str | Path, content: object) -> None:
+    """Write with ``torch.save``, atomically; a full disk is an OSError, as for other files."""
+    import torch
+
+    def write(file: BinaryIO) -> None:
+        noting = _Noting(file)
+        try:
+            torch.save(content, noting)  # type: ignore[arg-type]
+        except RuntimeError as error:  # torch could not finish its archive
+            raise noting.error or error from None
+
+    atomic_write(path, write)
+
+
+class _Noting:
+    """A file that remembers why it could not be written."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.error: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        self.file.flush()
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -65,8 +65,10 @@ def _acquire(path: str, wait: bool) -> int:
                         handle, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0
                     )
                     return handle
-        except BaseException:
+        except BaseException as error:
             os.close(handle)
+            if isinstance(error, OSError) and error.filename is None:  # of a full disk
+                error.filename = path
             raise
         os.close(handle)
 

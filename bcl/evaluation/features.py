@@ -1,6 +1,7 @@
 """Features of an image set: extracted once, on one rank or many, and kept on disk."""
 
 import hashlib
+import sys
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from bcl.core.distributed import gather_rows, rank, world_size
 from bcl.core.errors import InputError
-from bcl.core.files import atomic_write
+from bcl.core.files import save_tensors
 
 SAMPLED = 256  # images whose pixels tell copies of a set apart
 Encode = Callable[[Tensor], Tensor]
@@ -141,8 +142,17 @@ def extract_features(
     features[ids] = rows
     check_finite(f"features of {name}", features)
     if path is not None and rank() == 0:
-        atomic_write(path, lambda file: torch.save({"features": features}, file))
+        _keep(path, features)
     return features
+
+
+def _keep(path: Path, features: Tensor) -> None:
+    """Write features for another time; they are not lost where that fails."""
+    try:
+        save_tensors(path, {"features": features})
+    except OSError as error:
+        why = error.strerror or error
+        print(f"note: the features are not kept in {path.parent}: {why}", file=sys.stderr)
 
 
 def _encode_batch(

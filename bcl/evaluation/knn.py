@@ -4,6 +4,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from bcl.core.checks import check_choice, check_count
+from bcl.core.errors import InputError
+
 BLOCK_BYTES = 64 << 20  # of similarities per block
 TEST_ROWS = 1024  # test images per block, enough for an efficient matrix product
 
@@ -21,9 +24,26 @@ def knn_predict(
 
     The metric is ``"cosine"`` or ``"euclidean"``. Ties go to the class whose neighbors are nearer;
     k above N uses N. Both sets are processed in blocks, so memory does not grow with them.
+
+    Raises:
+        InputError: an unknown metric, no training image, k below 1, or labels outside the classes.
     """
+    check_choice("metric", metric, ("cosine", "euclidean"))
+    for k in ks:
+        check_count("k", k)
+    if len(train_features) == 0 or train_labels.shape != (len(train_features),):
+        raise InputError(
+            f"{len(train_features)} training features and labels of shape "
+            f"{tuple(train_labels.shape)}; pass one label per feature, at least one."
+        )
     train_labels = train_labels.to(torch.int64)  # narrow types cannot index votes
-    classes = num_classes if num_classes is not None else int(train_labels.max()) + 1
+    lowest, highest = (int(end) for end in train_labels.aminmax())
+    classes = num_classes if num_classes is not None else highest + 1
+    if lowest < 0 or highest >= classes:
+        raise InputError(
+            f"labels lie in [{lowest}, {highest}], classes are 0 to {classes - 1}; leave unlabeled "
+            "images out, or raise num_classes."
+        )
     train, test = train_features.detach().float(), test_features.detach().float()
     if metric == "cosine":
         train, test = normalize(train, dim=1), normalize(test, dim=1)

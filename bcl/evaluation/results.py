@@ -4,7 +4,6 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from operator import methodcaller
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor
 
 from bcl.core.errors import InputError
-from bcl.core.files import atomic_write, write_text
+from bcl.core.files import atomic_write, save_tensors, write_text
 from bcl.evaluation.metrics import confidence_interval, group_accuracy
 from bcl.evaluation.probe.options import ProbeResult
 from bcl.evaluation.shots import GROUPS, ShotGroups
@@ -215,7 +214,7 @@ class ProbeReport:
             for image in self.images:
                 atomic_write(folder / image.file, methodcaller("write", image.png))
             if self.predictions:
-                atomic_write(folder / "predictions.pt", partial(torch.save, self.predictions))
+                save_tensors(folder / "predictions.pt", self.predictions)
             text = json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False)
             write_text(folder / "report.json", text + "\n")
         except OSError as error:

@@ -89,10 +89,13 @@ def shot_groups(class_counts: Any, grouping: str = "thirds") -> ShotGroups:
         [1]
     """
     check_choice("grouping", grouping, GROUPINGS)
-    given = torch.as_tensor(class_counts).detach().cpu()
+    try:
+        given = torch.as_tensor(class_counts).detach().cpu()
+    except (TypeError, ValueError, RuntimeError):
+        given = torch.empty(0)
     if given.ndim != 1 or given.numel() == 0:
         raise InputError(
-            f"class_counts must be one row of counts, got shape {tuple(given.shape)}; pass the "
+            f"class_counts must be one row of counts, got {class_counts!r:.80}; pass the "
             "datamodule's class_counts."
         )
     counts = given.to(torch.int64)

@@ -16,6 +16,7 @@ from bcl.losses.nt_xent import (
     counts_of,
     cross_entropy,
     reduce_samples,
+    stack_pair,
 )
 from bcl.losses.precision import at_least_float32, full_precision, plain_only, unit_rows
 
@@ -68,7 +69,7 @@ def macl_loss(
     """
     check_pair(z1, z2)
     _check_settings(base, slope, offset, reduction, chunk_size)
-    views = torch.stack([z1, z2])
+    views = stack_pair(z1, z2)
     counts = counts_of(views, gather)
     with full_precision(views):
         u = unit_rows(views) if normalize else at_least_float32(views)

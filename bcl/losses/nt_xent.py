@@ -88,8 +88,9 @@ def nt_xent(
     """
     check_pair(z1, z2)
     _check_settings(temperature, focal, reduction, chunk_size)
-    views = torch.stack([z1, z2])
-    return _nt_xent(views, temperature, focal, reduction, gather, normalize, chunk_size)
+    return _nt_xent(
+        stack_pair(z1, z2), temperature, focal, reduction, gather, normalize, chunk_size
+    )
 
 
 def _nt_xent(
@@ -220,6 +221,12 @@ def check_two_views(views: Tensor) -> None:
             f"NT-Xent takes two views, views of shape (2, B, D), got {tuple(views.shape)}; for "
             "more views use cacr.CACRLoss."
         )
+
+
+def stack_pair(z1: Tensor, z2: Tensor) -> Tensor:
+    """Two views (B, D) as (2, B, D)."""
+    with full_precision(z1):  # whose autocast refuses float64, and float16 beside bfloat16
+        return torch.stack([z1, z2])
 
 
 def check_samples(counts: list[int]) -> None:

@@ -16,6 +16,7 @@ from bcl.losses.nt_xent import (
     check_samples,
     check_two_views,
     gather_views,
+    stack_pair,
 )
 from bcl.losses.precision import at_least_float32, full_precision, unit_rows
 
@@ -91,7 +92,7 @@ def contrastive_signals(
     """
     check_pair(z1, z2)
     _check_settings(temperature, num_neighbors)
-    return _signals(torch.stack([z1, z2]), temperature, num_neighbors, normalize, gather)[0]
+    return _signals(stack_pair(z1, z2), temperature, num_neighbors, normalize, gather)[0]
 
 
 def nt_xent_with_signals(

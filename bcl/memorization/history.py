@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import torch
@@ -152,8 +153,8 @@ def _map(path: Path) -> Any:
     import numpy as np
 
     try:
-        table = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError) as error:
+        table = np.lib.format.open_memmap(path, mode="r")  # an archive has none
+    except (ValueError, EOFError, TypeError, SyntaxError, OverflowError, TokenError) as error:
         raise InputError(f"{path} is not a complete .npy file ({error}); delete it.") from None
     if table.ndim != 2 or table.shape[0] != 2 or table.dtype != np.float32:
         raise InputError(

@@ -1,6 +1,7 @@
 """Encoders as folders of weights and ``config.json`` that timm and the Hugging Face hub know."""
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -121,9 +122,20 @@ def load_encoder(folder: str | Path) -> nn.Module:
             f"{Path(folder) / CONFIG}: its encoder names other weights; export it again."
         )
     tensors = read_safetensors(Path(folder) / WEIGHTS)
-    encoder: Any = create_encoder(**spec)
+    try:  # its arguments are arbitrary values
+        encoder: Any = create_encoder(**spec)
+        mean, std = (tuple(map(float, ours[key])) for key in ("mean", "std"))
+        channels = len(mean) == len(std) == encoder.spec["in_channels"]
+        if not channels or not all(map(math.isfinite, mean + std)) or not all(std):
+            raise ValueError(f"mean {list(mean)} and std {list(std)}")
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(
+            f"{Path(folder) / CONFIG}: its encoder cannot be built: {error!r:.200}; export it anew."
+        ) from error
     load_strictly(encoder, tensors, folder)
-    encoder.mean, encoder.std = tuple(ours["mean"]), tuple(ours["std"])
+    encoder.mean, encoder.std = mean, std
     encoder.num_tensors = len(tensors)
     return encoder.eval()  # type: ignore[no-any-return]
 

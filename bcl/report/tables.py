@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
+from bcl.core.text import shown
 from bcl.evaluation.results import ProbeReport, rounded
 from bcl.report.compare import COLUMNS, Comparison, compare, difference_notes, small_group_notes
 
@@ -21,6 +22,7 @@ TEX = {
     "{": "\\{", "}": "\\}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}",
     "±": "$\\pm$", "<": "$<$", ">": "$>$", "–": "--", "×": "$\\times$",
 }  # fmt: skip
+MARKDOWN = str.maketrans({"|": "\\|", "<": "&lt;", ">": "&gt;", "&": "&amp;"})
 
 
 class Cell(NamedTuple):
@@ -56,7 +58,7 @@ class Table:
 
     def text(self) -> str:
         """Aligned columns for a terminal."""
-        lines = [[str(cell) for cell in row] for row in (self.head, *self.rows)]
+        lines = [[shown(str(cell)) for cell in row] for row in (self.head, *self.rows)]
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         layout = "  ".join(f"{{:{'<>'[i >= self.left]}{width}}}" for i, width in enumerate(widths))
         return "\n".join(layout.format(*line) for line in lines)
@@ -65,8 +67,7 @@ class Table:
         """A pipe table."""
         rule = "|" + "---|" * self.left + "---:|" * (len(self.head) - self.left)
         rows = [
-            [c.markdown() if isinstance(c, Cell) else c.replace("|", "\\|") for c in row]
-            for row in self.rows
+            [c.markdown() if isinstance(c, Cell) else markdown(c) for c in row] for row in self.rows
         ]
         head, *body = (f"| {' | '.join(row)} |" for row in (self.head, *rows))
         return "\n".join([head, rule, *body])
@@ -90,6 +91,11 @@ class Table:
 def tex(text: str) -> str:
     """Escape what LaTeX would read as commands."""
     return "".join(TEX.get(sign, sign) for sign in text)
+
+
+def markdown(text: str) -> str:
+    """Escape what Markdown would read as a column or as HTML."""
+    return shown(text).translate(MARKDOWN)
 
 
 def stars(p: float | None) -> str:
@@ -140,7 +146,8 @@ def markdown_table(reports: Sequence[ProbeReport]) -> str:
     parts = []
     for found in compare(reports):
         table = _table(found, {}).markdown()
-        parts += [f"### {found.protocol}", f"{found.description}.", table, _note(found, reports)]
+        about, note = markdown(found.description), markdown(_note(found, reports))
+        parts += [f"### {markdown(found.protocol)}", f"{about}.", table, note]
     return "\n\n".join(parts) + "\n"
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from bcl.core.checks import check_count, check_positive
 from bcl.core.errors import InputError
-from bcl.core.files import atomic_write
+from bcl.core.files import save_tensors
 from bcl.core.instantiate import instantiate
 from bcl.core.provenance import plain
 from bcl.models.encoders import encoder_spec, without_first_weights
@@ -37,7 +37,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         target = Path(path)
         fresh = target.with_name(f".{target.name}.new")
         try:
-            atomic_write(fresh, lambda file: torch.save(checkpoint, file))
+            save_tensors(fresh, checkpoint)
             if found := damage(fresh):
                 raise OSError(f"{fresh} was not written correctly: {found}; is the disk full?")
             torch.load(fresh, map_location="meta", weights_only=True)
@@ -192,15 +192,15 @@ class Checkpoints(ModelCheckpoint):
 
 
 def _check_weights(trainer: pl.Trainer) -> None:
-    """A finite loss can have a gradient that is not: its step must not enter a checkpoint."""
-    named = dict(trainer.lightning_module.named_parameters())
+    """A finite loss can have a gradient or statistics that are not: they must not be saved."""
+    named = trainer.lightning_module.state_dict()
     finite = torch.stack([value.isfinite().all() for value in named.values()]).tolist()
     bad = [name for name, fine in zip(named, finite, strict=True) if not fine]
     if not bad:
         return
     raise InputError(
-        f"step {trainer.global_step - 1} made {len(bad)} of {len(named)} weights not finite "
-        f"(first: '{bad[0]}'); they were not saved. Lower the learning rate, or clip the "
+        f"step {trainer.global_step - 1} made {len(bad)} of {len(named)} weights and buffers not "
+        f"finite (first: '{bad[0]}'); they were not saved. Lower the learning rate, or clip the "
         "gradient with --trainer.gradient_clip_val."
     )
 
@@ -316,15 +316,13 @@ def _fault(content: Any) -> str | None:
 
 
 def _neighbor(file: Path) -> str:
-    """Name the newest intact checkpoint beside a refused one, and how to resume from it."""
+    """Name the newest intact checkpoint beside a refused one, and of which run it is."""
     others = [other for other in file.parent.glob("*.ckpt") if other != file]
     for other in sorted(others, key=lambda path: path.stat().st_mtime, reverse=True):
         content, fault = _read(other, "meta")
         if fault is None:
-            return (
-                f" The one before it, {other} (step {content.get('global_step')}), is intact; "
-                f"resume from it with --ckpt_path {other}."
-            )
+            name, step = content[KEY]["record"].get("name"), content.get("global_step")
+            return f" {other}, step {step} of run '{name}', is intact; name that one instead."
     return " No other checkpoint in its folder is intact." if others else ""
 
 

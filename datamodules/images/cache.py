@@ -18,7 +18,7 @@ from bcl.core.hashing import fingerprint
 from bcl.core.locks import locked
 from bcl.core.progress import Progress
 from datamodules.images.decode import DECODE_VERSION
-from datamodules.images.files import Chunk, decode_all
+from datamodules.images.files import Chunk, Mapped, decode_all
 from datamodules.images.readers import Reader
 
 # A file holds the pixels, the digests, the sides of whole images, a JSON footer with their CRC-32,
@@ -163,8 +163,10 @@ def _load(path: Path, size: int) -> Chunk | None:
     if not pixels:
         empty = torch.empty(0, 3, size, size, dtype=torch.uint8)
         return Chunk(empty, digests, bad, passing=passing)
+    mapped = Mapped(str(path), total)
     flat = torch.from_file(str(path), shared=False, size=pixels, dtype=torch.uint8)
-    return Chunk(flat if whole else flat.view(count, 3, size, size), digests, bad, sides, passing)
+    images = flat if whole else flat.view(count, 3, size, size)
+    return Chunk(images, digests, bad, sides, passing, mapped)
 
 
 def _crc(file: BinaryIO, size: int) -> int:

@@ -14,6 +14,7 @@ from typing import Any
 from bcl.core.errors import InputError, unknown_name
 from bcl.core.files import atomic_write
 from bcl.core.hashing import fingerprint
+from bcl.core.text import shown
 from datamodules.images.decode import opened
 from datamodules.images.readers import (
     FolderReader,
@@ -23,7 +24,6 @@ from datamodules.images.readers import (
     is_hidden,
     is_image,
     kind_of,
-    shown,
 )
 
 TABLES = (".txt", ".csv", ".tsv", ".parquet")

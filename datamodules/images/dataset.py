@@ -10,9 +10,9 @@ from torch import Tensor
 from bcl.core.errors import InputError
 from bcl.core.hashing import fingerprint
 from bcl.core.random import uniform
+from bcl.core.text import shown
 from datamodules.images.decode import square_at
-from datamodules.images.files import ImageFiles, Places
-from datamodules.images.readers import shown
+from datamodules.images.files import ImageFiles, Mapped, Places
 
 Batch = dict[str, Tensor]
 # Keeps the places of squares apart from other random numbers.
@@ -66,6 +66,7 @@ class ImageDataset:
         blocks: sizes of the consecutive blocks that the images are stored in; batches then read
             few blocks at a time.
         names: N file names; the positions if not given.
+        mapped: the file that the images in memory are pages of, if any.
 
     Raises:
         InputError: another shape or type, or not one label per image.
@@ -92,6 +93,7 @@ class ImageDataset:
         digests: Tensor | None = None,
         blocks: Sequence[int] | None = None,
         names: Sequence[object] | None = None,
+        mapped: Mapped | None = None,
     ) -> None:
         if isinstance(images, Tensor) and (
             images.dtype != torch.uint8
@@ -113,6 +115,7 @@ class ImageDataset:
         self.labels = labels.to(torch.int64)
         self.blocks = blocks
         self._images = images
+        self._mapped = mapped
         self._name = name
         self._hash = content_hash
         self._digests = digests
@@ -133,10 +136,10 @@ class ImageDataset:
             return self
         there = copy.copy(self)
         if isinstance(self._images, WholeImages):  # ids stay here, where squares are cut
-            there._images = self._images.to(device)
+            there._images, there._mapped = self._images.to(device), None
             return there
         there._images = self.images(torch.arange(len(self))).to(device)
-        there.labels, there._rows = self.labels.to(device), None
+        there.labels, there._rows, there._mapped = self.labels.to(device), None, None
         return there
 
     def _checked(self, ids: Tensor | Iterable[int]) -> Tensor:
@@ -209,6 +212,8 @@ class ImageDataset:
         return Places(rows, uniform(*keys, _SQUARE_STREAM, ids))
 
     def _read(self, places: Places) -> Tensor:
+        if self._mapped is not None:
+            self._mapped.check()
         if isinstance(self._images, Tensor):
             return self._images.index_select(0, places.rows.to(self._images.device))
         return self._images.read(places)

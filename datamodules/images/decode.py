@@ -177,7 +177,9 @@ def digest_of(data: bytes) -> int:
     return int.from_bytes(hashlib.sha256(data).digest()[:8], "little", signed=True)
 
 
-def reason(error: OSError) -> str:
+def reason(error: OSError | MemoryError) -> str:
     """Why an image could not be read, in a few words."""
+    if isinstance(error, MemoryError):
+        return "not enough memory to decode it"
     text = (error.strerror or str(error)).split(" <")[0]
     return text.strip() or type(error).__name__

@@ -6,6 +6,7 @@ import signal
 import sys
 import threading
 import warnings
+import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -19,8 +20,9 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from bcl.core.errors import InputError, find_input_error
 from bcl.core.machine import usable_cores
+from bcl.core.text import shown
 from datamodules.images.decode import check, decode, decode_whole, digest_of, reason, square_at
-from datamodules.images.readers import Reader, shown
+from datamodules.images.readers import Reader
 
 # Images per task of a worker while training: few, so that a first batch comes soon and all
 # workers share in every batch.
@@ -39,6 +41,26 @@ class Chunk(NamedTuple):
     bad: list[tuple[int, str]]  # row and reason of the others
     sides: Tensor | None = None  # (n, 2) int64 rows and columns of whole images
     passing: tuple[int, ...] = ()  # the bad rows that may be read another time
+    mapped: "Mapped | None" = None  # the file that the pixels lie in
+
+
+class Mapped:
+    """A file whose pages are read as memory; a page that is gone would kill the process."""
+
+    def __init__(self, path: str, size: int) -> None:
+        self.path, self.size = path, size
+        self._handle = os.open(path, os.O_RDONLY)  # also of a file that is replaced later
+        weakref.finalize(self, os.close, self._handle)
+
+    def check(self) -> None:
+        """Refuse a file that was cut short since it was mapped."""
+        if os.fstat(self._handle).st_size < self.size:
+            raise InputError(
+                f"{self.path} was cut short while it was in use; start again, and it is made anew."
+            )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Mapped, (self.path, self.size)
 
 
 class Places(NamedTuple):
@@ -146,7 +168,7 @@ def decode_all(
             # A few chunks per process may wait, so that a slow disk does not fill the memory.
             waiting += [pool.submit(_run, rows) for rows in islice(chunks, 4 * processes)]
         while waiting:
-            pixels, digests, bad, sides, passing = waiting.popleft().result()
+            pixels, digests, bad, sides, passing, _ = waiting.popleft().result()
             sides = sides if sides is None else torch.from_numpy(sides)
             yield Chunk(torch.from_numpy(pixels), torch.from_numpy(digests), bad, sides, passing)
             waiting += [pool.submit(_run, rows) for rows in islice(chunks, 1)]
@@ -209,9 +231,10 @@ class _Decoder(Dataset[Chunk]):
                     array[good] = square_at(decode_whole(data, self.size), self.size, along)
                 else:
                     wholes.append(torch.from_numpy(decode_whole(data, self.size).copy()))
-            except OSError as error:
+            except (OSError, MemoryError) as error:
                 bad.append((row, reason(error)))
-                passing += (row,) if error.errno is not None else ()  # of the system, not the file
+                # Of the system, not of the file.
+                passing += (row,) if getattr(error, "errno", 0) is not None else ()
             else:
                 if self.digests:
                     hashes[good] = digest_of(data)

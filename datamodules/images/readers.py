@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from bcl.core.errors import InputError
+from bcl.core.text import shown
 
 EXTENSIONS = frozenset(
     {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff", ".gif", ".jfif"}
@@ -78,14 +79,18 @@ class FolderReader:
 
     def read(self, name: str) -> bytes:
         """The bytes of one file."""
-        # Half the time of Path.open; a list may name absolute paths.
-        with open(os.path.join(self.root, name), "rb", opener=_regular) as file:  # noqa: PTH118
-            return file.read()
+        return read_regular(os.path.join(self.root, name))  # noqa: PTH118
 
     def stamp(self, name: str) -> str:
         """Size and times of the last change; unpackers restore the first time, not the second."""
         status = os.stat(os.path.join(self.root, name))  # noqa: PTH116, PTH118
         return f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
+
+
+def read_regular(path: str) -> bytes:
+    """The bytes of a regular file of a sane size; a list may name any path."""
+    with open(path, "rb", opener=_regular) as file:
+        return file.read()
 
 
 def _regular(path: str, flags: int) -> int:
@@ -199,11 +204,6 @@ def leaves_folder(name: str) -> bool:
     # "C:/a.jpg" and "C:a.jpg" name a Windows drive; any other colon is an ordinary character.
     drive = path.parts and path.parts[0][:1].isalpha() and path.parts[0][1:2] == ":"
     return path.is_absolute() or ".." in path.parts or bool(drive)
-
-
-def shown(name: str) -> str:
-    r"""A file name for messages and reports; bytes that are not UTF-8 become ``\udcff``."""
-    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def open_reader(root: str | Path, option: str = "--data.root DIR") -> Reader:

@@ -137,7 +137,7 @@ def read_npy(path: Path) -> Tensor:
             array = np.lib.format.read_array(file, allow_pickle=False)
         native = array.astype(array.dtype.newbyteorder("="), copy=False)
         return torch.from_numpy(np.ascontiguousarray(native))
-    except MemoryError:  # the header of a damaged file may state any shape
+    except (MemoryError, OverflowError):  # the header of a damaged file may state any shape
         raise InputError(
             f"{path} is truncated, or larger than memory: it has "
             f"{path.stat().st_size:,} bytes but its header states more. Copy or save it again."

@@ -9,7 +9,7 @@ import pytest
 from folders import left_out, make_folder, module
 
 from bcl import InputError
-from datamodules.images.readers import FolderReader, ZipReader, is_hidden, leaves_folder, shown
+from datamodules.images.readers import FolderReader, ZipReader, is_hidden, leaves_folder
 
 
 def test_hidden_names() -> None:
@@ -22,10 +22,6 @@ def test_hidden_names() -> None:
 def test_names_that_leave_their_folder() -> None:
     names = ("a/b.jpg", "../b.jpg", "C:/b.jpg", "12:30.jpg")
     assert [leaves_folder(name) for name in names] == [False, True, True, False]
-
-
-def test_names_of_no_encoding_are_shown() -> None:
-    assert shown("a b/\udcff.jpg") == "a b/\\udcff.jpg"
 
 
 @pytest.fixture
