@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal
 
-.PHONY: quickstart fast test lint types unit docs bench reproduce format clean
+.PHONY: quickstart fast test lint types unit docs fuzz bench reproduce format clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/bcl quickstart $(ARGS)
@@ -33,6 +33,10 @@ unit: $(VENV)/.installed-dev
 # Warnings are errors. The site opens from disk: site/index.html
 docs: $(VENV)/.installed-dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
+# Random calls against float64 formulas for ten minutes; less with ARGS="--minutes 1".
+fuzz: $(VENV)/.installed-dev
+	$(BIN)/python benchmarks/fuzz.py $(ARGS)
 
 # All benchmarks, one after the other; ARGS="--only views" runs a part. A second run continues.
 bench: $(VENV)/.installed-dev
