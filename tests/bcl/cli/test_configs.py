@@ -68,7 +68,7 @@ def costly(name):
 )
 def test_two_steps(name):
     config = compose(name)["model"]
-    config["init_args"]["num_samples"] = 4
+    config["init_args"]["num_samples"] = 6
     method = instantiate(config)
     two_steps(method, config["init_args"]["views"]["init_args"]["size"], 6)
 
@@ -77,7 +77,7 @@ def test_two_steps(name):
 @pytest.mark.parametrize("name", [n for n in config_names() if n.startswith("imagenet_lt/")])
 def test_two_steps_at_224(name):
     config = compose(name)["model"]
-    config["init_args"]["num_samples"] = 2
+    config["init_args"]["num_samples"] = 6
     method = instantiate(config)
     assert method.views.size == (224, 224)
     assert method.encoder.num_features == 2048

@@ -54,7 +54,7 @@ class TestFit:
             (["fit", "DIR"], "--data.root DIR"),
             ([*SIMCLR, "--model.image_size", "32"], "did you mean --model.views.size?"),
             ([*SIMCLR, "--model.lr", "1"], "did you mean --model.optimizer.learning_rate?"),
-            ([*SIMCLR, "--model.temperature", "1"], "did you mean --model.loss.temperature?"),
+            ([*SIMCLR, "--model.temperature", "1"], "did you mean --model.loss.temperature or"),
             ([*SIMCLR, "--epochs", "3"], "did you mean --trainer.max_epochs?"),
             ([*SIMCLR, "--batch_size", "3"], "did you mean --data.batch_size?"),
             ([*SIMCLR, "--data.batch_size.x", "3"], "--data.batch_size takes a value"),
