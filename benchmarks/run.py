@@ -54,7 +54,7 @@ class Job:
 _VIEWS = "views.py --device cuda --threads 1 --num-ops 1 2 --seconds 0.5 --only exact fast v2"
 _STEP = "step.py --device cuda --encoder resnet18 --batch 512 --precision bf16 --channels-last"
 _TOY_VIEWS = "views.py --sizes 32 --threads 1 --num-ops 1 --batch 4 --seconds 0.01 --alone"
-_TOY_STEP = "step.py --encoder resnet8 --size 16 --batch 4 --rounds 2 --warmup 1 --steps 2"
+_TOY_STEP = "step.py --encoder resnet8 --size 16 --batch 8 --rounds 2 --warmup 1 --steps 2"
 JOBS = (
     Job(
         "losses",
@@ -80,17 +80,17 @@ JOBS = (
     Job(
         "step-resnet8",
         "step.py --encoder resnet8 --batch 256",
-        "step.py --encoder resnet8 --size 16 --batch 4 --rounds 2 --warmup 1",
+        "step.py --encoder resnet8 --size 16 --batch 8 --rounds 2 --warmup 1",
     ),
     Job(
         "step-resnet8-bf16",
         "step.py --encoder resnet8 --batch 256 --precision bf16 --channels-last",
-        "step.py --encoder resnet8 --size 16 --batch 4 --rounds 2 --warmup 1 --precision bf16",
+        "step.py --encoder resnet8 --size 16 --batch 8 --rounds 2 --warmup 1 --precision bf16",
     ),
     Job(
         "step-resnet18",
         "step.py --encoder resnet18 --batch 64 --precision bf16 --channels-last --rounds 9",
-        "step.py --encoder resnet8 --size 16 --batch 4 --rounds 2 --precision bf16 --channels-last",
+        "step.py --encoder resnet8 --size 16 --batch 8 --rounds 2 --precision bf16 --channels-last",
     ),
     Job(
         "loading-memory", "loading.py memory --repeat 3", "loading.py memory --repeat 1 --batches 8"

@@ -216,7 +216,7 @@ def test_images_left_out_are_in_the_runs_record(tmp_path: Path, monkeypatch, cap
     assert content[KEY]["record"].pop("notes") == notes
     torch.save(content, last)  # a record of an earlier version has none
     assert main([*words, "--ckpt_path", "last", "--trainer.max_epochs", "2"]) == 0
-    assert json.loads((run / "run.json").read_text())["notes"] == notes
+    assert json.loads((run / "run.json").read_text())["notes"][: len(notes)] == notes
 
 
 def test_many_notes_are_cut_where_they_are_printed(capsys) -> None:

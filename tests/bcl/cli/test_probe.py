@@ -27,7 +27,7 @@ class FakeMethod(torch.nn.Module):
 
 
 class SetUpData(FakeData):
-    root = "old"
+    root = "."
 
     def prepare_data(self):
         pass
@@ -105,7 +105,6 @@ def test_labels_from_elsewhere(checkpoint, tmp_path, capsys):
 def test_data_without_labels_asks_for_some(checkpoint, tmp_path, monkeypatch):
     monkeypatch.setattr(SetUpData, "class_names", [], raising=False)
     monkeypatch.setattr(FakeData, "__init__", lambda self: None)
-    monkeypatch.setattr(SetUpData, "root", str(tmp_path))
     with pytest.raises(InputError, match="--labels FILE"):
         command(probe, checkpoint.paths[0], "--out", tmp_path / "out")
 

@@ -93,7 +93,7 @@ def test_a_second_run_in_a_folder_is_refused(tmp_path):
     made, model = trainer(tmp_path, Stop())
     with pytest.raises(InputError, match="too early"):
         fit(made, model, DigitsLT())
-    assert not list(folder.iterdir())
+    assert not folder.exists()
 
 
 def test_a_new_run_is_not_resumed_from_what_lightning_left(tmp_path):
