@@ -178,6 +178,7 @@ def test_several_roots(folder: Path, tmp_path: Path) -> None:
         collection([str(tmp_path), *roots]).setup()
 
 
+@pytest.mark.slow
 def test_rows_of_a_saved_data_set(tmp_path: Path) -> None:
     datasets = pytest.importorskip("datasets")
     images = [Image.new("RGB", (20, 12), (level, 0, 0)) for level in (0, 100, 200)]

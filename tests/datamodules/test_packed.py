@@ -148,6 +148,7 @@ def refused(root: Path, *words: str, **options) -> None:
         assert word in text
 
 
+@pytest.mark.slow
 def test_hugging_face_opens_the_folder(packed: Path, tmp_path: Path) -> None:
     import datasets
 

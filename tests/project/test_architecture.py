@@ -59,6 +59,7 @@ def climbs(path, text):
             yield f"{path}: {name}"
 
 
+@pytest.mark.slow
 def test_imports_run_down_the_table():
     paths = [
         path for name in ("bcl", "cacr", "datamodules") for path in (ROOT / name).rglob("*.py")

@@ -23,6 +23,7 @@ def command(*words):
     return run(parser.parse_args([str(word) for word in words]))
 
 
+@pytest.mark.slow
 def test_the_command_writes_a_grid(tmp_path, capsys):
     for seed in range(3):
         photo(30, 50, seed).save(tmp_path / f"{seed}.png")

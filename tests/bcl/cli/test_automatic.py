@@ -48,6 +48,7 @@ def test_batches(images, most, devices, batch):
     assert automatic.usual_batch(images, most, devices) == batch
 
 
+@pytest.mark.slow
 def test_choices_follow_what_is_given(folder):
     settled = {"data.root": str(folder), "data.batch_size": 16}
     chosen, about = automatic.choose(OPENED, settled)
@@ -132,6 +133,7 @@ def test_a_run_starts_from_weights_and_goes_on_without_them(folder, capsys):
     assert "of 'test_vit', not 'resnet8'" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_size_follows_the_encoder(folder):
     settled = {"data.root": str(folder), "model.encoder.name": "vit_tiny_patch16_224"}
     for more in ({}, {"model.encoder.args.pretrained": True}):

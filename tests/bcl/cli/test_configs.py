@@ -10,6 +10,7 @@ from bcl.core.instantiate import instantiate
 from bcl.memorization import MemorizationTracker
 
 
+@pytest.mark.slow
 def test_configs_lists_and_prints(capsys):
     assert main(["configs"]) == 0
     assert "digits_lt/bcl_i" in capsys.readouterr().out
@@ -135,6 +136,7 @@ def test_a_recipe_leaves_cacr_its_crops(recipe):
     assert rest.get("chain", {}).get("scale") == (None if recipe == "cifar100_lt" else [0.08, 1.0])
 
 
+@pytest.mark.slow
 def test_heads_of_the_momentum_forms_are_the_released_ones():
     """MoCo: two layers without norms. MoCo v3 on a ResNet: two layers with norms."""
     moco = instantiate(compose("cifar100_lt/cacr_moco")["model"]).projector

@@ -43,6 +43,7 @@ def run(*words):
     return main([str(word) for word in words])
 
 
+@pytest.mark.slow
 def test_a_folder_by_an_exported_encoder(place, tmp_path):
     assert run("embed", place / "encoder", place / "photos", "--out", tmp_path / "a.npz") == 0
     found = read_table(tmp_path / "a.npz")

@@ -42,6 +42,7 @@ class TestCommand:
         assert (about["method"], about["epochs"]) == ("SDCLR", 1)
         assert main(["export", str(run), "--out", str(out), "--overwrite"]) == 0
 
+    @pytest.mark.slow
     def test_refuses_to_overwrite(self, run, tmp_path, capsys):
         out = tmp_path / "encoder"
         out.mkdir()

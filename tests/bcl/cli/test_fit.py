@@ -240,6 +240,7 @@ class TestProbeAndReport:
         assert told in line
         assert not (folder / "probe" / "report.json").exists()
 
+    @pytest.mark.slow
     def test_truncated_checkpoint_names_its_neighbor(self, folder, checkpoint, capsys):
         content = checkpoint.read_bytes()
         (folder / "cut.ckpt").write_bytes(content[: len(content) // 2])

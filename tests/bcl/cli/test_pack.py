@@ -18,6 +18,7 @@ def run(*words) -> int:
     return command.run(parser.parse_args([str(word) for word in words]))
 
 
+@pytest.mark.slow
 def test_names_of_the_files_are_kept(tmp_path: Path) -> None:
     pytest.importorskip("datasets")
     import pyarrow as pa

@@ -9,6 +9,7 @@ from bcl.core.errors import InputError
 from bcl.report import render_report
 
 
+@pytest.mark.slow
 def test_a_comparison_never_replaces_results(tmp_path, capsys):
     report = bcl.evaluate(encode, FakeData(), "full", QUICK)
     path = report.save(tmp_path)

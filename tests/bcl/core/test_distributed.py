@@ -108,6 +108,7 @@ def value_and_gradient(rank, name, split, reduction):
     return loss.detach(), sum_over_ranks(encoder.weight.grad) / len(split)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("world", "split"), SPLITS)
 @pytest.mark.parametrize("name", LOSSES)
 def test_ranks_together_are_one_process(world, split, name):

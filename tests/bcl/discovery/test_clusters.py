@@ -15,6 +15,7 @@ def tail():
     return centers[groups] + 0.05 * torch.randn(len(groups), 5, generator=generator), groups
 
 
+@pytest.mark.slow
 def test_groups_are_found_counted_and_ordered_by_size():
     x, groups = tail()
     found = cluster(x)

@@ -110,6 +110,7 @@ def on_a_rank(rank, folder):
         module.PART_ROWS = rows
 
 
+@pytest.mark.slow
 def test_two_ranks_write_the_same_file(tmp_path, small_parts):
     alone = embed(encode, images(), tmp_path / "alone.npz", EmbedOptions(batch_size=2))
     pool(2).run(on_a_rank, str(tmp_path))

@@ -19,6 +19,7 @@ def by_loop(x, k):
     return ids, torch.tensor([[d for d, _ in row] for row in found])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n", "k"), [(2, 5), (40, 3), (4 * RUN + 7, 2)])
 def test_pairs_as_by_loop(n, k):
     x = torch.randn(n, 6, generator=torch.Generator().manual_seed(n)).double()

@@ -49,6 +49,7 @@ def test_summary_of_losses_that_fall_with_frequency():
     assert only_head["by_class"][2]["mean"] is None
 
 
+@pytest.mark.slow
 def test_every_signal_is_judged_at_the_end_and_by_epoch(tmp_path):
     counts = FakeData().class_counts
     labels = torch.as_tensor(FakeData().train_set().labels)

@@ -47,6 +47,7 @@ def test_report_holds_every_protocol(report):
     assert math.isnan(full.groups["thresholds"]["many"].mean)
 
 
+@pytest.mark.slow
 def test_tracker_correlation_matches_the_made_up_losses(report):
     # Losses rise with the id and classes get rarer with the id.
     assert report.tracker["discovery"]["spearman_classes"].value == pytest.approx(-1)

@@ -173,6 +173,7 @@ def test_ranks_together_are_one_process(split):
         torch.testing.assert_close(each[3], marginal)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cls", [SimCLR, BCL, SDCLR, CACR])
 def test_every_method_takes_it(cls):
     inner = CACRLoss(reduction="none") if cls is CACR else NTXentLoss(reduction="none")

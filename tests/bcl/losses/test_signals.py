@@ -142,6 +142,7 @@ def shares(rank, sizes):
     return [signal.tolist() for signal in contrastive_signals(z1[rows], z2[rows])]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sizes", [(6, 6), (3, 8)])
 def test_ranks_agree_with_one_process(sizes):
     whole = torch.stack(contrastive_signals(*pair(sum(sizes))))

@@ -92,6 +92,7 @@ def test_value_and_gradient_match_explicit_loops(temperature, chunk_size, normal
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-11)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunk_size", [0, 3, None])
 def test_one_temperature_for_all_pairs_is_the_constant_one_with_its_derivatives(chunk_size):
     views = [z.requires_grad_() for z in pair(5, 3)]
@@ -126,6 +127,7 @@ def test_a_module_follows_its_schedule_and_focal_and_signals_go_along():
     torch.testing.assert_close(signals.loss, nt_xent(*views, 0.2, reduction="none"))
 
 
+@pytest.mark.slow
 def test_a_method_passes_the_epoch_and_logs_the_temperature():
     seen = []
 

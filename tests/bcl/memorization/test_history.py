@@ -95,6 +95,7 @@ def test_a_run_writes_every_n_epochs_and_the_last(tmp_path):
     assert torch.equal(history.scores()[-1], model.tracker.scores)
 
 
+@pytest.mark.slow
 def test_signals_that_are_watched_have_folders_of_their_own(tmp_path):
     model = method(memory=MemorySettings(watch=("misalignment", "isolation")))
     fit(model, HistoryWriter(tmp_path / "tracker"), max_epochs=3)

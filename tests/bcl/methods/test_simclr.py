@@ -297,6 +297,7 @@ class BadGradient(pl.Callback):
             module.encoder.conv1.weight.grad[0] = torch.inf
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("every_n_steps", [1, None])
 def test_a_gradient_that_is_not_finite_never_enters_a_checkpoint(tmp_path, every_n_steps):
     model = SimCLR(TINY, views=SIZE, schedule=NO_WARMUP)

@@ -11,6 +11,7 @@ from bcl.training.checkpoints import KEY, load_method
 from bcl.training.record import new_record
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "size", "arguments", "width"),
     [

@@ -41,6 +41,7 @@ def test_a_mark_per_class_and_run_with_its_values(together):
     assert "<better>" not in svg
 
 
+@pytest.mark.slow
 def test_gains_are_signed(together):
     svg = charts.gain_over_baseline(together, "full")
     assert all(re.search(r"[+-]\d+\.\d points$", tip) for tip in tips(svg))

@@ -36,6 +36,7 @@ def test_seeds_of_one_name_are_averaged(reports):
     assert table.rows[0].values["all"].p is None
 
 
+@pytest.mark.slow
 def test_single_runs_are_tested_over_images(reports):
     table = compare([reports[0], reports[3]])[0]
     assert "McNemar" in table.test

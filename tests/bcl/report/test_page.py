@@ -82,6 +82,7 @@ def test_page_is_well_formed_self_contained_and_labeled(page):
     assert "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'" in text
 
 
+@pytest.mark.slow
 def test_page_holds_all_sections(page):
     text = page.read_text()
     for words in (
@@ -113,6 +114,7 @@ def test_accuracies_of_the_history_are_drawn(page):
     assert section.count("Online linear, Few") >= 2  # in the chart and below it
 
 
+@pytest.mark.slow
 def test_measures_without_labels_and_a_collapse_are_shown(tmp_path):
     run = recorded("flat", 0, 0.3)
     run.record["notes"] = ["the features have collapsed in epoch 3: all alike", "no news"]
@@ -196,6 +198,7 @@ def test_colors_have_the_contrast_of_wcag_aa():
         assert ratio >= 4.5, color
 
 
+@pytest.mark.slow
 def test_bad_output(page, tmp_path):
     report = recorded("one", 0, 0.1)
     with pytest.raises(InputError, match="is a folder"):

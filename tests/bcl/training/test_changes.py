@@ -64,6 +64,7 @@ def configured(*words):
     return {key: plain[key] for key in KEYS}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CHANGED)
 def test_another_run_is_refused(name):
     option, old, new = CHANGED[name]
@@ -75,6 +76,7 @@ def test_another_run_is_refused(name):
     assert check_changes(saved, own, [option]) == [(option, old, new)]
 
 
+@pytest.mark.slow
 def test_places_speed_and_length_are_free():
     more = ("--trainer.devices", "2", "--trainer.precision", "32-true")
     more += ("--model.channels_last", "true", "--trainer.max_epochs", "9")
@@ -112,6 +114,7 @@ def test_a_change_by_name_acts_and_both_values_are_recorded(folder, capsys):
     assert len(again["changes"]) == len(found)
 
 
+@pytest.mark.slow
 def test_what_a_run_is_made_of_cannot_change():
     other = configured("--model.optimizer.name", "lars")
     with pytest.raises(InputError, match=r"--model\.pretrained"):

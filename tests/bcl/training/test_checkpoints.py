@@ -118,6 +118,7 @@ def test_a_strangers_checkpoint_decides_nothing_but_what_it_is(tmp_path, monkeyp
     assert sorted(path.name for path in tmp_path.iterdir()) == ["second.pth", "stranger.ckpt"]
 
 
+@pytest.mark.slow
 def test_a_configuration_nested_without_end_is_refused(saved):
     content, path = saved
     deep = {}

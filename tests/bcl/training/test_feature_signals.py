@@ -33,6 +33,7 @@ class Measured(FeatureSignals):
         return super().measure(trainer, pl_module)
 
 
+@pytest.mark.slow
 def test_trackers_hold_the_last_measurement(capsys):
     model, measured = method(memory=ALL), Measured()
     recorder = RunRecorder({"name": "x"}, "unused")
@@ -50,6 +51,7 @@ def test_trackers_hold_the_last_measurement(capsys):
     assert capsys.readouterr().out.count("after an epoch of") == 1
 
 
+@pytest.mark.slow
 def test_a_run_is_the_same_to_the_last_bit_with_and_without_watching():
     states = []
     for settings in (MemorySettings(), ALL):
@@ -66,6 +68,7 @@ def test_a_run_is_the_same_to_the_last_bit_with_and_without_watching():
     }
 
 
+@pytest.mark.slow
 def test_neighbors_steer_the_views():
     steered = []
 
@@ -96,6 +99,7 @@ class Cut(pl.Callback):
             raise StopError
 
 
+@pytest.mark.slow
 def test_a_resumed_run_ends_as_an_uninterrupted_one(tmp_path):
     settings = MemorySettings(signal="isolation", watch=("loss", "neighbors"), every_n_epochs=2)
 

@@ -41,6 +41,7 @@ def test_the_run_is_the_same_to_the_last_bit_with_and_without_it():
     assert callbacks[0].head[1].weight.abs().max() > 0
 
 
+@pytest.mark.slow
 def test_values_are_those_of_a_count_by_hand():
     recorder = RunRecorder({"name": "x"}, "unused")
     probe = OnlineProbe(neighbors=5)
@@ -94,6 +95,7 @@ def test_it_measures_every_n_epochs_and_after_the_last():
 SHORT_QUEUE = TeacherSettings(queue_size=64)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("cls", "more", "settings", "views"),
     [

@@ -38,6 +38,7 @@ def test_progress_is_a_bar_in_a_terminal_and_lines_elsewhere(tmp_path, monkeypat
     assert "run: epoch" not in shown
 
 
+@pytest.mark.slow
 def test_a_run_without_progress_prints_nothing(tmp_path, capsys):
     model = method()
     settings = {**SETTINGS, "enable_progress_bar": False}

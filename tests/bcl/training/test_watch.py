@@ -56,6 +56,7 @@ def test_the_run_is_the_same_to_the_last_bit_with_and_without_it():
     assert callbacks[0]._before is not None
 
 
+@pytest.mark.slow
 def test_values_are_those_of_the_formulas():
     model, data = method(), unlabeled()
     before = model.encode(data.train_set().images(torch.arange(60)))

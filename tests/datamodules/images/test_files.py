@@ -134,6 +134,7 @@ def test_workers_after_a_broken_off_epoch(folder: Path) -> None:
         assert batch["image"].equal(files.train_set().images(batch["id"]))
 
 
+@pytest.mark.slow
 def test_two_readers_at_once(folder: Path) -> None:
     files = module(folder, storage="files", workers=1, batch_size=2, imbalance_factor=1)
     pairs = zip(files.probe_set().batches(4), files.train_dataloader(), strict=False)

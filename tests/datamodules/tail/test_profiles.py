@@ -29,6 +29,7 @@ def test_step_halves() -> None:
     assert recipes.recipe("cifar10/step-100").counts == (5000,) * 5 + (50,) * 5
 
 
+@pytest.mark.slow
 @settings(deadline=None)  # a busy machine is no error
 @given(st.integers(1, 5000), st.floats(1, 1000), st.integers(1, 200))
 def test_profiles_fall_and_stay_in_range(n_max: int, factor: float, classes: int) -> None:
