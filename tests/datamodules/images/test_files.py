@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from folders import left_out, make_folder, module
+from torch.utils.data._utils import signal_handling
 
 from bcl import InputError
 from datamodules.images.cache import decoded
@@ -63,11 +64,20 @@ class KilledInLoader(KilledBy):
         return super().read(name)
 
 
+@pytest.mark.slow
 def test_loader_process_that_is_killed(folder: Path) -> None:
     source = KilledInLoader(folder)
     files = ImageFiles(source, source.names(), 12, workers=1)
-    with pytest.raises(InputError, match=r"(?s)was lost.*fewer with data\.workers"):
-        list(files.stream([Places(torch.arange(40), torch.zeros(40))]))
+    # PyTorch's handler may raise anywhere, here in pytest itself; without it the loader looks
+    # after its workers every 5 s.
+    signal_handling._set_SIGCHLD_handler()
+    before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    try:
+        with pytest.raises(InputError, match=r"(?s)was lost.*fewer with data\.workers"):
+            list(files.stream([Places(torch.arange(40), torch.zeros(40))]))
+        del files
+    finally:
+        signal.signal(signal.SIGCHLD, before)
 
 
 def test_a_loader_process_tells_an_error_without_its_stack_trace(folder: Path) -> None:
