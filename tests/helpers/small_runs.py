@@ -55,6 +55,22 @@ class Pixels(nn.Module):
         return nn.functional.avg_pool2d(x.mean(1), 2).flatten(1) * self.weight
 
 
+class StopError(Exception):
+    """Raised by `Cut`."""
+
+
+class Cut(pl.Callback):
+    """End a run at the first batch of an epoch, or after so many steps."""
+
+    def __init__(self, epoch=None, step=None):
+        self.place = epoch, step
+
+    def on_train_batch_start(self, trainer, *_):
+        epoch, step = self.place
+        if trainer.current_epoch == epoch or trainer.global_step == step:
+            raise StopError
+
+
 def method(cls=SimCLR, encoder=Dropping, learning_rate=0.1, **arguments):
     torch.manual_seed(0)
     optimizer = OptimizerSettings(learning_rate=learning_rate)

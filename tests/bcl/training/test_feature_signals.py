@@ -1,9 +1,8 @@
 """Signals of features in a run: values, times, steering, resume, what is refused."""
 
 import pytest
-import pytorch_lightning as pl
 import torch
-from small_runs import SIZE, TINY, Images, fit, method, train
+from small_runs import SIZE, TINY, Cut, Images, StopError, fit, method, train
 
 from bcl import BCL, InputError, SimCLR
 from bcl.evaluation import feature_signals
@@ -89,16 +88,6 @@ def test_neighbors_steer_the_views():
     assert bool(loss.seen.any())
 
 
-class StopError(Exception):
-    pass
-
-
-class Cut(pl.Callback):
-    def on_train_batch_start(self, trainer, *_):
-        if trainer.current_epoch == 2:
-            raise StopError
-
-
 @pytest.mark.slow
 def test_a_resumed_run_ends_as_an_uninterrupted_one(tmp_path):
     settings = MemorySettings(signal="isolation", watch=("loss", "neighbors"), every_n_epochs=2)
@@ -113,7 +102,7 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one(tmp_path):
 
     whole = run(tmp_path / "whole")
     with pytest.raises(StopError):
-        run(tmp_path / "cut", Cut())
+        run(tmp_path / "cut", Cut(epoch=2))
     again = run(tmp_path / "cut", resume=tmp_path / "cut" / "last.ckpt")
     assert all(torch.equal(value, again[name]) for name, value in whole.items())
     names = [p.relative_to(tmp_path / "whole") for p in (tmp_path / "whole").rglob("epoch*.npy")]

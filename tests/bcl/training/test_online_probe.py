@@ -9,7 +9,7 @@ import pytorch_lightning as pl
 import torch
 from commands import launch
 from places import HELPERS
-from small_runs import Images, Pixels, fit, method
+from small_runs import Cut, Images, Pixels, StopError, fit, method
 
 from bcl import BCL, SDCLR, ContrastiveViews, InputError, OnlineProbe, shot_groups
 from bcl.augment import ChainSettings
@@ -128,17 +128,8 @@ def test_all_methods_accumulation_and_half_precision(cls, more, settings, views)
     assert not model.encoder._forward_hooks  # nothing is left behind
 
 
-class StopError(Exception):
-    pass
-
-
 @pytest.mark.slow
 def test_a_run_that_was_cut_within_an_epoch_goes_on_with_the_same_head(tmp_path):
-    class Cut(pl.Callback):
-        def on_train_batch_start(self, trainer, *_):
-            if trainer.global_step == 4:
-                raise StopError
-
     def callbacks(folder):
         recorder = RunRecorder({"name": "x"}, folder)
         probe = OnlineProbe(neighbors=0)
@@ -150,7 +141,7 @@ def test_a_run_that_was_cut_within_an_epoch_goes_on_with_the_same_head(tmp_path)
     fit(expected, *used, enable_checkpointing=True)
     _, used = callbacks(tmp_path / "cut")
     with pytest.raises(StopError):
-        fit(method(), *used, Cut(), enable_checkpointing=True)
+        fit(method(), *used, Cut(step=4), enable_checkpointing=True)
     path = tmp_path / "cut" / "last.ckpt"
     saved = torch.load(path, weights_only=True)["callbacks"]["OnlineProbe"]
     assert saved["head"]["1.weight"].abs().sum() > 0
