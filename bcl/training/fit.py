@@ -194,9 +194,10 @@ def _one_run(saver: Any) -> Iterator[None]:
         yield
         return
     folder = saver.path.parent
+    made = [each for each in (folder, folder.parent) if not each.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
-        stack.callback(_remove_empty, folder)  # after a refusal
+        stack.callback(_remove_empty, made)  # after a refusal
         try:
             stack.enter_context(locked(folder / ".lock", wait=False))
         except BlockingIOError as error:
@@ -208,8 +209,8 @@ def _one_run(saver: Any) -> Iterator[None]:
         yield
 
 
-def _remove_empty(checkpoints: Path) -> None:
-    for folder in (checkpoints, checkpoints.parent):
+def _remove_empty(folders: list[Path]) -> None:
+    for folder in folders:
         with contextlib.suppress(OSError):  # not empty
             folder.rmdir()
 

@@ -93,7 +93,11 @@ def test_a_second_run_in_a_folder_is_refused(tmp_path):
     made, model = trainer(tmp_path, Stop())
     with pytest.raises(InputError, match="too early"):
         fit(made, model, DigitsLT())
-    assert not folder.exists()
+    assert not list(folder.iterdir())
+    made, model = trainer(tmp_path / "new", Stop())
+    with pytest.raises(InputError, match="too early"):
+        fit(made, model, DigitsLT())
+    assert not (tmp_path / "new").exists()  # nothing is left of a run that was refused
 
 
 def test_a_new_run_is_not_resumed_from_what_lightning_left(tmp_path):
