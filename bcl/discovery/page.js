@@ -16,11 +16,12 @@ const label = numbers(data.label, Uint16Array); // 0: none
 const signals = Object.fromEntries(
   Object.entries(data.signals).map(([name, text]) => [name, numbers(text, Uint8Array)]),
 );
-const TITLES = {
-  neighbor_distance_10: "distance to the 10 nearest", neighbor_distance_1: "distance to the nearest",
-  momentum_loss: "momentum loss", score: "memorization score",
-};
-const titleOf = (name) => TITLES[name] ?? name.replaceAll("_", " ");
+const TITLES = new Map([ // no object: a signal may be named "constructor"
+  ["neighbor_distance_10", "distance to the 10 nearest"],
+  ["neighbor_distance_1", "distance to the nearest"],
+  ["momentum_loss", "momentum loss"], ["score", "memorization score"],
+]);
+const titleOf = (name) => TITLES.get(name) ?? name.replaceAll("_", " ");
 
 // Thumbnails: files one after the other; a row has one, or none on a large page.
 const files = numbers(data.thumbnails.files, Uint8Array);
