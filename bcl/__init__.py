@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from bcl.losses import contrastive_signals as contrastive_signals
     from bcl.losses import macl_loss as macl_loss
     from bcl.losses import nt_xent as nt_xent
+    from bcl.losses import sam_ascent as sam_ascent
+    from bcl.losses import signal_weights as signal_weights
     from bcl.losses import simplex_etf as simplex_etf
     from bcl.losses import sinkhorn as sinkhorn
     from bcl.memorization import MemorizationTracker as MemorizationTracker
@@ -72,7 +74,9 @@ _HOMES = {
     "load_encoder": "bcl.models",
     "macl_loss": "bcl.losses",
     "nt_xent": "bcl.losses",
+    "sam_ascent": "bcl.losses",
     "shot_groups": "bcl.evaluation",
+    "signal_weights": "bcl.losses",
     "simplex_etf": "bcl.losses",
     "sinkhorn": "bcl.losses",
     "tail_discovery": "bcl.evaluation",

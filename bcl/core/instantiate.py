@@ -61,7 +61,7 @@ def _with_settings(target: type, arguments: dict[str, Any]) -> dict[str, Any]:
         kinds = (hints.get(key), *typing.get_args(hints.get(key)))
         settings = next((kind for kind in kinds if dataclasses.is_dataclass(kind)), None)
         if isinstance(settings, type):
-            arguments[key] = settings(**value)
+            arguments[key] = settings(**_with_settings(settings, value))
     return arguments
 
 

@@ -7,6 +7,8 @@ from bcl.losses.macl import MACLLoss as MACLLoss
 from bcl.losses.macl import macl_loss as macl_loss
 from bcl.losses.nt_xent import NTXentLoss as NTXentLoss
 from bcl.losses.nt_xent import nt_xent as nt_xent
+from bcl.losses.sharpness import sam_ascent as sam_ascent
+from bcl.losses.sharpness import signal_weights as signal_weights
 from bcl.losses.signals import Signals as Signals
 from bcl.losses.signals import contrastive_signals as contrastive_signals
 from bcl.losses.sogclr import SogCLRLoss as SogCLRLoss

@@ -9,5 +9,6 @@ from bcl.methods.sdclr import SDCLR as SDCLR
 from bcl.methods.settings import EncoderSettings as EncoderSettings
 from bcl.methods.settings import MemorySettings as MemorySettings
 from bcl.methods.settings import ProjectorSettings as ProjectorSettings
+from bcl.methods.sharpness import SharpnessSettings as SharpnessSettings
 from bcl.methods.simclr import SampleLosses as SampleLosses
 from bcl.methods.simclr import SimCLR as SimCLR

@@ -8,6 +8,7 @@ from torch import nn
 
 from bcl.core.checks import check_choice, check_positive
 from bcl.core.errors import InputError
+from bcl.methods.sharpness import SharpnessSettings
 
 OptimizerName = Literal["sgd", "lars", "adamw"]
 OPTIMIZERS: tuple[OptimizerName, ...] = ("sgd", "lars", "adamw")
@@ -25,6 +26,7 @@ class OptimizerSettings:
         momentum: momentum of SGD and LARS, in [0, 1).
         weight_decay: weight decay.
         decay_norm_and_bias: whether weight decay applies to norms and biases too.
+        sharpness: sharpness-aware steps, at twice the cost; None for plain ones.
 
     Example:
         >>> OptimizerSettings("adamw", learning_rate=1e-3).build(nn.Linear(2, 2)).defaults["lr"]
@@ -36,6 +38,7 @@ class OptimizerSettings:
     momentum: float = 0.9
     weight_decay: float = 5e-4
     decay_norm_and_bias: bool = True
+    sharpness: SharpnessSettings | None = None
 
     def __post_init__(self) -> None:
         check_choice("optimizer", self.name, OPTIMIZERS)

@@ -1,9 +1,10 @@
 """SimCLR, the composition that the other methods vary."""
 
 import contextlib
+import functools
 import itertools
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import pytorch_lightning as pl
 import torch
@@ -15,6 +16,7 @@ from bcl.core.errors import InputError
 from bcl.core.random import permutation
 from bcl.losses.context import call_loss, figures
 from bcl.losses.nt_xent import NTXentLoss
+from bcl.losses.sharpness import sam_ascent, signal_weights
 from bcl.losses.signals import Signals, contrastive_signals, nt_xent_with_signals
 from bcl.losses.state import SampleState
 from bcl.memorization.tracker import MemorizationTracker, update_together
@@ -27,6 +29,7 @@ from bcl.methods.settings import (
     build_encoder,
     per_sample,
 )
+from bcl.methods.sharpness import norms_kept
 from bcl.models.released import NORMALIZATIONS
 
 _SHUFFLE_STREAM = 0x5C0E  # separates the shuffled scores from other random numbers
@@ -88,6 +91,7 @@ class SimCLR(pl.LightningModule):
     """
 
     tracker: MemorizationTracker  # that steers; None until the size of the training set is known
+    passing: Literal["only", "ascent", "descent"] = "only"  # of a step, which may have two
     mean: Tensor
     std: Tensor
 
@@ -131,6 +135,8 @@ class SimCLR(pl.LightningModule):
         elif num_samples is not None:
             self._build_trackers(num_samples)
         self.optimizer = optimizer
+        if optimizer.sharpness is not None:
+            optimizer.sharpness.check_recorded(self.memory.signals)
         self.schedule = schedule
         for name, default in zip(("mean", "std"), NORMALIZATIONS["imagenet"], strict=True):
             own = getattr(self.encoder, name, None)  # of first weights
@@ -195,24 +201,14 @@ class SimCLR(pl.LightningModule):
         """(B, 3, H, W) images, uint8 or in [0, 1], to (B, D) features, with gradient."""
         return self.encoder(self.normalize(images))  # type: ignore[no-any-return]
 
-    @contextlib.contextmanager
-    def _evaluating(self) -> Iterator[None]:
-        training = self.training
-        self.eval()
-        try:
-            with torch.no_grad():
-                yield
-        finally:
-            self.train(training)
-
     def encode(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) images, uint8 or in [0, 1], to (B, D) features, in evaluation mode."""
-        with self._evaluating():
+        with evaluating(self), torch.no_grad():
             return self(images)  # type: ignore[no-any-return]
 
     def embed(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """(B, 3, H, W) images to (B, D) features and (B, D') projections, in evaluation mode."""
-        with self._evaluating():
+        with evaluating(self), torch.no_grad():
             features = self(images)
             return features, self.projector(features)
 
@@ -309,15 +305,49 @@ class SimCLR(pl.LightningModule):
         scores = self.view_scores(ids) if self.views.boost is not None else None
         views = self.views(images, scores=scores, ids=ids, epoch=self.current_epoch)
         losses, watched = self.sample_losses(views, ids)  # (B,), (B,) by signal
-        trackers = [self.trackers[name] for name in watched]
-        if watched:
+        if self.passing == "ascent":
+            losses = losses * self._ascent_weights(ids)  # from what the memory knew before
+        if watched and self.passing != "descent":
+            trackers = [self.trackers[name] for name in watched]
             with self._naming_the_step():
                 update_together(trackers, ids, torch.stack(list(watched.values())), wait=False)
         loss: Tensor = losses.mean()
-        self.log(
-            "loss", loss.detach(), on_step=False, on_epoch=True, prog_bar=True, batch_size=len(ids)
-        )
+        if self.passing != "ascent":
+            shown, size = loss.detach(), len(ids)
+            self.log("loss", shown, on_step=False, on_epoch=True, prog_bar=True, batch_size=size)
         return loss
+
+    def optimizer_step(
+        self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None
+    ) -> None:
+        """Step; a sharpness-aware step passes its batch twice (see `SharpnessSettings`)."""
+        closure, sharpness = optimizer_closure, self.optimizer.sharpness
+        if sharpness is not None:
+            ascent = functools.partial(sam_ascent, rho=sharpness.rho, adaptive=sharpness.adaptive)
+            closure = functools.partial(self._pass_twice, optimizer_closure, ascent)
+        super().optimizer_step(epoch, batch_idx, optimizer, closure)
+
+    def _pass_twice(self, closure: Any, ascent: Any) -> Any:
+        with self._passing("ascent"), evaluating(self.loss):
+            closure()
+        with ascent(self.parameters()), self._passing("descent"), norms_kept(self):
+            return closure()
+
+    @contextlib.contextmanager
+    def _passing(self, which: Literal["ascent", "descent"]) -> Iterator[None]:
+        self.passing = which
+        try:
+            yield
+        finally:
+            self.passing = "only"
+
+    def _ascent_weights(self, ids: Tensor) -> Tensor:
+        """(B,) weights of samples in the first of two passes, equal where no signal is named."""
+        sharpness: Any = self.optimizer.sharpness
+        if sharpness.signal is None:
+            return torch.ones(len(ids), device=ids.device)
+        tracker = self.trackers[sharpness.signal]
+        return signal_weights(tracker.momentum_loss, sharpness.exponent, tracker.seen)[ids]
 
     def on_before_optimizer_step(self, _: torch.optim.Optimizer) -> None:
         """Stop before the step if the tracker refused its losses."""
@@ -374,6 +404,11 @@ class SimCLR(pl.LightningModule):
                 f"{', '.join(self.memory.of_features)} are measured between epochs; train with "
                 "`bcl fit`, or give the trainer the callback bcl.training.FeatureSignals()."
             )
+        if self.optimizer.sharpness is not None and self.trainer.accumulate_grad_batches != 1:
+            raise InputError(
+                "a sharpness-aware step passes its batch twice, which accumulated batches cannot; "
+                "leave out --trainer.accumulate_grad_batches, or optimizer.sharpness."
+            )
         (optimizer,), (schedule,) = self.trainer.optimizers, self.trainer.lr_scheduler_configs
         # A resume restored those of the checkpoint.
         configured = self.optimizer.build(self).param_groups
@@ -395,3 +430,14 @@ def by_size(views: list[Tensor]) -> list[Tensor]:
     """Stack neighboring (B, 3, S, S) views of one size, which pass the encoder together."""
     groups = itertools.groupby(views, key=lambda view: view.shape)
     return [torch.stack(list(group)) for _, group in groups]
+
+
+@contextlib.contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Put a module into evaluation mode for a while."""
+    training = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(training)

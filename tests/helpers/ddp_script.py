@@ -10,7 +10,7 @@ from torch import nn
 
 from bcl import BCL, BoostedRandAugment, ContrastiveViews
 from bcl.augment import ChainSettings
-from bcl.methods import OptimizerSettings, ProjectorSettings, ScheduleSettings
+from bcl.methods import OptimizerSettings, ProjectorSettings, ScheduleSettings, SharpnessSettings
 from cacr import CACR
 from cacr.method import TeacherSettings
 from datamodules import DigitsLT
@@ -60,6 +60,19 @@ def methods(precision):
             **plain,
         ),
     )
+    if precision == "64-true":
+        torch.manual_seed(0)
+        yield (
+            "rwsam",
+            BCL(
+                Encoder(),
+                views=ContrastiveViews(16, **views),
+                optimizer=OptimizerSettings(
+                    learning_rate=0.2, sharpness=SharpnessSettings(rho=0.5, signal="loss")
+                ),
+                **plain,
+            ),
+        )
     if precision == "32-true":
         # CACR's losses lie close together: a rounding error moves a score far enough to flip the
         # coin of an operation now and then, and then the runs are different ones.
