@@ -31,9 +31,12 @@ STYLE = {
     "axisX": {"grid": False, "domainColor": INK, "labelSeparation": 12},
     "axisY": {"domain": False, "ticks": False, "minExtent": 44},
 }  # fmt: skip
+SIGNED = "datum.value > 0 ? '+' + datum.label : datum.label"
 IMAGES = "training images of the class (log scale)"
 MANY = 100  # marks of a chart
-BANDWIDTH = 0.18  # of the smoothed lines: standard deviation as a share of the range of log x
+EPOCHS = 300  # points of a training curve; more cannot be told apart
+# Of the smoothed lines: standard deviation as a share of the range of log x, for so many classes.
+BANDWIDTH, SMOOTH = 0.18, 30
 FEATURES = {  # key: title, axis, factor
     "alignment": ("Alignment", "mean squared distance of two views", 1),
     "uniformity": ("Uniformity", "uniformity, lower is more even", 1),
@@ -55,7 +58,7 @@ def shape(index: int) -> str:
 # --- parts of a chart -----------------------------------------------------------------------
 
 
-def axis(title: str, *, zero: bool = False, nice: bool = True, **options: Any) -> Row:
+def axis(title: str | None, *, zero: bool = False, nice: bool = True, **options: Any) -> Row:
     """A linear axis: a position channel of Vega-Lite without its field; nice ends on a label."""
     scale: Row = {"zero": zero, "nice": nice} | ({"padding": 6} if nice and not zero else {})
     options = {"tickCount": 6, **options}
@@ -77,9 +80,11 @@ def layer(mark: str, rows: list[Row], method: Method | None = None, **options: A
     """Marks of one kind; those of a method have a class by which the page can hide them.
 
     Rows have ``x`` and ``y``, ``x2`` and ``y2`` for an extent, ``low`` and ``high`` for a rule, and
-    ``tip`` for what is shown on hover.
+    ``tip``, values under the columns that `draw` is given, for the page to show and to save.
     """
-    tips = mark not in ("line", "rule")
+    tips = bool(rows) and "tip" in rows[0] and mark not in ("line", "rule", "text")
+    if tips:
+        rows = [{**row, "tip": "\t".join(map(_cell, row["tip"]))} for row in rows]
     made: Row = {"type": mark, "aria": tips, **options}
     if method is not None:
         made.setdefault("color", color(method.index))
@@ -91,6 +96,11 @@ def layer(mark: str, rows: list[Row], method: Method | None = None, **options: A
     }
 
 
+def _cell(value: Any) -> str:
+    """A value of a tip: what stands between tabs."""
+    return f"{value:.5g}" if isinstance(value, float) else " ".join(str(value).split())
+
+
 def line(rows: list[Row], method: Method, **options: Any) -> list[Row]:
     """A line on a white edge, which sets it off from the marks it crosses; none without rows."""
     edge = layer("line", rows, method, color=PAPER, strokeWidth=4.2)
@@ -98,10 +108,11 @@ def line(rows: list[Row], method: Method, **options: Any) -> list[Row]:
 
 
 def points(rows: list[Row], method: Method, total: int = 0) -> Row:
-    """A mark per row; where there are many they are small and faint, or they hide each other."""
-    size, opacity = (14, 0.45) if total > 4 * MANY else (55, 0.8)
+    """A mark per row, open, so that none hides another; where there are many, small and faint."""
+    size, opacity = (14, 0.45) if total > 4 * MANY else (50, 1)
     marks = shape(method.index)
-    return layer("point", rows, method, filled=True, shape=marks, size=size, opacity=opacity)
+    looks = {"shape": marks, "size": size, "opacity": opacity, "strokeWidth": 1.8}
+    return layer("point", rows, method, filled=total > 4 * MANY, **looks)
 
 
 def trends(found: Sequence[tuple[Method, list[Row]]]) -> list[Row]:
@@ -130,8 +141,20 @@ def renderer() -> Any:
     return vl_convert
 
 
-def draw(title: str, summary: str, x: Row, y: Row, layers: Sequence[Row]) -> str:
-    """The ``<svg>`` of layers, the lowest first, over common axes; named for screen readers."""
+def draw(
+    title: str,
+    summary: str,
+    x: Row,
+    y: Row,
+    layers: Sequence[Row],
+    columns: Sequence[str] = (),
+    size: tuple[int, int] = (440, 260),
+    values: Sequence[str] = (),
+) -> str:
+    """The ``<svg>`` of layers, the lowest first, over common axes; named for screen readers.
+
+    ``columns`` name the values of the marks' tips, or of ``values`` where lines have no marks.
+    """
     for number, each in enumerate(layers):
         fields, encoding = each["data"]["values"][0], each["encoding"]
         stem = each["mark"]["type"] == "rule" and "low" in fields
@@ -140,35 +163,45 @@ def draw(title: str, summary: str, x: Row, y: Row, layers: Sequence[Row]) -> str
             encoding["y2"] = {"field": "high"}
         encoding |= {channel: {"field": channel} for channel in ("x2", "y2") if channel in fields}
         each["name"] += f"x{number}"  # unique in a chart
-    spec = {"$schema": SCHEMA, "width": 440, "height": 260, "config": STYLE, "layer": list(layers)}
-    return _label(renderer().vegalite_to_svg(spec), html.escape(title), html.escape(summary))
+    width, height = size
+    spec = {"$schema": SCHEMA, "width": width, "height": height, "config": STYLE}
+    svg = renderer().vegalite_to_svg({**spec, "layer": list(layers)})
+    return _label(svg, title, summary, {"columns": "\t".join(columns), "values": "\n".join(values)})
 
 
-def _label(svg: str, title: str, summary: str) -> str:
+def _label(svg: str, title: str, summary: str, data: Mapping[str, str]) -> str:
     """Name the chart, turn the marks' labels into tips, leave its size to the page."""
     head, _, body = svg.partition(">")
     box = head.partition("viewBox=")[2]
     body = re.sub(r' (?:role|aria-roledescription|aria-hidden|pointer-events)="[^"]*"', "", body)
-    tip = r"<\1\2\4><title>\3</title></\1>"
-    body = re.sub(r'<(\w+)([^>]*) aria-label="([^"]*)"([^>]*)/>', tip, body)
-    body = re.sub(r"\d+\.\d{3,}(?=[^<>]*>)", lambda number: f"{float(number[0]):.4g}", body)
+    body = body.replace("&#x9;", "\t")
+    body = re.sub(r'(<\w+[^>]*) aria-label=("[^"]*"[^>]*/>)', r"\1 data-tip=\2", body)
+    body = re.sub(r' (?:d|transform)="[^"]*"', _shorter, body)
+    title, summary = html.escape(title), html.escape(summary)
+    kept = "".join(f' data-{name}="{html.escape(text)}"' for name, text in data.items() if text)
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox={box} role="img" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox={box} role="img"{kept} '
         f'aria-label="{title}: {summary}"><title>{title}</title><desc>{summary}</desc>{body}'
     )
+
+
+def _shorter(attribute: re.Match[str]) -> str:
+    """A path with four digits per number."""
+    return re.sub(r"\d+\.\d{3,}", lambda number: f"{float(number[0]):.4g}", attribute[0])
 
 
 def smooth(x: Sequence[float], y: Sequence[float]) -> list[Row]:
     """Sixty points of a local linear regression over log x, within the range of y.
 
-    None for fewer than three distinct positions.
+    None for fewer than three distinct positions; one straight line for fewer than `SMOOTH`.
     """
     if len(set(x)) < 3:
         return []
     logs = np.log(np.asarray(x, dtype=float))
     places = np.linspace(logs.min(), logs.max(), 60)
     away = logs - places[:, None]  # (60, N)
-    roots = np.exp(-0.25 * (away / (BANDWIDTH * np.ptp(logs))) ** 2)  # polyfit squares them
+    width = BANDWIDTH * np.ptp(logs) if len(set(x)) >= SMOOTH else np.inf
+    roots = np.exp(-0.25 * (away / width) ** 2)  # polyfit squares them
     heights = [np.polyfit(a, y, 1, w=root)[1] for a, root in zip(away, roots, strict=True)]
     within = zip(np.exp(places).tolist(), np.clip(heights, min(y), max(y)).tolist(), strict=True)
     return [{"x": x, "y": y} for x, y in within]
@@ -177,16 +210,10 @@ def smooth(x: Sequence[float], y: Sequence[float]) -> list[Row]:
 # --- accuracy -------------------------------------------------------------------------------
 
 
-def main_protocol(methods: Sequence[Method]) -> str:
-    """The protocol of the per-class charts: the baseline's first linear one, or else its first."""
-    results = methods[0].first.protocols
-    return next((result for result in results if result.kind == "linear"), results[0]).name
-
-
 def accuracy_over_frequency(methods: Sequence[Method], protocol: str) -> str:
     """Accuracy of each class over its training images; empty without classes."""
     found = [
-        (method, _over_frequency(method, _by_class(method, protocol), "{:.1f} %"))
+        (method, _over_frequency(method, _by_class(method, protocol), "{:.1f}"))
         for method in methods
     ]
     values = [row["y"] for _, rows in found for row in rows]
@@ -199,6 +226,7 @@ def accuracy_over_frequency(methods: Sequence[Method], protocol: str) -> str:
         log_axis(IMAGES),
         axis("test accuracy, %", zero=min(values) < 50),
         trends(found),
+        ("run", "class", "training images", "accuracy, %"),
     )
 
 
@@ -208,19 +236,19 @@ def gain_over_baseline(methods: Sequence[Method], protocol: str) -> str:
     for method in methods[1:]:
         own = _by_class(method, protocol)
         gains = {c: own[c] - base[c] for c in own if c in base}
-        found.append((method, _over_frequency(method, gains, "{:+.1f} points")))
+        found.append((method, _over_frequency(method, gains, "{:+.1f}")))
     if not any(rows for _, rows in found):
         return ""
     counts = [methods[0].first.data["class_counts"][c] for c in base]
     zero = [{"x": min(counts), "x2": max(counts), "y": 0.0}]
-    signed = "datum.value > 0 ? '+' + datum.label : datum.label"
     return draw(
         "Gain over the baseline",
         f"accuracy of each class minus that of {methods[0].label} ({protocol}), in points, over "
         "its number of training images, with a smoothed line",
         log_axis(IMAGES),
-        axis(f"points over {methods[0].label}", labelExpr=signed),
+        axis(f"points over {methods[0].label}", labelExpr=SIGNED),
         [layer("rule", zero, color=INK, strokeDash=[4, 4], opacity=0.6), *trends(found)],
+        ("run", "class", "training images", "gain, points"),
     )
 
 
@@ -236,7 +264,7 @@ def _over_frequency(method: Method, values: Mapping[int, float], words: str) -> 
     data, rows = method.first.data, []
     for c, value in values.items():
         name, count = data["class_names"][c], data["class_counts"][c]
-        tip = f"{method.label}: {name}, {count:,} images, {words.format(value)}"
+        tip = (method.label, name, count, words.format(value))
         rows.append({"x": count, "y": value, "tip": tip})
     return rows
 
@@ -247,25 +275,27 @@ def few_shot_curve(methods: Sequence[Method]) -> str:
     if not curves:
         return ""
     dashes = dict(zip(_solvers(curves), DASHES.values(), strict=False))
-    layers = []
+    lines, marks = [], []
     for method, solver, rows in curves:
-        layers += line(rows, method, strokeDash=dashes.get(solver, [1, 0]))
-        layers.append(layer("rule", rows, method, strokeWidth=1.4, opacity=0.6))
-        layers.append(points(rows, method))
+        lines += line(rows, method, strokeDash=dashes.get(solver, [1, 0]))
+        marks.append(layer("rule", rows, method, strokeWidth=1.4, opacity=0.6))
+        marks.append(points(rows, method))
     return draw(
         "Few-shot curve",
         "test accuracy over labeled images per class, one line per run; bars are 95 % intervals "
         "over draws",
         log_axis("labeled images per class (log scale)"),
         axis("test accuracy, %"),
-        layers,
+        [*lines, *marks],
+        ("run", "solver", "images per class", "accuracy, %", "low", "high"),
     )
 
 
 def solver_lines(methods: Sequence[Method]) -> str:
-    """Which lines of the few-shot curve belong to which solver: "lbfgs solid, sgd dashed"."""
-    pairs = zip(_solvers(_few_shot(methods)), DASHES, strict=False)
-    return ", ".join(f"{solver} {dash}" for solver, dash in pairs)
+    """Which lines of the few-shot curve are of which solver: "lbfgs solid, sgd dashed"."""
+    solvers = _solvers(_few_shot(methods))
+    pairs = [f"{solver} {dash}" for solver, dash in zip(solvers, DASHES, strict=False)]
+    return ", ".join(pairs if len(solvers) > 1 else solvers)
 
 
 def _few_shot(methods: Sequence[Method]) -> list[tuple[Method, str, list[Row]]]:
@@ -280,8 +310,9 @@ def _few_shot(methods: Sequence[Method]) -> list[tuple[Method, str, list[Row]]]:
             runs = [run.accuracy.mean for run in method.results(result.name).values()]
             mean, half = 100 * sum(runs) / len(runs), 100 * result.accuracy.ci95
             half = 0.0 if math.isnan(half) else half
-            tip = f"{method.label} ({solver}): {shots:,.4g} per class, {mean:.2f} %"
-            row = {"x": shots, "y": mean, "low": mean - half, "high": mean + half, "tip": tip}
+            low, high = mean - half, mean + half
+            tip = (method.label, solver, shots, mean, low, high)
+            row = {"x": shots, "y": mean, "low": low, "high": high, "tip": tip}
             curves.setdefault((method.index, solver), []).append(row)
     return [
         (methods[index], solver, sorted(rows, key=lambda row: float(row["x"])))
@@ -301,7 +332,7 @@ def history_curve(
     methods: Sequence[Method], key: str, title: str, label: str, scale: float = 1
 ) -> str:
     """A value of each epoch's record, one line per run; empty if no run has it in two epochs."""
-    layers = []
+    layers, values = [], []
     for method in methods:
         width = 2 if len(method.reports) == 1 else 1.3
         for run in method.reports:
@@ -310,8 +341,11 @@ def history_curve(
                 for row in _history(run)
                 if row.get(key) is not None and math.isfinite(row[key])
             ]
+            rows = rows[:: math.ceil(len(rows) / EPOCHS) or 1]
             if len(rows) > 1:
                 layers.append(layer("line", rows, method, strokeWidth=width))
+                about = method.label, run.record.get("seed")
+                values += ["\t".join(map(_cell, (*about, r["x"], r["y"]))) for r in rows]
     if not layers:
         return ""
     y = axis(label)
@@ -319,7 +353,8 @@ def history_curve(
     if low == high:  # a flat line needs an axis of its own
         margin = abs(low) / 10 or 1
         y["scale"] |= {"domain": [low - margin, high + margin]}
-    return draw(title, f"{label} of each epoch, one line per run", epoch_axis(), y, layers)
+    summary, columns = f"{label} of each epoch, one line per run", ("run", "seed", "epoch", label)
+    return draw(title, summary, epoch_axis(), y, layers, columns, values=values)
 
 
 def online_curves(methods: Sequence[Method]) -> list[dict[str, str]]:
@@ -364,7 +399,7 @@ def momentum_loss(method: Method) -> str:
     for row in tracker.get("by_class", ()):
         name, count = (data[key][row["class"]] for key in ("class_names", "class_counts"))
         if row["mean"] is not None and count > 0:
-            tip = f"{name}: {count:,} images, momentum {signal} {row['mean']:.3f}"
+            tip = (name, count, *(row[key] for key in ("mean", "low", "high")))
             rows.append({**row, "x": count, "y": row["mean"], "tip": tip})
     if not rows:
         return ""
@@ -376,6 +411,7 @@ def momentum_loss(method: Method) -> str:
         log_axis(IMAGES),
         axis(f"momentum {signal}"),
         [stems, *trends([(method, rows)])],
+        ("class", "training images", f"momentum {signal}", "lower quartile", "upper quartile"),
     )
 
 
@@ -390,7 +426,7 @@ def score_histogram(method: Method) -> str:
         return ""
     rows = []
     for low, high, count, share in shares(tracker["score_histogram"]):
-        tip = f"score {low:.2f} to {high:.2f}: {count:,} samples, {100 * share:.1f} %"
+        tip = (low, high, count, f"{100 * share:.1f}")
         rows.append({"x": low, "x2": high, "y": 100 * share, "y2": 0, "tip": tip})
     return draw(
         f"Scores of {method.label}",
@@ -398,6 +434,7 @@ def score_histogram(method: Method) -> str:
         axis("memorization score", nice=False),
         axis("share of samples, %", zero=True),
         [layer("bar", rows, method, stroke=PAPER)],
+        ("score from", "to", "samples", "share, %"),
     )
 
 
@@ -410,20 +447,21 @@ def _score_map(method: Method, history: list[tuple[int, list[int]]]) -> str:
     rows = []
     for (epoch, bins), end in zip(history, ends, strict=True):
         for low, high, count, share in shares(bins):
-            tip = f"epoch {epoch}, score {low:.2f} to {high:.2f}: {100 * share:.1f} %"
+            tip = (epoch, low, high, f"{100 * share:.1f}")
             row = {"x": epoch, "x2": end, "y": low, "y2": high, "tip": tip}
             if count:
                 rows.append({**row, "share": (share / largest) ** 0.5})
     cells = layer("rect", rows, method)
-    tints = {"domain": [0, 1], "range": [PAPER, color(method.index)], "interpolate": "rgb"}
+    tints = {"domain": [0, 1], "range": [0, 1]}
     shade = {"field": "share", "type": "quantitative", "scale": tints, "legend": None}
-    cells["encoding"]["color"] = shade
+    cells["encoding"]["fillOpacity"] = shade
     return draw(
         f"Scores of {method.label} over training",
-        "distribution of the memorization scores in each epoch; the darker, the more samples",
+        "distribution of the memorization scores in each epoch; the stronger, the more samples",
         epoch_axis(),
         axis("memorization score", nice=False),
         [cells],
+        ("epoch", "score from", "to", "share, %"),
     )
 
 
@@ -434,12 +472,15 @@ def class_histogram(counts: Sequence[int], title: str, names: Sequence[str] | No
     """Images per class as bars, the largest first."""
     rows = []
     for place, c in enumerate(sorted(range(len(counts)), key=lambda c: (-counts[c], c))):
-        tip = f"{names[c] if names else f'class {c}'}: {counts[c]:,}"
+        tip = (names[c] if names else f"class {c}", counts[c])
         rows.append({"x": place, "x2": place + 1, "y": counts[c], "y2": 0, "tip": tip})
-    return draw(
+    svg = draw(
         title,
         "images per class, the largest first",
         axis(f"{len(counts)} classes, largest first", nice=False, tickMinStep=1),
         axis("images", zero=True, tickMinStep=1),
         [layer("bar", rows, color=COLORS[0])],
     )
+    # In a file of its own a mark shows its title.
+    mark = r'<(\w+)([^>]*) data-tip="([^"\t]*)\t([^"]*)"([^>]*)/>'
+    return re.sub(mark, r"<\1\2\5><title>\3: \4</title></\1>", svg)

@@ -8,18 +8,19 @@ from typing import Any
 from bcl.core.errors import InputError
 from bcl.evaluation.metrics import wilson_interval
 from bcl.evaluation.results import Estimate, ProbeReport, ProtocolResult, rounded
-from bcl.report.significance import holm, mcnemar, paired_t
+from bcl.report.differences import Tested, difference, estimate
+from bcl.report.significance import holm
 
 COLUMNS = {
+    "all": "All",
     "many": "Many",
     "medium": "Medium",
     "few": "Few",
     "std_population": "Std (pop.)",
     "std_sample": "Std (sample)",
-    "all": "All",
     "top5": "Top-5",
 }
-TESTED = ("many", "medium", "few", "all")
+LEVEL = 0.05  # below it a difference is more than chance
 FEW_IMAGES = 100  # below so many test images in a group, the report says what one is worth
 BYTES = "hold other bytes (another encoding or size) than those of {}: {}."
 # Key of a report's data; a key whose value must agree, or the first says nothing; the note.
@@ -70,7 +71,9 @@ class Value:
     """A number of a table: mean over seeds, half its 95 % interval, each seed's; None is missing.
 
     ``wilson`` holds the ends of the interval over test images of a single run and draw. Except for
-    the baseline, also the difference from it and the p-value after Holm's correction.
+    the baseline, also the difference from it, over the seeds that both have if these are two or
+    more, with the ends of its 95 % interval; and the p-value after Holm's correction, ``p`` over
+    the methods, ``p_all`` over all tests over seeds of a report.
     """
 
     mean: float | None
@@ -79,11 +82,24 @@ class Value:
     gain: float | None = None
     p: float | None = None
     wilson: tuple[float, float] | None = None
+    gain_interval: tuple[float, float] | None = None
+    p_all: float | None = None
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """The ends of the mean's interval; the mean itself where it has none."""
+        assert self.mean is not None
+        half = self.ci95 or 0.0
+        return self.wilson or (self.mean - half, self.mean + half)
 
 
 @dataclass
 class Row:
-    """One method under one protocol; ``values`` by column, accuracies as shares."""
+    """One method under one protocol; ``values`` by column, accuracies as shares.
+
+    ``over`` says what its difference from the baseline varies over, ``units`` of them: "seeds",
+    "draws" or "images"; "" where nothing was tested.
+    """
 
     method: str
     index: int
@@ -92,6 +108,19 @@ class Row:
     values: dict[str, Value]
     notes: list[str]
     chosen: dict[str, Any]
+    over: str = ""
+    units: int = 0
+
+    def established(self, column: str) -> int:
+        """Better (1) or worse (-1) than the baseline: a test over seeds that holds among all; or 0.
+
+        Where many differences are tested, some seem significant by chance; these do not count.
+        """
+        value = self.values[column]
+        if value.p_all is None or value.p_all >= LEVEL:
+            return 0
+        assert value.gain is not None
+        return 1 if value.gain > 0 else -1
 
 
 @dataclass
@@ -105,14 +134,12 @@ class Comparison:
     test: str | None
     rows: list[Row]
 
-    @property
-    def best(self) -> dict[str, float | None]:
-        """The largest mean of each accuracy column; empty for a single method."""
-        found = {
-            column: [mean for row in self.rows if (mean := row.values[column].mean) is not None]
-            for column in TESTED
-        }
-        return {c: max(v, default=None) for c, v in found.items()} if len(self.rows) > 1 else {}
+    def bold(self, index: int, column: str) -> bool:
+        """Whether a method is established as better than the baseline, or the baseline than all."""
+        others = [row.established(column) for row in self.rows if row.index > 0]
+        if index == 0:
+            return bool(others) and all(found < 0 for found in others)
+        return any(row.established(column) > 0 for row in self.rows if row.index == index)
 
     @property
     def values(self) -> list[Value]:
@@ -144,6 +171,12 @@ def methods(reports: Sequence[ProbeReport]) -> list[Method]:
             label, copy = f"{run.name} ({copy})", copy + 1
         found.setdefault(label, Method(label, len(found), [])).reports.append(run)
     return list(found.values())
+
+
+def main_protocol(together: Sequence[Method]) -> str:
+    """The protocol of per-class results: the baseline's first linear one, or else its first."""
+    results = together[0].first.protocols
+    return next((result for result in results if result.kind == "linear"), results[0]).name
 
 
 def difference_notes(reports: Sequence[ProbeReport]) -> list[str]:
@@ -192,10 +225,17 @@ def compare(reports: Sequence[ProbeReport]) -> list[Comparison]:
     for run in (run for method in together for run in method.reports):
         for result in run.protocols:
             found.setdefault(result.name, result)
-    return [_table(result, together, grouping) for result in found.values()]
+    tables = [_table(result, together, grouping) for result in found.values()]
+    tests = [(value, p) for _, pairs in tables for value, p in pairs]
+    for (value, _), p in zip(tests, holm([p for _, p in tests]), strict=True):
+        value.p_all = p
+    return [table for table, _ in tables]
 
 
-def _table(about: ProtocolResult, together: list[Method], grouping: str) -> Comparison:
+def _table(
+    about: ProtocolResult, together: list[Method], grouping: str
+) -> tuple[Comparison, list[tuple[Value, float | None]]]:
+    """The table, and its tests over seeds: a number and its p-value before any correction."""
     rows = [
         Row(
             method=method.label,
@@ -209,19 +249,20 @@ def _table(about: ProtocolResult, together: list[Method], grouping: str) -> Comp
         for method in together
         if (results := list(method.results(about.name).values()))
     ]
-    test = _test_rows(rows, about.name, together, grouping) if rows[0].index == 0 else None
-    return Comparison(about.name, about.description, about.kind, grouping, test, rows)
-
-
-def _estimate(result: ProtocolResult, column: str, grouping: str) -> Estimate:
-    if column in ("all", "top5"):
-        return result.accuracy if column == "all" else result.top5
-    return result.groups.get(grouping, {}).get(column, Estimate(math.nan, math.nan))
+    tests = _test_rows(rows, about.name, together, grouping) if rows[0].index == 0 else []
+    words = "; ".join(sorted({words for test in tests if (words := test.words)})) or None
+    pairs = [
+        (row.values[column], p)
+        for row, test in zip(rows[1:], tests, strict=False)
+        if test.over == "seeds"
+        for column, p in test.p.items()
+    ]
+    return Comparison(about.name, about.description, about.kind, grouping, words, rows), pairs
 
 
 def _value(first: ProbeReport, results: list[ProtocolResult], column: str, grouping: str) -> Value:
     """Mean over seeds with its interval, over draws of a single run, or else over test images."""
-    found = [_estimate(result, column, grouping) for result in results]
+    found = [estimate(result, column, grouping) for result in results]
     means = [rounded(each.mean) for each in found if not math.isnan(each.mean)]  # as they are saved
     total = Estimate.of(means) if len(found) > 1 and means else found[0]
     mean, half = (None if math.isnan(x) else rounded(x) for x in (total.mean, total.ci95))
@@ -242,55 +283,17 @@ def _test_counts(report: ProbeReport, grouping: str) -> dict[str, list[int]]:
     return {name: [n for c in ids.tolist() if (n := counts[c])] for name, ids in groups.items()}
 
 
-def _test_rows(rows: list[Row], name: str, together: list[Method], grouping: str) -> str | None:
-    """Give each row but the first its gain and p-values; returns the tests in words."""
-    tests = [_test(together[0], together[row.index], name, grouping) for row in rows[1:]]
+def _test_rows(rows: list[Row], name: str, together: list[Method], grouping: str) -> list[Tested]:
+    """Give each row but the first its differences and p-values; returns their tests."""
+    tests = [difference(together[0], together[row.index], name, grouping) for row in rows[1:]]
+    for row, test in zip(rows[1:], tests, strict=True):
+        row.over, row.units = test.over, test.units
     for column in COLUMNS:
-        p_values = holm([found.get(column) for found, _ in tests])
+        p_values = holm([test.p.get(column) for test in tests])
         base = rows[0].values[column].mean
-        for row, p in zip(rows[1:], p_values, strict=True):
+        for row, test, p in zip(rows[1:], tests, p_values, strict=True):
             value = row.values[column]
-            value.p = p
-            value.gain = None if base is None or value.mean is None else value.mean - base
-    return "; ".join(sorted({words for _, words in tests if words})) or None
-
-
-def _test(
-    a: Method, b: Method, name: str, grouping: str
-) -> tuple[dict[str, float | None], str | None]:
-    """P-values by column and the test in words: over common seeds, else draws, else images."""
-    runs = a.results(name), b.results(name)
-    seeds = [seed for seed in runs[0] if seed is not None and seed in runs[1]]
-    if len(seeds) > 1:
-
-        def values(method: int, column: str) -> list[float]:
-            return [_estimate(runs[method][seed], column, grouping).mean for seed in seeds]
-
-        words = f"paired t-test over {len(seeds)} seeds"
-        return {c: paired_t(values(0, c), values(1, c)) for c in TESTED}, words
-    first, second = (next(iter(own.values())) for own in runs)
-    pool = "content_hash" if "long-tailed" in first.description else "probe_hash"
-    draws = len(first.draws)
-    if 1 < draws == len(second.draws) and a.first.data[pool] == b.first.data[pool]:
-        drawn = [_draws(m.first, r, grouping) for m, r in ((a, first), (b, second))]
-        words = f"paired t-test over {draws} draws, which says nothing about seeds"
-        return {c: paired_t(drawn[0][c], drawn[1][c]) for c in TESTED}, words
-    one, other = a.first.predictions, b.first.predictions
-    if not {name, "labels"} <= one.keys() or name not in other or len(one[name]) != 1:
-        return {}, None
-    if len(other[name]) != 1:
-        return {}, None
-    right, also = (found[name][0] == one["labels"] for found in (one, other))
-    p = mcnemar(int((right & ~also).sum()), int((also & ~right).sum()))
-    return {"all": p}, "McNemar test over test images, which says nothing about seeds"
-
-
-def _draws(report: ProbeReport, result: ProtocolResult, grouping: str) -> dict[str, list[float]]:
-    """The accuracy of each draw by column; NaN where no class of a group was tested."""
-    found = {"all": [draw.accuracy for draw in result.draws]}
-    groups = report.groups[grouping].as_dict() if grouping in report.groups else {}
-    for column in TESTED[:3]:
-        ids = groups[column].tolist() if groups else []
-        rows = [[v for c in ids if (v := draw.per_class[c]) == v] for draw in result.draws]
-        found[column] = [sum(row) / len(row) if row else math.nan for row in rows]
-    return found
+            value.p, value.gain_interval = p, test.intervals.get(column)
+            if base is not None and value.mean is not None:
+                value.gain = test.gains.get(column, value.mean - base)
+    return tests

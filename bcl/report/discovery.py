@@ -36,7 +36,7 @@ def by_epoch(method: Method) -> str:
     tracker, layers = method.first.tracker or {}, []
     for place, (name, found) in enumerate(signals(tracker).items()):
         rows = [
-            {"x": r["epoch"], "y": r["auc"], "tip": f"{name}, epoch {r['epoch']}: {r['auc']:.3f}"}
+            {"x": r["epoch"], "y": r["auc"], "tip": (name, r["epoch"], f"{r['auc']:.3f}")}
             for r in found.get("epochs") or ()
         ]
         if len(rows) < 2:
@@ -56,4 +56,5 @@ def by_epoch(method: Method) -> str:
         epoch_axis(),
         axis("AUC, tail against head"),
         layers,
+        ("signal", "epoch", "AUC"),
     )

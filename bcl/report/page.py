@@ -11,9 +11,19 @@ from bcl.core.errors import InputError
 from bcl.core.files import check_writable, write_text
 from bcl.evaluation.results import SCHEMA, ProbeReport
 from bcl.report import charts, discovery, tables
-from bcl.report.compare import COLUMNS, compare, difference_notes, methods, small_group_notes
+from bcl.report.compare import (
+    COLUMNS,
+    compare,
+    difference_notes,
+    main_protocol,
+    methods,
+    small_group_notes,
+)
 from bcl.report.confusion import tail_confusion
+from bcl.report.effects import effect_charts
+from bcl.report.verdict import tests_over_seeds, verdicts
 
+OVER = {"seeds": "over seeds", "draws": "over draws", "images": "over test images"}
 FORMATS = {
     "md": tables.markdown_table,
     "tex": tables.latex_table,
@@ -131,6 +141,8 @@ def render_html(runs: Sequence[ProbeReport], title: str) -> str:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
+    protocol, compared = main_protocol(together), compare(runs)
+    units = {row.over for table in compared for row in table.rows}
     environment.filters |= {
         "percent": tables.percent,
         "stars": tables.stars,
@@ -139,14 +151,17 @@ def render_html(runs: Sequence[ProbeReport], title: str) -> str:
         "base64": lambda content: base64.b64encode(content).decode(),
         "pretty": lambda x: json.dumps(x, indent=2, ensure_ascii=False, default=str),
     }
-    protocol = charts.main_protocol(together)
     return environment.get_template("report.html.j2").render(
         title=title,
         columns=COLUMNS,
         methods=together,
         first=runs[0],
         protocol=protocol,
-        tables=compare(runs),
+        tables=compared,
+        verdicts=verdicts(compared, together),
+        effects=effect_charts(compared, together),
+        tests=tests_over_seeds(compared),
+        over=" and ".join(OVER[over] for over in OVER if over in units),
         notes=[*small_group_notes(runs[0]), *difference_notes(runs)],
         confused=[
             (method, tail_confusion(found[protocol], found["labels"], run.groups[run.grouping]))

@@ -50,3 +50,47 @@ for (const entry of document.querySelectorAll(".legend li")) {
     }
   });
 }
+// One tip for all marks: under the mouse, or beside the finger that taps near one.
+{
+  const tip = document.createElement("div");
+  tip.id = "tip";
+  tip.hidden = true;
+  tip.setAttribute("role", "tooltip");
+  document.body.append(tip);
+  const FEW = 600; // marks of a chart among which the nearest is searched
+  function nearest(event, reach) {
+    const own = event.target.closest?.("[data-tip]");
+    if (own) return own;
+    const marks = event.target.closest?.("svg[data-columns]")?.querySelectorAll("[data-tip]") ?? [];
+    let best = null, least = reach;
+    for (const mark of marks.length > FEW ? [] : marks) {
+      const box = mark.getBoundingClientRect();
+      if (!box.width) continue; // hidden
+      const [x, y] = [box.left + box.width / 2, box.top + box.height / 2];
+      const away = Math.hypot(x - event.clientX, y - event.clientY);
+      if (away < least) [best, least] = [mark, away];
+    }
+    return best;
+  }
+  function tell(event) {
+    const mark = nearest(event, event.pointerType === "mouse" ? 12 : 30);
+    tip.hidden = !mark;
+    if (!mark) return;
+    const columns = mark.closest("svg")?.dataset.columns?.split("\t");
+    const lines = mark.dataset.tip.split("\t").map((value, i) => {
+      const line = document.createElement("div");
+      line.textContent = columns ? `${columns[i]}: ${value}` : value;
+      return value && line;
+    });
+    tip.replaceChildren(...lines.filter(Boolean));
+    const [wide, high] = [tip.offsetWidth, tip.offsetHeight];
+    const left = event.clientX + 14 + wide > innerWidth ? event.clientX - 14 - wide : event.clientX + 14;
+    const above = event.clientY - high - 14;
+    tip.style.left = `${Math.max(4, left)}px`;
+    tip.style.top = `${above < 4 ? event.clientY + 18 : above}px`;
+  }
+  document.addEventListener("pointermove", (event) => { if (event.pointerType === "mouse") tell(event); });
+  document.addEventListener("pointerup", tell);
+  document.addEventListener("scroll", () => { tip.hidden = true; }, { passive: true });
+  document.addEventListener("keydown", (event) => { if (event.key === "Escape") tip.hidden = true; });
+}

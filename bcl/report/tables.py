@@ -15,7 +15,7 @@ SCHEMA = "bcl-cacr/comparison"
 SCHEMA_VERSION = 2
 CSV_FIELDS = (
     "protocol", "method", "seeds", "draws", "grouping", "column", "mean", "ci95", "gain", "p",
-    "low", "high",
+    "low", "high", "over", "gain_low", "gain_high",
 )  # fmt: skip
 TEX = {
     "\\": "\\textbackslash{}", "&": "\\&", "%": "\\%", "$": "\\$", "#": "\\#", "_": "\\_",
@@ -109,7 +109,7 @@ def percent(value: float | None, digits: int = 2) -> str:
 
 
 def text_table(reports: Sequence[ProbeReport]) -> str:
-    """Many, Medium, Few, Std and All of each method and protocol, in per cent, for a terminal.
+    """All, Many, Medium, Few and Std of each method and protocol, in per cent, for a terminal.
 
     Args:
         reports: the runs; seeds of one name are averaged.
@@ -124,11 +124,11 @@ def text_table(reports: Sequence[ProbeReport]) -> str:
         >>> report = evaluate(gray, DigitsLT(), protocols="knn@10", record={"name": "gray"})
         >>> heading, row, groups = text_table([report]).splitlines()
         >>> heading
-        'run   protocol  Many  Medium   Few  Std(pop)  Std(n-1)    All'
+        'run   protocol    All  Many  Medium   Few  Std(pop)  Std(n-1)'
         >>> row.split()[:2], len(row) == len(heading)
         (['gray', 'knn@10'], True)
     """
-    head = ["run", "protocol", "Many", "Medium", "Few", "Std(pop)", "Std(n-1)", "All"]
+    head = ["run", "protocol", "All", "Many", "Medium", "Few", "Std(pop)", "Std(n-1)"]
     by_run: dict[str, list[list[str]]] = {}
     for found in compare(reports):
         for row in found.rows:
@@ -145,24 +145,24 @@ def markdown_table(reports: Sequence[ProbeReport]) -> str:
     """One Markdown table per protocol, the baseline first."""
     parts = []
     for found in compare(reports):
-        table = _table(found, {}).markdown()
+        table = _table(found, bold=False).markdown()
         about, note = markdown(found.description), markdown(_note(found, reports))
         parts += [f"### {markdown(found.protocol)}", f"{about}.", table, note]
     return "\n\n".join(parts) + "\n"
 
 
 def latex_table(reports: Sequence[ProbeReport]) -> str:
-    """One LaTeX table per protocol, the best of a column bold."""
+    """One LaTeX table per protocol; what is established by a test over seeds is bold."""
     parts = []
     for found in compare(reports):
         note = _note(found, reports).replace("\\*", "*")
         caption = f"{found.protocol}: {found.description}. {note}"
-        parts.append(_table(found, found.best).latex(caption) + "\n")
+        parts.append(_table(found, bold=True).latex(caption) + "\n")
     return "\n".join(parts)
 
 
-def _table(found: Comparison, bold: dict[str, float | None]) -> Table:
-    """A comparison, with the given mean of each column bold."""
+def _table(found: Comparison, bold: bool) -> Table:
+    """A comparison; where ``bold``, what is established is."""
     rows: list[list[str | Cell]] = []
     for row in found.rows:
         cells = []
@@ -170,8 +170,8 @@ def _table(found: Comparison, bold: dict[str, float | None]) -> Table:
             interval = "" if value.ci95 is None else f"± {percent(value.ci95)}"
             if value.wilson:
                 interval = "[{}, {}]".format(*(percent(end, 1) for end in value.wilson))
-            best = value.mean is not None and value.mean == bold.get(column)
-            cells.append(Cell(percent(value.mean), interval, stars(value.p), best))
+            established = bold and found.bold(row.index, column)
+            cells.append(Cell(percent(value.mean), interval, stars(value.p), established))
         rows.append([row.method, *cells])
     return Table(["Run", *COLUMNS.values()], rows)
 
@@ -198,11 +198,15 @@ def csv_table(reports: Sequence[ProbeReport]) -> str:
             seeds = " ".join(map(str, row.seeds))
             about = [found.protocol, row.method, seeds, str(row.draws), found.grouping]
             for column, value in row.values.items():
-                low, high = value.wilson or (None, None)
-                numbers = (value.mean, value.ci95, value.gain, value.p, low, high)
-                shown = ["" if number is None else str(rounded(number)) for number in numbers]
-                rows.append([*about, column, *shown])
+                ends, gains = (each or (None, None) for each in (value.wilson, value.gain_interval))
+                numbers = (value.mean, value.ci95, value.gain, value.p, *ends)
+                tested = row.over if value.gain_interval else ""
+                rows.append([*about, column, *_texts(numbers), tested, *_texts(gains)])
     return Table(CSV_FIELDS, rows).csv()
+
+
+def _texts(numbers: Sequence[float | None]) -> list[str]:
+    return ["" if number is None else str(rounded(number)) for number in numbers]
 
 
 def comparison_json(reports: Sequence[ProbeReport]) -> str:

@@ -8,8 +8,10 @@ import torch
 from fakes import QUICK, FakeData, encode
 
 import bcl
+from bcl.evaluation import ProbeReport, ProbeResult, shot_groups
+from bcl.evaluation.results import ProtocolResult
 
-__all__ = ["recorded", "replace", "strong_and_weak"]
+__all__ = ["by_hand", "recorded", "replace", "strong_and_weak"]
 
 
 def built_once(build):
@@ -75,3 +77,41 @@ def recorded(name, seed, strength):
         tracker=tracker,
         earlier_scores=torch.rand(128, generator=generator),
     )
+
+
+def by_hand(
+    name, seed, shares, protocols=("full",), counts=(60, 30, 20, 10, 5, 3), grouping="thirds"
+):
+    """A report of given class accuracies; the first images of each class are the right ones.
+
+    ``shares`` holds one accuracy per class, or one such row per draw.
+    """
+    classes, tested = len(counts), 20
+    truth = torch.arange(classes).repeat_interleave(tested)
+    groups = {grouping: shot_groups(counts, grouping)}
+    rows = torch.tensor(shares, dtype=torch.float64).view(-1, classes)
+    place = torch.arange(len(truth)) % tested
+    predictions = torch.stack(
+        [
+            torch.where(place < (row * tested).round()[truth], truth, (truth + 1) % classes)
+            for row in rows
+        ]
+    )
+    draws = [
+        ProbeResult(
+            accuracy=float(row.mean()), top5=1.0, per_class_accuracy=row, predictions=answers,
+            chosen={"solver": "lbfgs", "train_images": 10 * classes}, weight=torch.empty(0),
+            bias=torch.empty(0), notes=[],
+        )
+        for row, answers in zip(rows, predictions, strict=True)
+    ]  # fmt: skip
+    data = {
+        "recipe": "made by hand", "content_hash": "c", "probe_hash": "p", "test_hash": "t",
+        "num_classes": classes, "class_names": [f"class {c}" for c in range(classes)],
+        "class_counts": list(counts), "train_images": sum(counts), "probe_images": 10 * classes,
+        "test_images": len(truth), "test_counts": [tested] * classes, "feature_dimensions": 4,
+    }  # fmt: skip
+    results = [ProtocolResult.of(p, "linear", "by hand", draws, groups) for p in protocols]
+    answers = {"labels": truth, **dict.fromkeys(protocols, predictions)}
+    record = {"name": name, "seed": seed}
+    return ProbeReport(record, data, groups, results, predictions=answers)

@@ -37,6 +37,6 @@ def test_the_chart_has_a_line_per_signal():
     signals = {name: {"discovery": None, "epochs": rows} for name in ("loss", "isolation")}
     signals["tailness"] = {"discovery": None, "epochs": rows[:1]}  # no line of one point
     svg = discovery.by_epoch(method({"signals": signals}))
-    assert "isolation, epoch 2: 0.700" in svg
+    assert "isolation\t2\t0.700" in svg
     assert ">isolation</text>" in svg
     assert "tailness" not in svg

@@ -86,7 +86,8 @@ def test_page_is_well_formed_self_contained_and_labeled(page):
 def test_page_holds_all_sections(page):
     text = page.read_text()
     for words in (
-        "Few-shot curve", "Gain over the baseline", "What tail classes are taken for",
+        "What was found", "Differences under full", "Few-shot curve", "Gain over the baseline",
+        "What tail classes are taken for",
         "over training", "scores that rose most", "Measures without a classifier",
         "Spearman", "2 seeds", "population", "thirds of the classes", "Tables to copy",
     ):  # fmt: skip
@@ -274,7 +275,7 @@ classes.focus();
 seen.focused = document.activeElement === classes;
 classes.click();
 seen.names = column(0);
-const [legend] = all(".legend button");
+const [legend] = all('.legend [data-run="0"] button');
 const drawn = () => all('svg [class*="run0x"]').filter((marks) => marks.style.display !== "none");
 seen.drawn = [drawn().length];
 legend.click();

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from bcl.report.significance import holm, mcnemar, paired_t
+from bcl.report.significance import holm, mcnemar, paired_interval, paired_t
 
 
 def test_p_values_are_those_of_the_tests_they_name():
@@ -26,3 +26,30 @@ def test_p_values_are_those_of_the_tests_they_name():
 def test_equal_differences_are_no_proof():
     assert paired_t([0.50, 0.60], [0.55, 0.65]) is None
     assert paired_t([0.500001, 0.6], [0.55, 0.649999]) is None
+
+
+def test_the_interval_of_a_paired_difference():
+    # Bonett and Price by hand: 8 of 100 images right by the second alone, 2 by the first alone.
+    first, second = 3 / 102, 9 / 102
+    half = 1.959964 * ((first + second - (second - first) ** 2) / 102) ** 0.5
+    assert paired_interval(2, 8, 100) == pytest.approx(
+        (second - first - half, second - first + half), rel=1e-6
+    )
+    # Even answers that all agree leave a doubt; swapped runs mirror it.
+    low, high = paired_interval(0, 0, 100)
+    assert low == -high < 0
+    assert paired_interval(3, 7.5, 50) == pytest.approx(
+        [-x for x in paired_interval(7.5, 3, 50)][::-1]
+    )
+
+
+@pytest.mark.parametrize("share", [0.02, 0.1])
+def test_the_interval_of_a_paired_difference_covers_it(share):
+    random = torch.Generator().manual_seed(0)
+    images, covered, trials = 200, 0, 2_000
+    for _ in range(trials):
+        x = torch.rand(images, generator=random, dtype=torch.float64)
+        only_first, only_second = int((x < share).sum()), int((x > 1 - 2 * share).sum())
+        low, high = paired_interval(only_first, only_second, images)
+        covered += low <= share <= high
+    assert 0.94 < covered / trials < 0.98

@@ -4,10 +4,11 @@ import csv
 import io
 import json
 import math
+import re
 
 import pytest
 from fakes import FakeData, encode
-from probe_reports import replace, strong_and_weak
+from probe_reports import by_hand, replace, strong_and_weak
 
 import bcl
 from bcl.evaluation import EvaluationOptions
@@ -43,7 +44,6 @@ def test_formats_agree(reports):
     assert shown in latex
     assert "weak\\_one" in latex
     assert latex.count("\\begin{table}") == latex.count("\\end{table}") == 2
-    assert "\\textbf{" in latex
     assert "% " not in latex.replace("\\%", "")
     rows = list(csv.DictReader(io.StringIO(csv_table(reports))))
     assert tuple(rows[0]) == CSV_FIELDS
@@ -76,8 +76,34 @@ def test_a_cell_in_every_format():
     assert Table(["run", "x"], [["a,b", "1"]]).csv() == 'run,x\n"a,b",1\n'
 
 
-def test_only_the_best_of_several_is_bold(reports):
-    assert "\\textbf" not in latex_table(reports[:1])
+def test_only_what_is_established_is_bold(reports):
+    assert "\\textbf" not in latex_table([reports[0], reports[3]])  # one seed
+    base = [by_hand("base", s, [x] * 6) for s, x in enumerate((0.5, 0.55, 0.45))]
+    other = [
+        by_hand("other", s, [x] * 4 + [y] * 2)
+        for s, (x, y) in enumerate(((0.5, 0.7), (0.55, 0.76), (0.45, 0.64)))
+    ]
+    _, first, second = re.findall(r"^.* & .*$", latex_table([*base, *other]), re.MULTILINE)
+    assert "\\textbf" not in first
+    assert [cell.strip().startswith("\\textbf") for cell in second.split("&")[1:5]] == [
+        True, False, False, True,
+    ]  # fmt: skip
+    # The other way round the baseline is the better one.
+    _, first, second = re.findall(r"^.* & .*$", latex_table([*other, *base]), re.MULTILINE)
+    assert first.count("\\textbf") == 2
+    assert "\\textbf" not in second
+
+
+def test_the_interval_of_a_difference_is_in_the_csv_table(reports):
+    rows = list(csv.DictReader(io.StringIO(csv_table(reports))))
+    found = next(r for r in rows if r["method"] == "strong|one" and r["column"] == "few")
+    low, high = compare(reports)[0].rows[1].values["few"].gain_interval
+    assert [found["over"], float(found["gain_low"]), float(found["gain_high"])] == [
+        "seeds",
+        low,
+        high,
+    ]
+    assert {r["over"] for r in rows if r["method"] == "weak_one"} == {""}
 
 
 def test_latex_escapes_its_commands():
