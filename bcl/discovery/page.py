@@ -6,7 +6,6 @@ import io
 import json
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bcl.core.errors import InputError
 from bcl.core.files import atomic_write, check_writable, write_text
 from bcl.discovery.embedding import thumbnails
 from bcl.discovery.findings import FLAGS, MAIN, DiscoverOptions, Findings, find
+from bcl.discovery.html import chart, templates
 from bcl.discovery.projection import LANDMARKS
 from bcl.discovery.rarity import percentiles
 from bcl.discovery.table import Table, check_format, read_table
@@ -94,8 +93,8 @@ def discover(
 def check_folder(folder: Path) -> None:
     """Refuse a folder that cannot be written, and missing packages, before any work."""
     check_format("discover.parquet")
-    _environment()
-    _svg({})
+    templates("bcl.discovery")
+    chart({})
     check_writable(folder, "--out")
 
 
@@ -125,7 +124,7 @@ def render(findings: Findings, options: DiscoverOptions, title: str, read: Read 
     sections = _sections(findings, options)
     named = dict.fromkeys(row for rows in sections.pop("named") for row in rows)
     page: str = (
-        _environment()
+        templates("bcl.discovery")
         .get_template("discover.html.j2")
         .render(
             title=title,
@@ -145,21 +144,6 @@ def render(findings: Findings, options: DiscoverOptions, title: str, read: Read 
 
 def _words(name: str) -> str:
     return name.replace("_", " ").capitalize()
-
-
-def _environment() -> Any:
-    try:
-        import jinja2
-    except ImportError as error:
-        raise InputError("pages need jinja2: pip install 'bcl-cacr[report]'.") from error
-    files = resources.files("bcl.discovery")
-    return jinja2.Environment(
-        loader=jinja2.FunctionLoader(lambda name: files.joinpath(name).read_text(encoding="utf-8")),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
 
 
 def _sections(findings: Findings, options: DiscoverOptions) -> dict[str, Any]:
@@ -216,7 +200,7 @@ def _curve(sizes: list[int]) -> str:
     values = [{"rank": rank, "size": size} for rank, size in enumerate(sizes, 1)]
     axis = {"labelColor": "currentColor", "titleColor": "currentColor", "grid": False,
             "domainColor": "currentColor", "tickColor": "currentColor"}  # fmt: skip
-    return _svg(
+    return chart(
         {
             "$schema": "https://vega.github.io/schema/vega-lite/v5.json",
             "width": 620,
@@ -237,16 +221,6 @@ def _curve(sizes: list[int]) -> str:
             },
         }
     )
-
-
-def _svg(spec: dict[str, Any]) -> str:
-    try:
-        import vl_convert
-    except ImportError as error:
-        raise InputError(
-            "charts need vl-convert-python: pip install 'bcl-cacr[report]'."
-        ) from error
-    return str(vl_convert.vegalite_to_svg(spec)) if spec else ""
 
 
 def _data(findings: Findings, named: list[int], read: Read | None) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from bcl.core.errors import InputError
+from bcl.discovery.html import chart
 from bcl.evaluation.results import ProbeReport
 from bcl.report.compare import Method
 
@@ -19,7 +19,11 @@ COLORS = ("#0b61a4", "#c2410c", "#00734f", "#8e3a80", "#7a5c00", "#444b54")
 SHAPES = ("circle", "square", "triangle-up", "diamond")
 DASHES = {"solid": [1, 0], "dashed": [7, 4], "dotted": [2, 3], "dash-dotted": [8, 3, 2, 3]}
 SCHEMA = "https://vega.github.io/schema/vega-lite/v5.json"
-PAPER, INK, SOFT, LINE = "#fff", "#1b2129", "#56606c", "#d8dde3"  # as in report.css
+PAPER, INK, SOFT, LINE = "#fff", "#1b2129", "#56606c", "#d8dde3"  # as in page.css
+DARK_COLORS = ("#6db3ee", "#f0884e", "#4fc07a", "#d78ccb", "#cdb24f", "#aab4bf")
+# What a dark page shows in place of each color.
+DARK = dict(zip(COLORS, DARK_COLORS, strict=True))
+DARK |= {PAPER: "#14181d", INK: "#e7ebef", SOFT: "#9aa5b1", LINE: "#323a43"}
 STYLE = {
     "background": None,
     "font": "system-ui, sans-serif",
@@ -132,15 +136,6 @@ def shares(bins: Sequence[int]) -> list[tuple[float, float, int, float]]:
     return [(i / n, (i + 1) / n, count, count / total) for i, count in enumerate(bins)]
 
 
-def renderer() -> Any:
-    """vl-convert, which is imported when the first chart is drawn."""
-    try:
-        import vl_convert
-    except ImportError as error:
-        raise InputError("charts need vl-convert: pip install 'bcl-cacr[report]'.") from error
-    return vl_convert
-
-
 def draw(
     title: str,
     summary: str,
@@ -165,7 +160,7 @@ def draw(
         each["name"] += f"x{number}"  # unique in a chart
     width, height = size
     spec = {"$schema": SCHEMA, "width": width, "height": height, "config": STYLE}
-    svg = renderer().vegalite_to_svg({**spec, "layer": list(layers)})
+    svg = chart({**spec, "layer": list(layers)})
     return _label(svg, title, summary, {"columns": "\t".join(columns), "values": "\n".join(values)})
 
 

@@ -92,13 +92,17 @@ def _weights(report: ProbeReport, labels: Tensor, grouping: str) -> dict[str, Te
 
 
 def _by_images(right: Tensor, also: Tensor, weights: dict[str, Tensor]) -> Tested:
-    """McNemar's test of All, and the interval of each column, from (M,) right answers of two."""
+    """McNemar's test and the interval of each column, from (M,) right answers of two.
+
+    The test is of columns whose images weigh alike.
+    """
     found = Tested("images", len(right))
     only = right & ~also, also & ~right
-    found.p["all"] = mcnemar(int(only[0].sum()), int(only[1].sum()))
     for column, weight in weights.items():
         images = 1 / float((weight**2).sum())  # as many of equal weight vary alike
         lost, won = (float(weight[each].sum()) * images for each in only)
+        if len({*weight[weight > 0].tolist()}) == 1:
+            found.p[column] = mcnemar(round(lost), round(won))
         low, high = paired_interval(lost, won, images)
         found.intervals[column] = (rounded(low), rounded(high))
     return found

@@ -7,7 +7,7 @@ from bcl.report.charts import INK, PAPER, SIGNED, axis, color, draw, layer, shap
 from bcl.report.compare import COLUMNS, Comparison, Method
 from bcl.report.differences import TESTED
 
-WIDTH, LINE, BETWEEN = 300, 14, 14  # pixels: a chart, a method's line, between two groups
+WIDTH, LINE, BETWEEN = 220, 14, 14  # pixels: a chart, a method's line, between two groups
 
 
 class Effect(NamedTuple):

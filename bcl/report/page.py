@@ -3,12 +3,12 @@
 import base64
 import json
 from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
 
 from bcl.core.checks import check_choice
 from bcl.core.errors import InputError
 from bcl.core.files import check_writable, write_text
+from bcl.discovery.html import templates
 from bcl.evaluation.results import SCHEMA, ProbeReport
 from bcl.report import charts, discovery, tables
 from bcl.report.compare import (
@@ -125,22 +125,11 @@ def json_schema(path: Path) -> str | None:
 
 def render_html(runs: Sequence[ProbeReport], title: str) -> str:
     """The page as text."""
-    try:
-        import jinja2
-    except ImportError as error:
-        raise InputError("reports need jinja2: pip install 'bcl-cacr[report]'.") from error
     together = methods(runs)
     for run in runs:
         if not run.protocols:
             raise InputError(f"report '{run.name}' has no protocol; there is nothing to show.")
-    files = resources.files("bcl.report")
-    environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(lambda name: files.joinpath(name).read_text(encoding="utf-8")),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
+    environment = templates("bcl.report", "bcl.discovery")
     protocol, compared = main_protocol(together), compare(runs)
     units = {row.over for table in compared for row in table.rows}
     environment.filters |= {
@@ -151,7 +140,7 @@ def render_html(runs: Sequence[ProbeReport], title: str) -> str:
         "base64": lambda content: base64.b64encode(content).decode(),
         "pretty": lambda x: json.dumps(x, indent=2, ensure_ascii=False, default=str),
     }
-    return environment.get_template("report.html.j2").render(
+    page: str = environment.get_template("report.html.j2").render(
         title=title,
         columns=COLUMNS,
         methods=together,
@@ -174,3 +163,4 @@ def render_html(runs: Sequence[ProbeReport], title: str) -> str:
         markdown=tables.markdown_table(runs),
         latex=tables.latex_table(runs),
     )
+    return page

@@ -74,8 +74,12 @@ def _against(tables: Sequence[Comparison], base: Method, method: Method) -> Verd
     common = {seed for seed in base.seeds if seed is not None} & set(method.seeds)
     seeds = "One seed" if common else "No seed in common"
     differ = [each for each in found if _below(each)]
+    tests = sum(each.value.p is not None for each in found)
     if differ:
-        said = f"These two encoders differ ({_listed(differ)}); more seeds say if the methods do."
+        of = f"{len(differ)} of {tests} tests, {LEVEL * tests:.1f} would by chance"
+        said = (
+            f"These two encoders differ in {of}: {_listed(differ)}. Do the methods? Run more seeds."
+        )
     elif any(each.row.over for each in found):
         said = "These two encoders are not told apart either."
     else:

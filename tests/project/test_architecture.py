@@ -16,7 +16,7 @@ ROOMS = {  # room: what it may import of ours, besides itself
     "bcl/evaluation": "bcl/core bcl/memorization bcl/augment bcl/models",
     "bcl/discovery": "bcl/core bcl/evaluation",
     "bcl/training": "bcl/core bcl/memorization bcl/models bcl/methods bcl/evaluation",
-    "bcl/report": "bcl/core bcl/evaluation",
+    "bcl/report": "bcl/core bcl/evaluation bcl/discovery",
     "bcl/cli": "bcl datamodules",
     "bcl": "bcl",  # the face: every public name
     "cacr": "bcl/core bcl/losses",

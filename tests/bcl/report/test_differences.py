@@ -61,7 +61,8 @@ def test_over_test_images():
     found = difference(method(0, base), method(1, other), "full", "thirds")
     assert (found.over, found.units) == ("images", 120)
     # Two images of class 0 are won, two each of classes 4 and 5 are lost.
-    assert found.p == {"all": mcnemar(4, 2)}
+    counts = {"all": (4, 2), "many": (0, 2), "medium": (0, 0), "few": (4, 0)}
+    assert found.p == {column: mcnemar(*count) for column, count in counts.items()}
     assert found.intervals["all"] == pytest.approx(paired_interval(4, 2, 120), abs=1e-5)
     assert found.intervals["few"] == pytest.approx(paired_interval(4, 0, 40), abs=1e-5)
     assert found.intervals["many"] == pytest.approx(paired_interval(0, 2, 40), abs=1e-5)
@@ -80,6 +81,7 @@ def test_images_of_classes_of_unequal_size_count_by_their_class():
     images = 4 / (1 / 20 + 1 / 5)  # as many of equal weight vary like the mean of both classes
     lost = 2 / 20 / 2 * images
     assert found.intervals["few"] == pytest.approx(paired_interval(lost, 0, images), abs=1e-5)
+    assert found.p.keys() == {"all", "many", "medium"}  # in Few they do not weigh alike
 
 
 def test_without_predictions_nothing_is_tested():

@@ -16,8 +16,7 @@ from probe_reports import recorded
 import bcl
 from bcl.core.errors import InputError
 from bcl.evaluation import ProbeReport
-from bcl.report import render_report
-from bcl.report.charts import COLORS
+from bcl.report import charts, render_report
 from bcl.report.page import check_out
 
 
@@ -191,12 +190,29 @@ def test_colors_have_the_contrast_of_wcag_aa():
         linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
         return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
-    css = Path(bcl.__file__).with_name("report").joinpath("report.css").read_text()
-    light = dict(re.findall(r"--(\w+): (#[0-9a-f]{3,6});", css.split("}")[0]))
-    light = {k: "#" + "".join(2 * c for c in v[1:]) if len(v) == 4 else v for k, v in light.items()}
-    for color in (*COLORS, light["ink"], light["soft"], light["accent"]):
-        ratio = (luminance(light["paper"]) + 0.05) / (luminance(color) + 0.05)
-        assert ratio >= 4.5, color
+    css = Path(bcl.__file__).with_name("discovery").joinpath("page.css").read_text()
+    bright, dark = (
+        {k: "#" + "".join(2 * c for c in v[1:]) if len(v) == 4 else v for k, v in found}
+        for found in (
+            re.findall(r"--(\w+): (#[0-9a-f]{3,6});", part) for part in css.split("}")[:2]
+        )
+    )
+    assert charts.DARK[charts.PAPER] == dark["paper"]
+    for names, colors in ((bright, charts.COLORS), (dark, charts.DARK_COLORS)):
+        for color in (*colors, *(names[name] for name in ("ink", "soft", "accent", "warm"))):
+            for paper in (names["paper"], names["wash"]):
+                light, faint = sorted((luminance(paper), luminance(color)), reverse=True)
+                assert (light + 0.05) / (faint + 0.05) >= 4.5, (color, paper)
+
+
+@pytest.mark.slow
+def test_a_dark_page_has_a_dark_color_for_each_that_charts_use(page):
+    text = page.read_text()
+    drawn = set(re.findall(r"<svg.*?</svg>", text, re.DOTALL))
+    used = {c for svg in drawn for c in re.findall(r'(?:fill|stroke)="(#[0-9a-f]+)"', svg)}
+    assert used <= charts.DARK.keys()
+    for bright, dark in charts.DARK.items():
+        assert f'svg [fill="{bright}"] {{ fill: {dark} }}' in text
 
 
 @pytest.mark.slow

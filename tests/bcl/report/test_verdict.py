@@ -33,8 +33,8 @@ def test_one_seed_makes_no_claim():
     # Six of 120 images, all for the other: McNemar's p is 2 / 2^6.
     assert first.startswith("In points: full: All +5.00 [+0.46, +9.38]")
     assert second == (
-        "These two encoders differ (full: All +5.00 [+0.46, +9.38]); more seeds say if the "
-        "methods do."
+        "These two encoders differ in 1 of 4 tests, 0.2 would by chance: full: All +5.00 "
+        "[+0.46, +9.38]. Do the methods? Run more seeds."
     )
 
 
@@ -59,7 +59,10 @@ def test_draws_of_one_seed_make_no_claim():
     more = [shifted(0.1), shifted(0.2), shifted(0.05)]
     (verdict,) = said(by_hand("base", 0, row), by_hand("other", 0, more))
     assert verdict.headline.startswith("One seed: no claim")
-    assert "These two encoders differ (full: All" in verdict.details[1]
+    assert (
+        "These two encoders differ in 4 of 4 tests, 0.2 would by chance: full: All"
+        in verdict.details[1]
+    )
 
 
 @pytest.mark.parametrize(
