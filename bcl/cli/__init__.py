@@ -1,6 +1,5 @@
 """The command ``bcl``: one module per command, each with ``add_arguments`` and ``run``."""
 
-import argparse
 import contextlib
 import errno
 import importlib
@@ -33,7 +32,8 @@ COMMANDS = {
 }
 
 # What other programs call a command.
-ALIASES = {"pretrain": "fit", "train": "fit", "eval": "probe", "evaluate": "probe"}
+_FIT = "fit --config images/bcl_i --data.root DIR"
+ALIASES = {"pretrain": _FIT, "train": _FIT, "eval": "probe RUN", "evaluate": "probe RUN"}
 
 _RANK_ZERO = ".utilities.rank_zero"
 # Lightning's warnings about loaders and its own insides; the loss on the bar is rank 0's, and the
@@ -55,6 +55,8 @@ Self-supervised learning on long-tailed data.
 
 
 def _run(arguments: list[str]) -> int:
+    if arguments[:1] == ["help"]:  # bcl help COMMAND
+        arguments = [*arguments[1:], "--help"]
     if not arguments or arguments[0] in {"-h", "--help"}:
         print(_usage())
         return 0 if arguments else 2
@@ -66,13 +68,15 @@ def _run(arguments: list[str]) -> int:
         return 0
     if name not in COMMANDS:
         if name in ALIASES:
-            raise InputError(f"unknown command '{name}'; it is `bcl {ALIASES[name]}` here.")
+            raise InputError(f"unknown command '{name}'; here it is: bcl {ALIASES[name]}")
         raise unknown_name("command", name, COMMANDS)
+    from bcl.cli.messages import Parser
+
     module: ModuleType = importlib.import_module(f"bcl.cli.{name}{'_' if iskeyword(name) else ''}")
     if name == "fit":  # LightningCLI parses its own options
         return int(module.main(rest))
     about = COMMANDS[name]
-    parser = argparse.ArgumentParser(f"bcl {name}", description=f"{about[0].upper()}{about[1:]}.")
+    parser = Parser(f"bcl {name}", description=f"{about[0].upper()}{about[1:]}.")
     module.add_arguments(parser)
     return int(module.run(parser.parse_args(rest)))
 

@@ -5,22 +5,12 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
-from bcl.augment.boost import SCHEMES, BoostedRandAugment
-from bcl.augment.grid import op_grid, score_grid, tile
-from bcl.augment.policy import OPS, POLICIES
-from bcl.augment.sampling import ChainSettings
-from bcl.augment.views import ContrastiveViews
-from bcl.core.checks import check_count
 from bcl.core.errors import InputError
 from bcl.core.files import atomic_write
-from datamodules.images.decode import decode
-from datamodules.images.readers import is_image, open_reader
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from torch import Tensor
 
 _MARGIN = 14  # pixels of the line of labels
 
@@ -38,8 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", type=int, default=96, help="side of a view (default 96)")
     parser.add_argument("--columns", type=int, default=6, help="scores or magnitudes (default 6)")
     parser.add_argument("--ops", action="store_true", help="one row per op, for the first image")
-    parser.add_argument("--scheme", default="bcl-i", help=f"one of {', '.join(SCHEMES)}")
-    parser.add_argument("--policy", default="reference", help=f"one of {', '.join(POLICIES)}")
+    parser.add_argument("--scheme", default="bcl-i", help="bcl-i, bcl-d or imagenet")
+    parser.add_argument("--policy", default="reference", help="reference or monotone")
     parser.add_argument(
         "--whole", action="store_true", help="boosted ops alone, without crop, flip and jitter"
     )
@@ -47,6 +37,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    import torch
+
+    from bcl.augment.boost import BoostedRandAugment
+    from bcl.augment.grid import op_grid, score_grid, tile
+    from bcl.augment.policy import OPS
+    from bcl.augment.sampling import ChainSettings
+    from bcl.augment.views import ContrastiveViews
+    from bcl.core.checks import check_count
+
     check_count("--columns", args.columns, at_least=2)
     check_count("--count", args.count)
     out = Path(args.out)
@@ -77,8 +76,13 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _load(root: str, count: int, size: int) -> Tensor:
+def _load(root: str, count: int, size: int) -> "Tensor":
     """(count, 3, size, size) uint8: center squares of images spread evenly over the folder."""
+    import torch
+
+    from datamodules.images.decode import decode
+    from datamodules.images.readers import is_image, open_reader
+
     reader = open_reader(root, "--images DIR")
     names = [name for name in reader.names() if is_image(name)]
     if not names:
@@ -93,7 +97,7 @@ def _load(root: str, count: int, size: int) -> Tensor:
     return torch.stack(images)
 
 
-def _label(sheet: Tensor, rows: list[str], columns: list[str], size: int) -> "Image":
+def _label(sheet: "Tensor", rows: list[str], columns: list[str], size: int) -> "Image":
     """Write the columns' names above the sheet and the rows' names to its left."""
     from PIL import Image, ImageDraw
 

@@ -4,7 +4,7 @@ import argparse
 
 import yaml
 
-from bcl.cli.configuration import compose, config_names
+from bcl.cli.configuration import compose, parts
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -12,12 +12,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """List the names, or print one composed configuration."""
+    """List recipes and methods, or print one composed configuration."""
     if args.name:
         print(yaml.safe_dump(compose(args.name), sort_keys=False), end="")
         return 0
-    names = config_names()
-    width = max(map(len, names))
-    for name, about in names.items():
-        print(f"{name:<{width}}  {about}")
+    print("A configuration is RECIPE/METHOD, such as digits_lt/bcl_i: any two of these.")
+    for folder in ("recipes", "methods"):
+        found = parts(folder)
+        width = max(map(len, found))
+        print(f"\n{folder}:")
+        print("\n".join(f"  {name:<{width}}  {about}" for name, about in found.items()))
+    print("\n`bcl configs RECIPE/METHOD` prints one in full.")
     return 0

@@ -5,6 +5,7 @@ A recipe sets data, image size, encoder and schedule; a method sets method, view
 for one method. A part that ``extends`` another starts from it.
 """
 
+import difflib
 import importlib.resources
 import json
 from collections.abc import Mapping
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from bcl.core.errors import InputError, unknown_name
+from bcl.core.errors import InputError
 
 if TYPE_CHECKING:
     from importlib.abc import Traversable
@@ -81,20 +82,19 @@ def _class_first(value: Any) -> Any:
     return {key: _class_first(value[key]) for key in sorted(value, key=lambda k: k != "class_path")}
 
 
-def config_names() -> dict[str, str]:
-    """Every named configuration, ``RECIPE/METHOD``, with one line about it.
+def config_names() -> list[str]:
+    """Every named configuration, ``RECIPE/METHOD``.
 
     Example:
         >>> "digits_lt/bcl_i" in config_names()
         True
     """
-    methods = {name: _part("methods", name)["about"] for name in _names("methods")}
-    recipes = {name: _part("recipes", name)["about"] for name in _names("recipes")}
-    return {
-        f"{recipe}/{method}": f"{what}; on {where}"
-        for recipe, where in recipes.items()
-        for method, what in methods.items()
-    }
+    return [f"{recipe}/{method}" for recipe in _names("recipes") for method in _names("methods")]
+
+
+def parts(folder: str) -> dict[str, str]:
+    """What there is of ``"recipes"`` or ``"methods"``, with one line about each."""
+    return {name: _part(folder, name)["about"] for name in _names(folder)}
 
 
 def compose(name: str) -> Config:
@@ -108,12 +108,25 @@ def compose(name: str) -> Config:
         'bcl.BCL'
     """
     if name not in config_names():
-        raise unknown_name("configuration", name, config_names())
+        raise _unknown(name)
     recipe_name, method_name = name.split("/")
     recipe, method = _part("recipes", recipe_name), _part("methods", method_name)
     changes = recipe.get("methods", {}).get(method_name, {})
     merged = merge({}, _read("base.yaml"), method, recipe, changes)
     return {key: _class_first(merged[key]) for key in KEYS}
+
+
+def _unknown(name: str) -> InputError:
+    recipes, methods = _names("recipes"), _names("methods")
+    recipe, _, method = name.partition("/")
+    near = difflib.get_close_matches(name.lower().replace("-", "_"), config_names(), n=1)
+    if not method and name in (*recipes, *methods):
+        near = [f"{name}/bcl_i" if name in recipes else f"digits_lt/{name}"]
+    elif recipe in recipes:
+        close = difflib.get_close_matches(method.lower().replace("-", "_"), methods, n=1)
+        near = [f"{recipe}/{each}" for each in close]
+    hint = f"did you mean '{near[0]}'? " if near else ""
+    return InputError(f"unknown configuration '{name}'; {hint}`bcl configs` lists them.")
 
 
 def find_config(name: str) -> Config:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bcl.cli import embed
-from bcl.cli.sources import HINT, is_encoder
 from bcl.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -19,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "encoder",
         metavar="FILE",
-        help=f"embedding of 'bcl embed', .parquet or .npz; or {HINT}",
+        help=f"embedding of 'bcl embed', .parquet or .npz; or {embed.HINT}",
     )
     add("source", nargs="?", metavar="SOURCE", help="the images (default: those of the run)")
     add("--out", required=True, metavar="DIR", help="folder for the page and the tables")
@@ -85,6 +84,7 @@ def _check_new(out: Path, embeds: bool) -> None:
 
 def _reader(source: str, table: "Table", file: Path) -> Any:
     """A function that reads the images of a table."""
+    from bcl.cli.sources import is_encoder
     from datamodules import ImageCollection
 
     if is_encoder(source):

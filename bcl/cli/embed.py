@@ -4,10 +4,10 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from bcl.cli.sources import HINT, open_encoder, open_images
-from bcl.core.checks import check_count
 from bcl.core.errors import InputError
 from bcl.core.progress import Progress
+
+HINT = "a run's folder, a checkpoint, an exported encoder or timm:NAME"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,6 +48,7 @@ def write(args: argparse.Namespace, out: str | Path) -> int:
     """Embed with the options of the command line; return the number of images."""
     from torch.multiprocessing.spawn import ProcessRaisedException, spawn
 
+    from bcl.core.checks import check_count
     from bcl.discovery.embedding import embed, join_parts, open_parts
 
     check_count("--devices", args.devices)
@@ -84,6 +85,7 @@ def _open(args: argparse.Namespace) -> tuple[Any, Any, Any, Any]:
     """Images, options, what is known of the images, and the encoder."""
     import torch
 
+    from bcl.cli.sources import open_encoder, open_images
     from bcl.discovery.embedding import EmbedOptions
 
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")

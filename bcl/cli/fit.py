@@ -1,6 +1,8 @@
 """``bcl fit``: pretrain from a named configuration or a YAML file."""
 
 import itertools
+import re
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,36 +16,44 @@ from bcl.cli.output import check_seed
 from bcl.core.errors import InputError, find_input_error
 from bcl.core.files import check_writable
 
+# Short names; what is recorded, and refused, has the long one.
 SHORT = {
+    "--epochs": "--trainer.max_epochs",
+    "--batch": "--data.batch_size",
+    "--lr": "--model.optimizer.learning_rate",
+    "--encoder": "--model.encoder.name",
+    "--devices": "--trainer.devices",
+    "--out": "--trainer.default_root_dir",
     "--model.encoder": "--model.encoder.name",
     "--model.pretrained": "--model.encoder.args.pretrained",
 }
-EXAMPLE = "image_folder/bcl_i"  # whose values the short help shows
+ONE = {**SHORT, "--size": "--model.views.size"}  # the value that an option sets
+EXAMPLE = "image_folder/bcl_i"  # whose values the help shows if no configuration is named
 
 HELP = """usage: bcl fit --config NAME|FILE [OPTIONS]
 
-Pretrain an encoder. A configuration names method, data and schedule: one of `bcl configs`, or a
-YAML file. Several are merged, and later ones win, as do options. Checkpoints and the run's record
-go to outputs/NAME.
+Pretrain an encoder; labels, if there are any, are not used. A configuration names method, data and
+schedule: one of `bcl configs`, or a YAML file. Of several, the later wins; options win over all.
 
-  bcl fit --config digits_lt/bcl_i
-  bcl fit --config images/bcl_i --data.root DIR          # images without labels
-  bcl fit --config image_folder/bcl_i --data.root DIR --trainer.max_epochs 100
-  bcl fit --config cifar100_lt/bcl_d --config my.yaml --trainer.devices 4
-  bcl fit --config digits_lt/bcl_i --ckpt_path last      # resume after an interrupt
+  bcl fit --config images/bcl_i --data.root DIR            # images without labels, in any folders
+  bcl fit --config image_folder/bcl_i --data.root DIR      # a folder per class, to probe afterwards
+  bcl fit --config digits_lt/bcl_i --epochs 20 --lr 0.3    # a small set that needs no download
+  bcl fit --config cifar100_lt/bcl_d --config my.yaml --devices 4
+  bcl fit --config digits_lt/bcl_i --ckpt_path last        # go on after an interrupt
 {options}
-Values in brackets are those of {name}; `bcl fit --config NAME --help` shows those of
-another, `bcl configs NAME` all of its options, `bcl fit --help-all` every option there is."""
+In brackets: {name}, or what --config names. `bcl configs NAME` prints all that it sets,
+`bcl fit --help-all` every option. Files and records have the long names:
+{short}."""
 
 # The run's own options: type, default, help.
 OPTIONS: dict[str, tuple[Any, Any, str]] = {
     "--seed_everything": (int, 0, "seed of weights, order and views"),
-    "--size": (
-        int | None,
+    "--size": (int | None, None, "side of the views in pixels; images are stored in proportion"),
+    "--ckpt_path": (
+        str | None,
         None,
-        "side of the views in pixels; images are stored in proportion",
+        "run to resume; 'last' is the one in the folder, if any",
     ),
-    "--ckpt_path": (str | None, None, "checkpoint to resume from; 'last': the folder's, if any"),
     "--change": (str | None, None, "options that a resumed run may change; comma-separated"),
     "--save.every_n_epochs": (int, 1, "epochs between checkpoints"),
     "--save.every_n_steps": (int | None, None, "optimizer steps between checkpoints"),
@@ -61,37 +71,36 @@ OPTIONS: dict[str, tuple[Any, Any, str]] = {
     "--history.every_n_epochs": (int | None, None, "epochs between files of all memory values"),
 }
 
-# What people set first.
-FIRST = {
+# What people change, and its value where no configuration says.
+FIRST: dict[str, dict[str, tuple[str, Any]]] = {
     "data": {
-        "--data.root DIR": "folder of the images",
-        "--data.batch_size N": "images per step, over all devices",
-        "--data.image_size N": "side of the stored images in pixels",
-        "--size N": OPTIONS["--size"][2],
+        "--data.root DIR": ("where the images are", None),
+        "--size N": (OPTIONS["--size"][2], None),
+        "--batch N": ("images per step, over all devices", None),
+        "--data.on_bad_image NAME": ("unreadable images: refuse them, or skip", None),
     },
     "method": {
-        "--model.encoder NAME": "resnet8, resnet18, resnet50, or any timm model",
-        "--model.pretrained true|PATH": "weights to start from: timm's, a file, an export, a run",
-        "--model.views.size N": "side of the views in pixels",
-        "--model.optimizer.learning_rate X": "peak of the schedule; 0.5 if not configured",
+        "--encoder NAME": ("resnet8, resnet18, resnet50, or any timm model", None),
+        "--model.pretrained true|PATH": ("weights to start from: timm's, a file, a run's", None),
+        "--lr X": ("peak of the learning rate", 0.5),
     },
     "training": {
-        "--trainer.max_epochs N": "passes over the data",
-        "--trainer.devices N": "GPUs or processes; 'auto' for all GPUs",
-        "--trainer.precision NAME": "32-true, bf16-mixed, ...",
-        "--seed_everything N": OPTIONS["--seed_everything"][2],
+        "--epochs N": ("passes over the data", None),
+        "--devices N": ("GPUs or processes; 'auto' for all GPUs", None),
+        "--trainer.precision NAME": ("32-true, bf16-mixed, ...", "32-true"),
+        "--seed_everything N": (OPTIONS["--seed_everything"][2], None),
     },
     "run": {
-        "--name NAME": "its name in reports, and its folder below outputs/",
-        "--trainer.default_root_dir DIR": "another folder",
-        "--overwrite": "replace a run in the same folder",
-        "--ckpt_path FILE|last": OPTIONS["--ckpt_path"][2],
-        "--change NAMES": OPTIONS["--change"][2],
-        "--save.every_minutes X": OPTIONS["--save.every_minutes"][2],
-        "--log NAMES": OPTIONS["--log"][2],
-        "--online.every_n_epochs N": OPTIONS["--online.every_n_epochs"][2],
+        "--out DIR": ("its folder", "outputs/{name}"),
+        "--overwrite": ("replace a run in the same folder", None),
+        "--ckpt_path RUN|last": (OPTIONS["--ckpt_path"][2], None),
+        "--change NAMES": (OPTIONS["--change"][2], None),
+        "--save.every_minutes X": (OPTIONS["--save.every_minutes"][2], None),
+        "--log NAMES": (OPTIONS["--log"][2], None),
     },
 }
+# What a configuration images/METHOD leaves to the images and the machine.
+CHOSEN = ("--size", "--batch", "--encoder", "--lr", "--trainer.precision")
 
 
 def main(arguments: list[str]) -> int:
@@ -118,11 +127,19 @@ def main(arguments: list[str]) -> int:
 
 
 def _in_full(words: list[str]) -> Iterator[str]:
-    """Words with the full names of `SHORT` options; a mapping for an encoder needs none."""
+    """Words with the full names of `SHORT` options; an option under two names is refused."""
+    spelt: dict[str, str] = {}
     for word, after in itertools.pairwise([*words, ""]):
         option, equals, value = word.partition("=")
-        mapping = (value or after).startswith("{")
-        yield word if mapping else SHORT.get(option, option) + equals + value
+        full = SHORT.get(option, option)
+        if (value or after).startswith("{"):  # a mapping for an encoder
+            full = full.removesuffix(".name")
+        if option.startswith("--"):
+            one = ONE.get(option, full).replace(".init_args.", ".")
+            other = spelt.setdefault(one, option)
+            if other != option:
+                raise InputError(f"{other} and {option} set the same value; give one of them.")
+        yield full + equals + value
 
 
 def _take_configs(arguments: list[str]) -> tuple[list[str], dict[str, Config], str]:
@@ -146,20 +163,31 @@ def _take_configs(arguments: list[str]) -> tuple[list[str], dict[str, Config], s
 
 
 def short_help(config: Config, name: str) -> str:
-    """The options that people set first, each with its value in a configuration."""
+    """The options that people change, each with its value in a configuration."""
     width = max(len(option) for group in FIRST.values() for option in group)
     lines: list[str] = []
     for title, group in FIRST.items():
         lines += ["", f"{title}:"]
-        for option, text in group.items():
-            value: Any = config
-            for key in option.split()[0].removeprefix("--").split("."):
-                value = value if isinstance(value, dict) else {}
-                value = value.get(key, (value.get("init_args") or {}).get(key))
-            value = value.get("name") if isinstance(value, dict) else value
-            shown = "" if value is None else f" [{value}]"
-            lines.append(f"  {option:<{width}}  {text}{shown}")
-    return HELP.format(options="\n".join([*lines, ""]), name=name)
+        for words, (text, default) in group.items():
+            option = words.split()[0]
+            value = _value(config, ONE.get(option, option))
+            value = default if value is None else value
+            if name.startswith("images/") and option in CHOSEN:
+                value = "by the images"
+            shown = "" if value is None else f" [{value}]".format(name=name)
+            lines.append(f"  {words:<{width}}  {text}{shown}")
+    pairs = [f"{short}~is~{full}" for short, full in SHORT.items() if "." not in short]
+    short = textwrap.fill(", ".join(pairs), 99).replace("~", " ")
+    return HELP.format(options="\n".join([*lines, ""]), name=name, short=short)
+
+
+def _value(config: Config, option: str) -> Any:
+    """The value of an option in a configuration, if it has one."""
+    value: Any = config
+    for key in option.removeprefix("--").split("."):
+        value = value if isinstance(value, dict) else {}
+        value = value.get(key, (value.get("init_args") or {}).get(key))
+    return value
 
 
 def make_parser(name: str = "run") -> Any:
@@ -194,7 +222,7 @@ def parse(arguments: list[str], config: Config, name: str = "run") -> tuple[Any,
     except ArgumentError as error:
         own = [f"--{key}" for key in parser.get_defaults().keys(branches=True)]
         parts = [name for key in ("model", "data") for name in option_names(key, config.get(key))]
-        raise readable_error(str(error), [*parts, *own]) from None
+        raise readable_error(str(error), [*SHORT, *parts, *own], words) from None
     check_seed(options.seed_everything)
     parts = options.name.split("/")
     if not all(parts) or {".", ".."} & set(parts):
@@ -233,7 +261,7 @@ def _train(parser: Any, options: Any) -> Path | None:
         raise find_input_error(error) or error from None
     resumed_at = None
     config = {key: plain[key] for key in KEYS}
-    change = [name.strip() for name in (options.change or "").split(",") if name.strip()]
+    change = [SHORT.get(f"--{name}", name) for name in re.findall(r"[^\s,]+", options.change or "")]
     if checkpoint is not None:
         content = read_checkpoint(checkpoint)
         if "optimizer_states" not in content:

@@ -11,8 +11,6 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from bcl.models.released import KINDS, NORMALIZATIONS
-
     add = parser.add_argument
     add("file", metavar="FILE", help="checkpoint of the released code of BCL, SDCLR or CACR")
     add(
@@ -21,13 +19,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR|CKPT",
         help="folder for the encoder; or, with --config, a file NAME.ckpt for 'bcl probe'",
     )
-    add("--kind", metavar="KIND", help=f"{', '.join(KINDS)}; recognized by the tensors' names")
+    kinds = "bcl, bcl-d, sdclr, sdclr-simclr, cacr, cacr-moco, cacr-mocov3"
+    add("--kind", metavar="KIND", help=f"{kinds} (default: recognized by the tensors' names)")
     add("--config", metavar="NAME", help="configuration whose method and data a CKPT gets")
     add("--data.root", dest="data_root", metavar="DIR", help="folder of the data of --config")
     add(
         "--normalization",
         metavar="NAME",
-        help=f"normalization, if not in the file: {', '.join(NORMALIZATIONS)}",
+        help="normalization, if not in the file: imagenet, cifar10, cifar100, stl10",
     )
     add("--overwrite", action="store_true", help="replace --out if it exists")
 

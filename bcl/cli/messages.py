@@ -1,13 +1,16 @@
 """One clear line from the option parser's many."""
 
+import argparse
 import difflib
 import importlib
 import inspect
+import itertools
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import is_dataclass
-from typing import Any
+from typing import Any, NoReturn
 
+from bcl.cli.configuration import config_names
 from bcl.core.errors import InputError, unknown_name
 
 # What other programs call an option, by its last word.
@@ -20,15 +23,36 @@ ALIASES = {
 }
 
 
-def readable_error(message: str, options: Iterable[str]) -> InputError:
+class Parser(argparse.ArgumentParser):
+    """A parser of a command's words whose errors are one line, with the nearest right name."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise the error."""
+        unknown = re.match(r"unrecognized arguments: ([^\s=]+)", message)
+        if not unknown:
+            needs = "the following arguments are required:"
+            cause = message.removeprefix("argument ").replace(needs, f"{self.prog} needs")
+            raise InputError(f"{cause}; `{self.prog} --help` explains.")
+        kind = "option" if unknown[1].startswith("-") else "word"
+        near = nearest(unknown[1], list(self._option_string_actions)) if kind == "option" else []
+        hint = f"did you mean {near[0]}?" if near else f"`{self.prog} --help` lists what it takes."
+        raise InputError(f"unknown {kind} '{unknown[1]}'; {hint}")
+
+
+def readable_error(message: str, options: Iterable[str], words: Sequence[str] = ()) -> InputError:
     """Reduce jsonargparse's message to its innermost cause, with the nearest right name.
+
+    Args:
+        message: jsonargparse's.
+        options: all that there are.
+        words: of the command line.
 
     Example:
         >>> print(readable_error("unrecognized arguments: --trainer.max_epoch 3",
         ...                      ["--trainer.max_epochs", "--name"]))
         unknown option '--trainer.max_epoch'; did you mean --trainer.max_epochs?
     """
-    known = list(options)
+    known = list(dict.fromkeys(options))
     key, path, problem = _innermost(message)
     if path.endswith(("LightningModule", "LightningDataModule")):  # none was named
         kind = "data" if path.endswith("DataModule") else "model"
@@ -45,10 +69,14 @@ def readable_error(message: str, options: Iterable[str]) -> InputError:
             "digits_lt/bcl_i (`bcl configs` lists them)."
         )
     if match := re.search(r"unrecognized arguments: ([^-]\S*)", problem):
-        return InputError(
-            f"unknown word '{match[1]}'; for a folder of images write "
-            f"--config image_folder/bcl_i --data.root {match[1]}."
-        )
+        return _loose_word(match[1], "unexpected word")
+    if match := re.match(r'(?s)Parser key "(model|data)":.* import path string: (\S+)', message):
+        return _loose_word(match[2], f"--{match[1]} takes the path of a class, not")
+    if "expected one argument" in problem:
+        pairs = itertools.pairwise([*words, "--"])
+        last = [one for one, after in pairs if one.startswith("--") and after.startswith("--")]
+        bare = [one for one in last if "=" not in one and one != "--overwrite"]
+        return InputError(f"{bare[0] if bare else problem.split()[1]} needs a value after it.")
     if match := re.search(r"(?:unrecognized arguments: --|Option ')([^\s=']+)", problem):
         return _unknown_option(key, match[1], path, known)
     if match := re.search(r"module '(\S+)' has no attribute '(\w+)'", problem):
@@ -59,6 +87,17 @@ def readable_error(message: str, options: Iterable[str]) -> InputError:
         parts = ", ".join(name for name in known if name.startswith(f"--{key}."))
         return InputError(f"--{key} is set by its parts: {parts}.")
     return InputError(f"--{key}: {problem}." if key else f"{problem}.")
+
+
+def _loose_word(word: str, problem: str) -> InputError:
+    if word in config_names() or word.endswith((".yaml", ".yml")):
+        hint = f"write --config {word}"
+    else:
+        hint = (
+            f"for images write --config images/bcl_i --data.root {word}, or --config "
+            "image_folder/bcl_i if they lie in a folder per class"
+        )
+    return InputError(f"{problem} '{word}'; {hint}.")
 
 
 def _innermost(message: str) -> tuple[str, str, str]:
@@ -112,6 +151,12 @@ def _unknown_option(key: str, name: str, path: str, known: list[str]) -> InputEr
     near = nearest(option, [*own, *(each for each in known if each != option)])
     if near:
         return InputError(f"unknown option '{option}'; did you mean {' or '.join(near)}?")
+    word = name.rpartition(".")[2]
+    if word in parameters("datamodules.ImageFolderLT"):
+        return InputError(
+            f"unknown option '{option}'; --data.{word} is for images in files, which this "
+            "configuration has none of."
+        )
     all_of_them = f"known are {', '.join(own)}" if own else "`bcl fit --help-all` lists them all"
     return InputError(f"unknown option '{option}'; {all_of_them}.")
 
@@ -124,8 +169,10 @@ def nearest(option: str, known: list[str]) -> list[str]:
         ['--model.optimizer.learning_rate']
     """
     head, word = option.partition(".")[0], option.lstrip("-").rpartition(".")[2]
+    word = word.replace("-", "_")
     words = {word, ALIASES.get(word)}
     same = [each for each in known if each.lstrip("-").rpartition(".")[2] in words]
+    same = [each for each in same if "." in each or "." not in option]  # no short name for a long
     below = [each for each in same if each.partition(".")[0] == head]
     others = [each for each in known if not option.startswith(f"{each}.")]
     found = (below or same)[:2] or difflib.get_close_matches(option, others, n=1, cutoff=0.7)

@@ -2,18 +2,14 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bcl.cli.output import new_folder
-from bcl.cli.split import refuse
 from bcl.core.errors import InputError
 from bcl.core.progress import Progress
-from datamodules.collection import ImageCollection
-from datamodules.folder import ImageFolderLT
-from datamodules.images.readers import open_reader
-from datamodules.lists import ImageListLT
-from datamodules.packed import MANIFEST, MOST_SHARD_MB, PARTS, pack
-from datamodules.pool import FilesDataModule
+
+if TYPE_CHECKING:
+    from datamodules.pool import FilesDataModule
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--shard-mb",
         type=float,
         default=64.0,
-        help=f"size of an Arrow file in MiB, at most {MOST_SHARD_MB} (64)",
+        help="size of an Arrow file in MiB, at most 2000 (64)",
     )
     parser.add_argument("--max-side", type=int, help="shrink the shorter side to this many pixels")
     parser.add_argument("--train-only", action="store_true", help="leave probe and test set out")
@@ -48,6 +44,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Scan, pack, read back."""
+    from datamodules.packed import MANIFEST, PARTS, pack
+
     data = _datamodule(args)
     with new_folder(args.out, args.overwrite, marker=MANIFEST) as work:
         manifest = pack(
@@ -71,8 +69,12 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _datamodule(args: argparse.Namespace) -> FilesDataModule:
+def _datamodule(args: argparse.Namespace) -> "FilesDataModule":
     """The images that the options name, read one by one so that they keep their bytes."""
+    from bcl.cli.splitting import refuse
+    from datamodules import ImageCollection, ImageFolderLT, ImageListLT
+    from datamodules.images.readers import open_reader
+
     options: dict[str, Any] = {"cache_dir": args.cache_dir, "storage": "files"}
     if args.on_bad_image is not None:
         options["on_bad_image"] = args.on_bad_image

@@ -9,7 +9,6 @@ from typing import Any
 from bcl.cli import quiet_lightning
 from bcl.cli.configuration import compose, merge
 from bcl.cli.output import check_seed, new_folder
-from bcl.core.checks import check_count
 from bcl.core.files import write_text
 
 METHODS = ("simclr", "bcl_i")
@@ -25,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Pretrain both methods from one seed, probe them, write the report and what is rare."""
+    from bcl.core.checks import check_count
     from bcl.discovery.page import check_folder
     from bcl.report import render_report, text_table
 

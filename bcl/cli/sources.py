@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from bcl.cli.embed import HINT
 from bcl.core.errors import InputError
 from bcl.core.files import file_hash
 from bcl.memorization.tracker import trackers_of
 
 if TYPE_CHECKING:
     from bcl.discovery.embedding import Extra
-
-HINT = "a run's folder, a checkpoint, an exported encoder or timm:NAME"
 
 
 @dataclass

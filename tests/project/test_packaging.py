@@ -10,7 +10,7 @@ import pytest
 from places import ROOT
 
 import bcl
-from bcl.cli import main
+from bcl.cli import COMMANDS, main
 
 HEAVY = {"pytorch_lightning", "lightning", "timm", "torchvision", "wandb", "sklearn", "datasets"}
 LIGHT = """
@@ -36,9 +36,21 @@ def test_light_names_load_torch_alone():
     assert not loaded & HEAVY
 
 
-def test_help_loads_no_torch():
-    code = "import sys; from bcl.cli import main; main(['fit', '--help'])"
-    python(f"{code}; sys.exit('torch' in sys.modules)", cwd=ROOT)
+NO_TORCH = """
+import sys
+sys.modules |= dict.fromkeys(("torch", "numpy", "pytorch_lightning"))  # to import one fails
+from bcl.cli import COMMANDS, main
+for words in ([], *([name] for name in COMMANDS), ["split", "make"]):
+    try:
+        main([*words, "--help"])
+    except SystemExit as stop:
+        assert stop.code == 0
+main(["configs"])
+"""
+
+
+def test_help_of_every_command_loads_no_torch():
+    assert python(NO_TORCH, cwd=ROOT).count("usage: bcl") == len(COMMANDS) + 2
 
 
 @pytest.fixture(scope="module")
@@ -97,3 +109,17 @@ def test_quickstart_without_charts_is_refused_before_training(tmp_path, monkeypa
     assert main(["quickstart", "--out", str(tmp_path / "out")]) == 2
     assert "[report]" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_names_in_the_help_are_all_there_are(capsys):
+    from bcl.augment.boost import SCHEMES
+    from bcl.augment.policy import POLICIES
+    from bcl.models.released import KINDS, NORMALIZATIONS
+    from datamodules.packed import MOST_SHARD_MB
+
+    known = {"augment": (*SCHEMES, *POLICIES), "import": (*KINDS, *NORMALIZATIONS)}
+    for command, names in {**known, "pack": (str(MOST_SHARD_MB),)}.items():
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
+        text = capsys.readouterr().out
+        assert all(name in text for name in names)

@@ -10,10 +10,13 @@ from bcl.core.instantiate import instantiate
 from bcl.memorization import MemorizationTracker
 
 
-@pytest.mark.slow
 def test_configs_lists_and_prints(capsys):
     assert main(["configs"]) == 0
-    assert "digits_lt/bcl_i" in capsys.readouterr().out
+    lines = capsys.readouterr().out.splitlines()
+    first = [line.split()[0] for line in lines if line.startswith("  ")]
+    recipes, methods = map(configuration._names, ("recipes", "methods"))
+    assert first == [*recipes, *methods]  # not their product
+    assert max(map(len, lines)) <= 100
     assert main(["configs", "digits_lt/bcl_i"]) == 0
     assert "class_path: bcl.BCL" in capsys.readouterr().out
     assert "did you mean" in refused(["configs", "digits/bcl_i"], capsys)

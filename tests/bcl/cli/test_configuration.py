@@ -2,7 +2,7 @@ import pytest
 import yaml
 
 from bcl import InputError
-from bcl.cli.configuration import compose, config_names, find_config, merge
+from bcl.cli.configuration import compose, config_names, find_config, merge, parts
 
 
 @pytest.mark.slow
@@ -10,7 +10,27 @@ from bcl.cli.configuration import compose, config_names, find_config, merge
 def test_every_named_configuration_composes(name):
     config = compose(name)
     assert set(config) == {"seed_everything", "model", "data", "trainer"}
-    assert config_names()[name]
+
+
+def test_every_part_has_a_line_about_it():
+    for folder in ("recipes", "methods"):
+        assert all(0 < len(about) < 90 for about in parts(folder).values())
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("digits_lt/bcl-i", "digits_lt/bcl_i"),
+        ("Digits_LT/BCL_I", "digits_lt/bcl_i"),
+        ("digits_lt", "digits_lt/bcl_i"),
+        ("sdclr", "digits_lt/sdclr"),
+        ("images/simlcr", "images/simclr"),
+        ("cifar-100-lt/simclr", "cifar100_lt/simclr"),
+    ],
+)
+def test_the_nearest_name_is_told(name, near):
+    with pytest.raises(InputError, match=f"did you mean '{near}'"):
+        compose(name)
 
 
 def test_recipe_wins_over_method_and_method_over_recipe_for_itself():

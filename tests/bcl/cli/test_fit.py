@@ -9,7 +9,7 @@ from refusals import refused
 
 from bcl.cli import main
 from bcl.cli.configuration import compose
-from bcl.cli.fit import FIRST, _in_full, make_parser, parse
+from bcl.cli.fit import FIRST, SHORT, _in_full, make_parser, parse
 from bcl.evaluation import ProbeReport
 from bcl.methods import OptimizerSettings
 
@@ -50,17 +50,35 @@ class TestFit:
             (["fit", "--config", "image_folder/simclr"], "needs --data.root"),
             (["fit", "--config", "image_folder/simclr", "--data.root", "nowhere"], "nowhere"),
             (["fti"], "did you mean 'fit'?"),
-            (["pretrain", "DIR"], "bcl fit"),
-            (["fit", "DIR"], "--data.root DIR"),
+            (["pretrain", "DIR"], "bcl fit --config images/bcl_i --data.root DIR"),
+            (["fit", "DIR"], "--config images/bcl_i --data.root DIR"),
+            (["fit", "--data", "DIR"], "--config images/bcl_i --data.root DIR"),
+            (["fit", "digits_lt/bcl_i"], "write --config digits_lt/bcl_i"),
             ([*SIMCLR, "--model.image_size", "32"], "did you mean --model.views.size?"),
             ([*SIMCLR, "--model.lr", "1"], "did you mean --model.optimizer.learning_rate?"),
             ([*SIMCLR, "--model.temperature", "1"], "did you mean --model.loss.temperature or"),
-            ([*SIMCLR, "--epochs", "3"], "did you mean --trainer.max_epochs?"),
+            ([*SIMCLR, "--epoch", "3"], "did you mean --epochs?"),
+            ([*SIMCLR, "--max-epochs", "3"], "did you mean --trainer.max_epochs?"),
+            ([*SIMCLR, "--on_bad_image", "skip"], "--data.on_bad_image is for images in files"),
+            (
+                ["fit", "--config", "image_folder/simclr", "--on_bad_image", "skip"],
+                "did you mean --data.on_bad_image?",
+            ),
+            ([*SIMCLR, "--data.split_seed"], "--data.split_seed needs a value after it"),
+            (
+                [*SIMCLR, "--epochs", "3", "--trainer.max_epochs", "4"],
+                "--epochs and --trainer.max_epochs set the same value; give one of them",
+            ),
+            (
+                [*SIMCLR, "--size", "8", "--model.views.init_args.size", "16"],
+                "--size and --model.views.init_args.size set the same value",
+            ),
             ([*SIMCLR, "--batch_size", "3"], "did you mean --data.batch_size?"),
             ([*SIMCLR, "--data.batch_size.x", "3"], "--data.batch_size takes a value"),
             ([*SIMCLR, "--model.optimizer", "adam"], "--model.optimizer.name"),
             ([*SIMCLR, "--model.memory.scores", "all"], "expected 'own', 'mean', 'shuffled'"),
-            ([*SIMCLR, "--data.root", "x"], "known are --data.imbalance_factor"),
+            ([*SIMCLR, "--data.folder", "x"], "known are --data.imbalance_factor"),
+            ([*SIMCLR, "--data.root", "x"], "--data.root is for images in files"),
         ],
     )
     def test_mistakes(self, folder, capsys, arguments, told):
@@ -183,25 +201,29 @@ class TestFit:
     def test_help_is_short_and_names_options_that_exist(self, capsys):
         assert main(["fit", "--config", "digits_lt/bcl_i", "--help"]) == 0
         text = capsys.readouterr().out
-        assert 30 < len(text.splitlines()) < 60
+        assert 30 < len(text.splitlines()) <= 42
         assert "[128]" in text  # the configuration's batch size
         assert max(map(len, text.splitlines())) <= 100
-        options = make_parser()._option_string_actions
+        options = [*SHORT, *make_parser()._option_string_actions]
         for option in re.findall(r"(?<=  )--[a-z][\w.]+", text):
             key = option.partition(".")[0]
             assert option in options or key in ("--model", "--data"), option
 
     @pytest.mark.slow
     def test_values_in_the_help_are_of_options_that_methods_and_data_take(self):
-        words = [word for group in FIRST.values() for word in group]
+        words = [word.split()[0] for group in FIRST.values() for word in group]
         config = compose("image_folder/bcl_i")
-        given = {"--data.root DIR": ".", "--model.encoder.name NAME": "resnet14"}
-        numbers = {word: "3" for word in words if word.startswith(("--model", "--data"))}
-        pairs = {**numbers, **given}
-        arguments = [each for word, value in pairs.items() for each in (word.split()[0], value)]
+        given = {"--data.root": ".", "--encoder": "resnet14", "--data.on_bad_image": "skip"}
+        numbers = {"--batch": "3", "--lr": "3", "--epochs": "3", "--devices": "3"}
+        pairs = {"--model.pretrained": "true", **given, **numbers, "--out": "x"}
+        assert {word for word in words if word in SHORT or word.startswith("--data")} == set(pairs)
+        arguments = [each for pair in pairs.items() for each in pair]
         _, options = parse(list(_in_full(arguments)), config)
-        assert options.model.init_args.encoder.name == "resnet14"
-        assert options.model.init_args.views.init_args.size == 3
+        model, data = options.model.init_args, options.data.init_args
+        assert (model.encoder.name, model.encoder.args) == ("resnet14", {"pretrained": True})
+        assert (model.optimizer.learning_rate, data.batch_size, data.on_bad_image) == (3, 3, "skip")
+        trainer = options.trainer
+        assert (trainer.max_epochs, int(trainer.devices), trainer.default_root_dir) == (3, 3, "x")
         assert OptimizerSettings().learning_rate == 0.5  # as the help says
 
     def test_the_whole_help_documents_every_option(self, capsys):

@@ -1,6 +1,9 @@
 """What the option parser says becomes one line that helps."""
 
-from bcl.cli.messages import option_names, readable_error
+import pytest
+
+from bcl import InputError
+from bcl.cli.messages import Parser, option_names, readable_error
 
 REFUSED = """Parser key "data":
   Errors:
@@ -22,3 +25,25 @@ def test_options_of_parts_and_settings_are_known_by_their_dotted_names():
     }
     names = set(option_names("model", spec))
     assert {"--model.loss.temperature", "--model.optimizer.learning_rate"} <= names
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("", "^bcl probe needs RUN; `bcl probe --help` explains.$"),
+        ("a --batch-sise 3", "^unknown option '--batch-sise'; did you mean --batch-size[?]$"),
+        ("a --batch_size=3", "^unknown option '--batch_size'; did you mean --batch-size[?]$"),
+        ("a --bach 3", "did you mean --batch-size|`bcl probe --help` lists"),
+        ("a b", "^unknown word 'b'; `bcl probe --help` lists what it takes.$"),
+        (
+            "a --batch-size x",
+            "^--batch-size: invalid int value: 'x'; `bcl probe --help`",
+        ),
+    ],
+)
+def test_errors_of_a_command_are_one_line(words, told):
+    parser = Parser("bcl probe")
+    parser.add_argument("run", metavar="RUN")
+    parser.add_argument("--batch-size", type=int)
+    with pytest.raises(InputError, match=told):
+        parser.parse_args(words.split())

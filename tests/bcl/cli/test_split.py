@@ -9,6 +9,7 @@ from folders import make_folder, module
 
 from bcl import InputError
 from bcl.cli import split as command
+from datamodules.tail.profiles import PROFILES
 from datamodules.tail.recipes import RECIPES
 from datamodules.tail.splits import load_split
 
@@ -17,6 +18,10 @@ def run(*words: str) -> int:
     parser = argparse.ArgumentParser("bcl split")
     command.add_arguments(parser)
     return command.run(parser.parse_args([str(word) for word in words]))
+
+
+def test_profiles_are_those_of_the_data_sets() -> None:
+    assert tuple(PROFILES) == command.PROFILES
 
 
 def test_list(capsys) -> None:
