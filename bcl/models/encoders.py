@@ -212,9 +212,11 @@ def _check_takes(model: Any, name: str, shape: tuple[int, int, int]) -> None:
         model.eval()(torch.zeros(1, *shape))
     except (AssertionError, RuntimeError) as error:
         reason = str(error).partition("\n")[0].rstrip(".")
+        patch = getattr(getattr(model, "patch_embed", None), "patch_size", None)
+        near = max(round(size / patch[0]), 1) * patch[0] if patch else size
         raise InputError(
             f"encoder '{name}' does not take images of {size} px ({reason}); use --size {usual}, "
-            f"its own, or set img_size={size} (model.encoder.args), a multiple of its patches."
+            f"its own, or --size {near} with --model.encoder.args.img_size {near}."
         ) from None
     finally:
         model.train(training)
