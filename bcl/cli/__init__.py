@@ -13,6 +13,7 @@ from keyword import iskeyword
 from types import ModuleType
 
 from bcl.core.errors import InputError, Interrupted, unknown_name
+from bcl.core.machine import keep_freed_memory
 from bcl.core.text import shown, shown_lines
 
 # Command: what it does, in one line. Modules are imported when their command is called.
@@ -102,6 +103,8 @@ def quiet_lightning() -> Iterator[None]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit status is 0, 2 for bad input, or 128 and a signal's number."""
     try:
+        if arguments is None:  # the process is ours
+            keep_freed_memory()
         return _run(list(sys.argv[1:] if arguments is None else arguments))
     except InputError as error:
         print(f"bcl: error: {shown_lines(str(error))}", file=sys.stderr)
