@@ -1,7 +1,9 @@
 """The command ``bcl``: one module per command, each with ``add_arguments`` and ``run``."""
 
+import atexit
 import contextlib
 import errno
+import gc
 import importlib
 import logging
 import os
@@ -105,6 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if arguments is None:  # the process is ours
             keep_freed_memory()
+            atexit.register(gc.freeze)  # or its end takes seconds: collecting all torch's objects
         return _run(list(sys.argv[1:] if arguments is None else arguments))
     except InputError as error:
         print(f"bcl: error: {shown_lines(str(error))}", file=sys.stderr)

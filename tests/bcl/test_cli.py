@@ -2,6 +2,8 @@
 
 import errno
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -19,3 +21,11 @@ def test_errors_of_the_system_are_one_line(monkeypatch, capsys, number, hint):
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"bcl: error: /data/a.npz: {os.strerror(number)}")
     assert ("make room" in line) == hint
+
+
+def test_a_process_does_not_collect_what_it_leaves():
+    """With torch and Lightning loaded, Python's last collection takes seconds."""
+    ask = "import atexit, gc; atexit.register(lambda: print('left', gc.get_freeze_count()))"
+    code = f"{ask}; import sys; from bcl.cli import main; sys.argv[1:] = ['--version']; main()"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(said.stdout.split("left ")[1]) > 1000

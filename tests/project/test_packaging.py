@@ -16,7 +16,8 @@ HEAVY = {"pytorch_lightning", "lightning", "timm", "torchvision", "wandb", "skle
 LIGHT = """
 import cacr, datamodules
 from bcl import BoostedRandAugment, ContrastiveViews, InputError, MemorizationTracker
-from bcl import NTXentLoss, TrackerHistory, nt_xent, shot_groups
+from bcl import NTXentLoss, Projector, TrackerHistory, create_encoder, nt_xent, shot_groups
+create_encoder("resnet8")
 from cacr import CACRLoss, MomentumQueue, cacr_terms
 import json, sys
 print(json.dumps(list(sys.modules)))
