@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import signal
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -26,6 +27,9 @@ from bcl.training.progress import PlainProgress
 from bcl.training.record import RunRecorder
 from bcl.training.stopping import StopOnSignal
 from bcl.training.watch import FeatureWatch
+
+# In the text of a collective's error; the last is gloo's, where another one has timed out before.
+COLLECTIVES = ("gloo", "NCCL", "timeout caused pair closure")
 
 
 def make_trainer(
@@ -228,7 +232,8 @@ def _refuse_requeued(trainer: pl.Trainer, checkpoint: str | Path | None) -> None
 def _lost_rank(error: BaseException) -> InputError | None:
     """The error of a collective that another rank will not enter any more."""
     text = str(error)
-    if isinstance(error, torch.distributed.DistError) or "gloo" in text or "NCCL" in text:
+    if isinstance(error, torch.distributed.DistError) or any(word in text for word in COLLECTIVES):
+        text = re.sub(r"^\[\S+\] ", "", text)  # a place in torch's source
         cause = text.partition(". ")[0].partition("\n")[0].rstrip(".")
         return InputError(f"another rank has ended or cannot be reached: {cause}.")
     return None

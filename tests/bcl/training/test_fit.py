@@ -1,5 +1,6 @@
 """The one trainer of a recorded run, and errors that end it."""
 
+import re
 import socket
 import subprocess
 import sys
@@ -110,5 +111,7 @@ def test_a_new_run_is_not_resumed_from_what_lightning_left(tmp_path):
 def test_a_lost_rank_is_an_error_of_one_line():
     told = _lost_rank(RuntimeError("[pair.cc:1] gloo: Connection closed by peer\nmore"))
     assert "another rank has ended" in str(told)
-    assert "more" not in str(told)
+    assert not {"more", "pair"} & set(re.findall("[a-z]+", str(told)))
+    # The only text of gloo that does not name it, seen where a host was cut off.
+    assert _lost_rank(RuntimeError("Application timeout caused pair closure"))
     assert _lost_rank(RuntimeError("out of memory")) is None
