@@ -50,7 +50,7 @@ def test_small_images_get_the_small_stem_and_large_ones_do_not():
         (lambda: create_encoder("resnet18", 32, color=1), "color"),
         (lambda: create_encoder("small_alexnet", 8), "16 px"),
         (lambda: create_encoder("vit_tiny_patch16_224", 32, depth=1), "images of 32 px .*224"),
-        (lambda: create_encoder("vit_tiny_patch16_224", 65, depth=1), "--size 64 with .*img_size 64"),
+        (lambda: create_encoder("vit_tiny_patch16_224", 65, depth=1), "--size 64 .*img_size 64"),
     ],
 )
 def test_wrong_arguments_are_refused(call, message):
