@@ -10,7 +10,7 @@ from bcl.core.errors import InputError
 from datamodules.base import Sets
 from datamodules.images.cache import default_cache
 from datamodules.images.collected import Collected, collect, shorter_side
-from datamodules.pool import FilesDataModule, OnBadImage, Pool
+from datamodules.pool import FilesDataModule, OnBadImage, Pool, counted
 from datamodules.tail.balance import listed
 
 
@@ -66,10 +66,10 @@ class ImageCollection(FilesDataModule):
         found = collect(self.roots, self.path_column, cache)
         if not found.names:
             others = found.left_out.most_common(10)
-            beside = listed([f"{count:,} {kind}" for kind, count in others])
+            beside = listed([counted(count, kind) for kind, count in others])
             raise InputError(
-                f"{found.reader.root} holds {'no image, but ' + beside if beside else 'no file'}; "
-                "give a folder of images."
+                f"{listed(list(map(str, self.roots)))} holds "
+                f"{'no image, but ' + beside if beside else 'no file'}; give a folder of images."
             )
         return found
 

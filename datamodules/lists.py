@@ -12,7 +12,7 @@ from torch import Tensor
 from bcl.core.checks import check_count
 from bcl.core.errors import InputError
 from datamodules.base import Sets
-from datamodules.images.collected import TABLES, read_columns
+from datamodules.images.collected import TABLES, plain, read_columns
 from datamodules.images.readers import Reader, leaves_folder, open_reader
 from datamodules.pool import FilesDataModule, Pool
 from datamodules.tail.balance import balance_notes, listed
@@ -37,20 +37,26 @@ class ImageList:
 
 
 def read_list(
-    path: str | Path, num_classes: int | None = None, words: list[str] | None = None
+    path: str | Path,
+    num_classes: int | None = None,
+    words: list[str] | None = None,
+    known: bool = False,
 ) -> ImageList:
     """Read a file of ``relative/path label`` rows, or a table with columns ``path`` and ``label``.
 
     Labels are numbers from 0 to ``num_classes`` - 1, or words: those of another list, if given
-    (none: numbers), or else any, which are numbered in sorted order.
+    (none: numbers), or else any, which are numbered in sorted order. With ``known`` the names are
+    those of images that are known already: a path may be absolute, and rows of a table without a
+    label are left out.
     """
     path = Path(path).expanduser()
     try:
         if path.suffix.lower() in TABLES[1:]:
-            rows = enumerate(map(list, read_columns(path, "path", "label")), 2)
-            return parse_rows(path, list(rows), num_classes, words)
+            rows = list(enumerate(map(list, read_columns(path, "path", "label")), 2))
+            rows = [row for row in rows if row[1][1] or not known]
+            return parse_rows(path, rows, num_classes, words, known)
         # Editors on Windows put a byte-order mark in front.
-        return parse_list(path, path.read_text("utf-8-sig"), num_classes, words)
+        return parse_list(path, path.read_text("utf-8-sig"), num_classes, words, known)
     except FileNotFoundError:
         raise InputError(f"list file {path} does not exist.") from None
     except (UnicodeDecodeError, IsADirectoryError):
@@ -60,30 +66,38 @@ def read_list(
 
 
 def parse_list(
-    path: Path, text: str, num_classes: int | None = None, words: list[str] | None = None
+    path: Path,
+    text: str,
+    num_classes: int | None = None,
+    words: list[str] | None = None,
+    known: bool = False,
 ) -> ImageList:
     """Parse the text of a list file; ``path`` names it in messages (see `read_list`)."""
     # Not splitlines, which also splits at characters that may be part of names.
     lines = enumerate(text.split("\n"), 1)
     rows = [(number, line.strip().rsplit(maxsplit=1)) for number, line in lines if line.strip()]
-    return parse_rows(path, rows, num_classes, words)
+    return parse_rows(path, rows, num_classes, words, known)
 
 
 def parse_rows(
-    path: Path, given: list[tuple[int, list[str]]], num_classes: int | None, words: list[str] | None
+    path: Path,
+    given: list[tuple[int, list[str]]],
+    num_classes: int | None,
+    words: list[str] | None,
+    known: bool,
 ) -> ImageList:
     """Check rows of line, path and label (see `read_list`)."""
     rows: dict[str, tuple[int, int]] = {}  # name to label and line
     faults: list[str] = []
     if words is None:  # a label that is no word makes the others mistakes
-        texts = {parts[1] for _, parts in given if len(parts) == 2}
+        texts = {parts[1] for _, parts in given if len(parts) == 2 and parts[1]}
         words = sorted(texts) if all(text[:1].isalpha() for text in texts) else []
     place = {word: str(label) for label, word in enumerate(words)}
     for number, parts in given:
         if len(parts) == 2 and place:
             parts = [parts[0], place.get(parts[1], parts[1])]
-        fault = _fault(parts, num_classes, words)
-        name = _plain(parts[0])
+        fault = _fault(parts, num_classes, words, known)
+        name = parts[0] if known else plain(parts[0])
         if fault is None and name in rows:
             fault = f"'{name}' is on line {rows[name][1]} already"
         if fault is None:
@@ -93,13 +107,13 @@ def parse_rows(
     if faults:
         raise InputError(_lines(f"{len(faults)} bad row(s) in a list of `path label`", faults))
     if not rows:
-        raise InputError(f"{path} names no image.")
+        raise InputError(f"{path} names no image{' with its label' if known else ''}.")
     labels, lines = zip(*rows.values(), strict=True)
     numbers = torch.tensor(labels, dtype=torch.int64)
     return ImageList(path, list(rows), numbers, list(lines), words)
 
 
-def _fault(parts: list[str], num_classes: int | None, words: list[str]) -> str | None:
+def _fault(parts: list[str], num_classes: int | None, words: list[str], known: bool) -> str | None:
     if len(parts) < 2 or not parts[1]:
         return f"no label after '{parts[0]}'"
     if not _WHOLE.fullmatch(parts[1]):
@@ -111,15 +125,9 @@ def _fault(parts: list[str], num_classes: int | None, words: list[str]) -> str |
         return f"label {label} is out of range (0 to {limit - 1})"
     if "\0" in parts[0]:
         return f"'{parts[0]}' holds a NUL character, which no file name does"
-    if leaves_folder(parts[0]):
+    if leaves_folder(parts[0]) and not known:
         return f"'{parts[0]}' leaves its folder; write paths relative to the data set's folder"
     return None
-
-
-def _plain(name: str) -> str:
-    """One spelling per image: ``./a//b.jpg`` is ``a/b.jpg``."""
-    odd = "//" in name or name.startswith("./") or "/./" in name
-    return str(PurePosixPath(name)) if odd else name
 
 
 def _lines(title: str, lines: list[str]) -> str:

@@ -210,7 +210,7 @@ class FilesDataModule(LongTailedDataModule):
             pool.labels,
             pool.fingerprint_of(),
             digests=digests,
-            names=files.names,
+            origin=files,
             mapped=mapped if in_memory else None,
         )
         return data, pool, kept
@@ -230,7 +230,7 @@ class FilesDataModule(LongTailedDataModule):
             )
         reasons = [counted(count, why) for why, count in kept.left_out.items()]
         left_out = f"; left out: {', '.join(reasons)}" if reasons else ""
-        summary = f"{pool.title}: training on all {len(data):,} readable images{left_out}"
+        summary = f"{pool.title}: all {len(data):,} readable images{left_out}"
         rank_zero_only(print)(summary, file=sys.stderr, flush=True)
         notes = [f"left out {why}" for why in reasons if not why.endswith(" unreadable")]
         if kept.unreadable:

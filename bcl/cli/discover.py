@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bcl.cli import embed
+from bcl.cli.output import check_seed
 from bcl.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -40,9 +41,10 @@ def run(args: argparse.Namespace) -> int:
     """Embed if need be, find and write the page."""
     from bcl.discovery.findings import DiscoverOptions
     from bcl.discovery.page import check_folder, discover
-    from bcl.discovery.table import labels_in_order, read_labels, read_table
+    from bcl.discovery.table import FORMATS, labels_in_order, read_labels, read_table
 
     out = Path(args.out)
+    check_seed(args.seed)
     options = DiscoverOptions(
         clusters=args.clusters,
         projection=args.map,
@@ -54,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     )
     check_folder(out)
     file = Path(args.encoder)
-    embeds = file.suffix not in (".parquet", ".npz")
+    embeds = file.suffix not in FORMATS
     if not args.overwrite:
         _check_new(out, embeds)
     labels = read_labels(args.labels) if args.labels else {}

@@ -40,7 +40,8 @@ def run(args: argparse.Namespace) -> int:
     check_out(Path(args.out), args.overwrite)
     count = write(args, args.out)
     print(f"{args.out}: {count:,} images")
-    print(f"next: bcl discover {args.out} --out {Path(args.out).parent / 'discovery'}")
+    if Path(args.out).suffix != ".csv":  # which other programs read
+        print(f"next: bcl discover {args.out} --out {Path(args.out).parent / 'discovery'}")
     return 0
 
 

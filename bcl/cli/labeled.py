@@ -126,7 +126,7 @@ def _classes(found: ImageList) -> tuple[list[str], Tensor]:
 
 def _labeled_part(path: str, data: Any) -> tuple[ImageDataset, Pool]:
     """The images of a run that a list or table gives labels for."""
-    found = read_list(path)
+    found = read_list(path, known=True)
     row = {name: number for number, name in enumerate(data.names())}
     if missing := [name for name in found.names if name not in row]:
         why = Counter("unreadable" for name, _ in data.unreadable if name in set(missing))

@@ -134,10 +134,10 @@ def open_images(
         if workers is not None and hasattr(data, "workers"):
             data.workers = workers
     images = data.sets.train
-    files = images.files
+    files = images.origin
     about = {
         "encoder": encoder.about,
-        "root": _root(data, files),
+        "root": "" if files is None else str(Path(files.reader.root).absolute()),
         "unreadable": [list(each) for each in getattr(data.sets, "unreadable", [])],
     }
     sizes = None if files is None else lambda ids: _sizes(files, images.rows[ids])
@@ -149,14 +149,6 @@ def check_place(data: Any, next_step: str) -> None:
     for root in getattr(data, "roots", None) or [getattr(data, "root", None)]:
         if root and not str(root).startswith("hf:") and not Path(root).expanduser().exists():
             raise InputError(f"the run's images are no longer at {root}; {next_step}.")
-
-
-def _root(data: Any, files: Any) -> str:
-    """The folder that paths are relative to; "" where there is none."""
-    if files is not None:
-        return str(Path(files.reader.root).absolute())
-    roots: Any = getattr(data, "roots", ())  # of a collection whose images are in memory
-    return str(Path(roots[0]).absolute()) if len(roots) == 1 and Path(roots[0]).is_dir() else ""
 
 
 def own_signals(encoder: Encoder, data: Any, own: bool) -> dict[str, Tensor]:

@@ -275,7 +275,7 @@ def _small(table: Table, rows: Iterable[int], read: Read | None) -> Iterable[tup
     if table.thumbnails:
         yield from ((row, table.thumbnails[row]) for row in rows)
     elif read is not None:
-        ids = torch.from_numpy(np.asarray(table.columns["id"], np.int64))
+        ids = torch.from_numpy(np.array(table.columns["id"], np.int64))
         for part in torch.split(torch.tensor(list(rows)), 256):
             yield from zip(part.tolist(), thumbnails(read(ids[part])), strict=True)
 

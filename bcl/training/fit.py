@@ -198,7 +198,7 @@ def _one_run(saver: Any) -> Iterator[None]:
         yield
         return
     folder = saver.path.parent
-    made = [each for each in (folder, folder.parent) if not each.exists()]
+    made = [each for each in (folder, *folder.parents) if not each.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
         stack.callback(_remove_empty, made)  # after a refusal

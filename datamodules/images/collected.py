@@ -8,10 +8,10 @@ import zipfile
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from bcl.core.errors import InputError, unknown_name
+from bcl.core.errors import InputError
 from bcl.core.files import atomic_write
 from bcl.core.hashing import fingerprint
 from bcl.core.text import shown
@@ -43,7 +43,14 @@ def collect(roots: Sequence[str | Path], path_column: str, cache: Path) -> Colle
     found = [_collect(root, path_column, cache) for root in roots]
     if len(found) == 1:
         return found[0]
-    places = [str(part.reader.root.absolute()) for part in found]
+    places = [  # a list's own, as several may lie in one folder
+        str(
+            (
+                Path(root).expanduser() if isinstance(part.reader, ListReader) else part.reader.root
+            ).absolute()
+        )
+        for root, part in zip(roots, found, strict=True)
+    ]
     for place, other in ((a, b) for a in places for b in places if a is not b):
         if f"{place}/".startswith(f"{other}/"):
             raise InputError(f"root {place} lies in root {other}; name the outer one alone.")
@@ -87,7 +94,7 @@ def _is_saved_dataset(path: Path) -> bool:
 
 def _listed(path: Path, column: str) -> Collected:
     """The images that a list names; it is refused if some are missing."""
-    rows = [name for (name,) in read_columns(path, column) if name.strip()]
+    rows = [plain(name) for (name,) in read_columns(path, column) if name.strip()]
     reader = ListReader(path.parent, set(rows))
     missing = [name for name in reader.names() if not (path.parent / name).is_file()]
     if missing:
@@ -101,6 +108,12 @@ def _listed(path: Path, column: str) -> Collected:
     return Collected(reader, reader.names(), left_out)
 
 
+def plain(name: str) -> str:
+    """One spelling per image: ``./a//b.jpg`` is ``a/b.jpg``."""
+    odd = "//" in name or name.startswith("./") or "/./" in name
+    return str(PurePosixPath(name)) if odd else name
+
+
 def read_columns(path: Path, *columns: str) -> list[tuple[str, ...]]:
     """Texts of columns of a .csv, .tsv or .parquet file, row by row; of others the lines."""
     kind = path.suffix.lower()
@@ -108,8 +121,8 @@ def read_columns(path: Path, *columns: str) -> list[tuple[str, ...]]:
         if kind == ".parquet":
             table = _parquet(path)
             _check_columns(path, columns, table.column_names)
-            texts = (map(str, table[column].to_pylist()) for column in columns)
-            return list(zip(*texts, strict=True))
+            cells = zip(*(table[column].to_pylist() for column in columns), strict=True)
+            return [tuple("" if cell is None else str(cell) for cell in row) for row in cells]
         with path.open(encoding="utf-8-sig", newline="", errors="surrogateescape") as file:
             if kind not in (".csv", ".tsv"):
                 return [(line.strip("\r\n"),) for line in file]
@@ -123,7 +136,10 @@ def read_columns(path: Path, *columns: str) -> list[tuple[str, ...]]:
 def _check_columns(path: Path, columns: Sequence[str], found: Sequence[str]) -> None:
     for column in columns:
         if column not in found:
-            raise unknown_name(f"column of {path}", column, found)
+            raise InputError(
+                f"{path} has no column '{column}'; it has {', '.join(found) or 'none'}. Rename "
+                "one, or name that of a collection's paths with --data.path_column."
+            )
 
 
 def _parquet(path: Path) -> Any:
@@ -162,10 +178,9 @@ class TarReader:
                 f"cannot read tar archive {root}: {error}; copy or pack it again, or unpack it and "
                 "use the folder as root."
             ) from None
-        self._files = {m.name: (m.offset_data, m.size, m.mtime) for m in members if m.isreg()}
-        for link in (member for member in members if member.islnk()):
-            if link.linkname in self._files:
-                self._files[link.name] = self._files[link.linkname]
+        files = {m.name: (m.offset_data, m.size, m.mtime) for m in members if m.isreg()}
+        files |= {m.name: files[m.linkname] for m in members if m.islnk() and m.linkname in files}
+        self._files = {plain(name): place for name, place in files.items()}
 
     def names(self) -> list[str]:
         """All files of the archive, sorted."""

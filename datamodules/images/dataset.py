@@ -66,6 +66,7 @@ class ImageDataset:
         blocks: sizes of the consecutive blocks that the images are stored in; batches then read
             few blocks at a time.
         names: N file names; the positions if not given.
+        origin: the files that the images in memory were decoded from, if any.
         mapped: the file that the images in memory are pages of, if any.
 
     Raises:
@@ -93,6 +94,7 @@ class ImageDataset:
         digests: Tensor | None = None,
         blocks: Sequence[int] | None = None,
         names: Sequence[object] | None = None,
+        origin: ImageFiles | None = None,
         mapped: Mapped | None = None,
     ) -> None:
         if isinstance(images, Tensor) and (
@@ -119,7 +121,10 @@ class ImageDataset:
         self._name = name
         self._hash = content_hash
         self._digests = digests
-        self._names: Sequence[object] = range(len(images)) if names is None else names
+        self.origin = images if isinstance(images, ImageFiles) else origin
+        if names is None:
+            names = range(len(images)) if self.origin is None else self.origin.names
+        self._names = names
         self._rows: Tensor | None = None  # of `_images`; all in order
 
     def subset(self, rows: Tensor, content_hash: str | None = None) -> "ImageDataset":

@@ -131,7 +131,7 @@ def test_archives_hold_the_same_collection(folder: Path, tmp_path: Path, kind: s
     for storage in ("memory", "files"):
         data, plain = collection(archive, storage=storage), collection(folder)
         assert data.num_samples == 5
-        assert [name.removeprefix("./") for name in data.names()] == plain.names()
+        assert data.names() == plain.names()
         ids = torch.arange(5)
         assert data.train_set().images(ids).equal(plain.train_set().images(ids))
     raw = archive.read_bytes()
@@ -143,7 +143,7 @@ def test_archives_hold_the_same_collection(folder: Path, tmp_path: Path, kind: s
 @pytest.mark.parametrize("kind", ["txt", "csv", "tsv", "parquet"])
 def test_lists_of_paths(folder: Path, tmp_path: Path, kind: str) -> None:
     outside = save(tmp_path / "elsewhere.png")
-    paths = ["top.png", "蜂/x y.png", str(outside), "top.png"]
+    paths = ["top.png", "蜂/x y.png", str(outside), "./top.png"]
     table = folder / f"list.{kind}"
     write_table(table, paths)
     data = collection(table)
@@ -153,8 +153,11 @@ def test_lists_of_paths(folder: Path, tmp_path: Path, kind: str) -> None:
     with pytest.raises(InputError, match=r"1 file.*gone\.png"):
         collection(table).setup()
     if kind != "txt":
-        with pytest.raises(InputError, match="'picture'"):
+        with pytest.raises(InputError, match=r"'picture'; it has .*path.*--data\.path_column"):
             collection(table, path_column="picture").setup()
+    write_table(table, [])
+    with pytest.raises(InputError, match=rf"list\.{kind} holds no file"):
+        collection(table).setup()
 
 
 def write_table(path: Path, paths: list[str]) -> None:
@@ -176,6 +179,16 @@ def test_several_roots(folder: Path, tmp_path: Path) -> None:
     assert collection(roots[::-1]).content_hash == data.content_hash
     with pytest.raises(InputError, match="lies in"):
         collection([str(tmp_path), *roots]).setup()
+
+
+def test_lists_in_one_folder_and_a_folder_beside_them(folder: Path, tmp_path: Path) -> None:
+    outside = save(tmp_path / "elsewhere.png")
+    (tmp_path / "a.txt").write_text("set/top.png\n")
+    (tmp_path / "b.csv").write_text(f"path\nset/ä.png\n{outside}\n\n")
+    data = collection([str(tmp_path / "a.txt"), str(tmp_path / "b.csv"), str(folder)])
+    assert data.num_samples == 3 + 5
+    assert {"a.txt/set/top.png", "b.csv/set/ä.png", f"b.csv/{outside}"} < set(data.names())
+    data.train_set().images(torch.arange(8))
 
 
 @pytest.mark.slow

@@ -29,6 +29,7 @@ def place(tmp_path_factory):
     columns = {"id": np.arange(3), "path": np.array(list("abc"))}
     table = Table(columns, generator.random((3, 4), np.float32), about={"encoder": "x"})
     write_table(folder / "made.npz", [table])
+    write_table(folder / "made.csv", [table])
     torch.manual_seed(0)
     save_encoder(create_encoder("resnet8", 16), folder / "encoder", [0.5] * 3, [0.2] * 3)
     return folder
@@ -102,6 +103,8 @@ def test_discover_from_a_folder_in_one_command(place, tmp_path, capsys):
         (("discover", "{}/made.npz", "{}/photos", "--out", "{}/out"), "other images"),
         (("discover", "{}/made.npz", "--out", "{}/out", "--labels", "{}/a.csv"), "path,label"),
         (("discover", "{}/none.npz", "--out", "{}/out"), "bcl embed"),
+        (("discover", "{}/made.csv", "--out", "{}/out"), "a .parquet or .npz file"),
+        (("discover", "{}/made.npz", "--out", "{}/out", "--seed", "-1"), "a seed must"),
         (("discover", "{}/photos/broken.png", "--out", "{}/out"), "no"),
         (("discover", "{}/none.npz", "--out", "{}/out", "--map", "tnse"), "tsne"),
     ],

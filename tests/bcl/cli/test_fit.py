@@ -197,6 +197,10 @@ class TestFit:
     def test_refused_runs_leave_no_folder(self, folder, capsys):
         refused([*self.SIMCLR, "--ckpt_path", "missing.ckpt"], capsys)
         assert list(folder.iterdir()) == []
+        (folder / "set").mkdir()
+        words = ["fit", "--config", "image_folder/simclr", "--data.root", "set", "--name", "a/b/c"]
+        refused(words, capsys)
+        assert [path.name for path in folder.iterdir()] == ["set"]
 
     def test_help_is_short_and_names_options_that_exist(self, capsys):
         assert main(["fit", "--config", "digits_lt/bcl_i", "--help"]) == 0

@@ -93,6 +93,30 @@ def test_labels_of_a_part_of_the_collection(tmp_path, options, name):
     assert int(collection.train_set().labels.max()) == -1  # the run's set is as it was
 
 
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_rows_without_a_label_and_absolute_paths(tmp_path, options, kind):
+    root = make_folder(tmp_path / "set", {"x": 9, "y": 6})
+    paths = sorted(str(path) for path in root.rglob("*.png"))
+    (tmp_path / "all.txt").write_text("\n".join(paths))
+    collection = ImageCollection(str(tmp_path / "all.txt"), image_size=12, cache_dir=str(tmp_path))
+    labels = ["van" if "/x/" in path else "car" for path in paths]
+    labels[0] = labels[-1] = None
+    table = tmp_path / f"labels.{kind}"
+    if kind == "csv":
+        rows(tmp_path, table.name, *zip(paths, (label or "" for label in labels), strict=True))
+    else:
+        pa = pytest.importorskip("pyarrow")
+        pq = pytest.importorskip("pyarrow.parquet")
+        pq.write_table(pa.table({"path": paths, "label": labels}), table)
+    data = LabeledImages(None, None, str(table), collection, **options)
+    assert data.class_names == ["car", "van"]
+    assert data.class_counts.tolist() == [4, 6]
+    assert not {paths[0], paths[-1]} & set(classes_of(data))
+    (tmp_path / "none.csv").write_text(f"path,label\n{paths[0]},\n")
+    with pytest.raises(InputError, match="names no image with its label"):
+        LabeledImages(None, None, str(tmp_path / "none.csv"), collection, **options).setup()
+
+
 def test_numbers_with_gaps_are_class_names(tmp_path, options):
     root = make_folder(tmp_path / "set", SIZES)
     numbers = {"ant": "7", "bee": "2", "cat": "40"}

@@ -2,11 +2,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from PIL import Image
 
 from bcl.cli.sources import Encoder, check_place, open_encoder, open_images, own_signals
 from bcl.core.errors import InputError
 from bcl.methods import BCL
 from bcl.methods.settings import MemorySettings
+from datamodules import ImageCollection
 
 
 @pytest.mark.parametrize("signal", ["loss", "tailness"])
@@ -23,17 +25,15 @@ def test_columns_are_named_after_what_the_memory_follows(tmp_path, monkeypatch, 
     assert found[f"momentum_{signal}"].isnan().tolist() == [False, True, False]
 
 
-@pytest.mark.parametrize(("name", "known"), [("photos", True), ("photos.zip", False)])
-def test_paths_of_images_in_memory_have_a_root(tmp_path, name, known):
+def test_sizes_and_root_of_images_in_memory_are_those_of_the_files(tmp_path):
     (tmp_path / "photos").mkdir()
-    (tmp_path / "photos.zip").touch()
-    data = SimpleNamespace(
-        roots=[str(tmp_path / name)],
-        sets=SimpleNamespace(train=SimpleNamespace(files=None, content_hash="")),
-    )
-    run = SimpleNamespace(data=data, record={})
-    _, extra = open_images(None, Encoder(lambda x: x, 32, "", run))
-    assert extra.about["root"] == (str(tmp_path / name) if known else "")
+    for number, size in enumerate([(20, 10), (9, 30)]):
+        Image.new("RGB", size).save(tmp_path / "photos" / f"a\n{number}.png")
+    data = ImageCollection(str(tmp_path / "photos"), image_size=8, cache_dir=str(tmp_path))
+    assert data.train_set().files is None
+    _, extra = open_images(None, Encoder(lambda x: x, 8, "", SimpleNamespace(data=data, record={})))
+    assert extra.about["root"] == str(tmp_path / "photos")
+    assert extra.sizes(torch.tensor([1, 0])) == [(9, 30), (20, 10)]
 
 
 def test_images_that_moved_are_named_with_the_next_step(tmp_path):
