@@ -14,6 +14,7 @@ from typing import Any
 import summary
 from preset import read_preset
 
+from bcl.discovery.html import chart
 from bcl.report.tables import Table
 
 EVIDENCE = Path(__file__).resolve().parent / "evidence"
@@ -113,6 +114,115 @@ def tracker(result: dict[str, Any], labels: dict[str, str]) -> list[str]:
         "(the tail is found where it is negative), and the final training loss; means over seeds.",
         Table(["run", "over samples", "over classes", "final loss"], rows).markdown(),
     ]
+
+
+# --- the overview ---------------------------------------------------------------------------
+
+
+# Preset, its runs end in, and what the runs are.
+SETTINGS = (
+    ("cifar10-few", "", "CIFAR-10 folder, 1,111 images, ResNet-18, 1,500 epochs"),
+    ("cpu", "", "CIFAR-10, 635 images, ResNet-8, 400 epochs"),
+    ("digits", "_e25", "digits, ResNet-8, 25 epochs"),
+    ("digits", "", "digits, ResNet-8, 100 epochs"),
+    ("digits", "_e400", "digits, ResNet-8, 400 epochs"),
+)
+
+
+def comparisons() -> list[tuple[str, dict[str, Any], str, str]]:
+    """Title, result, BCL-I and SimCLR of every setting and commit that has both."""
+    found = []
+    for preset, end, title in SETTINGS:
+        parts = [each for each in published() if each["preset"] == preset]
+        for result in parts:
+            commit = f", commit {summary.commits(result)[0][:7]}" if len(parts) > 1 else ""
+            found.append((title + commit, result, f"bcl_i{end}", f"simclr{end}"))
+    return found
+
+
+def overview() -> str:
+    """BCL-I against SimCLR in every setting: a plot, and the table."""
+    return f'<div class="plot">{_forest(_rows())}</div>\n\n{table()}'
+
+
+def table() -> str:
+    """BCL-I against SimCLR and its control, and what the memory found, a row per setting."""
+    head = ["trained on", "seeds", "BCL-I - SimCLR, all", "the same, rare"]
+    head += ["BCL-I - every sample at the mean score, all", "loss and class frequency"]
+    rows = []
+    for title, gain, control, found in _rows():
+        rows.append(
+            [
+                title,
+                str(gain["all"]["seeds"]),
+                cell(gain["all"], sign=True),
+                cell(gain["few"], sign=True),
+                cell(control["all"], sign=True) if control else "not run",
+                f"{sum(found) / len(found):+.2f}",
+            ]
+        )
+    return Table(head, rows, left=1).markdown()
+
+
+def _rows(protocol: str = "full") -> list[tuple[str, Any, Any, list[float]]]:
+    """Title, difference from SimCLR, from the control, and rank correlations of each setting."""
+    rows = []
+    for title, result, run, baseline in comparisons():
+        pairs = summary.differences(result, result["pairs"], protocol)
+        made = {row["baseline"]: row for row in pairs if row["run"] == run}
+        runs = [each["tracker"] for each in result["runs"] if each["run"] == baseline]
+        found = [each["spearman_classes"] for each in runs]
+        rows.append((title, made[baseline], made.get(run.replace("bcl_i", "bcl_i_mean")), found))
+    return rows
+
+
+def _forest(rows: list[tuple[str, Any, Any, list[float]]]) -> str:
+    """Differences from SimCLR with their intervals, a row per setting."""
+    marks = []
+    for title, gain, *_ in rows:
+        for column, name in (("all", "all classes"), ("few", "rare classes")):
+            mean, half = gain[column]["mean"], gain[column]["ci95"]
+            ends = {"low": mean - half, "high": mean + half}
+            marks.append({"setting": title, "classes": name, "mean": mean, **ends})
+    y = {"field": "setting", "type": "nominal", "sort": None, "title": None}
+    offset = {"field": "classes", "sort": None}
+    axis = {"grid": False, "labelExpr": "datum.value > 0 ? '+' + datum.label : datum.label"}
+    x = {"type": "quantitative", "title": "BCL-I minus SimCLR, points", "axis": axis}
+    color = {
+        "field": "classes",
+        "sort": None,
+        "scale": {"range": ["#0b61a4", "#c2410c"]},
+        "legend": {"title": None, "orient": "top"},
+    }
+    common = {"y": y, "yOffset": offset, "color": color}
+    text = {"labelFontSize": 12, "titleFontSize": 12, "labelLimit": 400}
+    style = {"axis": {**text, "titleFontWeight": "normal"}, "legend": {"labelFontSize": 12}}
+    grey = {f"{part}Color": "#888" for part in ("label", "title", "tick", "domain")}
+    return chart(
+        {
+            "$schema": "https://vega.github.io/schema/vega-lite/v5.json",
+            "width": 360,
+            "height": {"step": 18},
+            "background": None,
+            "config": {
+                "axis": style["axis"] | grey,
+                "legend": style["legend"] | {"labelColor": "#888"},
+                "view": {"stroke": None},
+            },
+            "data": {"values": marks},
+            "layer": [
+                {"mark": {"type": "rule", "color": "#888"}, "encoding": {"x": {"datum": 0}}},
+                {
+                    "mark": {"type": "rule", "strokeWidth": 2},
+                    "encoding": {**common, "x": {**x, "field": "low"}, "x2": {"field": "high"}},
+                },
+                {
+                    "mark": {"type": "point", "filled": True, "size": 60, "opacity": 1},
+                    "encoding": {**common, "x": {**x, "field": "mean"}},
+                },
+            ],
+        }
+    )
 
 
 def page() -> str:

@@ -212,6 +212,8 @@ MACROS: dict[str, Callable[..., str]] = {
     "inverse": inverse,
     "benchmark": benchmark,
     "results": results_page.page,
+    "results_overview": results_page.overview,
+    "results_table": results_page.table,
     "signals_predicted": signals_page.predictions,
     "signals_found": signals_page.found,
     "signals_steering": signals_page.steering,
