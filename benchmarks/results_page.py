@@ -197,7 +197,7 @@ def _forest(rows: list[tuple[str, Any, Any, list[float]]]) -> str:
     common = {"y": y, "yOffset": offset, "color": color}
     text = {"labelFontSize": 12, "titleFontSize": 12, "labelLimit": 400}
     style = {"axis": {**text, "titleFontWeight": "normal"}, "legend": {"labelFontSize": 12}}
-    grey = {f"{part}Color": "#888" for part in ("label", "title", "tick", "domain")}
+    gray = {f"{part}Color": "#888" for part in ("label", "title", "tick", "domain")}
     return chart(
         {
             "$schema": "https://vega.github.io/schema/vega-lite/v5.json",
@@ -205,7 +205,7 @@ def _forest(rows: list[tuple[str, Any, Any, list[float]]]) -> str:
             "height": {"step": 18},
             "background": None,
             "config": {
-                "axis": style["axis"] | grey,
+                "axis": style["axis"] | gray,
                 "legend": style["legend"] | {"labelColor": "#888"},
                 "view": {"stroke": None},
             },
