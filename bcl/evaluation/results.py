@@ -2,6 +2,7 @@
 
 import json
 import math
+import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from operator import methodcaller
@@ -204,19 +205,26 @@ class ProbeReport:
     def save(self, folder: str | Path) -> Path:
         """Write ``report.json``, ``predictions.pt`` and images into a folder; returns the first.
 
-        Files of an older report are replaced, ``report.json`` last.
+        Files of an older report are replaced, all or none, ``report.json`` last.
 
         Raises:
             InputError: the folder cannot be written.
         """
         folder = Path(folder)
         try:
-            for image in self.images:
-                atomic_write(folder / image.file, methodcaller("write", image.png))
-            if self.predictions:
-                save_tensors(folder / "predictions.pt", self.predictions)
-            text = json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False)
-            write_text(folder / "report.json", text + "\n")
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=folder, prefix=".report.") as work:
+                for image in self.images:
+                    atomic_write(Path(work, image.file), methodcaller("write", image.png))
+                if self.predictions:
+                    save_tensors(Path(work, "predictions.pt"), self.predictions)
+                text = json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False)
+                write_text(Path(work, "report.json"), text + "\n")
+                files = [path for path in Path(work).rglob("*") if path.is_file()]
+                for file in sorted(files, key=lambda path: path.name == "report.json"):
+                    target = folder / file.relative_to(work)
+                    target.parent.mkdir(exist_ok=True)
+                    file.replace(target)
         except OSError as error:
             raise InputError(
                 f"cannot write the report to {folder}: {error.strerror}; choose another folder."

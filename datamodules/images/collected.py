@@ -215,7 +215,15 @@ def _uncompressed(path: Path, cache: Path) -> Path:
             with tarfile.open(path, "r:*") as archive:
                 content: Any = archive.fileobj
                 content.seek(0)
-                atomic_write(plain, lambda file: shutil.copyfileobj(content, file))
+                try:
+                    atomic_write(plain, lambda file: shutil.copyfileobj(content, file))
+                except OSError as error:
+                    if error.filename is None:
+                        raise  # of the archive
+                    raise InputError(
+                        f"cannot unpack {path} into the cache {cache}: {error.strerror}; choose a "
+                        "writable folder with room by cache_dir or $BCL_CACHE."
+                    ) from None
         return plain
     return path
 

@@ -140,6 +140,22 @@ def test_archives_hold_the_same_collection(folder: Path, tmp_path: Path, kind: s
         collection(archive).setup()
 
 
+def test_an_archive_that_cannot_be_unpacked_names_the_cache(
+    folder: Path, tmp_path: Path, monkeypatch
+) -> None:
+    with tarfile.open(tmp_path / "set.tar.gz", "w:gz") as tar:
+        tar.add(folder, ".")
+
+    def full(path: Path, _: object) -> None:
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr("datamodules.images.collected.atomic_write", full)
+    with pytest.raises(
+        InputError, match=r"cannot unpack .*set\.tar\.gz into the cache .*BCL_CACHE"
+    ):
+        collection(tmp_path / "set.tar.gz").setup()
+
+
 @pytest.mark.parametrize("kind", ["txt", "csv", "tsv", "parquet"])
 def test_lists_of_paths(folder: Path, tmp_path: Path, kind: str) -> None:
     outside = save(tmp_path / "elsewhere.png")

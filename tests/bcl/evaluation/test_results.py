@@ -20,6 +20,20 @@ def report():
     return bcl.evaluate(encode, FakeData(), "full,knn", tracker=tracker, record=record)
 
 
+def test_a_report_that_cannot_be_saved_leaves_the_older_one(report, tmp_path, monkeypatch):
+    report.save(tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    new = bcl.evaluate(lambda x: -encode(x), FakeData(), "full,knn", record={"name": "new"})
+
+    def full(path, text):
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr("bcl.evaluation.results.write_text", full)
+    with pytest.raises(InputError, match="No space left"):
+        new.save(tmp_path)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
 def test_saves_and_loads(report, tmp_path):
     path = report.save(tmp_path / "a")
     values = json.loads(path.read_text())
