@@ -122,5 +122,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"bcl: error:{place} {error.strerror or error}{hint}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as error:
-        print(f"bcl: {error or 'interrupted'}", file=sys.stderr)
+        print(f"bcl: {str(error) or 'interrupted'}", file=sys.stderr)
         return error.status if isinstance(error, Interrupted) else 130

@@ -29,3 +29,12 @@ def test_a_process_does_not_collect_what_it_leaves():
     code = f"{ask}; import sys; from bcl.cli import main; sys.argv[1:] = ['--version']; main()"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert int(said.stdout.split("left ")[1]) > 1000
+
+
+def test_an_interrupt_is_said(monkeypatch, capsys):
+    def stop(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(bcl.cli, "_run", stop)
+    assert main(["embed"]) == 130
+    assert capsys.readouterr().err == "bcl: interrupted\n"
