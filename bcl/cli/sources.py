@@ -13,6 +13,7 @@ from torch import Tensor
 from bcl.cli.embed import HINT
 from bcl.core.errors import InputError
 from bcl.core.files import file_hash
+from bcl.evaluation.sets import image_root
 from bcl.memorization.tracker import trackers_of
 
 if TYPE_CHECKING:
@@ -137,7 +138,7 @@ def open_images(
     files = images.origin
     about = {
         "encoder": encoder.about,
-        "root": "" if files is None else str(Path(files.reader.root).absolute()),
+        "root": image_root(images),
         "unreadable": [list(each) for each in getattr(data.sets, "unreadable", [])],
     }
     sizes = None if files is None else lambda ids: _sizes(files, images.rows[ids])

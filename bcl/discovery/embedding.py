@@ -1,7 +1,6 @@
 """Embed a collection: rows written part by part, so that memory does not grow with it."""
 
 import functools
-import io
 import json
 import shutil
 from collections.abc import Iterator, Sequence
@@ -12,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
 
 from bcl.core.checks import check_count
 from bcl.core.distributed import rank, world_size
@@ -21,12 +19,12 @@ from bcl.core.files import atomic_write, check_writable, write_text
 from bcl.discovery.quality import image_quality
 from bcl.discovery.table import Table, check_format, write_table
 from bcl.evaluation.features import Encode, Progress, check_finite
+from bcl.evaluation.thumbnails import thumbnails
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 PART_ROWS = 2048  # rows of a part; an interrupt loses at most one part per device
-THUMBNAIL = 64  # pixels
 
 
 class Images(Protocol):
@@ -287,21 +285,3 @@ def _describe(
         "_ends": rows.pop("_sizes").cumsum(),
         **rows,
     }
-
-
-def thumbnails(images: Tensor, size: int = THUMBNAIL) -> list[bytes]:
-    """WebP files of (B, 3, H, W) uint8 images, at most ``size`` pixels on the longer side."""
-    from PIL import Image
-
-    scale = size / max(images.shape[2:])
-    if scale < 1:
-        shape = [max(1, round(side * scale)) for side in images.shape[2:]]
-        smaller = interpolate(images.float(), shape, mode="bilinear", antialias=True)
-        images = smaller.round_().clamp_(0, 255).to(torch.uint8)
-    return [_webp(Image.fromarray(pixels)) for pixels in images.permute(0, 2, 3, 1).cpu().numpy()]
-
-
-def _webp(image: Any) -> bytes:
-    file = io.BytesIO()
-    image.save(file, "WEBP", quality=70, method=2)
-    return file.getvalue()

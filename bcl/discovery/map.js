@@ -2,12 +2,8 @@
 {
   const canvas = byId("canvas"), draw2d = canvas.getContext("2d");
   const hover = byId("hover"), colorBy = byId("color"), showing = byId("show-thumbnails");
-  const raw = numbers(data.places, Uint16Array);
+  const total = shown.places.length / 2; // of every map
   const xs = new Float32Array(total), ys = new Float32Array(total);
-  for (let i = 0; i < total; i++) {
-    xs[i] = raw[2 * i] / 65535;
-    ys[i] = raw[2 * i + 1] / 65535;
-  }
   const view = { scale: 1, x: 0, y: 0 };
   const images = new Map(); // row: decoded thumbnail
   const CELL = 52; // pixels per thumbnail
@@ -16,16 +12,30 @@
   // Points by cell of a grid, for hover and lasso.
   const GRID = 128, cells = Array.from({ length: GRID * GRID }, () => []);
   const cellOf = (v) => Math.min(GRID - 1, Math.max(0, Math.floor(v * GRID)));
-  for (let i = 0; i < total; i++) cells[cellOf(ys[i]) * GRID + cellOf(xs[i])].push(i);
+  function settle() {
+    for (const cell of cells) cell.length = 0;
+    for (let i = 0; i < total; i++) {
+      xs[i] = shown.places[2 * i] / 65535;
+      ys[i] = shown.places[2 * i + 1] / 65535;
+      cells[cellOf(ys[i]) * GRID + cellOf(xs[i])].push(i);
+    }
+  }
+  settle();
 
   const toX = (i) => xs[i] * view.scale + view.x;
   const toY = (i) => ys[i] * view.scale + view.y;
   const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
   // --- colors: ten of the page's, or a ramp from pale to strong -----------------------------
-  const options = [["cluster", "cluster"], ...Object.keys(signals).map((n) => [n, titleOf(n)])];
-  if (data.labels.length) options.splice(1, 0, ["label", "label"]);
-  for (const [value, text] of options) colorBy.add(new Option(text, value));
+  function offer() { // what this map can be colored by
+    const names = [...shown.signals.keys()].map((name) => [name, titleOf(name)]);
+    if (data.labels.length) names.unshift(["label", data.label_title]);
+    if (shown.clusters.length) names.unshift(["cluster", "cluster"]);
+    const before = colorBy.value;
+    colorBy.replaceChildren(...names.map(([value, text]) => new Option(text, value)));
+    if (names.some(([value]) => value === before)) colorBy.value = before;
+  }
+  offer();
   const dark = matchMedia("(prefers-color-scheme: dark)");
   let palette = [], colorOf = new Uint16Array(total);
 
@@ -34,13 +44,14 @@
     if (kind === "cluster" || kind === "label") {
       palette = [...ten, css("--line")];
       for (let i = 0; i < total; i++) {
-        colorOf[i] = kind === "cluster" ? cluster[i] % 10 : label[i] ? (label[i] - 1) % 10 : 10;
+        colorOf[i] = kind === "cluster" ? shown.clusters[i] % 10 : label[i] ? (label[i] - 1) % 10 : 10;
       }
     } else {
       const [from, to] = dark.matches ? [[58, 70, 96], [255, 196, 84]] : [[196, 208, 224], [176, 36, 24]];
       palette = Array.from({ length: 32 }, (_, k) =>
         `rgb(${from.map((a, c) => Math.round(a + (to[c] - a) * (k / 31) ** 2)).join(",")})`);
-      for (let i = 0; i < total; i++) colorOf[i] = signals[kind][i] >> 3;
+      const values = shown.signals.get(kind);
+      for (let i = 0; i < total; i++) colorOf[i] = values[i] >> 3;
     }
     explain(kind);
     redraw();
@@ -57,14 +68,14 @@
     };
     if (kind === "label") data.labels.slice(0, 40).forEach((name, i) => entry(palette[i % 10], name));
     else if (kind === "cluster") {
-      const many = cluster.reduce((a, b) => Math.max(a, b), 0) + 1;
+      const many = shown.clusters.reduce((a, b) => Math.max(a, b), 0) + 1;
       for (let i = 0; i < Math.min(many, 10); i++) entry(palette[i], `${i + 1}`);
       if (many > 10) legend.append("… colors repeat");
     } else {
       const ramp = document.createElement("i");
       ramp.className = "ramp";
       ramp.style.background = `linear-gradient(90deg, ${palette.join(",")})`;
-      legend.append("common", ramp, "rare");
+      legend.append(data.ramp[0], ramp, data.ramp[1]);
     }
   }
 
@@ -275,6 +286,16 @@
     link.click();
   });
 
+  for (const [number, each] of maps.entries()) byId("map-of").add(new Option(each.name, number));
+  byId("map-of").parentElement.hidden = maps.length < 2;
+  byId("map-of").addEventListener("change", (event) => {
+    shown = maps[event.target.value];
+    settle();
+    offer();
+    recolor();
+    whole();
+    select(selected);
+  });
   colorBy.addEventListener("change", recolor);
   showing.addEventListener("change", redraw);
   dark.addEventListener("change", recolor);

@@ -8,14 +8,19 @@ function numbers(text, Kind) {
   return new Kind(bytes.buffer);
 }
 
-const total = data.paths.length;
-const near = numbers(data.neighbors, Uint32Array); // (N, width)
 const sizes = numbers(data.sizes, Uint32Array); // (N, 2)
-const cluster = numbers(data.clusters, Uint16Array);
 const label = numbers(data.label, Uint16Array); // 0: none
-const signals = Object.fromEntries(
-  Object.entries(data.signals).map(([name, text]) => [name, numbers(text, Uint8Array)]),
-);
+const rootOf = numbers(data.root_of, Uint8Array); // in data.roots
+// A map places the first images of the page, by one encoder; clusters and neighbors may be absent.
+const maps = data.maps.map((map) => ({
+  name: map.name,
+  places: numbers(map.places, Uint16Array), // (n, 2)
+  clusters: numbers(map.clusters, Uint16Array),
+  near: numbers(map.neighbors, Uint32Array), // (n, width)
+  width: map.width,
+  signals: new Map(Object.entries(map.signals).map(([name, text]) => [name, numbers(text, Uint8Array)])),
+}));
+let shown = maps[0];
 const TITLES = new Map([ // no object: a signal may be named "constructor"
   ["neighbor_distance_10", "distance to the 10 nearest"],
   ["neighbor_distance_1", "distance to the nearest"],
@@ -39,8 +44,10 @@ function thumbnail(row) {
   return urls.get(row);
 }
 
-const fileUrl = (row) =>
-  data.root && data.root + data.paths[row].split("/").map(encodeURIComponent).join("/");
+function fileUrl(row) {
+  const root = data.roots[rootOf[row]];
+  return root && root + data.paths[row].split("/").map(encodeURIComponent).join("/");
+}
 
 function fill(button) {
   const row = Number(button.dataset.row);
@@ -68,6 +75,7 @@ const watcher = new IntersectionObserver((entries) => {
   }
 }, { rootMargin: "600px" });
 for (const each of document.querySelectorAll(".thumb")) watcher.observe(each);
+addEventListener("beforeprint", () => document.querySelectorAll(".thumb").forEach(fill));
 
 const inspector = byId("inspector");
 let selected = -1;
@@ -85,13 +93,15 @@ function select(row) {
   inspector.querySelector(".view").replaceChildren(image);
   inspector.querySelector(".path").textContent = data.paths[row];
   const facts = sizes.length ? [`${sizes[2 * row]} × ${sizes[2 * row + 1]} px`] : [];
-  facts.push(`cluster ${cluster[row] + 1}`);
+  const { clusters, near, width, signals } = shown ?? { clusters: [], near: [], width: 0, signals: [] };
+  if (row < clusters.length) facts.push(`cluster ${clusters[row] + 1}`);
   if (label.length && label[row]) facts.push(data.labels[label[row] - 1]);
-  for (const [name, values] of Object.entries(signals)) {
-    facts.push(`${titleOf(name)}: above ${Math.floor(values[row] / 2.55)} %`);
+  for (const [name, values] of signals) {
+    if (row < values.length) facts.push(`${titleOf(name)}: above ${Math.floor(values[row] / 2.55)} %`);
   }
   inspector.querySelector(".facts-of").textContent = facts.join(" · ");
-  const rows = [...near.subarray(row * data.width, (row + 1) * data.width)];
+  const rows = [...near.slice(row * width, (row + 1) * width)];
+  inspector.querySelector(".nearest").hidden = !rows.length;
   inspector.querySelector(".near").replaceChildren(...rows.map((other) => button(other, "small")));
 }
 

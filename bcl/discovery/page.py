@@ -1,6 +1,5 @@
 """``discover``: the findings as a page, a table and a list of what to label first."""
 
-import base64
 import csv
 import io
 import json
@@ -14,13 +13,12 @@ import torch
 from torch import Tensor
 
 from bcl.core.files import atomic_write, check_writable, write_text
-from bcl.discovery.embedding import thumbnails
 from bcl.discovery.findings import FLAGS, MAIN, DiscoverOptions, Findings, find
-from bcl.discovery.html import chart, templates
+from bcl.discovery.html import chart, encode, folder_url, map_data, script_data, templates
 from bcl.discovery.projection import LANDMARKS
-from bcl.discovery.rarity import percentiles
 from bcl.discovery.table import Table, check_format, read_table
 from bcl.evaluation.neighbors import EXACT_ROWS
+from bcl.evaluation.thumbnails import thumbnails
 
 PAGE_BYTES = 28 << 20  # a page's data; thumbnails fill what is left
 SHOWN = 5  # neighbors beside an image
@@ -230,29 +228,28 @@ def _data(findings: Findings, named: list[int], read: Read | None) -> str:
     number = {label: place + 1 for place, label in enumerate(labels)}
     data: dict[str, Any] = {
         "paths": table.paths,
-        "root": _base_url(str(table.about.get("root", ""))),
-        "sizes": _base64(np.stack([table.columns[c] for c in ("width", "height")], 1), "<u4")
+        "roots": [folder_url(str(table.about.get("root", "")))],
+        "root_of": encode(np.zeros(len(findings)), "u1"),
+        "sizes": encode(np.stack([table.columns[c] for c in ("width", "height")], 1), "<u4")
         if {"width", "height"} <= table.columns.keys()
         else "",
-        "places": _base64(findings.places.numpy() * 65535, "<u2"),
-        "clusters": _base64(findings.clusters.of.numpy(), "<u2"),
-        "signals": {
-            name: _base64(percentiles(values).numpy() * 255, "u1")
-            for name, values in findings.scores.items()
-        },
         "labels": labels,
-        "label": _base64(np.array([number.get(x, 0) for x in findings.labels]), "<u2"),
-        "neighbors": _base64(findings.neighbors.ids[:, :SHOWN].numpy(), "<u4"),
-        "width": min(SHOWN, findings.neighbors.ids.shape[1]),
+        "label_title": "label",
+        "label": encode(np.array([number.get(x, 0) for x in findings.labels]), "<u2"),
+        "ramp": ["common", "rare"],
+        "maps": [
+            map_data(
+                "",
+                findings.places,
+                findings.scores,
+                findings.neighbors.ids[:, :SHOWN],
+                findings.clusters.of,
+            )
+        ],
     }
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
     rows, files = _thumbnails(findings, named, read, PAGE_BYTES - len(text.encode()))
-    small = {
-        "rows": _base64(np.array(rows), "<u4"),
-        "ends": _base64(np.cumsum([len(file) for file in files]), "<u4"),
-        "files": base64.b64encode(b"".join(files)).decode(),
-    }
-    return json.dumps(data | {"thumbnails": small}, ensure_ascii=False).replace("<", "\\u003c")
+    return script_data(data, rows, files)
 
 
 def _thumbnails(
@@ -278,12 +275,3 @@ def _small(table: Table, rows: Iterable[int], read: Read | None) -> Iterable[tup
         ids = torch.from_numpy(np.array(table.columns["id"], np.int64))
         for part in torch.split(torch.tensor(list(rows)), 256):
             yield from zip(part.tolist(), thumbnails(read(ids[part])), strict=True)
-
-
-def _base_url(root: str) -> str:
-    """The folder of the images as a URL, so that a page opened from disk can show them whole."""
-    return Path(root).as_uri() + "/" if root and Path(root).is_dir() else ""
-
-
-def _base64(values: Any, kind: str) -> str:
-    return base64.b64encode(np.round(values).astype(kind).tobytes()).decode()

@@ -124,7 +124,7 @@ def extract_features(
     for batch in _own_batches(images, batch_size, device):
         own = batch["id"]
         all_ids.append(own.to(keep_on))
-        all_rows.append(_encode_batch(encode, batch, device, autocast, name).to(keep_on))
+        all_rows.append(encode_batch(encode, batch, device, autocast, name).to(keep_on))
         done += own.numel() * world_size()
         if progress is not None and rank() == 0:
             progress(name, min(done, total), total)
@@ -155,7 +155,7 @@ def _keep(path: Path, features: Tensor) -> None:
         print(f"note: the features are not kept in {path.parent}: {why}", file=sys.stderr)
 
 
-def _encode_batch(
+def encode_batch(
     encode: Encode,
     batch: dict[str, Tensor],
     device: torch.device,
@@ -175,7 +175,7 @@ def _encode_batch(
             "must return one row of features per image, (B, D)."
         )
     # Inference tensors cannot be used under autograd, hence the copy.
-    return rows[: batch["id"].numel()].float().clone()
+    return rows[: len(batch["id"])].float().clone()
 
 
 def _own_batches(

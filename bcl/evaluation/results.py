@@ -117,16 +117,59 @@ class ProtocolResult:
 
 @dataclass
 class ShownImage:
-    """An image from either end of the memorization scores, or of a sample that moved a lot."""
+    """A training image of an extreme score, or that moved a lot; or a test image answered wrong."""
 
-    which: str  # "highest", "lowest", "risen" or "fallen"
+    which: str  # "highest", "lowest", "risen" or "fallen"; "wrong" is of the test set
     id: int
     label: int
     class_name: str
-    score: float
+    score: float | None
     change: float | None  # since the earlier scores
     file: str  # path in the report's folder
-    png: bytes = b""
+    path: str = ""  # its name in the data set
+    content: bytes = b""  # the file
+
+
+@dataclass
+class Sample:
+    """Some training images with their features, for a map.
+
+    Attributes:
+        ids: (n,) int64.
+        labels: (n,) int64.
+        scores: (n,) memorization scores; (0,) without a memory.
+        features: (n, D) float16, normalized.
+        names: n, in the data set.
+        thumbnails: n WebP files.
+    """
+
+    ids: Tensor
+    labels: Tensor
+    scores: Tensor
+    features: Tensor
+    names: list[str]
+    thumbnails: list[bytes]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """As tensors, for a file."""
+        texts = "\n".join(self.names).encode(), b"".join(self.thumbnails)
+        names, files = (torch.tensor(list(text), dtype=torch.uint8) for text in texts)
+        kept = {key: getattr(self, key) for key in ("ids", "labels", "scores", "features")}
+        sizes = torch.tensor([len(file) for file in self.thumbnails], dtype=torch.int64)
+        return {**kept, "names": names, "files": files, "sizes": sizes}
+
+    @classmethod
+    def from_tensors(cls, kept: dict[str, Tensor]) -> "Sample":
+        """Read what `tensors` made; any error means that it is no such thing."""
+        names = bytes(kept["names"].tolist()).decode().split("\n")
+        files, ends = bytes(kept["files"].tolist()), kept["sizes"].cumsum(0).tolist()
+        thumbnails = [files[a:b] for a, b in zip([0, *ends], ends, strict=False)]
+        tensors = kept["ids"], kept["labels"], kept["scores"], kept["features"]
+        found = cls(*tensors, names, thumbnails)
+        counts = {len(each) for each in (found.ids, found.labels, found.features, names, ends)}
+        if len(counts) > 1 or len(found.scores) not in (0, len(ends)):
+            raise ValueError(f"{counts} images")
+        return found
 
 
 @dataclass
@@ -140,8 +183,10 @@ class ProbeReport:
         protocols: one result per protocol.
         measures: uniformity, alignment and class spread; None if they were not asked for.
         tracker: momentum loss and score by class, rank correlation with class frequency; or None.
-        images: images of the highest and lowest scores.
+        images: training images of the highest and lowest scores, test images answered wrong.
+        sample: some training images with their features, for a map; or None.
         predictions: protocol name to (draws, M) predicted labels; ``"labels"`` to the (M,) truth.
+        folder: where it was read from or saved.
 
     Example:
         >>> import tempfile
@@ -162,6 +207,8 @@ class ProbeReport:
     tracker: dict[str, Any] | None = None
     images: list[ShownImage] = field(default_factory=list)
     predictions: dict[str, Tensor] = field(default_factory=dict)
+    sample: Sample | None = None
+    folder: Path | None = field(default=None, compare=False)
 
     @property
     def name(self) -> str:
@@ -172,6 +219,12 @@ class ProbeReport:
     def grouping(self) -> str:
         """The main grouping."""
         return next(iter(self.groups))
+
+    @property
+    def main_protocol(self) -> str:
+        """The protocol of per-class results: the first linear one, or else the first."""
+        linear = (result for result in self.protocols if result.kind == "linear")
+        return next(linear, self.protocols[0]).name
 
     def protocol(self, name: str) -> ProtocolResult:
         """The result of a protocol such as ``"full"``; an `InputError` if the report lacks it."""
@@ -196,14 +249,14 @@ class ProbeReport:
             "measures": self.measures,
             "tracker": self.tracker,
             "images": [
-                {key: value for key, value in vars(image).items() if key != "png"}
+                {key: value for key, value in vars(image).items() if key != "content"}
                 for image in self.images
             ],
         }
         return dict(_plain(values))
 
     def save(self, folder: str | Path) -> Path:
-        """Write ``report.json``, ``predictions.pt`` and images into a folder; returns the first.
+        """Write ``report.json``, ``predictions.pt``, ``sample.pt`` and images; returns the first.
 
         Files of an older report are replaced, all or none, ``report.json`` last.
 
@@ -215,9 +268,11 @@ class ProbeReport:
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=folder, prefix=".report.") as work:
                 for image in self.images:
-                    atomic_write(Path(work, image.file), methodcaller("write", image.png))
+                    atomic_write(Path(work, image.file), methodcaller("write", image.content))
                 if self.predictions:
                     save_tensors(Path(work, "predictions.pt"), self.predictions)
+                if self.sample is not None:
+                    save_tensors(Path(work, "sample.pt"), self.sample.tensors())
                 text = json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False)
                 write_text(Path(work, "report.json"), text + "\n")
                 files = [path for path in Path(work).rglob("*") if path.is_file()]
@@ -225,10 +280,13 @@ class ProbeReport:
                     target = folder / file.relative_to(work)
                     target.parent.mkdir(exist_ok=True)
                     file.replace(target)
+                for name in {"predictions.pt", "sample.pt"} - {file.name for file in files}:
+                    (folder / name).unlink(missing_ok=True)
         except OSError as error:
             raise InputError(
                 f"cannot write the report to {folder}: {error.strerror}; choose another folder."
             ) from error
+        self.folder = folder
         return folder / "report.json"
 
     @classmethod
@@ -250,8 +308,10 @@ class ProbeReport:
         for image in report.images:
             # Anyone may have written the file; the names in it stay within its folder.
             file = path.parent / "images" / Path(image.file).name
-            image.png = file.read_bytes() if file.is_file() else b""
+            image.content = file.read_bytes() if file.is_file() else b""
         report.predictions = _read_predictions(path, report.data["test_images"])
+        report.folder = path.parent
+        report.sample = _read_sample(path, report.data["num_classes"])
         return report
 
     @classmethod
@@ -316,6 +376,23 @@ def _read_predictions(report: Path, images: int) -> dict[str, Tensor]:
             "delete it to read the report without them."
         ) from error
     return predictions
+
+
+def _read_sample(report: Path, classes: int) -> Sample | None:
+    """The training images next to a report's file; None if there are none."""
+    path = report.parent / "sample.pt"
+    if not path.is_file():
+        return None
+    try:
+        found = Sample.from_tensors(torch.load(path, weights_only=True))
+        if not bool(((found.labels >= 0) & (found.labels < classes)).all()):
+            raise ValueError(f"labels that are not among {classes} classes")
+        return found
+    except Exception as error:
+        raise InputError(
+            f"{path} is damaged; run 'bcl probe' again, or delete it to read the report without a "
+            "map."
+        ) from error
 
 
 def _numbers(value: Any) -> Any:

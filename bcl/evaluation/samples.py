@@ -1,6 +1,6 @@
-"""What a tracker knows of the training samples: tail discovery, and images to look at."""
+"""Images to look at, what a tracker knows of the training samples, and how it finds the tail."""
 
-import io
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -8,14 +8,22 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from bcl.core.errors import InputError
-from bcl.evaluation.results import ShownImage
+from bcl.core.random import permutation
+from bcl.evaluation.features import Encode, encode_batch
+from bcl.evaluation.probe.draws import by_class
+from bcl.evaluation.results import Sample, ShownImage
 from bcl.evaluation.sets import Sets
 from bcl.evaluation.tail import tail_discovery
+from bcl.evaluation.thumbnails import thumbnails
 from bcl.memorization.history import TrackerHistory
 
 SHOWN = 16  # images at either end of the scores
+SAMPLE, SMALL = 500, 32  # training images of a map, and their pixels
+OF_CLASS = 5  # of each class at least, while there is room
+WRONG = 128  # test images that were answered wrong
 RESAMPLES = 200  # of the discovery's intervals; 4 s for 100,000 samples
 EPOCHS = 40  # of a history, at most, in which the discovery is measured
 
@@ -58,21 +66,87 @@ def inspect_samples(
             continue
         order = ids[torch.sort(values[ids], stable=True).indices]
         for which, some in ((top, order.flip(0)[:count]), (bottom, order[:count])):
-            for place, sample in enumerate(some.tolist()):
-                label = int(labels[sample])
-                shown.append(
-                    ShownImage(
-                        which,
-                        id=sample,
-                        label=label,
-                        class_name=sets.class_names[label],
-                        score=float(scores[sample]),
-                        change=None if change is None else float(change[sample]),
-                        file=f"images/{which}_{place:02d}.png",
-                        png=_png(train.images(torch.tensor([sample]))[0]),
-                    )
-                )
+            shown += _shown(which, some, train, labels, sets, scores, change)
     return summary, shown
+
+
+def _shown(
+    which: str,
+    ids: Tensor,
+    images: Any,
+    labels: Tensor,
+    sets: Sets,
+    scores: Tensor | None = None,
+    change: Tensor | None = None,
+) -> list[ShownImage]:
+    """Images of a set by (n,) ids, with what is known of them."""
+    files = thumbnails(images.images(ids)) if len(ids) else []
+    found = zip(ids.tolist(), names_of(images, ids), files, strict=True)
+    return [
+        ShownImage(
+            which,
+            id=row,
+            label=int(labels[row]),
+            class_name=sets.class_names[int(labels[row])],
+            score=None if scores is None else float(scores[row]),
+            change=None if change is None else float(change[row]),
+            file=f"images/{which}_{place:03d}.webp",
+            path=name,
+            content=content,
+        )
+        for place, (row, name, content) in enumerate(found)
+    ]
+
+
+def names_of(images: Any, ids: Tensor) -> list[str]:
+    """File names of a set's images, or their ids where it has none."""
+    return list(images.names(ids)) if hasattr(images, "names") else [str(i) for i in ids.tolist()]
+
+
+def wrong_images(predictions: Tensor, sets: Sets) -> list[ShownImage]:
+    """Test images that were answered wrong, by (M,) predicted labels; each confusion in turn.
+
+    First one of each, those of the rarest classes first, then a second one.
+    """
+    labels = sets.labels["test"].cpu()
+    rows = (predictions.cpu() != labels).nonzero()[:, 0].tolist()
+    pairs, seen = {row: (int(labels[row]), int(predictions[row])) for row in rows}, Counter[Any]()
+    often = Counter(pairs.values())
+    turns = []
+    for row in rows:
+        truth, taken = pair = pairs[row]
+        turns.append((seen[pair], int(sets.counts[truth]), truth, -often[pair], taken, row))
+        seen[pair] += 1
+    ids = torch.tensor([turn[-1] for turn in sorted(turns)[:WRONG]], dtype=torch.int64)
+    return _shown("wrong", ids, sets.images["test"], labels, sets)
+
+
+def training_sample(encode: Encode, tracker: Any, sets: Sets, options: Any) -> Sample:
+    """Some training images with their features: a few of each class, then any; the same anywhere.
+
+    Encoded as the `EvaluationOptions` say.
+    """
+    train = sets.data.train_set()
+    labels = sets.read_labels("long-tailed training", train)
+    order, rank = by_class(labels, 0, 0x5A3E)
+    few = min(OF_CLASS, SAMPLE // (2 * sets.num_classes))
+    chosen = torch.cat([order[rank < few], permutation(len(order), 0, 0x5A3F)]).tolist()
+    ids = torch.tensor([*dict.fromkeys(chosen)][:SAMPLE]).sort().values
+    images, device = train.images(ids), torch.device(options.device)
+    rows = [
+        encode_batch(
+            encode, {"image": part.to(device), "id": part}, device, options.autocast, "the sample"
+        ).cpu()
+        for part in torch.split(images, options.batch_size)
+    ]
+    return Sample(
+        ids,
+        labels[ids],
+        torch.empty(0) if tracker is None else tracker.scores.detach().cpu()[ids].float(),
+        normalize(torch.cat(rows), dim=1).half(),
+        names_of(train, ids),
+        thumbnails(images, SMALL),
+    )
 
 
 def summarize(
@@ -153,12 +227,3 @@ def _class_loss(class_id: int, losses: Tensor, scores: Tensor, own: Tensor) -> d
     low, high = torch.quantile(values, values.new_tensor([0.25, 0.75])).tolist()
     mean, score = float(values.mean()), float(scores[own].mean())
     return {"class": class_id, "mean": mean, "low": low, "high": high, "score": score}
-
-
-def _png(image: Tensor) -> bytes:
-    """PNG file of a (3, H, W) image."""
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.fromarray(image.permute(1, 2, 0).contiguous().cpu().numpy()).save(buffer, "PNG")
-    return buffer.getvalue()

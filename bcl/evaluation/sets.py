@@ -1,5 +1,6 @@
 """The image sets that an evaluation needs, their labels and groups."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -107,7 +108,15 @@ class Sets:
             "test_images": len(test),
             "test_counts": torch.bincount(self.labels["test"], minlength=self.num_classes).tolist(),
             "notes": [str(note) for note in getattr(data, "notes", [])],
+            "root": image_root(data.train_set()),
+            "test_root": image_root(test),
         }
+
+
+def image_root(images: Any) -> str:
+    """The folder that the names of a set's images are relative to; "" where there is none."""
+    origin = getattr(images, "origin", None)
+    return "" if origin is None else str(Path(origin.reader.root).absolute())
 
 
 def _as_rarest(labels: Tensor, draw: int) -> Tensor:

@@ -23,7 +23,7 @@ from bcl.evaluation.probe.linear import absence_notes, check_probe_data, fit_hea
 from bcl.evaluation.probe.options import ProbeOptions, ProbeResult
 from bcl.evaluation.protocols import Protocol, parse_protocols
 from bcl.evaluation.results import ProbeReport, ProtocolResult
-from bcl.evaluation.samples import inspect_samples
+from bcl.evaluation.samples import inspect_samples, training_sample, wrong_images
 from bcl.evaluation.sets import Sets
 from bcl.evaluation.shots import GROUPINGS
 
@@ -141,7 +141,7 @@ def evaluate(
                 results[name] = ProtocolResult.of(name, protocol.kind, text, draws, sets.groups)
                 predictions[name] = torch.stack([draw.predictions for draw in draws])
     measures = _measures(encode, run) if options.measures else None
-    return ProbeReport(
+    report = ProbeReport(
         record={
             **(record or {}),
             "layer": options.layer,
@@ -157,6 +157,12 @@ def evaluate(
         images=shown,
         predictions=predictions,
     )
+    if report.protocols:
+        report.images += wrong_images(predictions[report.main_protocol][0], sets)
+    if options.measures:
+        steering = next(iter(trackers.values()), None)
+        report.sample = training_sample(encode, steering, sets, options)
+    return report
 
 
 class Run(NamedTuple):

@@ -143,7 +143,7 @@ def draw(
     y: Row,
     layers: Sequence[Row],
     columns: Sequence[str] = (),
-    size: tuple[int, int] = (440, 260),
+    size: tuple[int, int] = (360, 230),
     values: Sequence[str] = (),
 ) -> str:
     """The ``<svg>`` of layers, the lowest first, over common axes; named for screen readers.

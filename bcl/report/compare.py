@@ -173,12 +173,6 @@ def methods(reports: Sequence[ProbeReport]) -> list[Method]:
     return list(found.values())
 
 
-def main_protocol(together: Sequence[Method]) -> str:
-    """The protocol of per-class results: the baseline's first linear one, or else its first."""
-    results = together[0].first.protocols
-    return next((result for result in results if result.kind == "linear"), results[0]).name
-
-
 def difference_notes(reports: Sequence[ProbeReport]) -> list[str]:
     """Sentences on what else differs between runs of one test set, and their data sets' notes."""
     first, notes = reports[0], []

@@ -1,6 +1,6 @@
-"""Which classes the tail is confused with."""
+"""Which answers test images get, class by class."""
 
-from typing import Any
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -8,26 +8,57 @@ from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from bcl.evaluation.shots import ShotGroups
 
-RAREST = 12  # tail classes listed
-TAKEN_FOR = 3  # wrong answers listed for each
+CLASSES = 20  # rows and columns that a page has room for
 
 
-def tail_confusion(predictions: Tensor, labels: Tensor, groups: ShotGroups) -> dict[str, Any]:
-    """Shares of right and wrong answers by group, and the rarest classes with their confusions.
+@dataclass
+class Confusion:
+    """Shares of answers by true class, and the images of each confusion that can be shown.
 
-    From (draws, M) predicted and (M,) true labels; classes and groups that were not tested are
-    left out.
+    Attributes:
+        groups: by group, the share of right answers and where the wrong ones go.
+        rows: true classes, the rarest first; those that were tested.
+        columns: answers, in the same order: all classes, or those given most often to the rows.
+        shares: (R, C) of each row's test images.
+        others: (R,) answers that are in no column.
+        images: rows of the page's images by true class and answer.
     """
-    counts = groups.class_counts.tolist()
+
+    groups: list[dict[str, float | str]]
+    rows: list[int]
+    columns: list[int]
+    shares: list[list[float]]
+    others: list[float]
+    images: dict[tuple[int, int], list[int]] = field(default_factory=dict)
+
+
+def confusion(predictions: Tensor, labels: Tensor, groups: ShotGroups) -> Confusion:
+    """From (draws, M) predicted and (M,) true labels; classes that were not tested are left out."""
+    counts = groups.class_counts
     answers, truth = predictions.flatten(), labels.repeat(len(predictions))
     matrix = multiclass_confusion_matrix(
         answers, truth, num_classes=len(counts), validate_args=False
     )  # (C, C), rows are true
     share = matrix.double() / matrix.sum(1, keepdim=True).clamp(min=1)
-    right = share.diagonal().clone()
-    wrong = share.fill_diagonal_(0)
     tested = matrix.sum(1) > 0
-    table = [
+    rarest = torch.sort(counts, stable=True).indices
+    rows = rarest[tested[rarest]][:CLASSES]
+    given = torch.sort(share[rows].sum(0), descending=True, stable=True).indices[:CLASSES]
+    columns = rarest[torch.isin(rarest, given)]
+    others = (matrix[rows].sum(1) - matrix[rows][:, columns].sum(1)) / matrix[rows].sum(1)
+    return Confusion(
+        _by_group(share, tested, groups),
+        rows.tolist(),
+        columns.tolist(),
+        share[rows][:, columns].tolist(),
+        others.tolist(),
+    )
+
+
+def _by_group(share: Tensor, tested: Tensor, groups: ShotGroups) -> list[dict[str, float | str]]:
+    """Mean over a group's classes of right answers, and of wrong ones by the group they go to."""
+    right, wrong = share.diagonal(), share - share.diag().diag()
+    return [
         {
             "group": name,
             "right": float(right[rows].mean()),
@@ -36,10 +67,3 @@ def tail_confusion(predictions: Tensor, labels: Tensor, groups: ShotGroups) -> d
         for name, ids in groups.as_dict().items()
         if len(rows := ids[tested[ids]])
     ]
-    rare = sorted(torch.nonzero(tested).flatten().tolist(), key=counts.__getitem__)[:RAREST]
-    classes = []
-    for class_id in rare:
-        found = zip(*wrong[class_id].topk(min(TAKEN_FOR, len(counts))), strict=True)
-        taken = [{"class": int(c), "share": float(value)} for value, c in found if value > 0]
-        classes.append({"class": class_id, "right": float(right[class_id]), "taken_for": taken})
-    return {"groups": table, "classes": classes}

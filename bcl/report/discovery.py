@@ -1,6 +1,7 @@
 """The report's panel on the tail: which signal finds it, at the end and by epoch."""
 
-from typing import Any
+from collections import Counter
+from typing import Any, NamedTuple
 
 from bcl.report.charts import COLORS, SHAPES, Row, axis, draw, epoch_axis, layer
 from bcl.report.compare import Method
@@ -21,14 +22,50 @@ def signals(tracker: dict[str, Any]) -> dict[str, Row]:
     return found
 
 
+class Answer(NamedTuple):
+    """Whether a signal finds the tail: "Yes", "No", "Not shown" or "Not measured", and why."""
+
+    short: str
+    words: str
+
+
 def found_tail(discovery: dict[str, Any] | None) -> str:
-    """Whether high values are those of the tail, in words, by the interval of the AUC."""
+    """Whether high values are those of the tail, by the interval of the AUC of one run."""
     if discovery is None:
-        return "not measured"
+        return "Not measured"
     _, low, high = discovery["auc"]
     if low <= 0.5 <= high:
-        return "not shown: chance is within the interval"
-    return "yes" if low > 0.5 else "no: the head has the higher values"
+        return "Not shown"
+    return "Yes" if low > 0.5 else "No"
+
+
+def answers(method: Method) -> list[Answer]:
+    """The answer of each signal of a method, over all its seeds."""
+    runs = [signals(run.tracker) for run in method.reports if run.tracker]
+    return [_answer(method, name, [run[name] for run in runs if name in run]) for name in runs[0]]
+
+
+def _answer(method: Method, signal: str, runs: list[Row]) -> Answer:
+    """Yes or no where every run says so, by its own interval."""
+    name = f"{method.label}: its {'momentum loss' if signal == 'loss' else signal}"
+    found = [run["discovery"] for run in runs if run["discovery"]]
+    if not found:
+        return Answer("Not measured", f"{name}. {runs[0].get('discovery_note') or ''}")
+    kinds = Counter(map(found_tail, found))
+    short = next(iter(kinds)) if len(kinds) == 1 else "Not shown"
+    words = {
+        "Yes": "is higher for rare classes than for frequent ones",
+        "No": "is higher for frequent classes than for rare ones",
+        "Not shown": "does not tell rare from frequent classes",
+    }[short]
+    if len(found) == 1:
+        value, low, high = found[0]["auc"]
+        auc = f"AUC {value:.2f} [{low:.2f}, {high:.2f}], chance 0.50; one seed"
+    else:
+        values = sorted(each["auc"][0] for each in found)
+        each = ", ".join(f"{kind.lower()} in {count}" for kind, count in kinds.items())
+        auc = f"AUC {values[0]:.2f} to {values[-1]:.2f}, chance 0.50; {each} of {len(found)} seeds"
+    return Answer(short, f"{name} {words} ({auc}).")
 
 
 def by_epoch(method: Method) -> str:

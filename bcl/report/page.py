@@ -1,26 +1,29 @@
 """Reports as one HTML file: runs side by side, with nothing to load from anywhere."""
 
-import base64
+import functools
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote
 
 from bcl.core.checks import check_choice
 from bcl.core.errors import InputError
 from bcl.core.files import check_writable, write_text
 from bcl.discovery.html import templates
-from bcl.evaluation.results import SCHEMA, ProbeReport
+from bcl.evaluation.results import SCHEMA, ProbeReport, ShownImage
 from bcl.report import charts, discovery, tables
 from bcl.report.compare import (
     COLUMNS,
     compare,
     difference_notes,
-    main_protocol,
     methods,
     small_group_notes,
 )
-from bcl.report.confusion import tail_confusion
+from bcl.report.confusion import Confusion, confusion
 from bcl.report.effects import effect_charts
+from bcl.report.images import Images
 from bcl.report.verdict import tests_over_seeds, verdicts
 
 OVER = {"seeds": "over seeds", "draws": "over draws", "images": "over test images"}
@@ -33,7 +36,7 @@ FORMATS = {
 IMAGE_ROWS = {
     "highest": (
         "highest memorization scores",
-        "Not memorized yet: boosted views augment these most.",
+        "Not memorized yet, in spite of the name: boosted views augment these most.",
     ),
     "lowest": ("lowest memorization scores", "Memorized: boosted views augment these least."),
     "risen": (
@@ -82,7 +85,7 @@ def render_report(
     runs = [reports] if isinstance(reports, ProbeReport) else list(reports)
     formats = list(dict.fromkeys(formats))
     targets = check_out(Path(out), overwrite, formats)
-    texts = [render_html(runs, title), *(FORMATS[name](runs) for name in formats)]
+    texts = [render_html(runs, title, targets[0]), *(FORMATS[name](runs) for name in formats)]
     for target, text in zip(targets, texts, strict=True):
         try:
             write_text(target, text)
@@ -123,21 +126,25 @@ def json_schema(path: Path) -> str | None:
     return str(values.get("schema", "")) if isinstance(values, dict) else ""
 
 
-def render_html(runs: Sequence[ProbeReport], title: str) -> str:
-    """The page as text."""
+def render_html(runs: Sequence[ProbeReport], title: str, out: Path) -> str:
+    """The page as text; its links start at the folder of ``out``."""
     together = methods(runs)
     for run in runs:
         if not run.protocols:
             raise InputError(f"report '{run.name}' has no protocol; there is nothing to show.")
     environment = templates("bcl.report", "bcl.discovery")
-    protocol, compared = main_protocol(together), compare(runs)
+    protocol, compared = runs[0].main_protocol, compare(runs)
+    images = Images()
+    images.draw(together)
+    mapped, pictured = len(images.paths), [_pictured(images, method.first) for method in together]
+    confusions = [(method, _confused(images, method.first, protocol)) for method in together]
     units = {row.over for table in compared for row in table.rows}
     environment.filters |= {
         "percent": tables.percent,
         "stars": tables.stars,
         "decimal": lambda x: "–" if x is None or x != x else f"{x:.3f}",
-        "found_tail": discovery.found_tail,
-        "base64": lambda content: base64.b64encode(content).decode(),
+        "whole": lambda x: "<1" if x < 0.005 else f"{100 * x:.0f}",
+        "link": functools.partial(_link, folder=out.absolute().parent),
         "pretty": lambda x: json.dumps(x, indent=2, ensure_ascii=False, default=str),
     }
     page: str = environment.get_template("report.html.j2").render(
@@ -152,15 +159,47 @@ def render_html(runs: Sequence[ProbeReport], title: str) -> str:
         tests=tests_over_seeds(compared),
         over=" and ".join(OVER[over] for over in OVER if over in units),
         notes=[*small_group_notes(runs[0]), *difference_notes(runs)],
-        confused=[
-            (method, tail_confusion(found[protocol], found["labels"], run.groups[run.grouping]))
-            for method in together
-            if {protocol, "labels"} <= (found := (run := method.first).predictions).keys()
-        ],
+        confused=[(method, found) for method, found in confusions if found],
+        pictured=pictured,
         image_rows=IMAGE_ROWS,
+        maps=images.maps,
+        mapped=mapped,
+        data=images.script(runs[0].data["class_names"]),
+        docs=Path(__file__).parents[2] / "docs",
         discovery=discovery,
         charts=charts,
         markdown=tables.markdown_table(runs),
         latex=tables.latex_table(runs),
     )
     return page
+
+
+def _pictured(images: Images, run: ProbeReport) -> dict[str, list[tuple[ShownImage, int]]]:
+    """The images of each kind, with their rows on the page."""
+    return {
+        which: [(each, images.add(run, each)) for each in run.images if each.which == which]
+        for which in IMAGE_ROWS
+    }
+
+
+def _confused(images: Images, run: ProbeReport, protocol: str) -> Confusion | None:
+    """The answers of a run under a protocol, with the images that it kept of wrong ones."""
+    answers, truth = (run.predictions.get(name) for name in (protocol, "labels"))
+    if answers is None or truth is None:
+        return None
+    found = confusion(answers, truth, run.groups[run.grouping])
+    for image in run.images:
+        if image.which == "wrong" and 0 <= image.id < len(truth):
+            pair = int(truth[image.id]), int(answers[0, image.id])
+            found.images.setdefault(pair, []).append(images.add(run, image))
+    return found
+
+
+def _link(path: Any, folder: Path) -> str:
+    """A link to a file or folder that exists, relative to the page's folder; "" to none."""
+    try:
+        target = Path(str(path)).absolute()
+        there = Path(os.path.relpath(target, folder)).as_posix()
+        return f"./{quote(there)}" if target.exists() else ""
+    except (OSError, ValueError):  # a name that no file can have, or another drive
+        return ""

@@ -1,4 +1,3 @@
-"use strict";
 // Tables sort by their column headings; without script the page reads the same.
 for (const table of document.querySelectorAll("table.sortable")) {
   const headings = [...table.tHead.rows[0].cells];
@@ -93,4 +92,15 @@ for (const entry of document.querySelectorAll(".legend li")) {
   document.addEventListener("pointerup", tell);
   document.addEventListener("scroll", () => { tip.hidden = true; }, { passive: true });
   document.addEventListener("keydown", (event) => { if (event.key === "Escape") tip.hidden = true; });
+}
+// A cell of a confusion matrix shows its images below the table.
+for (const cell of document.querySelectorAll("[data-rows]")) {
+  cell.addEventListener("click", () => {
+    const panel = cell.closest(".matrix").querySelector(".answers");
+    panel.hidden = false;
+    panel.querySelector("p").textContent = cell.getAttribute("aria-label");
+    const rows = cell.dataset.rows.split(",").map(Number);
+    panel.querySelector(".strip").replaceChildren(...rows.map((row) => button(row, "medium")));
+    panel.scrollIntoView({ block: "nearest" });
+  });
 }

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import NamedTuple
 
-from bcl.report.compare import COLUMNS, LEVEL, Comparison, Method, Row, Value, main_protocol
+from bcl.report.compare import COLUMNS, LEVEL, Comparison, Method, Row, Value
 from bcl.report.differences import TESTED
 from bcl.report.tables import percent
 
@@ -40,7 +40,7 @@ class Found(NamedTuple):
 def verdicts(tables: Sequence[Comparison], together: Sequence[Method]) -> list[Verdict]:
     """What was found of each method against the baseline, or of a method that is alone."""
     if len(together) == 1:
-        main = main_protocol(together)
+        main = together[0].first.main_protocol
         return [_alone(next(t for t in tables if t.protocol == main), together[0])]
     return [_against(tables, together[0], method) for method in together[1:]]
 

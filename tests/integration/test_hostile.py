@@ -7,6 +7,7 @@ import re
 import hostile
 import pytest
 from places import ROOT
+from probe_reports import by_hand
 
 from bcl import InputError, TrackerHistory, load_encoder
 from bcl.cli import main
@@ -33,10 +34,16 @@ def command(*words):
     return call
 
 
-def report_of(path):
-    values = {"schema": "bcl-cacr/probe-report", "schema_version": 2}
-    (path.parent / "report.json").write_text(json.dumps(values))
+def report_with(path):
+    """A whole report but for one of its files."""
+    content = path.read_bytes()
+    by_hand("run", 0, [0.5] * 6).save(path.parent)
+    path.write_bytes(content)
     ProbeReport.load(path.parent)
+
+
+def report_with_a_sample(path):
+    report_with(path)
 
 
 # By loader: the name under which it reads a file.
@@ -52,7 +59,8 @@ LOADERS = {
     TrackerHistory: "epoch000001.npy",
     load_split: "split.npy",
     read_table: "embedding.npz",
-    report_of: "predictions.pt",
+    report_with: "predictions.pt",
+    report_with_a_sample: "sample.pt",
 }
 FOLDERS = (load_encoder, TrackerHistory)
 ENCODER = {"bcl": {"encoder": {"name": "resnet8"}, "mean": [0.5] * 3, "std": [0.5] * 3}}

@@ -9,12 +9,12 @@ import torch
 from browser import CHROMIUM, browser
 from probe_reports import recorded
 
-from bcl.discovery.embedding import thumbnails
 from bcl.discovery.findings import DiscoverOptions
 from bcl.discovery.page import discover
 from bcl.discovery.quality import image_quality
 from bcl.discovery.table import Table
 from bcl.evaluation import ProbeReport
+from bcl.evaluation.thumbnails import thumbnails
 from bcl.report import render_report
 
 pytestmark = pytest.mark.slow
@@ -59,9 +59,8 @@ SEEN = """(() => {
   };
 })()"""
 CLICK_ALL = """(() => {
-  for (const each of document.querySelectorAll("summary, thead button, .legend button")) {
-    each.click();
-  }
+  const pressed = "summary, thead button, .legend button, [data-rows]";
+  for (const each of document.querySelectorAll(pressed)) each.click();
 })()"""
 
 
@@ -147,14 +146,15 @@ def test_a_strangers_reports(window, tmp_path):
     runs = [stranger(name, tmp_path / name) for name in ("a", "b")]
     page = render_report(runs, tmp_path / "report.html", title=EVIL)
     seen = opened(window, page)
-    harmless(seen, scripts=1)
+    harmless(seen, scripts=2)
     assert window.run("document.title") == EVIL
     assert (
-        window.run("document.querySelectorAll('section').length") == 10
+        window.run("document.querySelectorAll('section').length") == 11
     )  # all that a page can have
     # As text, whole, wherever it stood: in headings, cells, captions, marks of charts, lists.
     for place in ("h1", "h3", "th", "td", "caption", "dd", "figcaption", "svg title", ".note",
-                  "figure h3", ".legend", ".images li"):  # fmt: skip
+                  "figure h3", ".legend", ".images li", ".verdict strong", ".answer", ".notes li",
+                  "summary"):  # fmt: skip
         texts = window.run(
             f"[...document.querySelectorAll({place!r})].map((each) => each.textContent)"
         )

@@ -1,14 +1,11 @@
-import io
-
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from ranks import pool
 
 from bcl.core.errors import InputError
 from bcl.discovery import embedding as module
-from bcl.discovery.embedding import EmbedOptions, Extra, embed, thumbnails
+from bcl.discovery.embedding import EmbedOptions, Extra, embed
 from bcl.discovery.table import read_table
 from datamodules.images.dataset import ImageDataset
 
@@ -93,13 +90,6 @@ def test_half_and_no_thumbnails(tmp_path):
     found = read_table(embed(encode, images(), tmp_path / "a.npz", options))
     assert found.embedding.dtype == np.float16
     assert found.thumbnails == []
-
-
-def test_thumbnails_are_small_and_alike():
-    ramp = torch.linspace(0, 255, 256).to(torch.uint8).expand(1, 3, 256, 256)
-    image = Image.open(io.BytesIO(thumbnails(ramp)[0]))
-    assert image.size == (64, 64)
-    assert abs(np.asarray(image)[32, 32, 0] - 127) < 8
 
 
 def on_a_rank(rank, folder):

@@ -11,10 +11,10 @@ from browser import CHROMIUM, browser
 
 from bcl.core.errors import InputError
 from bcl.discovery import page as module
-from bcl.discovery.embedding import thumbnails
 from bcl.discovery.findings import DiscoverOptions
 from bcl.discovery.page import discover
 from bcl.discovery.table import Table
+from bcl.evaluation.thumbnails import thumbnails
 
 pytest.importorskip("jinja2")
 pytest.importorskip("vl_convert")
@@ -85,7 +85,8 @@ def test_what_the_script_reads(tmp_path):
     assert [files[a:b] for a, b in zip(starts, ends, strict=True)] == [
         table.thumbnails[row] for row in rows
     ]
-    near = np.frombuffer(base64.b64decode(found["neighbors"]), "<u4").reshape(N, found["width"])
+    (drawn,) = found["maps"]
+    near = np.frombuffer(base64.b64decode(drawn["neighbors"]), "<u4").reshape(N, drawn["width"])
     assert (near != np.arange(N)[:, None]).all()
 
 
@@ -129,7 +130,7 @@ SHOWN, DESK, PHONE = 60, (1400, 900), (400, 800)
 # Where the image ROW is drawn while the whole map is shown, in the coordinates of the window.
 PLACE = """(() => {
   const canvas = document.getElementById("canvas"), box = canvas.getBoundingClientRect();
-  const raw = numbers(data.places, Uint16Array), last = [0, 0];
+  const raw = maps[0].places, last = [0, 0];
   raw.forEach((value, i) => { last[i % 2] = Math.max(last[i % 2], value); });
   const scale = Math.min((box.width - 60) / last[0], (box.height - 60) / last[1]);
   return [box.left + (box.width - scale * last[0]) / 2 + raw[2 * ROW] * scale,

@@ -1,6 +1,7 @@
 """Reports on disk: what is saved is loaded, what was cut short or edited is refused."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -41,7 +42,10 @@ def test_saves_and_loads(report, tmp_path):
     again = ProbeReport.load(tmp_path / "a")
     assert again.to_dict() == report.to_dict()
     assert again.predictions["full"].equal(report.predictions["full"])
-    assert [image.png for image in again.images] == [image.png for image in report.images]
+    assert [image.content for image in again.images] == [image.content for image in report.images]
+    assert again.folder == tmp_path / "a"
+    for name, tensor in again.sample.tensors().items():
+        assert tensor.equal(report.sample.tensors()[name]), name
 
 
 def test_names_stay_on_one_line(report):
@@ -94,3 +98,34 @@ def test_small_numbers_survive_saving(tmp_path):
     assert chosen["l2"] == 3e-7
     assert chosen["gap"] == pytest.approx(gap, rel=1e-4)
     assert again.record["config"]["weight_decay"] == 1.5e-8
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        None,  # no tensors at all
+        {"ids": torch.arange(3)},
+        {"labels": torch.full((128,), 6)},
+        {"scores": torch.zeros(1)},
+        {"sizes": torch.zeros(0)},
+    ],
+)
+def test_a_damaged_sample_is_named(report, change, tmp_path):
+    report.save(tmp_path)
+    file = tmp_path / "sample.pt"
+    if change is None:
+        file.write_bytes(b"short")
+    else:
+        torch.save({**torch.load(file, weights_only=True), **change}, file)
+    with pytest.raises(InputError, match=r"sample\.pt is damaged"):
+        ProbeReport.load(tmp_path)
+    file.unlink()
+    assert ProbeReport.load(tmp_path).sample is None
+
+
+def test_what_an_older_report_kept_does_not_stay(report, tmp_path):
+    report.save(tmp_path)
+    replace(report, sample=None, predictions={}).save(tmp_path)
+    again = ProbeReport.load(tmp_path)
+    assert again.sample is None
+    assert again.predictions == {}

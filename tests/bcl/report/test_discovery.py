@@ -11,18 +11,54 @@ from bcl.report.compare import Method
 @pytest.mark.parametrize(
     ("auc", "words"),
     [
-        ((0.7, 0.6, 0.8), "yes"),
-        ((0.4, 0.3, 0.49), "no: the head"),
-        ((0.6, 0.4, 0.8), "not shown"),
+        ((0.7, 0.6, 0.8), "Yes"),
+        ((0.4, 0.3, 0.49), "No"),
+        ((0.6, 0.4, 0.8), "Not shown"),
     ],
 )
 def test_the_tail_is_found_where_the_interval_says_so(auc, words):
-    assert words in discovery.found_tail({"auc": auc})
-    assert discovery.found_tail(None) == "not measured"
+    assert discovery.found_tail({"auc": auc}) == words
+    assert discovery.found_tail(None) == "Not measured"
 
 
-def method(tracker):
-    return Method("A", 0, [SimpleNamespace(tracker=tracker)])
+def method(*trackers):
+    return Method("A", 0, [SimpleNamespace(tracker=tracker) for tracker in trackers])
+
+
+def signal(auc, name="loss"):
+    found = None if auc is None else {"auc": auc}
+    return {"signals": {name: {"discovery": found, "discovery_note": "2 samples are too few."}}}
+
+
+@pytest.mark.parametrize(
+    ("aucs", "short", "words"),
+    [
+        ([(0.7, 0.6, 0.8)], "Yes", "A: its momentum loss is higher for rare classes than for "
+            "frequent ones (AUC 0.70 [0.60, 0.80], chance 0.50; one seed)."),
+        ([(0.4, 0.3, 0.49)], "No", "A: its momentum loss is higher for frequent classes than for "
+            "rare ones (AUC 0.40 [0.30, 0.49], chance 0.50; one seed)."),
+        ([(0.6, 0.4, 0.8)], "Not shown", "A: its momentum loss does not tell rare from frequent "
+            "classes (AUC 0.60 [0.40, 0.80], chance 0.50; one seed)."),
+        ([None], "Not measured", "A: its momentum loss. 2 samples are too few."),
+        ([(0.7, 0.6, 0.8), (0.65, 0.55, 0.7)], "Yes", "A: its momentum loss is higher for rare "
+            "classes than for frequent ones (AUC 0.65 to 0.70, chance 0.50; yes in 2 of 2 seeds)."),
+        ([(0.7, 0.6, 0.8), (0.5, 0.4, 0.6), (0.3, 0.2, 0.4)], "Not shown", "A: its momentum loss "
+            "does not tell rare from frequent classes (AUC 0.30 to 0.70, chance 0.50; yes in 1, "
+            "not shown in 1, no in 1 of 3 seeds)."),
+    ],
+)  # fmt: skip
+def test_the_answer_in_words(aucs, short, words):
+    (answer,) = discovery.answers(method(*map(signal, aucs)))
+    assert answer == (short, words)
+
+
+def test_every_signal_has_an_answer():
+    both = signal((0.7, 0.6, 0.8)), signal((0.3, 0.2, 0.4), "tailness")
+    tracker = {"signals": both[0]["signals"] | both[1]["signals"]}
+    answers = discovery.answers(method(tracker, None))
+    assert [(each.short, each.words.split(" is ")[0]) for each in answers] == [
+        ("Yes", "A: its momentum loss"), ("No", "A: its tailness"),
+    ]  # fmt: skip
 
 
 def test_a_report_of_one_tracker_has_one_signal():

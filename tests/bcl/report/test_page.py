@@ -1,15 +1,13 @@
 """The page: self-contained, accessible, and clicked in a real browser where there is one."""
 
-import base64
 import html.parser
 import json
 import os
 import re
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
+from browser import CHROMIUM, browser
 from fakes import QUICK, FakeData, encode
 from probe_reports import recorded
 
@@ -47,7 +45,7 @@ class Outline(html.parser.HTMLParser):
             self.links.append(values["href"])
         for name in ("src", "href"):
             target = values.get(name) or ""
-            if target and not target.startswith(("#", "data:image/png;base64,")):
+            if target and not target.startswith(("#", "./", "https://arxiv.org/")):
                 self.problems.append(f"{tag} loads {target}")
         if tag == "img" and not values.get("alt"):
             self.problems.append("image without alt text")
@@ -74,8 +72,8 @@ def test_page_is_well_formed_self_contained_and_labeled(page):
     assert outline.problems == []
     assert outline.stack == []
     assert len(set(outline.ids)) == len(outline.ids)
-    assert {link[1:] for link in outline.links} <= set(outline.ids)
-    assert text.count("<script") == 1  # a config cannot smuggle in another
+    assert {link[1:] for link in outline.links if link[0] == "#"} <= set(outline.ids)
+    assert text.count("<script") == 2  # data and code; a config cannot smuggle in another
     assert 'lang="en"' in text
     assert 'name="viewport"' in text
     assert "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'" in text
@@ -86,7 +84,7 @@ def test_page_holds_all_sections(page):
     text = page.read_text()
     for words in (
         "What was found", "Differences under full", "Few-shot curve", "Gain over the baseline",
-        "What tail classes are taken for",
+        "What test images are taken for", "Map of the training images",
         "over training", "scores that rose most", "Measures without a classifier",
         "Spearman", "2 seeds", "population", "thirds of the classes", "Tables to copy",
     ):  # fmt: skip
@@ -110,7 +108,7 @@ def test_accuracies_of_the_history_are_drawn(page):
     assert titles == [
         "Online knn, All", "Online linear, All", "Online linear, Few", "Online linear, strange",
     ]  # fmt: skip
-    section = text[text.index('id="training"') : text.index('id="tracker"')]
+    section = text[text.index('id="training"') : text.index('id="measures"')]
     assert section.count("Online linear, Few") >= 2  # in the chart and below it
 
 
@@ -119,7 +117,7 @@ def test_measures_without_labels_and_a_collapse_are_shown(tmp_path):
     run = recorded("flat", 0, 0.3)
     run.record["notes"] = ["the features have collapsed in epoch 3: all alike", "no news"]
     text = render_report(run, tmp_path / "a.html").read_text()
-    section = text[text.index('id="training"') : text.index('id="tracker"')]
+    section = text[text.index('id="training"') : text.index('id="measures"')]
     assert "<h3>Effective rank (RankMe)</h3>" in section
     assert '<p class="note">flat: the features have collapsed in epoch 3: all alike</p>' in section
     assert "no news" not in section
@@ -273,92 +271,167 @@ def test_missing_and_broken_reports(tmp_path):
 
 # --- a real browser -------------------------------------------------------------------------
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-# Stands at the end of the page, after its own script, and leaves what it saw in the document.
-VISITOR = r"""
-const all = (selector) => [...document.querySelectorAll(selector)];
-const [classes, counts] = all("#classes thead button");
-const column = (cell) => all("#classes tbody tr").map((row) => row.cells[cell].textContent);
-const order = () => counts.parentElement.getAttribute("aria-sort");
-const shown = (id) => getComputedStyle(document.getElementById(id)).display;
-document.documentElement.style.width = "390px";  // chromium's own windows are not that narrow
-const seen = {phone: matchMedia("(max-width: 560px)").matches, before: column(1)};
-counts.click();
-seen.first = [order(), column(1)];
-counts.click();
-seen.second = [order(), column(1)];
-classes.focus();
-seen.focused = document.activeElement === classes;
-classes.click();
-seen.names = column(0);
-const [legend] = all('.legend [data-run="0"] button');
-const drawn = () => all('svg [class*="run0x"]').filter((marks) => marks.style.display !== "none");
-seen.drawn = [drawn().length];
-legend.click();
-seen.pressed = all('.legend [data-run="0"] button').map((b) => b.getAttribute("aria-pressed"));
-seen.drawn.push(drawn().length);
-legend.click();
-seen.drawn.push(drawn().length);
-seen.wide = document.body.scrollWidth;
-seen.narrow = all("figure > svg").filter((svg) => svg.getBoundingClientRect().width < 300).length;
-seen.requests = performance.getEntriesByType("resource").filter((e) => !e.name.startsWith("data:"));
-seen.images = document.images.length;
-seen.broken = [...document.images].filter((image) => !image.naturalWidth).length;
-all('nav a[href="#run"]')[0].click();
-seen.hash = location.hash;
-for (const rule of document.styleSheets[0].cssRules) {  // what paper would show
-  if (rule.media?.mediaText === "print") rule.media.mediaText = "all";
-}
-seen.paper = ["tables", "classes"].map(shown);
-all("#tables summary")[0].click();
-seen.opened = all("#tables details")[0].open && shown("tables");
-document.body.innerHTML = `<pre>${btoa(JSON.stringify(seen))}</pre>`;
-"""
+LOADED = "new Promise((done) => setTimeout(done, 300))"  # images come when they are looked at
+ALL = "const all = (selector) => [...document.querySelectorAll(selector)];"
 
 
-@pytest.fixture
-def seen(page, tmp_path):
-    """What a visitor with a phone finds."""
+@pytest.fixture(scope="module")
+def window(page, tmp_path_factory):
     if CHROMIUM is None:
         assert not os.environ.get("REQUIRE_CHROMIUM"), "chromium is required here; install it"
         pytest.skip("chromium is not installed")
-    visited = tmp_path / "visited.html"
-    visited.write_text(page.read_text().replace("</script>\n", f"\n{{{VISITOR}}}</script>\n"))
-    command = [
-        CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic",
-        "--no-first-run", "--disable-background-networking", "--disable-component-update",
-        "--disable-sync", f"--user-data-dir={tmp_path / 'profile'}", "--window-size=500,800",
-        "--dump-dom", visited.as_uri(),
-    ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    found = re.search(r"<pre>([\w+/=]+)</pre>", done.stdout)
-    assert found, done.stdout[-2000:] + done.stderr
-    return json.loads(base64.b64decode(found[1]))
+    with browser(tmp_path_factory.mktemp("profile")) as found:
+        found.look(390, 800)
+        found.open(page)
+        found.run(ALL)
+        yield found
+
+
+def middle(window, element):
+    """Where an element is, once it is in sight."""
+    window.run(f"{element}.scrollIntoView({{block: 'center'}})")
+    window.drawn()
+    box = window.run(f"(({{left, top, width, height}}) => [left, top, width, height])"
+        f"({element}.getBoundingClientRect())")  # fmt: skip
+    return box[0] + box[2] / 2, box[1] + box[3] / 2
 
 
 @pytest.mark.slow
-def test_clicked_in_a_browser(seen):
+def test_it_fits_a_phone_and_loads_nothing(window):
+    assert window.run("document.documentElement.scrollWidth") <= 390
+    assert (
+        window.run("all('figure svg:not(.key)').filter((svg) => svg.clientWidth < 250).length") == 0
+    )
+    loaded = "performance.getEntriesByType('resource').map((each) => each.name)"
+    assert all(name.startswith(("data:", "blob:")) for name in window.run(loaded))
+    headings = window.run("all('table.even')[0].tHead.innerText").split()
+    assert headings[:2] == ["Run", "All"]
+
+
+@pytest.mark.slow
+def test_headings_sort_their_table(window):
+    window.run("const [classes, counts] = all('#classes thead button')")
+    column = "all('#classes tbody tr').map((row) => row.cells[{}].textContent)"
     largest = ["60", "30", "20", "10", "5", "3"]
-    assert seen["before"] == largest
-    assert seen["first"] == ["descending", largest]
-    assert seen["second"] == ["ascending", largest[::-1]]
-    assert seen["focused"]  # a button, which the keyboard reaches
-    assert seen["names"] == [f"class <{c}>" for c in range(6)]
-    # A legend's entry hides a run in every chart and shows it again.
-    assert set(seen["pressed"]) == {"false"}
-    assert seen["drawn"][0] == seen["drawn"][2] > 8
-    assert seen["drawn"][1] == 0
-    # It fits a phone, loads nothing, and every image shows.
-    assert seen["phone"]
-    assert 300 < seen["wide"] <= 390
-    assert seen["narrow"] == 0
-    assert seen["requests"] == []
-    assert seen["images"] > 0
-    assert seen["broken"] == 0
-    assert seen["hash"] == "#run"
+    for order, shown in (("descending", largest), ("ascending", largest[::-1])):
+        window.run("counts.click()")
+        assert window.run("counts.parentElement.getAttribute('aria-sort')") == order
+        assert window.run(column.format(1)) == shown
+    window.run("classes.focus()")
+    assert window.run("document.activeElement === classes")  # a button, which the keyboard reaches
+    window.run("classes.click()")
+    assert window.run(column.format(0)) == [f"class <{c}>" for c in range(6)]
+
+
+@pytest.mark.slow
+def test_a_legend_hides_a_run_and_shows_it_again(window):
+    window.run("const [legend] = all('.legend [data-run=\"0\"] button')")
+    drawn = "all('svg [class*=\"run0x\"]').filter((mark) => mark.style.display !== 'none').length"
+    before = window.run(drawn)
+    assert before > 8
+    window.run("legend.click()")
+    pressed = "all('.legend [data-run=\"0\"] button').map((b) => b.getAttribute('aria-pressed'))"
+    assert set(window.run(pressed)) == {"false"}
+    assert window.run(drawn) == 0
+    window.run("legend.click()")
+    assert window.run(drawn) == before
+
+
+@pytest.mark.slow
+def test_a_mark_tells_its_values_to_the_mouse_and_to_a_finger(window):
+    x, y = middle(window, "document.querySelector('#verdict [data-tip]')")
+    window.point(x + 4, y + 3)  # near it
+    lines = window.run("all('#tip div').map((line) => line.textContent)")
+    assert lines[:2] == ["run: better", "group: All"]
+    assert lines[2].startswith("points over base: ")
+    window.point(5, 5)
+    assert window.run("document.getElementById('tip').hidden")
+    spot = [{"x": x + 14, "y": y + 8}]
+    window.send("Input.dispatchTouchEvent", type="touchStart", touchPoints=spot)
+    window.send("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
+    window.drawn()
+    assert window.run("document.getElementById('tip').innerText").startswith("run: better")
+    window.run("dispatchEvent(new KeyboardEvent('keydown', {key: 'Escape', bubbles: true}))")
+
+
+@pytest.mark.slow
+def test_a_confusion_leads_to_images_and_they_enlarge(window):
+    window.run("const [cell] = all('.matrix [data-rows]')")
+    window.run("cell.click()")
+    panel = "cell.closest('.matrix').querySelector('.answers')"
+    words = window.run(f"{panel}.querySelector('p').textContent")
+    assert re.fullmatch(r"class <\d> taken for class <\d>: \d+\.\d %", words)
+    shown = window.run(f"[...{panel}.querySelectorAll('.thumb')].length")
+    assert shown == len(window.run("cell.dataset.rows").split(","))
+    window.run(f"{panel}.querySelector('.thumb').click()")
+    # The class that was taken for another, the number of the image, and its pixels.
+    path = window.run("inspector.querySelector('.path').textContent")
+    assert re.fullmatch(re.escape(words.partition(" taken")[0]) + r", test image \d+", path)
+    window.run(LOADED)
+    assert window.run("inspector.querySelector('img').naturalWidth") == 8
+    window.run("document.dispatchEvent(new KeyboardEvent('keydown', {key: 'Escape'}))")
+    assert window.run("inspector.hidden")
+
+
+@pytest.mark.slow
+def test_images_of_extreme_scores_show(window):
+    window.run("all('.images')[0].scrollIntoView()")
+    window.drawn()
+    first = "all('.images .thumb')[0]"
+    window.run(LOADED)
+    assert "blob:" in window.run(f"{first}.style.backgroundImage")
+    window.run(f"{first}.click()")
+    assert "training image" in window.run("inspector.querySelector('.path').textContent")
+    assert "memorization score: above" in window.run(
+        "inspector.querySelector('.facts-of').textContent"
+    )
+    assert window.run("inspector.querySelectorAll('.near .thumb').length") == 5
+    window.run("select(-1)")
+
+
+@pytest.mark.slow
+def test_the_map_is_drawn_by_class_and_by_score(window):
+    middle(window, "document.getElementById('canvas')")
+    pixels = """(() => {
+      const canvas = document.getElementById("canvas");
+      const all = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
+      return new Uint32Array(all.buffer).filter((x) => x).reduce((a, b) => (a * 31 + b) | 0, 7);
+    })()"""
+    assert window.run("[...byId('color').options].map((each) => each.text)") == [
+        "class", "memorization score",
+    ]  # fmt: skip
+    window.run("byId('show-thumbnails').click()")
+    looks = []
+    for control, value in (("color", "label"), ("color", "score"), ("map-of", "1")):
+        window.run(f"byId('{control}').value = '{value}';"
+            f"byId('{control}').dispatchEvent(new Event('change'))")  # fmt: skip
+        window.drawn()
+        looks.append(window.run(pixels))
+    assert len({7, *looks}) == 4  # something, and something else each time
+    assert window.run("byId('legend').textContent") == "memorizednot memorized yet"
+
+
+@pytest.mark.slow
+def test_it_is_dark_where_the_system_is_and_light_on_paper(window):
+    colors = """(() => {
+      const mark = document.querySelector("#verdict [data-tip]");
+      return [getComputedStyle(document.body).backgroundColor, getComputedStyle(mark).stroke];
+    })()"""
+    rgb = lambda color: "rgb({}, {}, {})".format(*(int(color[i : i + 2], 16) for i in (1, 3, 5)))  # noqa: E731
+    light, dark = charts.COLORS[1], charts.DARK[charts.COLORS[1]]
+    assert window.run(colors) == ["rgb(255, 255, 255)", rgb(light)]
+    window.look(390, 800, dark=True)
+    assert window.run(colors) == [rgb(charts.DARK[charts.PAPER]), rgb(dark)]
+    features = [{"name": "prefers-color-scheme", "value": "dark"}]
+    window.send("Emulation.setEmulatedMedia", media="print", features=features)
+    assert window.run(colors) == ["rgb(255, 255, 255)", rgb(light)]
     # On paper, no heading stands over what is folded.
-    assert seen["paper"] == ["none", "block"]
-    assert seen["opened"] == "block"
+    shown = "getComputedStyle(document.getElementById('tables')).display"
+    assert window.run(shown) == "none"
+    window.run("all('#tables summary')[0].click()")
+    assert window.run(shown) == "block"
+    window.run("all('#tables summary')[0].click()")
+    window.send("Emulation.setEmulatedMedia", media="", features=[])
 
 
 def test_page_and_table_have_their_own_files(tmp_path):
