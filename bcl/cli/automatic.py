@@ -17,6 +17,8 @@ from bcl.models.weights import open_weights
 RECIPE = "images/"
 SIZES = (32, 64, 96, 128)  # of views, below 224
 PRETRAINED = "model.encoder.args.pretrained"
+RATE = "model.optimizer.learning_rate"
+NUMBERS = ("size", "model.views.size", "data.image_size", "data.batch_size", RATE)
 LARGE = 160  # from this size on, images are treated as ImageNet's
 
 
@@ -83,6 +85,7 @@ def choose(name: str, settled: Mapping[str, Any]) -> tuple[Config, str]:
     """
     from datamodules import ImageCollection
 
+    settled = {name: _number(name, x) if name in NUMBERS else x for name, x in settled.items()}
     root = settled.get("data.root")
     if root is None:
         raise InputError(f"{name} needs your images: --data.root DIR (a folder, archive or list).")
@@ -138,6 +141,14 @@ def choose(name: str, settled: Mapping[str, Any]) -> tuple[Config, str]:
         f"precision {found['trainer.precision']}"
     )
     return chosen, lines
+
+
+def _number(name: str, value: Any) -> Any:
+    """An option's number; YAML 1.1 takes ``1e-3`` for a word."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        raise InputError(f"--{name}: expected a number, got '{value}'.") from None
 
 
 def usual_size(side: int, gpu: bool) -> int:

@@ -65,6 +65,14 @@ def test_choices_follow_what_is_given(folder):
         automatic.choose(OPENED, {})
 
 
+def test_numbers_that_yaml_takes_for_words(folder):
+    given = {"data.root": str(folder), "model.optimizer.learning_rate": "1e-3"}
+    assert "learning rate 0.001" in automatic.choose("images/simclr", given)[1]
+    for name in ("size", "data.batch_size", "model.optimizer.learning_rate"):
+        with pytest.raises(InputError, match=f"--{name}: expected a number, got 'few'"):
+            automatic.choose("images/simclr", {"data.root": str(folder), name: "few"})
+
+
 def test_size_changes_views_and_stored_images():
     config = automatic.resized(compose("imagenet_lt/simclr"), 112)
     found = dict(automatic.leaves(config))
