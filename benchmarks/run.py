@@ -113,6 +113,12 @@ JOBS = (
         "tracker.py --samples 1000 --batch 16 --repeats 20",
     ),
     Job("probe", "probe.py", "probe.py --small --only ours --repeats 1"),
+    Job(
+        "peers",
+        "peers.py --encoder resnet18 --size 32 --only ours ours-bcl-i lightly plain bare",
+        "peers.py --encoder resnet10t --images 16 --batch 8 --epochs 2 --rounds 1 --only ours bare",
+        45.0,
+    ),
     Job("gpu-views", f"{_VIEWS} --sizes 32 224 --step", _TOY_VIEWS, gpu=True),
     Job("gpu-views-large", f"{_VIEWS} --sizes 32 --batch 4096 --alone", _TOY_VIEWS, gpu=True),
     Job("gpu-step", f"{_STEP} --warmup 10", _TOY_STEP, gpu=True),

@@ -1,0 +1,136 @@
+"""A whole pretraining run beside what people would use instead.
+
+    python benchmarks/peers.py --encoder resnet18 --size 32
+    python benchmarks/peers.py --lightly-train VENV/bin/python     # its own environment
+    python benchmarks/peers.py --device cuda --encoder resnet50 --size 224 --precision bf16-mixed
+
+Every contender trains SimCLR (one of ours BCL-I) with the same encoder, batch, precision, number of
+workers, two views and chain, from the same folder of JPEG files, each run in a process of its own.
+`bare` is the network alone on a batch of noise: the limit. Contenders take turns for --rounds.
+"""
+
+import argparse
+import itertools
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import results
+import timm
+from loading import photographs
+from peer_runs import CONTENDERS
+
+TITLES = {
+    "ours": "bcl-cacr, SimCLR",
+    "ours-bcl-i": "bcl-cacr, BCL-I",
+    "lightly-train": "LightlyTrain, SimCLR",
+    "lightly": "lightly's SimCLR, Lightning",
+    "plain": "torchvision and DataLoader",
+    "bare": "the network alone, on noise",
+}
+
+
+def run(name: str, job: dict[str, Any], python: str) -> dict[str, Any] | None:
+    """One run's clock; nothing, and a line that says why, where it failed."""
+    with tempfile.TemporaryDirectory() as out:
+        words = [python, str(Path(__file__).with_name("peer_runs.py")), name]
+        environment = {
+            **os.environ,
+            "STARTED": repr(time.time()),
+            "OMP_NUM_THREADS": str(job["threads"]),
+        }
+        done = subprocess.run(
+            [*words, json.dumps({**job, "out": out})],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=out,
+        )
+        clock = Path(out) / "clock.json"
+        if done.returncode or not clock.exists():
+            last = (done.stderr.strip() or done.stdout.strip()).splitlines()[-3:]
+            print(f"{name} failed: {' '.join(last)}", file=sys.stderr)
+            return None
+        found: dict[str, Any] = json.loads(clock.read_text())
+        return found
+
+
+def figures(clock: dict[str, Any], images: int) -> dict[str, float]:
+    """What is compared, from the times of a run."""
+    ends = clock["epochs"]
+    later = [b - a for a, b in itertools.pairwise(ends)]
+    return {
+        "start": clock["first_step"],
+        "first": images / ends[0],
+        "later": images / statistics.median(later),
+        "processor": 1e3 * clock["processor"] / (images * len(ends)),
+        "memory": clock["peak_mb"],
+    }
+
+
+MEASURES = {  # title, unit, which is better
+    "later": ("images/s, later epochs", "images/s", "higher"),
+    "first": ("images/s of the first epoch, with the start", "images/s", "higher"),
+    "start": ("start to the end of the first step", "s", "lower"),
+    "processor": ("processor time per image and epoch, with the start", "ms", "lower"),
+    "memory": ("peak memory of the largest process", "MB", "lower"),
+}
+
+
+def main() -> None:
+    """Run the contenders in turn, print and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--encoder", default="resnet18")
+    parser.add_argument("--size", type=int, default=32)
+    parser.add_argument("--images", type=int, default=1024)
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--epochs", type=int, default=3, help="at least 2")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--precision", default="32-true")
+    parser.add_argument("--only", nargs="+", default=list(CONTENDERS), choices=list(CONTENDERS))
+    parser.add_argument("--lightly-train", default=sys.executable, metavar="PYTHON")
+    results.add_json_option(parser)
+    args = parser.parse_args()
+
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in args.only}
+    with tempfile.TemporaryDirectory() as folder:
+        stored = (48, 40) if args.size <= 64 else (round(args.size * 1.6), round(args.size * 1.2))
+        root = photographs(Path(folder), args.images, *stored)
+        job = {
+            **{key: getattr(args, key) for key in ("encoder", "size", "images", "batch", "epochs")},
+            **{key: getattr(args, key) for key in ("workers", "threads", "device", "precision")},
+            "root": str(root),
+            "resnet": args.encoder.startswith("resnet"),
+            "features": timm.create_model(args.encoder, num_classes=0).num_features,
+        }
+        for _ in range(args.rounds):
+            for name in args.only:
+                python = args.lightly_train if name == "lightly-train" else sys.executable
+                if clock := run(name, job, python):
+                    found[name].append(figures(clock, args.images))
+    rows = []
+    for key, (title, unit, better) in MEASURES.items():
+        values = {TITLES[name]: [each[key] for each in found[name]] for name in args.only}
+        case = f"{args.encoder}, {args.size} px, batch {args.batch}, {args.precision}: {title}"
+        rows += results.compare(case, unit, values, ours=TITLES["ours"], better=better)
+        print(f"\n{case}")
+        for row in rows[-len(args.only) :]:
+            ratio = f"  ours is {row['ratio']:.2f} times as good" if "ratio" in row else ""
+            spread = f"{row['low']:.4g} to {row['high']:.4g}"
+            print(f"  {row['contender']:<28}{row['median']:>10.4g} {unit} ({spread}){ratio}")
+    if args.json:
+        results.save(args.json, "peers", rows)
+
+
+if __name__ == "__main__":
+    main()
