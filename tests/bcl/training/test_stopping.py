@@ -65,9 +65,10 @@ def test_a_second_interrupt_is_at_once(tmp_path):
 
 @pytest.mark.slow
 def test_two_ranks_end_together(monkeypatch, tmp_path):
-    """A signal to rank 0 alone ends both ranks; so does the death of the other one."""
+    """A signal to rank 0 alone ends both ranks, whoever started them; so does a rank's death."""
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     stop_ranks = importlib.import_module("stop_ranks")
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        found = stop_ranks.attempt(tmp_path / str(int(number)), number, group=False, delay=0.2)
+    for number, forked in [(signal.SIGTERM, False), (signal.SIGTERM, True), (signal.SIGKILL, True)]:
+        place = tmp_path / f"{number.name}{forked}"
+        found = stop_ranks.attempt(place, number, group=False, delay=0.2, forked=forked)
         assert found.startswith("ok"), found

@@ -1,7 +1,9 @@
 """Decoding and streaming by processes, and what happens when one is lost."""
 
+import multiprocessing
 import os
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -78,6 +80,24 @@ def test_loader_process_that_is_killed(folder: Path) -> None:
         del files
     finally:
         signal.signal(signal.SIGCHLD, before)
+
+
+@pytest.mark.slow
+def test_loader_processes_outlast_a_signal_to_the_whole_job(folder: Path) -> None:
+    """The main process stops after its step, for which it needs them; its own SIGTERM ends them."""
+    files = ImageFiles(FolderReader(folder), FolderReader(folder).names(), 12, workers=2)
+    stream = files.stream([Places(torch.arange(40), torch.zeros(40))] * 20)
+    next(stream)
+    workers = multiprocessing.active_children()
+    for name in ("USR1", "INT", "TERM"):
+        subprocess.run(["kill", f"-{name}", *(str(each.pid) for each in workers)], check=True)
+    assert len(list(stream)) == 19
+    assert len(workers) == 2
+    for each in workers:
+        assert each.is_alive()
+        each.terminate()
+        each.join(10)
+        assert each.exitcode == 0
 
 
 def test_a_loader_process_tells_an_error_without_its_stack_trace(folder: Path) -> None:
