@@ -278,12 +278,7 @@
   byId("clear").addEventListener("click", () => { inside = []; show(); });
   byId("copy").addEventListener("click", (event) => copy(inside, event.currentTarget));
   byId("save").addEventListener("click", () => {
-    const quoted = (text) => `"${text.replaceAll('"', '""')}"`;
-    const lines = ["id,path", ...inside.map((i) => `${i},${quoted(data.paths[i])}`)];
-    const link = document.createElement("a");
-    link.href = URL.createObjectURL(new Blob([`${lines.join("\n")}\n`], { type: "text/csv" }));
-    link.download = "lasso.csv";
-    link.click();
+    saveRows("lasso", [["id", "path"], ...inside.map((i) => [i, data.paths[i]])]);
   });
 
   for (const [number, each] of maps.entries()) byId("map-of").add(new Option(each.name, number));

@@ -1,4 +1,3 @@
-"use strict";
 // Data, thumbnails and the panel of the selected image; map.js draws the map.
 const data = JSON.parse(document.getElementById("data").textContent);
 const byId = (id) => document.getElementById(id);

@@ -70,6 +70,12 @@ class Sets:
             )
         return labels
 
+    def description(self, protocol: Protocol) -> str:
+        """A protocol's training images in words, which are called balanced only where they are."""
+        counts = torch.bincount(self.labels["probe"])
+        even = len({*counts[counts > 0].tolist()}) == 1
+        return protocol.description if even else protocol.description.replace("balanced ", "")
+
     def subsets(self, protocol: Protocol) -> list[Tensor]:
         """Positions (n,) of each draw's training images."""
         labels, shots = self.labels[protocol.source], protocol.shots

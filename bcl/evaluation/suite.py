@@ -180,7 +180,7 @@ Measured = Iterator[tuple[str, str, list[ProbeResult]]]  # name, description, on
 
 def _run_linear(protocol: Protocol, subsets: list[Tensor], run: Run) -> Measured:
     weights = ", balanced class weights" if run.options.probe.balanced else ""
-    yield protocol.name, protocol.description + weights, _probes(protocol, subsets, run)
+    yield protocol.name, run.sets.description(protocol) + weights, _probes(protocol, subsets, run)
 
 
 def _probes(protocol: Protocol, subsets: list[Tensor], run: Run) -> list[ProbeResult]:
@@ -212,7 +212,7 @@ def _run_knn(protocol: Protocol, _: list[Tensor], run: Run) -> Measured:
             bias=torch.empty(0),
             notes=absence_notes(present, per_class),
         )
-        where = f"{k} nearest in the {protocol.description}, {metric}, equal votes"
+        where = f"{k} nearest in the {run.sets.description(protocol)}, {metric}, equal votes"
         yield f"{protocol.name}@{k}", where, [result]
 
 
@@ -230,7 +230,7 @@ def _run_finetune(protocol: Protocol, subsets: list[Tensor], run: Run) -> Measur
         chosen = {"solver": "finetune", "train_images": len(rows), "settings": settings}
         test_y = run.sets.labels["test"].cpu()
         results.append(score(logits, test_y, chosen, probe.weight, probe.bias))
-    yield protocol.name, protocol.description, results
+    yield protocol.name, run.sets.description(protocol), results
 
 
 RUNNERS: dict[str, Callable[[Protocol, list[Tensor], Run], Measured]] = {

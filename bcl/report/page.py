@@ -144,7 +144,7 @@ def render_html(runs: Sequence[ProbeReport], title: str, out: Path) -> str:
         "stars": tables.stars,
         "decimal": lambda x: "–" if x is None or x != x else f"{x:.3f}",
         "whole": lambda x: "<1" if x < 0.005 else f"{100 * x:.0f}",
-        "link": functools.partial(_link, folder=out.absolute().parent),
+        "link": functools.partial(link, folder=out.absolute().parent),
         "pretty": lambda x: json.dumps(x, indent=2, ensure_ascii=False, default=str),
     }
     page: str = environment.get_template("report.html.j2").render(
@@ -195,7 +195,7 @@ def _confused(images: Images, run: ProbeReport, protocol: str) -> Confusion | No
     return found
 
 
-def _link(path: Any, folder: Path) -> str:
+def link(path: Any, folder: Path) -> str:
     """A link to a file or folder that exists, relative to the page's folder; "" to none."""
     try:
         target = Path(str(path)).absolute()

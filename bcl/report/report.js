@@ -104,3 +104,71 @@ for (const cell of document.querySelectorAll("[data-rows]")) {
     panel.scrollIntoView({ block: "nearest" });
   });
 }
+// Charts are saved as they are drawn, on white; charts and tables also as their numbers.
+{
+  const nameOf = (text) => text.trim().toLowerCase().replace(/[^\p{L}\p{N}]+/gu, "-");
+  function offer(after, name, ways) {
+    const bar = document.createElement("span");
+    bar.className = "saves";
+    for (const [kind, act] of Object.entries(ways)) {
+      const made = document.createElement("button");
+      made.type = "button";
+      made.textContent = kind;
+      made.setAttribute("aria-label", `Save ${name.trim()} as ${kind}`);
+      made.addEventListener("click", act);
+      bar.append(made);
+    }
+    after(bar);
+  }
+  function picture(svg) { // with a size and a ground of its own
+    const copy = svg.cloneNode(true);
+    const { width, height } = svg.viewBox.baseVal;
+    copy.setAttribute("width", width);
+    copy.setAttribute("height", height);
+    for (const mark of copy.querySelectorAll("[data-tip]")) mark.removeAttribute("data-tip");
+    for (const key of ["data-columns", "data-values"]) copy.removeAttribute(key);
+    const ground = document.createElementNS(copy.namespaceURI, "rect");
+    for (const [key, value] of [["width", "100%"], ["height", "100%"], ["fill", "#fff"]]) {
+      ground.setAttribute(key, value);
+    }
+    copy.querySelector("desc").after(ground);
+    return { text: new XMLSerializer().serializeToString(copy), width, height };
+  }
+  async function toPng(svg, name) {
+    const { text, width, height } = picture(svg), image = new Image(), scale = 3;
+    image.src = URL.createObjectURL(new Blob([text], { type: "image/svg+xml" }));
+    await image.decode();
+    const canvas = document.createElement("canvas");
+    [canvas.width, canvas.height] = [width * scale, height * scale];
+    canvas.getContext("2d").drawImage(image, 0, 0, canvas.width, canvas.height);
+    canvas.toBlob((blob) => save(`${name}.png`, blob, "image/png"));
+  }
+  for (const svg of document.querySelectorAll("svg[data-columns]")) {
+    const title = svg.querySelector("title").textContent, name = nameOf(title);
+    const marks = [...svg.querySelectorAll("[data-tip]")].map((mark) => mark.dataset.tip);
+    const rows = (svg.dataset.values?.split("\n") ?? marks).map((row) => row.split("\t"));
+    offer((bar) => svg.after(bar), title, {
+      SVG: () => save(`${name}.svg`, picture(svg).text, "image/svg+xml"),
+      PNG: () => toPng(svg, name),
+      CSV: () => saveRows(name, [svg.dataset.columns.split("\t"), ...rows]),
+    });
+  }
+  // A number's interval stands in a column of its own.
+  const interval = (cell) => cell.querySelector("td > small")?.textContent.trim() ?? "";
+  function number(cell) {
+    const copy = cell.cloneNode(true);
+    for (const each of copy.querySelectorAll("td > small, abbr")) each.remove();
+    return copy.textContent.trim().replace(/\s+/g, " ");
+  }
+  function rowsOf(table) {
+    const body = [...table.tBodies[0].rows], head = [...table.tHead.rows[0].cells];
+    const wide = head.map((_, i) => body.some((row) => row.cells[i] && interval(row.cells[i])));
+    const line = (cells, second) => cells.flatMap((cell, i) => (wide[i] ? [number(cell), second(cell)] : [number(cell)]));
+    return [line(head, (cell) => `${number(cell)}, interval`), ...body.map((row) => line([...row.cells], interval))];
+  }
+  for (const table of document.querySelectorAll("table.sortable")) {
+    const name = table.parentElement.getAttribute("aria-label");
+    const after = (bar) => (table.caption ? table.caption.append(bar) : table.parentElement.after(bar));
+    offer(after, name, { CSV: () => saveRows(nameOf(name), rowsOf(table)) });
+  }
+}

@@ -100,8 +100,8 @@ def by_hand(
     draws = [
         ProbeResult(
             accuracy=float(row.mean()), top5=1.0, per_class_accuracy=row, predictions=answers,
-            chosen={"solver": "lbfgs", "train_images": 10 * classes}, weight=torch.empty(0),
-            bias=torch.empty(0), notes=[],
+            chosen={"solver": "lbfgs", "train_images": 10 * classes, "tried": []},
+            weight=torch.empty(0), bias=torch.empty(0), notes=[],
         )
         for row, answers in zip(rows, predictions, strict=True)
     ]  # fmt: skip

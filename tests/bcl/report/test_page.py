@@ -1,21 +1,26 @@
 """The page: self-contained, accessible, and clicked in a real browser where there is one."""
 
+import base64
+import csv
 import html.parser
+import io
 import json
 import os
 import re
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from browser import CHROMIUM, browser
 from fakes import QUICK, FakeData, encode
-from probe_reports import recorded
+from PIL import Image
+from probe_reports import by_hand, recorded
 
 import bcl
 from bcl.core.errors import InputError
 from bcl.evaluation import ProbeReport
 from bcl.report import charts, render_report
-from bcl.report.page import check_out
+from bcl.report.page import check_out, link
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +94,43 @@ def test_page_holds_all_sections(page):
         "Spearman", "2 seeds", "population", "thirds of the classes", "Tables to copy",
     ):  # fmt: skip
         assert words in text, words
+
+
+@pytest.mark.slow
+def test_it_links_to_the_run_its_data_and_the_documentation(tmp_path):
+    report = recorded("one", 0, 0.1)
+    (tmp_path / "data & more").mkdir()
+    report.save(tmp_path / "probe")
+    report.data["root"] = str(tmp_path / "data & more")
+    report.record["checkpoint"] = str(tmp_path / "gone.ckpt")
+    text = render_report(report, tmp_path / "pages" / "a.html").read_text()
+    section = text[text.index('id="run"') :]
+    assert f'<dt>Report</dt><dd><a href="./../probe">{tmp_path / "probe"}</a>' in section
+    assert '<a href="./../data%20%26%20more">' in section
+    assert f"<dt>Checkpoint</dt><dd>{tmp_path / 'gone.ckpt'}</dd>" in section
+    assert re.search(r'<a href="\./[^"]*docs/reports\.md">reports\.md</a>', section)
+    for odd in ("a\0b", "javascript:alert(1)", "https://example.com", "x" * 5000):
+        assert link(odd, tmp_path) == ""
+
+
+@pytest.mark.slow
+def test_notes_are_folded_with_their_number(tmp_path):
+    report = recorded("one", 0, 0.1)
+    report.data["notes"] = [f"file {n} cannot be read" for n in range(60)]
+    text = render_report(report, tmp_path / "a.html").read_text()
+    (notes,) = re.findall(r'<details class="notes">.*?</details>', text, re.DOTALL)
+    assert "<summary>63 notes on the data and the runs</summary>" in notes
+    assert notes.count("<li>") == 63  # with what an image of each small group is worth
+    assert text.count("cannot be read") == 60
+
+
+@pytest.mark.slow
+def test_what_is_constant_by_construction_is_not_shown(tmp_path):
+    text = render_report(recorded("one", 0, 0.1), tmp_path / "a.html").read_text()
+    assert "Mean score" not in text
+    assert "Top-5" in text
+    few = by_hand("few", 0, [0.5] * 4, counts=(9, 8, 7, 6))
+    assert ">Top-5<" not in render_report(few, tmp_path / "b.html").read_text()
 
 
 @pytest.mark.slow
@@ -409,6 +451,67 @@ def test_the_map_is_drawn_by_class_and_by_score(window):
         looks.append(window.run(pixels))
     assert len({7, *looks}) == 4  # something, and something else each time
     assert window.run("byId('legend').textContent") == "memorizednot memorized yet"
+
+
+CAUGHT = """(() => {
+  window.caught = [];
+  HTMLAnchorElement.prototype.click = function () { caught.push([this.download, this.href]); };
+})()"""
+LAST = """new Promise((done) => setTimeout(async () => {
+  const [name, url] = caught.at(-1), bytes = await (await fetch(url)).arrayBuffer();
+  done([name, btoa(String.fromCharCode(...new Uint8Array(bytes)))]);
+}, 800))"""
+
+
+def saved(window, button):
+    """Name and bytes of the file that a button gives."""
+    window.run(f"{button}.click()")
+    name, content = window.run(LAST)
+    return name, base64.b64decode(content)
+
+
+@pytest.mark.slow
+def test_charts_and_tables_can_be_saved(window, page):
+    # A page may not fetch; what it would download is read by other means.
+    window.run(CAUGHT)
+    window.run("const real = URL.createObjectURL, blobs = new Map()")
+    window.run("URL.createObjectURL = (b) => { const u = real(b); blobs.set(u, b); return u; }")
+    window.run(
+        "window.fetch = async (url) => ({ arrayBuffer: () => blobs.get(url).arrayBuffer() })"
+    )
+    window.run("const bar = document.querySelector('#verdict .saves').children")
+    name, content = saved(window, "bar[0]")
+    assert name == "differences-under-full.svg"
+    root = ElementTree.fromstring(content)
+    assert float(root.get("width")) > 200
+    assert root.find("{*}rect").get("fill") == "#fff"
+    assert b"data-tip" not in content
+    name, content = saved(window, "bar[1]")
+    assert name == "differences-under-full.png"
+    image = Image.open(io.BytesIO(content))
+    assert image.width == pytest.approx(3 * float(root.get("width")), abs=3)
+    assert image.convert("RGB").getpixel((1, 1)) == (255, 255, 255)
+    assert len(image.convert("RGB").getcolors(100_000)) > 3
+    name, content = saved(window, "bar[2]")
+    rows = list(csv.reader(io.StringIO(content.decode())))
+    assert rows[0] == ["run", "group", "points over base", "low", "high", "p"]
+    assert [row[1] for row in rows[1:]] == ["All", "Many", "Medium", "Few"]
+    _, content = saved(window, "document.querySelector('#training .saves').children[2]")
+    rows = list(csv.reader(io.StringIO(content.decode())))
+    assert rows[:2] == [["run", "seed", "epoch", "mean loss"], ["base", "0", "0", "3"]]
+    assert len(rows) == 1 + 4 * 4
+    name, content = saved(window, "document.querySelector('table.even .saves').children[0]")
+    rows = list(csv.reader(io.StringIO(content.decode())))
+    assert name == "full.csv"
+    assert rows[0][:5] == ["Run", "All", "All, interval", "Many", "Many, interval"]
+    assert rows[1][0] == "base 2 seeds"
+    assert float(rows[1][1]) == pytest.approx(100 * value_of(page), abs=0.006)
+    assert re.fullmatch(r"±\d+\.\d\d", rows[1][2])
+
+
+def value_of(page):
+    (table, *_) = json.loads(page.with_suffix(".json").read_text())["tables"]
+    return table["rows"][0]["values"]["all"]["mean"]
 
 
 @pytest.mark.slow
