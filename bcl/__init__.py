@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from bcl.evaluation import shot_groups as shot_groups
     from bcl.evaluation import tail_discovery as tail_discovery
     from bcl.losses import CosineSchedule as CosineSchedule
+    from bcl.losses import DomainLoss as DomainLoss
     from bcl.losses import GeometricHarmonization as GeometricHarmonization
     from bcl.losses import MACLLoss as MACLLoss
     from bcl.losses import NTXentLoss as NTXentLoss
@@ -50,6 +51,7 @@ _HOMES = {
     "BoostedRandAugment": "bcl.augment",
     "ContrastiveViews": "bcl.augment",
     "CosineSchedule": "bcl.losses",
+    "DomainLoss": "bcl.losses",
     "GeometricHarmonization": "bcl.losses",
     "InputError": "bcl.core.errors",
     "MACLLoss": "bcl.losses",

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from datamodules.cifar import CIFAR100LT as CIFAR100LT
     from datamodules.collection import ImageCollection as ImageCollection
     from datamodules.digits import DigitsLT as DigitsLT
+    from datamodules.external import SelectionSettings as SelectionSettings
     from datamodules.folder import ImageFolderLT as ImageFolderLT
     from datamodules.huggingface import HuggingFaceLT as HuggingFaceLT
     from datamodules.images.dataset import ImageDataset as ImageDataset
@@ -38,6 +39,7 @@ _HOMES = {
     "LongTailedDataModule": "datamodules.base",
     "PackedLT": "datamodules.packed",
     "PlacesLT": "datamodules.lists",
+    "SelectionSettings": "datamodules.external",
     "Sets": "datamodules.base",
 }
 __all__ = sorted(_HOMES)

@@ -15,6 +15,7 @@ from bcl.core.checks import check_count
 from bcl.core.distributed import rank, world_size
 from bcl.core.errors import InputError
 from bcl.core.files import write_text
+from datamodules.external import SelectionSettings, check_apart
 from datamodules.images.dataset import ImageDataset
 from datamodules.images.loader import BatchLoader
 from datamodules.tail.recipes import choose
@@ -62,6 +63,7 @@ class LongTailedDataModule(pl.LightningDataModule):
         image_size: S, height and width in pixels.
         batch_size: images per step over all ranks together.
         seed: seed of the training order.
+        selection: images that an epoch has besides these, or in their place.
 
     Attributes:
         grouping: the published grouping into Many / Medium / Few for this data set.
@@ -84,14 +86,23 @@ class LongTailedDataModule(pl.LightningDataModule):
     grouping: str = "thirds"
     window: int = 16
 
-    def __init__(self, *, image_size: int = 32, batch_size: int = 256, seed: int = 0) -> None:
+    def __init__(
+        self,
+        *,
+        image_size: int = 32,
+        batch_size: int = 256,
+        seed: int = 0,
+        selection: SelectionSettings | None = None,
+    ) -> None:
         super().__init__()
         check_count("image_size", image_size)
         check_count("batch_size", batch_size)
         self.image_size = image_size
         self.batch_size = batch_size
         self.seed = seed
+        self.selection = selection
         self._sets: Sets | None = None
+        self._external: ImageDataset | None = None
 
     def build(self) -> Sets:
         """Make the sets; called once, on every rank."""
@@ -126,6 +137,29 @@ class LongTailedDataModule(pl.LightningDataModule):
                 "test_list (or the data set's own test images)."
             )
         return self.sets.test
+
+    @property
+    def external(self) -> ImageDataset | None:
+        """The images of `selection` beside the training set, if any; opened when first needed."""
+        if self.selection is not None and self._external is None:
+            found = self.selection.open(self.sets.train.image_size, **self._external_options())
+            if found is not None:
+                apart = {"training set": self.sets.train, "test set": self.sets.test}
+                check_apart(found, apart)
+                self.sets.notes.append(
+                    f"{len(found):,} external images, of which each epoch has "
+                    f"{self.selection.budget:,} (selection.rule '{self.selection.rule}')"
+                )
+            self._external = found
+        return self._external
+
+    def _external_options(self) -> dict[str, Any]:
+        return {}
+
+    @property
+    def external_hash(self) -> str | None:
+        """Hash of the external images' bytes, if there are any."""
+        return None if self.external is None else self.external.images_hash
 
     @property
     def num_samples(self) -> int:
@@ -211,6 +245,7 @@ class LongTailedDataModule(pl.LightningDataModule):
 
     def train_dataloader(self) -> BatchLoader:
         """Batches of the training set; this rank's slice of each global batch."""
+        external = self.external
         self._share_cores()
         return BatchLoader(
             self.sets.train,
@@ -221,6 +256,8 @@ class LongTailedDataModule(pl.LightningDataModule):
             device=self.loader_device(),
             window=self.window,
             trained=self._trained_batches,
+            external=external,
+            budget=0 if external is None or self.selection is None else self.selection.budget,
         )
 
     def loader_device(self) -> torch.device:
@@ -229,7 +266,7 @@ class LongTailedDataModule(pl.LightningDataModule):
 
     def _share_cores(self) -> None:
         """Tell image files how many ranks decode on this machine; only the trainer knows."""
-        for data in (self.sets.train, self.sets.probe, self.sets.test):
+        for data in (self.sets.train, self.sets.probe, self.sets.test, self._external):
             if data is not None and data.files is not None and self.trainer is not None:
                 data.files.ranks = self.trainer.num_devices
 

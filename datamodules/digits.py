@@ -4,6 +4,7 @@ import torch
 
 from bcl.core.errors import InputError
 from datamodules.base import LongTailedDataModule, Sets
+from datamodules.external import SelectionSettings
 from datamodules.images.dataset import ImageDataset
 from datamodules.tail.profiles import (
     check_factor,
@@ -28,6 +29,7 @@ class DigitsLT(LongTailedDataModule):
         seed: seed of the training order.
         split_seed: seed of the choice of images and of the rare digits.
         test_per_class: images of each digit in the test set, 1 to 100.
+        selection: images that an epoch has besides these, or in their place.
 
     Raises:
         InputError: an argument is out of range.
@@ -46,8 +48,11 @@ class DigitsLT(LongTailedDataModule):
         seed: int = 0,
         split_seed: int = 0,
         test_per_class: int = 50,
+        selection: SelectionSettings | None = None,
     ) -> None:
-        super().__init__(image_size=image_size, batch_size=batch_size, seed=seed)
+        super().__init__(
+            image_size=image_size, batch_size=batch_size, seed=seed, selection=selection
+        )
         check_factor(imbalance_factor)
         if not 1 <= test_per_class <= 100:
             raise InputError(f"test_per_class must lie in 1 to 100, got {test_per_class!r}.")

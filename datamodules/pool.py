@@ -16,6 +16,7 @@ from bcl.core.checks import check_choice, check_count
 from bcl.core.errors import InputError
 from bcl.core.text import shown
 from datamodules.base import LongTailedDataModule, Sets
+from datamodules.external import SelectionSettings
 from datamodules.images.cache import decoded
 from datamodules.images.dataset import ImageDataset, WholeImages
 from datamodules.images.files import ImageFiles
@@ -117,6 +118,7 @@ class FilesDataModule(LongTailedDataModule):
             and says so.
         workers: decoding processes; if not given, all usable cores while the set is scanned or
             decoded once, and the usable cores over this machine's ranks during training.
+        selection: images that an epoch has besides these, or in their place.
 
     Attributes:
         whole: whether images are turned as EXIF says and training sees all of them, or their
@@ -151,8 +153,11 @@ class FilesDataModule(LongTailedDataModule):
         cache_dir: str | None = None,
         on_bad_image: OnBadImage = "refuse",
         workers: int | None = None,
+        selection: SelectionSettings | None = None,
     ) -> None:
-        super().__init__(image_size=image_size, batch_size=batch_size, seed=seed)
+        super().__init__(
+            image_size=image_size, batch_size=batch_size, seed=seed, selection=selection
+        )
         check_choice("storage", storage, ("auto", "memory", "host", "files"))
         check_choice("on_bad_image", on_bad_image, ("refuse", "skip"))
         if workers is not None:
@@ -166,6 +171,10 @@ class FilesDataModule(LongTailedDataModule):
     def prepare_data(self) -> None:
         """Scan, decode and cache, in one process of each machine."""
         self.setup()
+
+    def _external_options(self) -> dict[str, Any]:
+        names = ("storage", "memory_limit_gb", "cache_dir", "workers")
+        return {name: getattr(self, name) for name in names}
 
     def loader_device(self) -> torch.device:
         """Where images in memory are kept and gathered."""

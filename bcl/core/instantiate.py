@@ -56,7 +56,9 @@ def instantiate(spec: Any, trusted: Iterable[str] = ()) -> Any:
 def _with_settings(target: type, arguments: dict[str, Any]) -> dict[str, Any]:
     """Build the settings dataclasses that the signature asks for from plain mappings."""
     mappings = {key: value for key, value in arguments.items() if isinstance(value, dict)}
-    hints = typing.get_type_hints(target.__init__) if mappings else {}  # type: ignore[misc]
+    hints: dict[str, Any] = {}
+    for each in reversed(target.__mro__ if mappings else ()):  # options are handed on to parents
+        hints |= typing.get_type_hints(each.__init__)  # type: ignore[misc]
     for key, value in mappings.items():
         kinds = (hints.get(key), *typing.get_args(hints.get(key)))
         settings = next((kind for kind in kinds if dataclasses.is_dataclass(kind)), None)

@@ -41,14 +41,29 @@ def label_first(
     if usable is not None:
         order = order[usable[order]]
     candidates = order[: max(round(SHARE * len(order)), PER_IMAGE * n)]
-    rows = normalize(embeddings[candidates].float(), dim=1)  # rarest first
-    n = min(n, len(rows))
+    # rarest first
+    return candidates[k_center(normalize(embeddings[candidates].float(), dim=1), n)]
+
+
+def k_center(rows: Tensor, n: int) -> Tensor:
+    """Choose n rows of length one, from the first on always the farthest from all chosen.
+
+    Args:
+        rows: (N, D).
+        n: rows wanted; fewer if there are fewer.
+
+    Returns:
+        (n,) int64 places in the order of choice; of equal distances the first place.
+
+    Example:
+        >>> k_center(torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0]]), 2)
+        tensor([0, 2])
+    """
     nearest = rows.new_full((len(rows),), torch.inf)  # distance to the chosen
     chosen: list[int] = []
-    for _ in range(n):
-        # argmax takes the first of equal values, hence the rarer; the first round, the rarest.
-        place = int(nearest.argmax())
+    for _ in range(min(n, len(rows))):
+        place = int(nearest.argmax())  # the first of equal values
         chosen.append(place)
         nearest = nearest.minimum(1 - rows @ rows[place])
         nearest[place] = -torch.inf
-    return candidates[torch.tensor(chosen, dtype=torch.int64)]
+    return torch.tensor(chosen, dtype=torch.int64)

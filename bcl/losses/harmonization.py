@@ -313,8 +313,9 @@ class GeometricHarmonization(KeepsFloat32):
     def _remember(self, ids: Tensor, scores: Tensor, momentum: float, gather: bool) -> None:
         """Move the means of the samples; the first scores of a sample are its first mean."""
         scores = scores.detach().float()
-        means = scores.lerp(self.state.values[ids], momentum)
-        self.state.write(ids, torch.where(self.state.seen[ids][:, None], means, scores), gather)
+        before, seen = self.state.read(ids)
+        means = torch.where(seen[:, None], scores.lerp(before, momentum), scores)
+        self.state.write(ids, means, gather)
 
     def _harmonize(self, scores: Tensor, counts: list[int]) -> Tensor:
         """(V, B, K) scores of unit length to (B,)."""

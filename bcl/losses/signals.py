@@ -1,11 +1,12 @@
 """Signals of the tail: numbers per sample from the similarities that NT-Xent compares."""
 
-from typing import NamedTuple
+import itertools
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from bcl.core.checks import check_count, check_positive
+from bcl.core.checks import check_count, check_features, check_positive
 from bcl.core.distributed import row_counts, world_size
 from bcl.core.errors import InputError
 from bcl.losses.blocks import LOG2_E, rows_per_block
@@ -16,6 +17,7 @@ from bcl.losses.nt_xent import (
     check_samples,
     check_two_views,
     gather_views,
+    nt_xent,
     stack_pair,
 )
 from bcl.losses.precision import at_least_float32, full_precision, unit_rows
@@ -93,6 +95,38 @@ def contrastive_signals(
     check_pair(z1, z2)
     _check_settings(temperature, num_neighbors)
     return _signals(stack_pair(z1, z2), temperature, num_neighbors, normalize, gather)[0]
+
+
+@torch.no_grad()
+def expected_loss(views: Tensor, temperature: float = 0.2, gather: bool = True) -> Tensor:
+    r"""Average NT-Xent over all pairs of V views, which one draw of views would leave noisy.
+
+    .. math:: \ell_i = \frac{2}{V (V - 1)} \sum_{v < w} \text{NT-Xent}_i(z_v, z_w)
+
+    Args:
+        views: (V, B, D) features of V ≥ 2 views, of any length.
+        temperature: :math:`\tau > 0`.
+        gather: compare with the samples of all ranks.
+
+    Returns:
+        (B,) nats, without gradient.
+
+    Raises:
+        InputError: as `bcl.nt_xent`, or one view alone.
+
+    Source: ECLE of MAK (arXiv 2111.01004), with V = 10. There every pair is averaged over ten
+    random batches too.
+
+    Example:
+        >>> expected_loss(torch.eye(3).expand(4, 3, 3), temperature=1.0)
+        tensor([0.9048, 0.9048, 0.9048])
+    """
+    check_features("views", views, "(V, B, D)")
+    if len(views) < 2:
+        raise InputError("an expected loss compares views; pass two or more, (V, B, D).")
+    options: dict[str, Any] = {"reduction": "none", "gather": gather}
+    pairs = itertools.combinations(views, 2)
+    return torch.stack([nt_xent(a, b, temperature, **options) for a, b in pairs]).mean(0)
 
 
 def nt_xent_with_signals(

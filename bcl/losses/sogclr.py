@@ -129,12 +129,10 @@ class SogCLRLoss(nn.Module):
         counts = counts_of(views, self.gather)
         with full_precision(views):
             u = unit_rows(views)
-            before = self.state.values[ids].to(u)  # (B, 3)
-            old, temperature, momentum = before.unbind(1)  # (B,) each
+            before, seen = self.state.read(ids)  # (B, 3), (B,)
+            old, temperature, momentum = before.to(u).unbind(1)  # (B,) each
             g, cosine = self._negatives(u, temperature, counts)  # (2, B) each
-            denominator = torch.where(
-                self.state.seen[ids], (1 - self.gamma) * old + self.gamma * g, g
-            )
+            denominator = torch.where(seen, (1 - self.gamma) * old + self.gamma * g, g)
             negative = g / denominator * cosine  # mean of weight times cosine
             losses = negative - torch.linalg.vecdot(u, u.flip(0))
             if self.training:

@@ -77,20 +77,26 @@ class SampleState(KeepsFloat32):
                 f"ids must be integers of shape (B,) = ({batch},), got {tuple(ids.shape)} of "
                 f"{ids.dtype}."
             )
-        if ids.device.type == "cpu" and batch and not 0 <= ids.min() <= ids.max() < len(self.seen):
-            wrong = ids[(ids < 0) | (ids >= len(self.seen))][0]
+        if ids.device.type == "cpu" and batch and not -1 <= ids.min() <= ids.max() < len(self.seen):
+            wrong = ids[(ids < -1) | (ids >= len(self.seen))][0]
             raise InputError(
-                f"sample id {int(wrong)} lies outside [0, {len(self.seen)}); build the loss with "
-                "the num_samples of this training set."
+                f"sample id {int(wrong)} lies outside [0, {len(self.seen)}), and is not -1 as of "
+                "an external image; build the loss with the num_samples of this training set."
             )
         return ids.to(self.values.device, torch.int64)
+
+    def read(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, C) numbers of samples, and (B,) whether they were written; none are of id -1."""
+        own = ids >= 0
+        first = self.values.new_tensor(self.first)
+        return torch.where(own[:, None], self.values[ids], first), own & self.seen[ids]
 
     @torch.no_grad()
     def write(self, ids: Tensor, rows: Tensor, gather: bool = True) -> None:
         """Keep the numbers of one step; with a process group, those of all ranks.
 
         Of a sample that is there twice the first row counts, in rank order. A row that is not
-        finite is left out.
+        finite, or of an external image (id -1), is left out.
 
         Args:
             ids: (B,) from `check`.
@@ -106,11 +112,14 @@ class SampleState(KeepsFloat32):
         place = torch.arange(len(ids), device=ids.device)
         place[1:] = torch.where(ordered[1:] == ordered[:-1], 0, place[1:])
         # Rows of one sample all become its first: they may then be written in any order.
-        rows = rows[order[place.cummax(0).values]]
-        finite = rows.isfinite().all(1)
-        kept = torch.where(finite[:, None], rows, self.values[ordered])
-        self.values.index_copy_(0, ordered, kept)
-        self.seen.index_copy_(0, ordered, finite | self.seen[ordered])
+        rows, own = rows[order[place.cummax(0).values]], ordered >= 0
+        # A row without a place repeats the last one: writing it changes nothing.
+        rows = torch.where(own[:, None], rows, rows[-1:])
+        target = torch.where(own, ordered, ordered[-1:].clamp(min=0))
+        finite = rows.isfinite().all(1) & (ordered[-1:] >= 0)
+        kept = torch.where(finite[:, None], rows, self.values[target])
+        self.values.index_copy_(0, target, kept)
+        self.seen.index_copy_(0, target, finite | self.seen[target])
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any

@@ -289,31 +289,39 @@ class SimCLR(pl.LightningModule):
             )
 
     def view_scores(self, ids: Tensor) -> Tensor:
-        """(B,) sample ids to the (B,) scores that steer their views; see `MemorySettings`."""
+        """(B,) sample ids to the (B,) scores that steer their views; see `MemorySettings`.
+
+        External images, of id -1, have the mean of all scores.
+        """
         scores = self.tracker.scores
         if self.memory.scores == "mean":
             return scores.mean().expand(len(ids))
         if self.memory.scores == "shuffled":
             seed, epoch, device = self.views.seed, self.current_epoch, scores.device
             order = permutation(len(scores), seed, epoch, _SHUFFLE_STREAM, device=device)
-            return scores[order[ids]]
-        return scores[ids]
+            return torch.where(ids < 0, scores.mean(), scores[order[ids]])
+        return torch.where(ids < 0, scores.mean(), scores[ids])
 
     def training_step(self, batch: dict[str, Tensor], _: int) -> Tensor:
         """Take one step: scores, views, losses, memory."""
         images, ids = batch["image"], batch["id"]  # (B, 3, H, W), (B,)
         scores = self.view_scores(ids) if self.views.boost is not None else None
-        views = self.views(images, scores=scores, ids=ids, epoch=self.current_epoch)
+        keys, external = ids, batch.get("external")
+        if external is not None:  # images of id -1, whose place keys their views
+            keys = torch.where(ids < 0, -1 - external, ids)
+        views = self.views(images, scores=scores, ids=keys, epoch=self.current_epoch)
         losses, watched = self.sample_losses(views, ids)  # (B,), (B,) by signal
         if self.passing == "ascent":
             losses = losses * self._ascent_weights(ids)  # from what the memory knew before
         if watched and self.passing != "descent":
-            trackers = [self.trackers[name] for name in watched]
+            trackers, values = [self.trackers[n] for n in watched], torch.stack([*watched.values()])
+            if external is not None:  # the memory has none of these
+                ids, values = ids[ids >= 0], values[:, ids >= 0]
             with self._naming_the_step():
-                update_together(trackers, ids, torch.stack(list(watched.values())), wait=False)
+                update_together(trackers, ids, values, wait=False)
         loss: Tensor = losses.mean()
         if self.passing != "ascent":
-            shown, size = loss.detach(), len(ids)
+            shown, size = loss.detach(), len(images)
             self.log("loss", shown, on_step=False, on_epoch=True, prog_bar=True, batch_size=size)
         return loss
 
@@ -347,7 +355,8 @@ class SimCLR(pl.LightningModule):
         if sharpness.signal is None:
             return torch.ones(len(ids), device=ids.device)
         tracker = self.trackers[sharpness.signal]
-        return signal_weights(tracker.momentum_loss, sharpness.exponent, tracker.seen)[ids]
+        weights = signal_weights(tracker.momentum_loss, sharpness.exponent, tracker.seen)[ids]
+        return torch.where(ids < 0, 1.0, weights)
 
     def on_before_optimizer_step(self, _: torch.optim.Optimizer) -> None:
         """Stop before the step if the tracker refused its losses."""
@@ -399,6 +408,13 @@ class SimCLR(pl.LightningModule):
         """See that signals of features are measured; set the optimizer's numbers as configured."""
         callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]
         measured = any(hasattr(each, "measures_signals") for each in callbacks)
+        data: Any = getattr(self.trainer, "datamodule", None)
+        selected = any(hasattr(each, "selects_images") for each in callbacks)
+        if getattr(data, "selection", None) is not None and not selected:
+            raise InputError(
+                "the datamodule's selection is made between epochs; train with `bcl fit`, or give "
+                "the trainer the callback bcl.training.Selection()."
+            )
         if self.memory.of_features and not measured:
             raise InputError(
                 f"{', '.join(self.memory.of_features)} are measured between epochs; train with "

@@ -13,7 +13,7 @@ FREE = frozenset(
         *(f"model.encoder.args.{name}" for name in WEIGHT_ARGUMENTS),
         *("model.channels_last", "model.num_samples"),
         *(f"data.{name}" for name in ("root", "path", "cache_dir", "workers", "verify")),
-        *(f"data.{name}" for name in ("storage", "memory_limit_gb", "download")),
+        *(f"data.{name}" for name in ("storage", "memory_limit_gb", "download", "selection.root")),
     }
 )
 # Of the trainer, what enters the weights. How long a run lasts is its user's, and is noted.

@@ -25,6 +25,7 @@ from bcl.training.loggers import LogHistory
 from bcl.training.online_probe import OnlineProbe
 from bcl.training.progress import PlainProgress
 from bcl.training.record import RunRecorder
+from bcl.training.selection import Selection
 from bcl.training.stopping import StopOnSignal
 from bcl.training.watch import FeatureWatch
 
@@ -72,7 +73,7 @@ def make_trainer(
     progress, terminal = settings.get("enable_progress_bar") is not False, sys.stdout.isatty()
     if progress:
         callbacks.append(TQDMProgressBar() if terminal else PlainProgress(recorder))
-    callbacks.append(FeatureSignals())
+    callbacks += [FeatureSignals(), Selection()]
     if history_every is not None:
         keep = resumed_at is not None
         callbacks.append(HistoryWriter(Path(folder) / "tracker", history_every, keep))

@@ -23,6 +23,7 @@ _SAME = {
     "seed": "seed",
     "content_hash": "training set (content hash)",
     "images_hash": "encoding of the training images (hash of their bytes)",
+    "external_hash": "collection of external images (hash of their bytes)",
 }
 
 
@@ -167,7 +168,7 @@ def print_notes(notes: list[str], most: int = 20) -> None:
 def _data(trainer: pl.Trainer) -> dict[str, str]:
     """Recipe and content hash of the training set, where the datamodule knows them."""
     data: Any = getattr(trainer, "datamodule", None)
-    found = {key: getattr(data, key, None) for key in ("recipe", "content_hash", "images_hash")}
+    found = {key: getattr(data, key, None) for key in ("recipe", *_SAME) if key != "seed"}
     return {key: str(value) for key, value in found.items() if value is not None}
 
 

@@ -11,7 +11,7 @@ from bcl.core.errors import InputError
 from bcl.core.hashing import fingerprint
 from bcl.core.random import uniform
 from bcl.core.text import shown
-from datamodules.images.decode import square_at
+from datamodules.images.decode import digest_of, square_at
 from datamodules.images.files import ImageFiles, Mapped, Places
 
 Batch = dict[str, Tensor]
@@ -204,6 +204,19 @@ class ImageDataset:
         if isinstance(self._images, Tensor):
             return fingerprint(*(self._images[rows] for rows in torch.split(self.rows, 4096)))
         return self.content_hash  # packed images: it covers their bytes
+
+    @property
+    def digests(self) -> Tensor | None:
+        """(N,) int64 hashes of the images' files, if they are known."""
+        return None if self._digests is None else self._digests[self.rows]
+
+    def pixel_digests(self) -> Tensor:
+        """(N,) int64 hashes of the images' pixels, all of which are read."""
+        parts = [torch.empty(0, dtype=torch.int64)]
+        for batch in self.batches(1024):
+            hashes = [digest_of(image.numpy().tobytes()) for image in batch["image"].cpu()]
+            parts.append(torch.tensor(hashes, dtype=torch.int64))
+        return torch.cat(parts)
 
     def images(self, indices: Tensor) -> Tensor:
         """Read images by (n,) int64 positions: uint8 (n, 3, S, S)."""

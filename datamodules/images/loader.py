@@ -10,6 +10,7 @@ from torch import Tensor
 from bcl.core.checks import check_count
 from bcl.core.errors import InputError
 from bcl.core.random import permutation
+from datamodules.images.beside import Beside
 from datamodules.images.dataset import Batch, ImageDataset
 
 # Keep the order's random numbers apart from those of splits and augmentation.
@@ -22,8 +23,10 @@ class BatchLoader:
 
     Step s takes positions ``[s B, (s + 1) B)``, of which rank r reads the r-th of equal slices, so
     batches do not depend on the number of ranks, and a run resumes exactly from (epoch, position).
-    The last, incomplete batch is dropped. Lightning calls ``loader.sampler.set_epoch``; a loop of
-    your own calls `set_epoch`, or reads to the end and goes on with the next epoch.
+    The last, incomplete batch is dropped. With a ``budget`` an epoch has so many images more, and
+    `choose` says which; external ones have the id -1 (see `Beside`). Lightning calls
+    ``loader.sampler.set_epoch``; a loop of your own calls `set_epoch`, or reads to the end and goes
+    on with the next epoch.
     """
 
     def __init__(
@@ -37,6 +40,8 @@ class BatchLoader:
         device: torch.device | str = "cpu",
         window: int = 16,
         trained: Callable[[], int | None] | None = None,
+        external: ImageDataset | None = None,
+        budget: int = 0,
     ) -> None:
         check_count("batch_size", batch_size)
         if batch_size % world_size:
@@ -50,8 +55,9 @@ class BatchLoader:
                 f"batch_size {batch_size} is larger than the training set of {len(data)} "
                 "images; an epoch would have no steps. Use a smaller batch."
             )
+        source = data if external is None else Beside(data, external)
         try:
-            self._source = data.to(torch.device(device))
+            self._source = source.to(torch.device(device))
         except torch.cuda.OutOfMemoryError:
             size = len(data) * 3 * data.image_size**2 / 2**30
             raise InputError(
@@ -59,6 +65,9 @@ class BatchLoader:
                 "in the host's memory with storage='host', or in files with storage='files'."
             ) from None
         self.dataset = data
+        self.external = external
+        self.images = len(data) + budget  # of an epoch
+        self._chosen: Tensor | None = None
         self.batch_size = batch_size
         self.seed = seed
         self.rank = rank
@@ -72,7 +81,7 @@ class BatchLoader:
         self._done = 0  # steps of this epoch that were handed out
 
     def __len__(self) -> int:
-        return len(self.dataset) // self.batch_size
+        return self.images // self.batch_size
 
     @property
     def sampler(self) -> "BatchLoader":
@@ -83,6 +92,24 @@ class BatchLoader:
         """Choose the epoch of the next iteration; a position restored for it is kept."""
         if epoch != self.epoch:
             self.epoch, self._start, self._done = epoch, 0, 0
+
+    def choose(self, ids: Tensor | None) -> None:
+        """Choose the images of the next epochs.
+
+        Args:
+            ids: (n,) int64 training images, and -1 - place for external ones, as many as an epoch
+                has; an image may come several times. None for all training images, and again some
+                where an epoch has more.
+
+        Raises:
+            InputError: another number of images, or an id out of range.
+        """
+        lowest = 0 if self.external is None else -len(self.external)
+        if ids is not None and len(ids) != self.images:
+            raise InputError(f"an epoch has {self.images} images, got {len(ids)} ids.")
+        if ids is not None and not lowest <= int(ids.min()) <= int(ids.max()) < len(self.dataset):
+            raise InputError(f"ids must lie in [{lowest}, {len(self.dataset)}).")
+        self._chosen = ids
 
     def state_dict(self) -> dict[str, Any]:
         """Epoch, position and what the order depends on, as plain values equal on every rank."""
@@ -98,12 +125,14 @@ class BatchLoader:
             "seed": self.seed,
             "batch_size": self.batch_size,
         }
+        if self.external is not None:
+            keys |= {"external": self.external.content_hash, "images": self.images}
         return keys if self.dataset.blocks is None else keys | {"window": self.window}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue after the last batch of a saved state; refuses one within another order."""
         epoch, position = int(state["epoch"]), int(state["position"])
-        steps = int(state["num_samples"]) // int(state["batch_size"])
+        steps = int(state.get("images", state["num_samples"])) // int(state["batch_size"])
         if position >= steps * int(state["batch_size"]):  # a whole epoch: nothing to match
             self.epoch, self._start, self._done = epoch, len(self), len(self)
             return
@@ -118,11 +147,18 @@ class BatchLoader:
         self._start = self._done = position // self.batch_size
 
     def order(self, epoch: int) -> "Tensor | WindowOrder":
-        """The N ids in the order of an epoch; slices of it are (n,) int64."""
+        """The ids in the order of an epoch; slices of it are (n,) int64."""
         if self.dataset.blocks is not None:
             return WindowOrder(self.dataset.blocks, self.window, self.seed, epoch)
         n, device = len(self.dataset), self._source.labels.device
-        return permutation(n, self.seed, _ORDER_STREAM, epoch, device=device)
+        keys = self.seed, _ORDER_STREAM, epoch
+        if self._chosen is not None:
+            return self._chosen.to(device)[permutation(self.images, *keys, device=device)]
+        order = permutation(n, *keys, device=device)
+        again = [
+            permutation(n, *keys, time, device=device) for time in range(1, -(-self.images // n))
+        ]
+        return torch.cat([order, *again])[: self.images]
 
     def __iter__(self) -> Iterator[Batch]:
         if self._done >= len(self):

@@ -4,16 +4,25 @@ import os
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import nn
 
-from bcl import BCL, BoostedRandAugment, ContrastiveViews
+from bcl import BCL, BoostedRandAugment, ContrastiveViews, DomainLoss, NTXentLoss
 from bcl.augment import ChainSettings
-from bcl.methods import OptimizerSettings, ProjectorSettings, ScheduleSettings, SharpnessSettings
+from bcl.methods import (
+    MemorySettings,
+    OptimizerSettings,
+    ProjectorSettings,
+    ScheduleSettings,
+    SharpnessSettings,
+)
+from bcl.training import Selection
 from cacr import CACR
 from cacr.method import TeacherSettings
 from datamodules import DigitsLT
+from datamodules.external import SelectionSettings
 
 
 class Encoder(nn.Sequential):
@@ -73,6 +82,18 @@ def methods(precision):
                 **plain,
             ),
         )
+        torch.manual_seed(0)
+        yield (
+            "colt",
+            BCL(
+                Encoder(),
+                views=ContrastiveViews(16, **views),
+                loss=DomainLoss(NTXentLoss(reduction="none")),
+                memory=MemorySettings(watch=("tailness",)),
+                optimizer=OptimizerSettings(learning_rate=0.2),
+                **plain,
+            ),
+        )
     if precision == "32-true":
         # CACR's losses lie close together: a rounding error moves a score far enough to flip the
         # coin of an operation now and then, and then the runs are different ones.
@@ -94,15 +115,21 @@ def methods(precision):
 
 def main(ranks, out):
     torch.set_num_threads(1)
-    states = {}
+    states, external = {}, f"{out}.{os.environ.get('RANK', 0)}.npy"
+    noise = np.random.default_rng(0).integers(0, 256, (300, 16, 16, 3), np.uint8)
+    np.save(external, noise)
     for precision in ("64-true", "32-true"):
         for name, method in methods(precision):
-            states[f"{name} {precision}"] = train(ranks, method, precision)
+            states[f"{name} {precision}"] = train(
+                ranks, method, precision, external if name == "colt" else None
+            )
     torch.save(states, f"{out}.{os.environ.get('RANK', 0)}")
 
 
-def train(ranks, method, precision):
-    watch = Losses()
+def train(ranks, method, precision, external):
+    watch, selection = Losses(), None
+    if external is not None:  # four steps per epoch, as without
+        selection = SelectionSettings("colt", external, budget=40, start=1, every=2, clusters=5)
     trainer = pl.Trainer(
         accelerator="cpu",
         devices=ranks,
@@ -114,9 +141,9 @@ def train(ranks, method, precision):
         enable_model_summary=False,
         use_distributed_sampler=False,
         precision=precision,
-        callbacks=[watch],
+        callbacks=[watch, Selection()],
     )
-    trainer.fit(method, datamodule=DigitsLT(batch_size=96))
+    trainer.fit(method, datamodule=DigitsLT(batch_size=96, selection=selection))
     # What follows from the weights alone, and the queue.
     state = {k: v for k, v in method.state_dict().items() if not k.startswith("tracker.")}
     return {

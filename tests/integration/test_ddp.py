@@ -29,7 +29,8 @@ def test_one_two_and_four_ranks_give_one_run(tmp_path):
             # CACR's loss is the difference of two squared distances: it passes 0, and rises while
             # the positives are pulled together.
             cacr = name.startswith("cacr")
-            assert cacr or expected["losses"][-1] < expected["losses"][0]
+            # COLT's second term begins with the first external images.
+            assert cacr or "colt" in name or expected["losses"][-1] < expected["losses"][0]
             for state in (rank[name] for rank in states):
                 losses = torch.tensor([state["losses"], expected["losses"]], dtype=torch.float64)
                 # A loss that hardly moved would be close whatever the gradient was.

@@ -15,7 +15,10 @@ ROOMS = {  # room: what it may import of ours, besides itself
     "bcl/methods": "bcl/core bcl/losses bcl/memorization bcl/augment bcl/models",
     "bcl/evaluation": "bcl/core bcl/memorization bcl/augment bcl/models",
     "bcl/discovery": "bcl/core bcl/evaluation",
-    "bcl/training": "bcl/core bcl/memorization bcl/models bcl/methods bcl/evaluation",
+    "bcl/training": (
+        "bcl/core bcl/losses bcl/memorization bcl/augment bcl/models bcl/methods bcl/evaluation "
+        "bcl/discovery"
+    ),
     "bcl/report": "bcl/core bcl/evaluation bcl/discovery",
     "bcl/cli": "bcl datamodules",
     "bcl": "bcl",  # the face: every public name

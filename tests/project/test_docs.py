@@ -139,7 +139,12 @@ def takes(node, words):
 
 def settings(class_path, argument):
     """Names of the fields of the settings dataclass that an argument takes, if it takes one."""
-    hint = typing.get_type_hints(named_class(class_path).__init__)[argument]
+    made = named_class(class_path).__mro__  # options are handed on to parents
+    hint = next(
+        h[argument]
+        for h in map(typing.get_type_hints, (each.__init__ for each in made))
+        if argument in h
+    )
     kinds = [kind for kind in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(kind)]
     return {field.name for kind in kinds for field in dataclasses.fields(kind)}
 

@@ -3,10 +3,10 @@
 import pytest
 import torch
 from ranks import pool
-from tensors import largest_allocation, pair
+from tensors import check_features, largest_allocation, pair, unit
 
 from bcl import InputError, NTXentLoss, contrastive_signals, nt_xent
-from bcl.losses.signals import nt_xent_with_signals
+from bcl.losses.signals import expected_loss, nt_xent_with_signals
 
 
 def worked_example():
@@ -173,3 +173,17 @@ BAD = [
 def test_bad_input_is_refused(call, message):
     with pytest.raises(InputError, match=message):
         call(torch.eye(4) + 0.1)
+
+
+def test_check_values_of_the_expected_loss():
+    z1, z2 = check_features()
+    i = torch.arange(12, dtype=torch.float64).reshape(4, 3)
+    z3 = unit((1 + i).sin() - 0.4 * i.cos())
+    found = expected_loss(torch.stack([z1, z2, z3]), 0.2)
+    expected = found.new_tensor([1.264864, 1.123738, 1.294650, 1.114213])
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        expected_loss(torch.stack([z1, z2])), nt_xent(z1, z2, reduction="none")
+    )
+    with pytest.raises(InputError, match="two or more"):
+        expected_loss(z1[None])

@@ -22,6 +22,24 @@ def test_a_row_that_is_not_finite_is_left_out():
     assert state.seen.tolist() == [False, True, False]
 
 
+@pytest.mark.parametrize("ids", [[-1, 2, -1, 0], [-1, -1], [0, -1], []])
+def test_external_images_have_no_place_and_the_first_numbers(ids):
+    state = SampleState(3, first=[9.0, 8.0])
+    state.write(torch.tensor([2, 0]), torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
+    ids = state.check(torch.tensor(ids, dtype=torch.int64), len(ids))
+    values, seen = state.read(ids)
+    held = {-1: [9.0, 8.0], 0: [3.0, 4.0], 2: [1.0, 2.0]}
+    assert values.tolist() == [held[int(i)] for i in ids]
+    assert seen.tolist() == [int(i) >= 0 for i in ids]
+    state.write(ids, torch.arange(10.0, 10 + 2 * len(ids)).view(-1, 2))
+    expected = [[3.0, 4.0], [9.0, 8.0], [1.0, 2.0]]
+    for place, i in enumerate(ids.tolist()):
+        if i >= 0:
+            expected[i] = [10.0 + 2 * place, 11.0 + 2 * place]
+    assert state.values.tolist() == expected
+    assert state.seen.tolist() == [True, False, True]
+
+
 def test_it_is_saved_and_a_state_of_unknown_size_takes_the_saved_one():
     state = SampleState(3, first=[0.0])
     state.write(torch.tensor([1]), torch.tensor([[5.0]]))
@@ -55,7 +73,7 @@ def test_every_rank_has_the_rows_of_all():
     [
         (None, "ids"),
         (torch.tensor([0, 3]), "id 3"),
-        (torch.tensor([-1, 0]), "id -1"),
+        (torch.tensor([-2, 0]), "id -2"),
         (torch.tensor([0]), "shape"),
         (torch.tensor([0.0, 1.0]), "integers"),
     ],
