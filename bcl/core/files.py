@@ -73,8 +73,11 @@ class _Noting:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write a UTF-8 text file atomically (see `atomic_write`)."""
-    atomic_write(path, lambda file: file.write(text.encode("utf-8")))
+    r"""Write a UTF-8 text file atomically; of a file name's other bytes, ``\udcff`` and so on.
+
+    In JSON these escapes stand for the same text.
+    """
+    atomic_write(path, lambda file: file.write(text.encode("utf-8", "backslashreplace")))
 
 
 def check_writable(folder: str | Path, option: str) -> None:

@@ -301,13 +301,14 @@ class ProbeReport:
         values = _read_json(path)
         try:
             report = cls._from_dict(values)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except Exception as error:
             raise InputError(
                 f"{path} was cut short or edited ({error!r}); run 'bcl probe' again."
             ) from error
         for image in report.images:
             # Anyone may have written the file; the names in it stay within its folder.
-            file = path.parent / "images" / Path(image.file).name
+            image.file = f"images/{Path(image.file).name}"
+            file = path.parent / image.file
             image.content = file.read_bytes() if file.is_file() else b""
         report.predictions = _read_predictions(path, report.data["test_images"])
         report.folder = path.parent
@@ -347,7 +348,7 @@ def _read_json(path: Path) -> dict[str, Any]:
         raise InputError(f"no report at {path}; make one with 'bcl probe CKPT --out DIR'.")
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:  # not JSON, or not UTF-8
+    except (ValueError, RecursionError):  # not JSON, or not UTF-8
         values = None
     if not isinstance(values, dict) or values.get("schema") != SCHEMA:
         raise InputError(f"{path} is not a probe report: not JSON, or not of schema '{SCHEMA}'.")
@@ -417,7 +418,7 @@ def rounded(value: float) -> float:
 
 def _plain(value: Any) -> Any:
     """Lists, dicts, strings and finite numbers; None for what JSON cannot express."""
-    if isinstance(value, Tensor):
+    if hasattr(value, "tolist"):  # a tensor, or an array or a number of numpy
         return _plain(value.tolist())
     if isinstance(value, dict):
         return {str(key): _plain(item) for key, item in value.items()}

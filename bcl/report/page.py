@@ -85,7 +85,12 @@ def render_report(
     runs = [reports] if isinstance(reports, ProbeReport) else list(reports)
     formats = list(dict.fromkeys(formats))
     targets = check_out(Path(out), overwrite, formats)
-    texts = [render_html(runs, title, targets[0]), *(FORMATS[name](runs) for name in formats)]
+    try:
+        texts = [render_html(runs, title, targets[0]), *(FORMATS[name](runs) for name in formats)]
+    except InputError:
+        raise
+    except Exception as error:
+        raise _unfit(runs, error) from error
     for target, text in zip(targets, texts, strict=True):
         try:
             write_text(target, text)
@@ -94,6 +99,21 @@ def render_report(
                 f"cannot write {target}: {error.strerror}; choose another path."
             ) from error
     return targets[0]
+
+
+def _unfit(runs: Sequence[ProbeReport], error: Exception) -> InputError:
+    """The error of reports with values that no probe writes; it names the first such report."""
+    for run in runs:
+        try:
+            render_html([run], "", Path("report.html"))
+        except Exception as own:
+            error = own
+            break
+    where = f"{run.folder}/report.json" if run.folder else f"report '{run.name}'"
+    return InputError(
+        f"{where} cannot be shown ({error!r}): was it edited? Run 'bcl probe' again; if it is as "
+        "that left it, this is a defect to report."
+    )
 
 
 def check_out(path: Path, overwrite: bool, formats: Sequence[str] = ()) -> list[Path]:
@@ -121,7 +141,7 @@ def json_schema(path: Path) -> str | None:
     """The schema that a JSON file names, "" if it names none; None if it is no JSON file."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return str(values.get("schema", "")) if isinstance(values, dict) else ""
 

@@ -1,4 +1,5 @@
 import errno
+import json
 import os
 
 import pytest
@@ -53,3 +54,9 @@ def test_a_full_disk_names_the_file(tmp_path):
     with pytest.raises(OSError, match="No space") as caught:
         atomic_write(tmp_path / "a.txt", fail)
     assert caught.value.filename == str(tmp_path / "a.txt")
+
+
+def test_text_that_is_of_no_encoding_is_escaped_as_in_json(tmp_path):
+    write_text(tmp_path / "a.json", json.dumps(["ä\udcff"], ensure_ascii=False))
+    assert (tmp_path / "a.json").read_text("utf-8") == '["ä\\udcff"]'
+    assert json.loads((tmp_path / "a.json").read_text("utf-8")) == ["ä\udcff"]

@@ -1,8 +1,11 @@
 """Reports on disk: what is saved is loaded, what was cut short or edited is refused."""
 
+import copy
 import json
+import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from fakes import FakeData, encode
@@ -46,6 +49,50 @@ def test_saves_and_loads(report, tmp_path):
     assert again.folder == tmp_path / "a"
     for name, tensor in again.sample.tensors().items():
         assert tensor.equal(report.sample.tensors()[name]), name
+
+
+ODD = [
+    "",
+    "a\nb",
+    '"\\\u2028</script>',
+    "\udcff.png",
+    "甲虫",
+    "\x00\x1b[2J",
+    "NaN",
+    "null",
+    "1e999",
+]
+NUMBERS = [math.inf, -math.inf, math.nan, 1e308, -1e308, 5e-324, 0.0, 2**63, 10**40, True, None]
+
+
+def test_odd_values_come_back_equal(report, tmp_path):
+    """NaN is null on disk, as what is not finite."""
+    names = {name: [dict(zip(ODD, NUMBERS, strict=False)), NUMBERS, []] for name in ODD}
+    report = copy.deepcopy(report)
+    report.record |= {"config": names, "history": [names], "name": "\udcff", "notes": ODD}
+    report.data |= {"class_names": [f"{name} {i}" for i, name in enumerate(ODD[:6])], "notes": ODD}
+    report.record["numpy"] = [np.float32(0.5), np.int64(3), np.arange(2), torch.ones(2)]
+    again = ProbeReport.load(report.save(tmp_path))
+    assert again.to_dict() == report.to_dict()
+    assert again.data["class_names"] == report.data["class_names"]
+    assert again.record["notes"] == ODD
+    assert again.record["config"][ODD[3]][1][3:] == [1e308, -1e308, 5e-324, *NUMBERS[6:]]
+    assert again.record["config"][ODD[3]][1][:3] == [None] * 3
+    assert again.record["numpy"] == [0.5, 3, [0, 1], [1.0, 1.0]]
+    second = ProbeReport.load(again.save(tmp_path / "second"))
+    assert second.to_dict() == report.to_dict()
+
+
+def test_a_strangers_report_names_no_file_outside_its_folder(report, tmp_path):
+    path = report.save(tmp_path / "in")
+    values = json.loads(path.read_text())
+    values["images"] = values["images"][:2]
+    values["images"][0]["file"], values["images"][1]["file"] = "../../../a.webp", "/a.webp"
+    path.write_text(json.dumps(values))
+    ProbeReport.load(path).save(tmp_path / "out" / "of")
+    written = {file.relative_to(tmp_path).parts[0] for file in tmp_path.rglob("a.webp")}
+    assert written == {"out"}
+    assert [file.parent.name for file in tmp_path.rglob("a.webp")] == ["images"]
 
 
 def test_names_stay_on_one_line(report):
