@@ -70,6 +70,20 @@ def macl_loss(
     check_pair(z1, z2)
     _check_settings(base, slope, offset, reduction, chunk_size)
     views = stack_pair(z1, z2)
+    return _macl(views, base, slope, offset, reduction, gather, normalize, chunk_size)[0]
+
+
+def _macl(
+    views: Tensor,
+    base: float,
+    slope: float,
+    offset: float,
+    reduction: Reduction,
+    gather: bool,
+    normalize: bool,
+    chunk_size: int | None,
+) -> tuple[Tensor, Tensor]:
+    """`macl_loss` of views (2, B, D), and the temperature () of the step."""
     counts = counts_of(views, gather)
     with full_precision(views):
         u = unit_rows(views) if normalize else at_least_float32(views)
@@ -79,7 +93,7 @@ def macl_loss(
         losses = cross_entropy(u, temperature, counts, normalize, chunk_size)  # (2, B), -log p
         missed = -torch.expm1(-losses.detach())  # 1 - p; of what rounds to 0 nothing is known
         losses = losses / missed.clamp_min(torch.finfo(losses.dtype).eps)
-        return reduce_samples(losses, reduction, counts)
+        return reduce_samples(losses, reduction, counts), moved
 
 
 def _alignment(u: Tensor, counts: list[int]) -> Tensor:
@@ -128,14 +142,20 @@ class MACLLoss(nn.Module):
         _check_settings(base, slope, offset, reduction, chunk_size)
         self.base, self.slope, self.offset, self.reduction = base, slope, offset, reduction
         self.gather, self.normalize, self.chunk_size = gather, normalize, chunk_size
+        self._latest: Tensor | None = None
 
     def forward(self, views: Tensor) -> Tensor:
         """(2, B, D) features, of any length, to () or (B,)."""
         check_two_views(views)
-        return macl_loss(
-            views[0], views[1], self.base, self.slope, self.offset, reduction=self.reduction,
-            gather=self.gather, normalize=self.normalize, chunk_size=self.chunk_size,
+        loss, self._latest = _macl(
+            views, self.base, self.slope, self.offset, self.reduction, self.gather, self.normalize,
+            self.chunk_size,
         )  # fmt: skip
+        return loss
+
+    def figures(self, epoch: int, epochs: int) -> dict[str, Tensor]:  # noqa: ARG002
+        """Return the temperature of the latest step, for the logs."""
+        return {} if self._latest is None else {"temperature": self._latest}
 
     def extra_repr(self) -> str:
         """Describe the loss when a model is printed."""

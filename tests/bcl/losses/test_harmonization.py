@@ -219,3 +219,16 @@ BAD = [
 def test_bad_input_is_refused(call, message):
     with pytest.raises(InputError, match=message):
         call()
+
+
+def test_gradcheck_where_the_assignment_is_constant(monkeypatch):
+    """Assignments have no gradient, so they are held while the views move."""
+    views, ids = torch.stack(pair(5, 4)), torch.arange(5)
+    loss_of = GeometricHarmonization(NTXentLoss(), 5, num_clusters=3, features=4, start=0, ramp=0)
+    loss_of.eval().double()
+    loss_of(views, ids=ids, epoch=1)
+    scores = torch.nn.functional.normalize(views @ loss_of.simplex.double().T, dim=-1)
+    held = torch.stack([sinkhorn(each, loss_of.marginal) for each in scores])
+    monkeypatch.setattr("bcl.losses.harmonization._sinkhorn", lambda *_: held)
+    views.requires_grad_()
+    assert torch.autograd.gradcheck(lambda z: loss_of(z, ids=ids, epoch=1), (views,))

@@ -85,3 +85,11 @@ def test_bad_input_is_refused(change, word):
     ):
         with pytest.raises(InputError, match=word):
             call()
+
+
+def test_the_temperature_of_the_latest_step_is_for_the_logs():
+    z1, z2 = check_features()
+    loss = MACLLoss()
+    assert loss.figures(0, 1) == {}
+    loss(torch.stack([z1, z2]))
+    assert float(loss.figures(0, 1)["temperature"]) == pytest.approx(0.144706, abs=1e-6)

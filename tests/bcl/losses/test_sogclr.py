@@ -154,3 +154,32 @@ def test_bad_settings_are_refused(change, word):
 def test_calls_without_ids_are_refused():
     with pytest.raises(InputError, match="ids"):
         SogCLRLoss(4)(torch.eye(4).expand(2, 4, 4))
+
+
+def test_gradcheck_where_the_weights_are_constant():
+    """Weights have no gradient: the loss is compared with one that holds them."""
+    start = torch.stack(pair(4, 3))
+    loss = SogCLRLoss(4, reduction="none").eval()
+
+    def unit_views(z):
+        return torch.nn.functional.normalize(z, dim=-1)
+
+    u = unit_views(start)
+    every = u.flatten(0, 1)
+    powers = (every @ every.T / loss.temperatures[0].double()).exp()
+    own = torch.arange(8) % 4
+    powers = powers.masked_fill(own[:, None] == own, 0)  # a sample's own two views
+    weights = powers / powers.sum(1, keepdim=True)
+
+    def holding(z):
+        rows = unit_views(z).flatten(0, 1)
+        cosines = rows @ rows.T
+        positive = (rows * rows.roll(4, 0)).sum(1)
+        return ((weights * cosines).sum(1) - positive).view(2, 4).sum(0)
+
+    views = start.clone().requires_grad_()
+    assert torch.autograd.gradcheck(holding, (views,))
+    found, expected = loss(views, torch.arange(4)), holding(views)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-11)
+    grads = [torch.autograd.grad(each.sum(), views)[0] for each in (found, expected)]
+    torch.testing.assert_close(*grads, rtol=1e-9, atol=1e-11)
