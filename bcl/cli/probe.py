@@ -189,7 +189,7 @@ def _evaluate(checkpoint: Path, name: str, args: argparse.Namespace, options: An
     from bcl.evaluation import evaluate
     from bcl.evaluation.features import FeatureCache
     from bcl.evaluation.layers import layer_encoder
-    from bcl.memorization.tracker import trackers_of
+    from bcl.memorization.tracker import learned_trackers, trackers_of
     from bcl.training.checkpoints import checkpoint_file, load_run
 
     checkpoint = checkpoint_file(checkpoint)
@@ -221,7 +221,7 @@ def _evaluate(checkpoint: Path, name: str, args: argparse.Namespace, options: An
         data,
         args.protocol,
         options,
-        tracker=None if elsewhere else trackers_of(method),
+        tracker=None if elsewhere else {**trackers_of(method), **learned_trackers(method)},
         history=checkpoint.parent.parent / "tracker",
         earlier_scores=earlier.scores if earlier is not None else None,
         record={"name": name, **loaded.record, "checkpoint": str(checkpoint)},

@@ -162,6 +162,12 @@ class SogCLRLoss(nn.Module):
             cosines.append((mass.detach().softmax(1) * cost).sum(1) * temperature)
         return torch.stack(means), torch.stack(cosines)
 
+    def learned(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """Return the learned temperatures and the samples seen, for reports."""
+        if not self.learn_temperature or self.state.values is None:
+            return {}
+        return {"temperature": (self.temperatures, self.state.seen)}
+
     def figures(self, epoch: int, epochs: int) -> dict[str, Tensor]:  # noqa: ARG002
         """Return the mean temperature of the samples seen, for the logs."""
         seen = self.state.seen

@@ -272,3 +272,19 @@ def trackers_of(method: Any) -> dict[str, MemorizationTracker]:
     if tracker is None:
         return {}
     return getattr(method, "trackers", None) or {"loss": tracker}
+
+
+def learned_trackers(method: Any) -> dict[str, MemorizationTracker]:
+    """What a method's loss has learned for each sample, by name, in trackers to read from.
+
+    A part of the loss that has something defines ``learned()``: (N,) values and whether a sample
+    was seen, by name.
+    """
+    found: dict[str, MemorizationTracker] = {}
+    loss: Any = getattr(method, "loss", None)
+    for part in () if loss is None else loss.modules():
+        for name, (values, seen) in getattr(part, "learned", dict)().items():
+            found[name] = MemorizationTracker(len(values))
+            found[name].momentum_loss.copy_(values)
+            found[name].updated_in.copy_(seen.int() - 1)
+    return found

@@ -8,6 +8,7 @@ from tensors import check_features, pair
 
 from bcl import InputError, SimCLR, SogCLRLoss
 from bcl.core.distributed import sum_over_ranks
+from bcl.memorization.tracker import learned_trackers
 from bcl.training.checkpoints import KEY, load_method
 
 
@@ -183,3 +184,16 @@ def test_gradcheck_where_the_weights_are_constant():
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-11)
     grads = [torch.autograd.grad(each.sum(), views)[0] for each in (found, expected)]
     torch.testing.assert_close(*grads, rtol=1e-9, atol=1e-11)
+
+
+def test_learned_temperatures_can_be_read_as_a_signal():
+    method = SimCLR(TINY, views=SIZE, loss=SogCLRLoss(reduction="none"))
+    assert learned_trackers(method) == {}
+    train(method, epochs=1, limit_train_batches=1)
+    found = learned_trackers(method)["temperature"]
+    assert found.momentum_loss.equal(method.loss.temperatures)
+    assert found.seen.equal(method.loss.state.seen)
+    assert 0 < int(found.seen.sum()) < 24
+    assert learned_trackers(SimCLR(TINY, views=SIZE)) == {}
+    fixed = SogCLRLoss(24, learn_temperature=False, reduction="none")
+    assert learned_trackers(SimCLR(TINY, views=SIZE, loss=fixed)) == {}
