@@ -454,7 +454,7 @@ def _score_map(method: Method, history: list[tuple[int, list[int]]]) -> str:
         f"Scores of {method.label} over training",
         "distribution of the memorization scores in each epoch; the stronger, the more samples",
         epoch_axis(),
-        axis("memorization score", nice=False),
+        axis("memorization score", nice=False, grid=False),
         [cells],
         ("epoch", "score from", "to", "share, %"),
     )
