@@ -4,6 +4,7 @@ import pytest
 import torch
 from refusals import refused
 
+from bcl import sam_ascent
 from bcl.cli import configuration, main
 from bcl.cli.configuration import compose, config_names
 from bcl.core.instantiate import instantiate
@@ -26,7 +27,7 @@ def test_configs_lists_and_prints(capsys):
 SAME_STEPS = ("imagenet100_lt", "places_lt")
 
 
-def two_steps(method, size, batch):
+def two_steps(method, size, batch, external=False):
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (batch, 3, size, size), dtype=torch.uint8, generator=generator)
     ids = torch.arange(batch)
@@ -35,14 +36,18 @@ def two_steps(method, size, batch):
     for step in range(2):
         scores = torch.linspace(0, 1, batch) if method.views.boost is not None else None
         views = method.views(images, scores=scores, ids=ids, epoch=step)
-        losses, watched = method.sample_losses(views, ids)
+        known = torch.where(ids % 3 == 2, -1, ids) if external else ids
+        losses, watched = method.sample_losses(views, known)
         assert losses.shape == (batch,)
         assert losses.isfinite().all()
         optimizer.zero_grad()
         losses.mean().backward()
+        if sharpness := method.optimizer.sharpness:
+            with sam_ascent(method.parameters(), sharpness.rho, sharpness.adaptive):
+                method.sample_losses(views, known).losses.mean().backward()
         optimizer.step()
         for name, values in watched.items():
-            trackers[name].update(ids, values)
+            trackers[name].update(ids[known >= 0], values[known >= 0])
             trackers[name].refresh()
 
 
@@ -58,6 +63,13 @@ SAME_BUT_LOSS = {
     "bcl_gh",
     "sdclr_gh",
     "pruned",
+    "rwsam",
+    "colt",
+    "bcl_colt",
+    "mak",
+    "random_external",
+    "balanced",
+    "cacr_gh",
 }
 
 
@@ -71,10 +83,13 @@ def costly(name):
     [pytest.param(n, marks=[pytest.mark.slow] * costly(n)) for n in SMALL],
 )
 def test_two_steps(name):
-    config = compose(name)["model"]
+    whole = compose(name)
+    config = whole["model"]
     config["init_args"]["num_samples"] = 6
     method = instantiate(config)
-    two_steps(method, config["init_args"]["views"]["init_args"]["size"], 6)
+    rule = whole["data"]["init_args"].get("selection", {}).get("rule", "balanced")
+    size = config["init_args"]["views"]["init_args"]["size"]
+    two_steps(method, size, 6, external=rule != "balanced")
 
 
 @pytest.mark.slow
