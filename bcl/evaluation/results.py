@@ -306,8 +306,6 @@ class ProbeReport:
                 f"{path} was cut short or edited ({error!r}); run 'bcl probe' again."
             ) from error
         for image in report.images:
-            # Anyone may have written the file; the names in it stay within its folder.
-            image.file = f"images/{Path(image.file).name}"
             file = path.parent / image.file
             image.content = file.read_bytes() if file.is_file() else b""
         report.predictions = _read_predictions(path, report.data["test_images"])
@@ -338,7 +336,11 @@ class ProbeReport:
             protocols=protocols,
             measures=values["measures"],
             tracker=values["tracker"],
-            images=[ShownImage(**image) for image in values["images"]],
+            # Anyone may have written the file; the names in it stay within its folder.
+            images=[
+                ShownImage(**image | {"file": f"images/{Path(image['file']).name}"})
+                for image in values["images"]
+            ],
         )
 
 

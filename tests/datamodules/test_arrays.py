@@ -31,6 +31,14 @@ def test_arrays(tmp_path: Path) -> None:
     assert ArraysLT(images[::-1].copy(), labels, **settings).content_hash != one.content_hash
 
 
+@pytest.mark.parametrize("kind", [np.uint8, np.int8, np.int32, np.uint16])
+def test_labels_of_any_integer_type(kind) -> None:
+    images, labels = np.zeros((60, 4, 4), np.uint8), (np.arange(60) % 3).astype(kind)
+    data = ArraysLT(images, labels, imbalance_factor=2, batch_size=1)
+    assert data.probe_set().labels[data.few_shot(3)].bincount().tolist() == [3, 3, 3]
+    assert data.class_counts.tolist() == [16, 11, 8]
+
+
 def test_arrays_hash_covers_all_images() -> None:
     """Whichever are held out: also where the first image is."""
     images, labels = np.zeros((60, 4, 4), np.uint8), np.arange(60) % 3

@@ -63,6 +63,7 @@ def undrawn(monkeypatch):
         ("tracker by_class 5", {}),
         ("tracker signals loss", True),
         ("images 0 label", {"a": 1}),
+        ("images 0 file", {}),
         ("images", [[]] * 3),
     ],
 )
