@@ -1,6 +1,7 @@
 """What every datamodule provides."""
 
 import csv
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from io import StringIO
@@ -9,12 +10,15 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor
 
 from bcl.core.checks import check_count
 from bcl.core.distributed import rank, world_size
 from bcl.core.errors import InputError
 from bcl.core.files import write_text
+from bcl.core.progress import say
+from bcl.core.text import shown
 from datamodules.external import SelectionSettings, check_apart
 from datamodules.images.dataset import ImageDataset
 from datamodules.images.loader import BatchLoader
@@ -25,6 +29,7 @@ __all__ = ["ImageDataset", "LongTailedDataModule", "Sets"]
 
 # Keeps few-shot draws apart from other random numbers.
 _SHOT_STREAM = 0x5407
+MOST_NOTES = 20  # that are printed
 
 
 @dataclass
@@ -38,6 +43,7 @@ class Sets:
         class_names: one per label; empty where there are no labels.
         recipe: one line that names how ``train`` was chosen.
         notes: what a report should mention, such as images that were left out.
+        summary: one line, which is printed: images found, held out, chosen and left out, and why.
         split: the split that selected ``train`` from a larger set, if any.
         unreadable: name and reason of each image that was left out because it cannot be read.
     """
@@ -48,6 +54,7 @@ class Sets:
     class_names: list[str]
     recipe: str
     notes: list[str] = field(default_factory=list)
+    summary: str = ""
     split: Split | None = None
     unreadable: list[tuple[str, str]] = field(default_factory=list)
 
@@ -109,9 +116,15 @@ class LongTailedDataModule(pl.LightningDataModule):
         raise NotImplementedError
 
     def setup(self, stage: str | None = None) -> None:  # noqa: ARG002
-        """Build the sets, once."""
+        """Build the sets, once, and say what they hold."""
         if self._sets is None:
             self._sets = self.build()
+            notes, summary = self._sets.notes, self._sets.summary
+            if summary:  # it says what was left out
+                notes = [note for note in notes if not note.startswith("left out")]
+            if (more := len(notes) - MOST_NOTES) > 0:
+                notes = [*notes[:MOST_NOTES], f"and {more:,} more, in the record of a run"]
+            _say(*(f"note: {note}" for note in notes), *filter(None, [summary]))
 
     @property
     def sets(self) -> Sets:
@@ -241,6 +254,7 @@ class LongTailedDataModule(pl.LightningDataModule):
         note = f"the batch is {most}, not {self.batch_size}: there are {images} training images"
         if note not in self.sets.notes:
             self.sets.notes.append(note)
+            _say(f"note: {note}")
         return most
 
     def train_dataloader(self) -> BatchLoader:
@@ -304,3 +318,9 @@ class LongTailedDataModule(pl.LightningDataModule):
                 )
             wanted = torch.full_like(counts, shots)
         return choose(labels, wanted, _SHOT_STREAM, draw)
+
+
+@rank_zero_only
+def _say(*lines: str) -> None:
+    for line in lines:
+        say(shown(line), sys.stderr)

@@ -319,7 +319,7 @@ def _encoded(
         raw = raw if max_side is None else shrink(raw, max_side)
         yield raw, int(images.labels[position]), shown(name)
         if progress is not None:
-            progress(f"packing {part}", position + 1, len(images))
+            progress(f"packing {part} images", position + 1, len(images))
 
 
 def _write(

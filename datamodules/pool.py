@@ -1,7 +1,6 @@
 """From a whole data set to its long-tailed training set, probe set and test set."""
 
 import re
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -9,7 +8,6 @@ from itertools import compress
 from typing import Any, ClassVar, Literal
 
 import torch
-from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor
 
 from bcl.core.checks import check_choice, check_count
@@ -99,6 +97,12 @@ class Pool:
             unreadable=unreadable,
         )
         return pool, kept
+
+    def reasons(self) -> str:
+        """How many files were left out, and why; of the unreadable ones, the first by name."""
+        reasons = ", ".join(counted(count, why) for why, count in self.left_out.items())
+        named = [f"{name} ({why})" for name, why in self.unreadable]
+        return f"{reasons}; unreadable: {listed(named, 3)}" if named else reasons
 
 
 class FilesDataModule(LongTailedDataModule):
@@ -237,18 +241,17 @@ class FilesDataModule(LongTailedDataModule):
                 f"{pool.title} holds one readable image; training compares images: give at least "
                 "two."
             )
-        reasons = [counted(count, why) for why, count in kept.left_out.items()]
-        left_out = f"; left out: {', '.join(reasons)}" if reasons else ""
+        left_out = f"; left out: {kept.reasons()}" if kept.left_out else ""
         summary = f"{pool.title}: all {len(data):,} readable images{left_out}"
-        rank_zero_only(print)(summary, file=sys.stderr, flush=True)
-        notes = [f"left out {why}" for why in reasons if not why.endswith(" unreadable")]
+        others = {why: count for why, count in kept.left_out.items() if why != "unreadable"}
+        notes = [f"left out {counted(count, why)}" for why, count in others.items()]
         if kept.unreadable:
             common = Counter(why for _, why in kept.unreadable).most_common(5)
             kinds = listed([f"{count:,} {why}" for why, count in common])
             total = counted(len(kept.unreadable), "unreadable images")
             notes.insert(0, f"left out {total} (listed in unreadable.csv): {kinds}")
         recipe = f"{pool.title}, all images, no labels: {len(data)} images"
-        return Sets(data, data, None, [], recipe, notes, unreadable=kept.unreadable)
+        return Sets(data, data, None, [], recipe, notes, summary, unreadable=kept.unreadable)
 
 
 class PoolDataModule(FilesDataModule):
@@ -372,8 +375,6 @@ class PoolDataModule(FilesDataModule):
             notes += balance_notes(what, pool.labels[part], pool.classes) if len(part) else []
         if not len(test):
             notes.append("no class has enough images to hold one out, so nothing can be evaluated")
-        summary = self._summary(pool, split, len(rows), len(test))
-        rank_zero_only(print)(summary, file=sys.stderr, flush=True)
         return Sets(
             train=data.subset(train),
             probe=data.subset(probe),
@@ -381,6 +382,7 @@ class PoolDataModule(FilesDataModule):
             class_names=pool.classes,
             recipe=f"{pool.title}, {split.recipe}: {len(train)} images",
             notes=notes,
+            summary=self._summary(pool, split, len(rows), len(test)),
             split=split,
             unreadable=pool.unreadable,
         )
@@ -429,8 +431,7 @@ class PoolDataModule(FilesDataModule):
             f"training on {len(split):,} of the other {training:,} ({split.recipe})",
         ]
         if pool.left_out:
-            reasons = ", ".join(counted(count, why) for why, count in pool.left_out.items())
-            parts.append(f"left out: {reasons}")
+            parts.append(f"left out: {pool.reasons()}")
         return "; ".join(parts)
 
 

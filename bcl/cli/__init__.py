@@ -16,6 +16,7 @@ from types import ModuleType
 
 from bcl.core.errors import InputError, Interrupted, unknown_name
 from bcl.core.machine import keep_freed_memory
+from bcl.core.progress import say
 from bcl.core.text import shown, shown_lines
 
 # Command: what it does, in one line. Modules are imported when their command is called.
@@ -33,6 +34,8 @@ COMMANDS = {
     "pack": "write a data set as Arrow files for training beyond one machine's memory",
     "configs": "list the named configurations, or print one",
 }
+
+LONG = ("quickstart", "fit", "probe", "embed", "discover")  # and slow to load
 
 # What other programs call a command.
 _FIT = "fit --config images/bcl_i --data.root DIR"
@@ -75,6 +78,8 @@ def _run(arguments: list[str]) -> int:
         raise unknown_name("command", name, COMMANDS)
     from bcl.cli.messages import Parser
 
+    if name in LONG and sys.stderr.isatty() and not {"-h", "--help", "--help-all"} & {*rest}:
+        print("loading ...", end="\r", file=sys.stderr, flush=True)  # the next line takes its place
     module: ModuleType = importlib.import_module(f"bcl.cli.{name}{'_' if iskeyword(name) else ''}")
     if name == "fit":  # LightningCLI parses its own options
         return int(module.main(rest))
@@ -110,7 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             atexit.register(gc.freeze)  # or its end takes seconds: collecting all torch's objects
         return _run(list(sys.argv[1:] if arguments is None else arguments))
     except InputError as error:
-        print(f"bcl: error: {shown_lines(str(error))}", file=sys.stderr)
+        say(f"bcl: error: {shown_lines(str(error))}", sys.stderr)
         return 2
     except BrokenPipeError:  # the reader of our output left, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -122,5 +127,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"bcl: error:{place} {error.strerror or error}{hint}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as error:
-        print(f"bcl: {str(error) or 'interrupted'}", file=sys.stderr)
+        say(f"bcl: {str(error) or 'interrupted'}", sys.stderr)
         return error.status if isinstance(error, Interrupted) else 130

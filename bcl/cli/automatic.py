@@ -135,10 +135,9 @@ def choose(name: str, settled: Mapping[str, Any]) -> tuple[Config, str]:
     where = torch.cuda.get_device_name() if gpu else f"{usable_cores()} CPU cores"
     lines = (
         f"{root}: {images:,} images, shorter side {side} px (median); {where}\n"
-        f"chosen: views of {view} px (decoded to {stored}), encoder {encoder}, "
-        f"batch {batch}, learning rate "
+        f"chosen: {view} px (decoded to {stored}), {encoder}, batch {batch}, learning rate "
         f"{found['model.optimizer.learning_rate']:g}, {found['data.workers']} workers, "
-        f"precision {found['trainer.precision']}"
+        f"{found['trainer.precision']}"
     )
     return chosen, lines
 

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bcl.cli import embed
-from bcl.cli.output import check_seed
+from bcl.cli.output import check_seed, default_out
 from bcl.core.errors import InputError
+from bcl.core.progress import rows, say
 
 if TYPE_CHECKING:
     from bcl.discovery.table import Table
@@ -22,7 +23,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"embedding of 'bcl embed', .parquet or .npz; or {embed.HINT}",
     )
     add("source", nargs="?", metavar="SOURCE", help="the images (default: those of the run)")
-    add("--out", required=True, metavar="DIR", help="folder for the page and the tables")
+    add(
+        "--out",
+        metavar="DIR",
+        help="folder for the page and the tables (default: discovery, beside the embedding)",
+    )
     add("--labels", metavar="FILE", help="CSV path,label of all images or some: is the tail found?")
     add("--clusters", type=int, metavar="N", help="number of clusters (default: by silhouette)")
     add("--map", default="tsne", help="tsne, pca or umap (default: %(default)s)")
@@ -43,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     from bcl.discovery.page import check_folder, discover
     from bcl.discovery.table import FORMATS, labels_in_order, read_labels, read_table
 
-    out = Path(args.out)
+    out = Path(args.out or default_out(args.encoder, "discovery"))
     check_seed(args.seed)
     options = DiscoverOptions(
         clusters=args.clusters,
@@ -52,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
         label_first=args.label_first,
         duplicate_share=args.duplicates,
         seed=args.seed,
-        progress=lambda step: print(f"finding {step}", file=sys.stderr, flush=True),
+        progress=lambda step: say(f"finding {step}", sys.stderr),
     )
     check_folder(out)
     file = Path(args.encoder)
@@ -68,8 +73,8 @@ def run(args: argparse.Namespace) -> int:
     given = labels_in_order(labels, table.paths) if labels else None
     read = _reader(args.source, table, file) if args.source else None
     page = discover(table, out, options, given, read, args.title)
-    print(f"{page}: {len(table):,} images")
-    print(f"{page.with_suffix('.parquet')}, {out / 'label_first.csv'}")
+    folder = f"{out} (discover.html, discover.parquet, label_first.csv)"
+    print(rows({"images": f"{len(table):,}", "folder": folder, "next": f"open {page}"}))
     return 0
 
 

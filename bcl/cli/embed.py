@@ -1,11 +1,14 @@
 """``bcl embed``: the features of every image of a collection, as a table."""
 
 import argparse
+import signal
+import sys
 from pathlib import Path
 from typing import Any
 
-from bcl.core.errors import InputError
-from bcl.core.progress import Progress
+from bcl.cli.output import default_out
+from bcl.core.errors import InputError, Interrupted
+from bcl.core.progress import Progress, rows, say
 
 HINT = "a run's folder, a checkpoint, an exported encoder or timm:NAME"
 
@@ -15,7 +18,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("encoder", metavar="ENCODER", help=HINT)
     add("source", nargs="?", metavar="SOURCE", help="images (default: those of the run)")
-    add("--out", required=True, metavar="FILE", help=".parquet, .npz or .csv file to write")
+    add(
+        "--out",
+        metavar="FILE",
+        help=".parquet, .npz or .csv (default: embedding.parquet, in the run's folder)",
+    )
     add("--overwrite", action="store_true", help="replace an existing file")
     add_encoding(parser)
 
@@ -37,11 +44,15 @@ def run(args: argparse.Namespace) -> int:
     """Embed and say what comes next."""
     from bcl.discovery.embedding import check_out
 
-    check_out(Path(args.out), args.overwrite)
-    count = write(args, args.out)
-    print(f"{args.out}: {count:,} images")
-    if Path(args.out).suffix != ".csv":  # which other programs read
-        print(f"next: bcl discover {args.out} --out {Path(args.out).parent / 'discovery'}")
+    out = Path(args.out or default_out(args.encoder, "embedding.parquet"))
+    check_out(out, args.overwrite)
+    try:
+        count = write(args, out)
+    except KeyboardInterrupt:
+        text = "interrupted; the same command goes on after the parts that are written"
+        raise Interrupted(text, signal.SIGINT) from None
+    step = None if out.suffix == ".csv" else f"bcl discover {out}"  # other programs read that
+    print(rows({"embedding": f"{out} ({count:,} images)", "next": step}))
     return 0
 
 
@@ -50,6 +61,7 @@ def write(args: argparse.Namespace, out: str | Path) -> int:
     from torch.multiprocessing.spawn import ProcessRaisedException, spawn
 
     from bcl.core.checks import check_count
+    from bcl.core.machine import device_text
     from bcl.discovery.embedding import embed, join_parts, open_parts
 
     check_count("--devices", args.devices)
@@ -57,9 +69,16 @@ def write(args: argparse.Namespace, out: str | Path) -> int:
         check_count("--workers", args.workers, at_least=0)
     if args.size is not None:
         check_count("--size", args.size, at_least=3)
-    images, options, extra, encode = _open(args)
+    images, options, extra, encoder = _open(args)
+    header = {
+        "images": f"{len(images):,}",
+        "encoder": f"{encoder.about} ({encoder.parameters:,} parameters)",
+        "device": f"{device_text(options.device, args.devices)}, precision {args.precision}",
+        "file": out,
+    }
+    say(rows(header), sys.stderr)
     if args.devices == 1:
-        embed(encode, images, out, options, extra, overwrite=True)
+        embed(encoder.encode, images, out, options, extra, overwrite=True)
         return len(images)
     parts = open_parts(Path(out), images, options, extra)
     try:
@@ -78,8 +97,8 @@ def _write_share(number: int, args: argparse.Namespace, parts: Path) -> None:
 
     if args.device is None and torch.cuda.is_available():
         args.device = f"cuda:{number % torch.cuda.device_count()}"
-    images, options, extra, encode = _open(args)
-    write_parts(encode, images, parts, options, extra, (number, args.devices))
+    images, options, extra, encoder = _open(args)
+    write_parts(encoder.encode, images, parts, options, extra, (number, args.devices))
 
 
 def _open(args: argparse.Namespace) -> tuple[Any, Any, Any, Any]:
@@ -104,4 +123,4 @@ def _open(args: argparse.Namespace) -> tuple[Any, Any, Any, Any]:
         thumbnails=not args.no_thumbnails,
         progress=Progress(),
     )
-    return images, options, extra, encoder.encode
+    return images, options, extra, encoder

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bcl.cli.output import new_folder
+from bcl.cli.output import default_out, new_folder
 from bcl.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("checkpoint", metavar="CKPT", help="run of 'bcl fit': its folder or a checkpoint")
-    add("--out", required=True, metavar="DIR", help="folder to write")
+    add("--out", metavar="DIR", help="folder to write (default: encoder, in the run's folder)")
     add("--overwrite", action="store_true", help="replace --out if it is an exported encoder")
 
 
@@ -22,7 +22,8 @@ def run(args: argparse.Namespace) -> int:
     """Write the folder and say how to open it."""
     from bcl.training.checkpoints import load_run
 
-    check_replaceable(args.out, args.overwrite)
+    out = str(args.out or default_out(args.checkpoint, "encoder"))
+    check_replaceable(out, args.overwrite)
     loaded = load_run(args.checkpoint)
     method, record = loaded.method, loaded.record
     # SDCLR's dense branch; the query encoder of CACR's momentum forms.
@@ -33,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     kept = ("name", "method", "seed", "epochs", "recipe", "content_hash", "commit", "versions")
     about = {"run": {key: record[key] for key in kept if key in record}}
     mean, std = (values.flatten().tolist() for values in (method.mean, method.std))
-    write_folder(args.out, args.overwrite, encoder, mean, std, about)
+    write_folder(out, args.overwrite, encoder, mean, std, about)
     return 0
 
 

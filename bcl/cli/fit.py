@@ -1,9 +1,12 @@
 """``bcl fit``: pretrain from a named configuration or a YAML file."""
 
 import itertools
+import math
 import re
+import shlex
 import textwrap
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +16,9 @@ from bcl.cli import quiet_lightning
 from bcl.cli.configuration import KEYS, Config, compose, find_config, merge
 from bcl.cli.messages import option_names, readable_error
 from bcl.cli.output import check_seed
-from bcl.core.errors import InputError, find_input_error
+from bcl.core.errors import InputError, Interrupted, find_input_error
 from bcl.core.files import check_writable
+from bcl.core.progress import rows
 
 # Short names; what is recorded, and refused, has the long one.
 SHORT = {
@@ -103,27 +107,47 @@ FIRST: dict[str, dict[str, tuple[str, Any]]] = {
 CHOSEN = ("--size", "--batch", "--encoder", "--lr", "--trainer.precision")
 
 
-def main(arguments: list[str]) -> int:
+def main(words: list[str]) -> int:
     """Parse, build and train; returns the exit status."""
-    arguments, layers, name = _take_configs(list(_in_full(arguments)))
+    arguments, layers, name = _take_configs(list(_in_full(words)))
     config = merge({}, *layers.values())
     if {"-h", "--help"} & set(arguments):
         print(short_help(config or compose(EXAMPLE), name if config else EXAMPLE))
         return 0
+    try:
+        _run(arguments, layers, name)
+    except KeyboardInterrupt as error:
+        text = str(error) or "interrupted before the first step; start again:"
+        status = error.status if isinstance(error, Interrupted) else 130
+        again = "" if text.startswith("rank ") else f"\n  {_again(words)}"
+        raise Interrupted(text + again, status - 128) from None
+    return 0
+
+
+def _run(arguments: list[str], layers: dict[str, Config], name: str) -> None:
+    """Train with a command line's options, and say what comes next."""
     try:
         import jsonargparse  # noqa: F401
     except ImportError:
         raise InputError(
             "`bcl fit` needs jsonargparse; install it with pip install 'bcl-cacr[cli]'."
         ) from None
-    from bcl.cli import automatic  # loads Lightning, which help does not need and sets its loggers
+    from pytorch_lightning.utilities import rank_zero_only
+
+    from bcl.cli import automatic
 
     with quiet_lightning():
         config = automatic.complete(layers, arguments, name)
-        last = _train(*parse(arguments, config, name))
-    if last is not None:
-        print(f"Checkpoint: {last}")
-    return 0
+        footer = _train(*parse(arguments, config, name))
+    rank_zero_only(print)(rows(footer))
+
+
+def _again(words: list[str]) -> str:
+    """The command that goes on with the run of a command."""
+    pairs = itertools.pairwise(["", *words])
+    kept = [word for before, word in pairs if "--ckpt_path" not in (before, word.split("=")[0])]
+    kept = [word for word in kept if word != "--overwrite"]
+    return shlex.join(["bcl", "fit", *kept, "--ckpt_path", "last"])
 
 
 def _in_full(words: list[str]) -> Iterator[str]:
@@ -235,8 +259,8 @@ def parse(arguments: list[str], config: Config, name: str = "run") -> tuple[Any,
     return parser, options
 
 
-def _train(parser: Any, options: Any) -> Path | None:
-    """Build method, data and trainer, and train; returns the last checkpoint on rank 0."""
+def _train(parser: Any, options: Any) -> dict[str, object]:
+    """Build method, data and trainer, and train; returns what to say at the end."""
     import pytorch_lightning as pl
     from jsonargparse import ArgumentError
 
@@ -246,7 +270,7 @@ def _train(parser: Any, options: Any) -> Path | None:
     from bcl.training.changes import check_changes
     from bcl.training.checkpoints import KEY, lies_in, load_method, read_checkpoint
     from bcl.training.fit import fit, make_trainer
-    from bcl.training.record import new_record
+    from bcl.training.record import new_record, run_record, write_record
 
     folder = Path(options.trainer.default_root_dir)
     check_writable(folder, "--trainer.default_root_dir")
@@ -275,6 +299,9 @@ def _train(parser: Any, options: Any) -> Path | None:
         # The files in the folder are this run's only if the checkpoint is.
         if lies_in(checkpoint, folder / "checkpoints"):
             resumed_at = int(content["global_step"])
+            if _is_finished(content, vars(options.trainer)):
+                write_record(content[KEY]["record"], folder)  # it may have been killed before
+                return _footer(content[KEY]["record"], folder, finished=True)
     automatic.settle(config["model"], getattr(built.model, "encoder", None))
     online = options.online.every_n_epochs is not None
     trainer = make_trainer(
@@ -290,7 +317,28 @@ def _train(parser: Any, options: Any) -> Path | None:
         change=change,
     )
     fit(trainer, built.model, built.data, checkpoint)
-    return folder / "checkpoints" / "last.ckpt" if trainer.is_global_zero else None
+    return _footer(run_record(trainer), folder)
+
+
+def _is_finished(content: Any, settings: Any) -> bool:
+    """Whether a checkpoint has all epochs or steps that are asked for."""
+    epochs, steps = settings["max_epochs"] or math.inf, settings["max_steps"]
+    by_steps = 0 <= steps <= content["global_step"]
+    return bool(content["bcl"]["record"]["epochs"] >= epochs or by_steps)
+
+
+def _footer(record: Any, folder: Path, finished: bool = False) -> dict[str, object]:
+    """What a run has left, and the command that comes next."""
+    took = timedelta(seconds=round(record["wall_seconds"]))
+    names = ("run.json", "images.csv", "unreadable.csv", "metrics.csv", "tensorboard", "tracker")
+    there = ", ".join(name for name in names if (folder / name).exists())
+    again = "; it had finished before, a larger --epochs goes on" if finished else ""
+    return {
+        "done": f"{record['epochs']:,} epochs in {took}{again}",
+        "checkpoint": folder / "checkpoints" / "last.ckpt",
+        "folder": f"{folder} ({there})",
+        "next": f"bcl {'probe' if record.get('classes') else 'discover'} {folder}",
+    }
 
 
 def find_checkpoint(folder: Path, asked: str | None, overwrite: bool) -> Path | None:

@@ -64,6 +64,25 @@ def _replace(target: Path, work: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def default_out(source: str | Path, name: str) -> Path:
+    """Where a command puts what it makes of a run, its checkpoint, a file or an encoder.
+
+    Example:
+        >>> str(default_out("outputs/digits_lt/bcl_i/checkpoints/last.ckpt", "probe"))
+        'outputs/digits_lt/bcl_i/probe'
+        >>> str(default_out("timm:resnet50", "discovery"))
+        'outputs/resnet50/discovery'
+    """
+    path = Path(source)
+    if (path / "checkpoints").is_dir():
+        return path / name
+    if path.parent.name == "checkpoints":
+        return path.parent.parent / name
+    if path.is_file():
+        return path.parent / name
+    return Path("outputs", path.resolve().name.removeprefix("timm:"), name)
+
+
 def check_seed(seed: object) -> None:
     """Refuse a seed outside [0, 2**32), which NumPy's generator cannot take."""
     if isinstance(seed, int) and not 0 <= seed < 2**32:

@@ -4,19 +4,22 @@ import argparse
 import itertools
 import math
 import re
+import sys
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from bcl.cli.output import default_out
 from bcl.core.errors import InputError
 from bcl.core.files import check_writable, file_hash
-from bcl.core.progress import Progress
+from bcl.core.progress import Progress, rows, say
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("checkpoints", nargs="+", metavar="RUN", help="folders of runs, or checkpoints")
-    add("--out", required=True, metavar="DIR", help="folder for the reports")
+    add("--out", metavar="DIR", help="folder for the reports (default: probe, in the run's folder)")
     add(
         "--protocol",
         default="full,knn",
@@ -67,20 +70,20 @@ def run(args: argparse.Namespace) -> int:
     """Evaluate every checkpoint, save its report and print the table."""
     from bcl.report.tables import text_table
 
-    out, options = Path(args.out), _options(args)
-    folders = _folders(args.checkpoints, out)
+    options = _options(args)
+    folders = _folders(args.checkpoints, args.out)
     _check_sources(args)
     _check_paths(args, folders)
     reports = []
     for checkpoint, folder in zip(args.checkpoints, folders, strict=True):
-        reports.append(_evaluate(Path(checkpoint), folder.name, args, options))
+        reports.append(_evaluate(Path(checkpoint), folder, args, options))
         reports[-1].save(folder)
     try:
         print(text_table(reports))
     except InputError:  # runs of different test sets: each has its own table
         print("\n\n".join(text_table([report]) for report in reports))
-    print("\nreports: " + ", ".join(str(folder) for folder in folders))
-    print(f"next: bcl report {out} --out {out / 'report.html'}")
+    where = args.out or " ".join(map(str, folders))
+    print("\n" + rows({"reports": where, "next": f"bcl report {where}"}))
     return 0
 
 
@@ -160,20 +163,29 @@ def _check_paths(args: argparse.Namespace, folders: list[Path]) -> None:
         raise InputError("--earlier belongs to one run; probe its checkpoint alone.")
     if args.cache is not None:
         check_writable(args.cache, "--cache")
-    check_writable(args.out, "--out")
     for folder in folders:
         if (folder / "report.json").exists() and not args.overwrite:
             raise InputError(f"{folder} holds a report; name another --out, or pass --overwrite.")
         check_writable(folder, "--out")
 
 
-def _folders(checkpoints: list[str], out: Path) -> list[Path]:
-    """One checkpoint reports into OUT itself, several into folders named after them."""
+def _folders(checkpoints: list[str], given: str | None) -> list[Path]:
+    """One checkpoint reports into OUT itself, several into folders named after them.
+
+    Without OUT each reports into its run's folder.
+    """
     from bcl.training.checkpoints import checkpoint_file
 
+    if given is None:
+        stems = [checkpoint_file(each).stem for each in checkpoints]
+        names = ["probe" if stem == "last" else f"probe-{stem}" for stem in stems]
+        found = [default_out(*pair) for pair in zip(checkpoints, names, strict=True)]
+        if twice := [folder for folder, count in Counter(found).items() if count > 1]:
+            raise InputError(f"several checkpoints would report into {twice[0]}; give --out DIR.")
+        return found
+    out, names = Path(given), []
     if len(checkpoints) == 1:
         return [out]
-    names: list[str] = []
     for path in (checkpoint_file(checkpoint).resolve() for checkpoint in checkpoints):
         stem = path.stem
         if re.match(r"(last|best)$|epoch|step", stem):
@@ -184,7 +196,7 @@ def _folders(checkpoints: list[str], out: Path) -> list[Path]:
     return [out / name for name in names]
 
 
-def _evaluate(checkpoint: Path, name: str, args: argparse.Namespace, options: Any) -> Any:
+def _evaluate(checkpoint: Path, folder: Path, args: argparse.Namespace, options: Any) -> Any:
     from bcl.cli.sources import check_place
     from bcl.evaluation import evaluate
     from bcl.evaluation.features import FeatureCache
@@ -216,6 +228,7 @@ def _evaluate(checkpoint: Path, name: str, args: argparse.Namespace, options: An
     if args.cache is not None:
         cache = FeatureCache(args.cache, f"{file_hash(checkpoint)}:{args.layer}")
         options = replace(options, cache=cache)
+    say(rows(_header(method, data, folder, args, options)), sys.stderr)
     return evaluate(
         method.to(options.device).eval(),
         data,
@@ -224,9 +237,27 @@ def _evaluate(checkpoint: Path, name: str, args: argparse.Namespace, options: An
         tracker=None if elsewhere else {**trackers_of(method), **learned_trackers(method)},
         history=checkpoint.parent.parent / "tracker",
         earlier_scores=earlier.scores if earlier is not None else None,
-        record={"name": name, **loaded.record, "checkpoint": str(checkpoint)},
+        record={"name": folder.name, **loaded.record, "checkpoint": str(checkpoint)},
         progress=Progress(),
     )
+
+
+def _header(
+    method: Any, data: Any, folder: Path, args: argparse.Namespace, options: Any
+) -> dict[str, object]:
+    """What a probe is about to do, by name."""
+    from bcl.core.machine import device_text
+    from bcl.models.encoders import describe
+    from bcl.training.progress import about_images
+
+    return {
+        "images": about_images(data),
+        "tests": f"{len(data.test_set()):,}",
+        "encoder": f"{describe(getattr(method, 'encoder', method))}, {args.layer} features",
+        "device": f"{device_text(options.device)}, precision {args.precision}",
+        "protocols": args.protocol,
+        "folder": folder,
+    }
 
 
 def _move(data: Any, root: str) -> None:

@@ -1,14 +1,18 @@
 """``bcl quickstart``: from nothing to a report and a page of rare things in one command."""
 
 import argparse
+import contextlib
 import json
+import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from bcl.cli import quiet_lightning
 from bcl.cli.configuration import compose, merge
 from bcl.cli.output import check_seed, new_folder
+from bcl.core.errors import Interrupted
 from bcl.core.files import write_text
 
 METHODS = ("simclr", "bcl_i")
@@ -33,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
         check_count("--epochs", args.epochs)
     check_seed(args.seed)
     start = time.monotonic()
-    with new_folder(args.out, args.overwrite) as folder:
+    with _keeping_nothing(), new_folder(args.out, args.overwrite) as folder:
         reports = []
         for method in METHODS:
             model, data, report = _pretrain_and_probe(method, args, folder / method)
@@ -47,6 +51,15 @@ def run(args: argparse.Namespace) -> int:
     print(f"Open {Path(args.out, 'report.html')}, how well the classes are told apart,")
     print(f"and {Path(args.out, 'discovery/discover.html')}, what is rare among the digits.")
     return 0
+
+
+@contextlib.contextmanager
+def _keeping_nothing() -> Iterator[None]:
+    """Say so when the quickstart is interrupted: a run in it cannot be resumed."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Interrupted("interrupted; nothing is kept, start it again", signal.SIGINT) from None
 
 
 def _pretrain_and_probe(method: str, args: argparse.Namespace, folder: Path) -> Any:

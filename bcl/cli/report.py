@@ -9,7 +9,11 @@ from bcl.core.errors import InputError, unknown_name
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("reports", nargs="+", metavar="DIR", help="folders of 'bcl probe', the baseline first")
-    add("--out", default="report.html", metavar="FILE", help="the page to write")
+    add(
+        "--out",
+        metavar="FILE",
+        help="the page to write (default: report.html, in the folder if there is only one)",
+    )
     add("--baseline", metavar="NAME", help="run to compare with (default: the first)")
     add("--title", default="Linear probe report", help="heading of the page")
     add(
@@ -27,7 +31,8 @@ def run(args: argparse.Namespace) -> int:
     from bcl.evaluation.results import ProbeReport
     from bcl.report.page import check_out, render_report
 
-    out = Path(args.out)
+    only = args.reports[0] if len(args.reports) == 1 else ""
+    out = Path(args.out or Path(only if Path(only).is_dir() else "", "report.html"))
     formats = [name.strip() for name in args.formats.split(",") if name.strip()]
     check_out(out, args.overwrite, formats)
     paths = [path for folder in args.reports for path in find_reports(Path(folder))]

@@ -29,6 +29,7 @@ class Encoder:
     about: str  # tells it from others
     run: Any = None
     signals: dict[str, Tensor] = field(default_factory=dict)
+    parameters: int = 0
 
 
 def open_encoder(name: str, device: str, size: int | None = None) -> Encoder:
@@ -54,7 +55,12 @@ def _run(path: Path, device: str, size: int | None) -> Encoder:
         raise InputError(f"{path}: {type(method).__name__} has no encoder; name {HINT}.")
     size = size or int(run.data.image_size)
     about = _about(run.record.get("name") or path.stem, size, path)
-    return Encoder(method.encode, size, about, run, memory_signals(method))
+    count = _parameters(getattr(method, "encoder", method))
+    return Encoder(method.encode, size, about, run, memory_signals(method), count)
+
+
+def _parameters(model: torch.nn.Module) -> int:
+    return sum(part.numel() for part in model.parameters())
 
 
 def memory_signals(method: Any) -> dict[str, Tensor]:
@@ -90,7 +96,8 @@ def _exported(path: Path, device: str, size: int | None) -> Encoder:
     encoder: Any = load_encoder(path).to(device)
     size = size or int(read_config(path)["bcl"]["encoder"]["image_size"])
     about = _about(path.resolve().name, size, path / WEIGHTS)
-    return Encoder(_normalized(encoder, encoder.mean, encoder.std, device), size, about)
+    encode = _normalized(encoder, encoder.mean, encoder.std, device)
+    return Encoder(encode, size, about, parameters=_parameters(encoder))
 
 
 def _timm(name: str, device: str, size: int | None) -> Encoder:
@@ -99,7 +106,7 @@ def _timm(name: str, device: str, size: int | None) -> Encoder:
     size = size or native_size(name, True) or 224
     model: Any = create_encoder(name, size, small_stem=False, pretrained=True)
     encode = _normalized(model.to(device).eval(), model.mean, model.std, device)
-    return Encoder(encode, size, f"timm:{name}, {size} px")
+    return Encoder(encode, size, f"timm:{name}, {size} px", parameters=_parameters(model))
 
 
 def _normalized(encoder: Any, mean: Any, std: Any, device: str) -> Callable[[Tensor], Tensor]:

@@ -3,6 +3,7 @@
 import ctypes
 import os
 import sys
+from typing import Any
 
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # options of glibc's mallopt
 
@@ -12,6 +13,15 @@ def usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):  # Linux
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def device_text(device: Any, processes: int = 1) -> str:
+    """``cpu (2 cores)`` or ``cuda:0 (NVIDIA H200)``, and the processes if there are several."""
+    import torch
+
+    kind = torch.device(device)
+    name = torch.cuda.get_device_name(kind) if kind.type == "cuda" else f"{usable_cores()} cores"
+    return f"{kind} ({name})" + (f" in {processes} processes" if processes > 1 else "")
 
 
 def fast_bf16() -> bool:

@@ -196,16 +196,17 @@ def write_parts(
 
     device = torch.device(options.device)
     stream = images.stream(batches())
-    for number, start in enumerate(own):
+    done = total - sum(len(_ids(start, total)) for start in own) * share[1]
+    for start in own:
         ids, found = _ids(start, total), []
-        for _ in torch.split(ids, options.batch_size):
+        for batch in torch.split(ids, options.batch_size):
             found.append(_encode(encode, next(stream)["image"].to(device), options))
+            done += len(batch) * share[1]
+            if options.progress is not None and share[0] == 0:
+                options.progress("embedding images", min(max(done, 1), total), total)
         rows = {key: np.concatenate([each[key] for each in found]) for key in found[0]}
         rows = _describe(images, ids, extra, rows)
         atomic_write(_part(folder, start), functools.partial(_save, rows))
-        if options.progress is not None and share[0] == 0:
-            done = total - (len(own) - number - 1) * PART_ROWS * share[1]
-            options.progress("embedding", min(max(done, 1), total), total)
 
 
 def join_parts(folder: Path, target: Path, total: int, about: dict[str, Any]) -> None:

@@ -127,7 +127,7 @@ def extract_features(
         all_rows.append(encode_batch(encode, batch, device, autocast, name).to(keep_on))
         done += own.numel() * world_size()
         if progress is not None and rank() == 0:
-            progress(name, min(done, total), total)
+            progress(f"{name} images", min(done, total), total)
     ids, rows = torch.cat(all_ids), torch.cat(all_rows)
     if world_size() > 1:
         ids, rows = gather_rows(ids).cpu(), gather_rows(rows).cpu()

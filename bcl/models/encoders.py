@@ -136,6 +136,17 @@ def encoder_spec(encoder: nn.Module) -> dict[str, Any] | None:
     return dict(spec) if isinstance(spec, dict) and "name" in spec else None
 
 
+def describe(encoder: nn.Module) -> str:
+    """Name and size of an encoder.
+
+    Example:
+        >>> describe(create_encoder("resnet8", 32))
+        'resnet8 (77,392 parameters)'
+    """
+    name = (encoder_spec(encoder) or {}).get("name", type(encoder).__name__)
+    return f"{name} ({sum(part.numel() for part in encoder.parameters()):,} parameters)"
+
+
 def without_first_weights(config: Any) -> Any:
     """A configuration without the arguments that name first weights or a cache, at any depth.
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from bcl.core.distributed import rank, world_size
 from bcl.core.errors import InputError
+from bcl.core.progress import say
 from bcl.evaluation.density import check_neighbors, feature_signals
 from bcl.evaluation.features import extract_features
 from bcl.evaluation.unlabeled import resized
@@ -123,8 +124,7 @@ class FeatureSignals(Measurement):
         for recorder in self.recorders(trainer):
             recorder.record["feature_signals"] = dict(self._took)
         if self._took["measurements"] == 1 and trainer.is_global_zero:
-            print(
+            say(
                 f"note: {', '.join(self._names)} took {seconds:.1f} s after an epoch of "
-                f"{epoch:.1f} s; they are measured every {self.every_n_epochs} epochs",
-                flush=True,
+                f"{epoch:.1f} s; they are measured every {self.every_n_epochs} epochs"
             )

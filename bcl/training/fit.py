@@ -14,7 +14,7 @@ import torch
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.utilities.exceptions import MisconfigurationException
-from pytorch_lightning.callbacks import Callback, TQDMProgressBar
+from pytorch_lightning.callbacks import Callback
 
 from bcl.core.errors import InputError, Interrupted, find_input_error
 from bcl.core.locks import locked
@@ -23,7 +23,7 @@ from bcl.training.feature_signals import FeatureSignals
 from bcl.training.history import HistoryWriter
 from bcl.training.loggers import LogHistory
 from bcl.training.online_probe import OnlineProbe
-from bcl.training.progress import PlainProgress
+from bcl.training.progress import RunProgress
 from bcl.training.record import RunRecorder
 from bcl.training.selection import Selection
 from bcl.training.stopping import StopOnSignal
@@ -70,9 +70,8 @@ def make_trainer(
     recorder = RunRecorder(record, folder, change)
     callbacks: list[Callback] = [recorder, TorchRandomState(), StopOnSignal()]
     callbacks.append(Checkpoints(Path(folder) / "checkpoints", **(save or {})))
-    progress, terminal = settings.get("enable_progress_bar") is not False, sys.stdout.isatty()
-    if progress:
-        callbacks.append(TQDMProgressBar() if terminal else PlainProgress(recorder))
+    if settings.get("enable_progress_bar") is not False:
+        callbacks.append(RunProgress(recorder))
     callbacks += [FeatureSignals(), Selection()]
     if history_every is not None:
         keep = resumed_at is not None
@@ -85,7 +84,7 @@ def make_trainer(
         "default_root_dir": folder,
         "callbacks": callbacks,
         "plugins": [AtomicCheckpointIO(), *_listed(settings.pop("plugins", None))],
-        "enable_progress_bar": progress and terminal,
+        "enable_progress_bar": False,  # Lightning's
         "use_distributed_sampler": False,  # the loader shares each batch between the ranks itself
     }
     try:
@@ -161,9 +160,10 @@ def fit(
         with _one_run(saver if trainer.is_global_zero else None):
             trainer.fit(method, datamodule=data, ckpt_path=checkpoint)
     except SystemExit:  # Lightning's answer to an interrupt
-        if trainer.interrupted:
-            raise KeyboardInterrupt from None
-        raise
+        if not trainer.interrupted:
+            raise
+        where = saver.last_good() if isinstance(saver, Checkpoints) else ""
+        raise KeyboardInterrupt(f"interrupted.{where}") from None
     except (InputError, RuntimeError) as error:
         cause = find_input_error(error) or _lost_rank(error)
         if cause is None:

@@ -9,10 +9,12 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.utilities import rank_zero_only
 
 from bcl.core import provenance
 from bcl.core.errors import InputError
 from bcl.core.files import write_text
+from bcl.core.progress import say
 from bcl.core.text import shown_lines
 from bcl.models.encoders import encoder_spec
 from bcl.training.changes import check_changes
@@ -53,8 +55,7 @@ def new_record(
 class RunRecorder(Callback):
     """Keep the record of a run (configuration, versions, history, wall time) in its checkpoints.
 
-    It also prints the encoder's and the datamodule's notes, such as a replaced stem or images that
-    were left out, before training.
+    It also prints the encoder's notes, such as a replaced stem, and what a resumed run changes.
 
     Args:
         record: from `new_record`.
@@ -78,16 +79,22 @@ class RunRecorder(Callback):
         history: list[dict[str, Any]] = self.record["history"]
         return history[-1] if history else None
 
+    def mean_loss(self) -> float:
+        """Mean of this rank's losses in the epoch so far."""
+        return float(self._sum) / max(self._count, 1)
+
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock; name the data, list its images, and say what it left out."""
         self.record |= _data(trainer)
         data: Any = getattr(trainer, "datamodule", None)
         encoder = getattr(pl_module, "encoder", None)
-        found = [note for each in (encoder, data) for note in getattr(each, "notes", None) or []]
-        said = map(_change_note, self.record.get("changes", []))
-        self.record["notes"] = [*map(str, found), *said]
+        own = [*map(str, getattr(encoder, "notes", None) or [])]
+        own += map(_change_note, self.record.get("changes", []))
+        self.record["classes"] = len(getattr(data, "class_names", ()))
+        self.record["notes"] = [*own, *map(str, getattr(data, "notes", None) or [])]
         if trainer.is_global_zero:
-            print_notes(self.record["notes"])
+            for note in own:  # the data has said its notes itself
+                say(f"note: {shown_lines(note)}")
             if hasattr(data, "write_names"):
                 data.write_names(self.folder)
         self._before = self.record["wall_seconds"]
@@ -151,18 +158,18 @@ class RunRecorder(Callback):
 
     def on_train_end(self, trainer: pl.Trainer, *_: Any) -> None:
         """Write ``run.json``."""
-        if trainer.is_global_zero:
-            text = json.dumps(self.record, indent=2, default=str)
-            write_text(self.folder / "run.json", text + "\n")
+        write_record(self.record, self.folder)
 
 
-def print_notes(notes: list[str], most: int = 20) -> None:
-    """Print the datamodule's notes; the record holds those beyond ``most``."""
-    first = notes[:most]
-    if len(notes) > most:
-        first.append(f"and {len(notes) - most:,} more, in the run's run.json and checkpoints")
-    for note in first:
-        print(f"note: {shown_lines(note)}", flush=True)
+@rank_zero_only
+def write_record(record: dict[str, Any], folder: Path) -> None:
+    """Write ``run.json``."""
+    write_text(folder / "run.json", json.dumps(record, indent=2, default=str) + "\n")
+
+
+def run_record(trainer: Any) -> dict[str, Any]:
+    """The record that a trainer of `bcl.training.make_trainer` has kept."""
+    return next(each for each in trainer.callbacks if isinstance(each, RunRecorder)).record
 
 
 def _data(trainer: pl.Trainer) -> dict[str, str]:

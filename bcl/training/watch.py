@@ -8,6 +8,7 @@ from torch import Tensor
 
 from bcl.core.checks import check_count
 from bcl.core.errors import InputError
+from bcl.core.progress import say
 from bcl.evaluation.unlabeled import PAIRS, FeatureMeasures, measure_features, sample
 from bcl.training.measurement import Measurement, undisturbed
 
@@ -126,4 +127,4 @@ class FeatureWatch(Measurement):
         for recorder in self.recorders(trainer):
             recorder.record.setdefault("notes", []).append(line)
         if trainer.is_global_zero:
-            print(f"note: {line}", flush=True)
+            say(f"note: {line}")

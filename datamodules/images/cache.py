@@ -67,7 +67,7 @@ def decoded(
             if free < wanted:
                 text = f"{wanted / 2**20:.0f} MiB needed, {free / 2**20:.0f} MiB free"
                 raise OSError(28, text, str(folder))
-            show = Progress(log=True) if progress else None
+            show = Progress() if progress else None
             made = decode_all(reader, names, size, workers, whole)
             atomic_write(path, lambda file: _fill(file, made, reader, len(names), size, show))
     except OSError as error:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from bcl import InputError, shot_groups
 from datamodules import DigitsLT
+from datamodules.base import LongTailedDataModule, Sets
 from datamodules.images.dataset import ImageDataset
 from datamodules.images.loader import BatchLoader
 
@@ -167,3 +168,37 @@ def test_a_device_that_is_too_small() -> None:
     data = Full(torch.zeros(4, 3, 8, 8, dtype=torch.uint8), torch.zeros(4))
     with pytest.raises(InputError, match=r"0\.0 GiB.*does not fit on meta.*storage='host'"):
         BatchLoader(data, 2, device="meta")
+
+
+class Said(LongTailedDataModule):
+    notes_of_build: tuple[str, ...] = ()
+    summary = ""
+
+    def build(self) -> Sets:
+        images = ImageDataset(torch.zeros(4, 3, 8, 8, dtype=torch.uint8))
+        return Sets(images, images, None, [], "four", list(self.notes_of_build), self.summary)
+
+
+def test_a_data_set_says_its_notes_once_and_what_was_left_out_in_one_line(capsys) -> None:
+    data = Said(image_size=8, batch_size=8)
+    data.notes_of_build = ("left out 3 files", "stretched\x1b[2J")
+    data.summary = "four images; left out: 3 files"
+    data.setup()
+    data.setup()
+    data.train_dataloader()
+    data.train_dataloader()
+    assert capsys.readouterr().err.splitlines() == [
+        "note: stretched\\x1b[2J",
+        "four images; left out: 3 files",
+        "note: the batch is 4, not 8: there are 4 training images",
+    ]
+    assert data.notes[:2] == ["left out 3 files", "stretched\x1b[2J"]  # for the record
+
+
+def test_many_notes_are_cut_where_they_are_printed(capsys) -> None:
+    data = Said()
+    data.notes_of_build = tuple(f"left out {number}" for number in range(25))  # no summary says so
+    data.setup()
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 21
+    assert lines[-1] == "note: and 5 more, in the record of a run"

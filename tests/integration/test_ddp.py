@@ -74,7 +74,7 @@ def test_torchrun_trains_by_the_documented_command(tmp_path):
     assert answer.returncode == 0, answer.stdout + answer.stderr
     assert "unused" not in answer.stderr.lower()
     assert answer.stdout.count("the run starts from scratch") == 1
-    assert answer.stdout.count("Checkpoint: ") == 1
+    assert answer.stdout.count("checkpoint: ") == 1
     saved = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
     assert len(saved["torch_random_state"]) == 2  # one a rank: they did train together
     assert saved["epoch"] == 1 or saved["bcl"]["record"]["epochs"] == 1

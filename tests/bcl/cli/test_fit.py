@@ -1,6 +1,9 @@
 """The command line as its users meet it: results, and one clear line for every mistake."""
 
+import os
 import re
+import shlex
+import signal
 
 import pytest
 import torch
@@ -194,6 +197,58 @@ class TestFit:
         assert seen == [[]]
 
     @pytest.mark.slow
+    def test_a_finished_run_says_so_and_where_all_is(self, folder, capsys):
+        arguments = [*self.SIMCLR, "--epochs", "1", "--out", "run"]
+        assert main(arguments) == 0
+        done, *footer = capsys.readouterr().out.splitlines()[-4:]
+        assert done.startswith("done:       1 epochs in 0:00:")
+        assert footer == [
+            "checkpoint: run/checkpoints/last.ckpt",
+            "folder:     run (run.json)",
+            "next:       bcl probe run",
+        ]
+        before = (folder / "run/checkpoints/last.ckpt").read_bytes()
+        assert main([*arguments, "--ckpt_path", "last"]) == 0
+        again, *same = capsys.readouterr().out.splitlines()
+        assert "had finished before, a larger --epochs goes on" in again
+        assert same == footer
+        assert (folder / "run/checkpoints/last.ckpt").read_bytes() == before
+        (folder / "run/run.json").unlink()  # killed after its last checkpoint
+        assert main([*arguments, "--ckpt_path", "run"]) == 0
+        assert (folder / "run/run.json").exists()
+
+    @pytest.mark.slow
+    def test_an_interrupt_says_how_to_go_on(self, folder, capsys, monkeypatch):
+        def interrupt(*_):
+            os.kill(os.getpid(), signal.SIGINT)
+
+        arguments = [*self.SIMCLR, "--epochs=2", "--out", "a b", "--overwrite"]
+        monkeypatch.setattr("bcl.training.record.RunRecorder.on_train_epoch_start", interrupt)
+        assert main(arguments) == 130
+        first, second = capsys.readouterr().err.splitlines()
+        assert first == (
+            "bcl: stopped by SIGINT after step 1; resume with --ckpt_path last "
+            "(a b/checkpoints/last.ckpt)"
+        )
+        again = "bcl fit --config digits_lt/simclr --epochs=2 --out 'a b' --ckpt_path last"
+        assert second.strip() == again
+        monkeypatch.undo()
+        monkeypatch.chdir(folder)
+        assert main(shlex.split(again)[1:]) == 0
+        assert torch.load(folder / "a b/checkpoints/last.ckpt")["global_step"] == 6
+
+    def test_an_interrupt_before_the_first_step(self, capsys, monkeypatch):
+        def interrupt(*_):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr("bcl.cli.fit._run", interrupt)
+        assert main([*self.SIMCLR, "--ckpt_path", "last"]) == 130
+        assert capsys.readouterr().err.splitlines() == [
+            "bcl: interrupted before the first step; start again:",
+            "  bcl fit --config digits_lt/simclr --ckpt_path last",
+        ]
+
+    @pytest.mark.slow
     def test_refused_runs_leave_no_folder(self, folder, capsys):
         refused([*self.SIMCLR, "--ckpt_path", "missing.ckpt"], capsys)
         assert list(folder.iterdir()) == []
@@ -243,11 +298,17 @@ class TestProbeAndReport:
     @pytest.mark.slow
     def test_from_checkpoint_to_page(self, checkpoint, folder, capsys):
         assert main(["probe", str(checkpoint), "--protocol", "full", "--out", "probe"]) == 0
-        assert "Many" in capsys.readouterr().out
+        said = capsys.readouterr()
+        assert "Many" in said.out
+        assert "next:    bcl report probe" in said.out
+        header = {"images": "70 in 3", "tests": "30", "encoder": "resnet8 (5,044 parameters)"}
+        for name, value in {**header, "device": "cpu (", "folder": "probe"}.items():
+            assert f"\n{name + ':':<10} {value}" in said.err
         report = ProbeReport.load("probe")
         assert report.name == "image_folder/bcl_i"
-        assert main(["report", "probe", "--out", "page.html"]) == 0
-        assert "image_folder/bcl_i" in (folder / "page.html").read_text()
+        assert main(["report", "probe"]) == 0
+        assert capsys.readouterr().out == "probe/report.html\n"
+        assert "image_folder/bcl_i" in (folder / "probe/report.html").read_text()
 
     @pytest.mark.parametrize(
         ("write", "told"),

@@ -1,12 +1,16 @@
-"""Progress: a bar in a terminal, lines elsewhere."""
+"""What a run says: a header, then its progress on one line, or on lines in a file."""
 
 import io
+import re
+import sys
+from types import SimpleNamespace
 
 import pytest
 from small_runs import method
 
 from bcl.training import make_trainer
 from bcl.training.fit import fit
+from bcl.training.progress import RunProgress
 from bcl.training.record import new_record
 from datamodules import DigitsLT
 
@@ -24,18 +28,42 @@ class Terminal(io.StringIO):
         return True
 
 
+HEADER = """images: 417 in 10 classes of 124 to 6
+method: SimCLR, encoder Dropping (936 parameters), views of 16 px
+device: cpu (
+steps:  3 per epoch of 128 images
+epochs: 1 to 2
+folder: """
+
+
 @pytest.mark.slow
-def test_progress_is_a_bar_in_a_terminal_and_lines_elsewhere(tmp_path, monkeypatch, capsys):
-    fit(*trainer(tmp_path / "lines"), DigitsLT())
+def test_a_run_says_what_it_does_and_how_far_it_is(tmp_path, monkeypatch, capsys):
+    fit(*trainer(tmp_path / "lines"), DigitsLT(batch_size=128))
     lines = capsys.readouterr().out.splitlines()
-    assert [line.partition("  loss")[0] for line in lines] == ["run: epoch 1/2", "run: epoch 2/2"]
-    screen = Terminal()
-    monkeypatch.setattr("sys.stdout", screen)
-    fit(*trainer(tmp_path / "bar"), DigitsLT())
-    shown = screen.getvalue()
-    assert "3/3" in shown  # batches of an epoch
-    assert "loss" in shown
-    assert "run: epoch" not in shown
+    for line, start in zip(lines, HEADER.splitlines(), strict=False):
+        assert line.startswith(start)
+    first, last = lines[6:]
+    shown = r"run: epoch {} of 2  loss \d\.\d{{4}}  [\d,]+ images/s"
+    assert re.fullmatch(shown.format(1) + r"  0:00:\d\d left", first)
+    assert re.fullmatch(shown.format(2), last)
+    monkeypatch.setattr("sys.stdout", Terminal())
+    monkeypatch.setattr("bcl.core.progress.LIVE", 0.0)
+    fit(*trainer(tmp_path / "screen"), DigitsLT(batch_size=128))
+    *drawn, last, end = re.split("[\r\n]", sys.stdout.getvalue())[6:]
+    assert len(drawn) == 5  # after each step, and at the end of an epoch
+    assert all(line.startswith("run: epoch ") for line in (*drawn, last))
+    assert " left" not in last
+    assert end == ""
+
+
+def test_the_time_is_that_of_the_run_by_epochs_or_by_steps():
+    loop = {"max_epochs": 5, "num_training_batches": 4, "current_epoch": 2, "max_steps": -1}
+    fake = SimpleNamespace(**loop, accumulate_grad_batches=2)
+    progress = RunProgress(None)
+    progress._batch = 10
+    assert (progress._done(fake, 1), progress._total(fake)) == (100, 200)
+    fake.max_steps = 6  # of two batches
+    assert progress._total(fake) == 120
 
 
 @pytest.mark.slow

@@ -58,7 +58,7 @@ def test_a_signal_ends_a_run_that_goes_on_exactly(tmp_path, name, batch, accumul
 
 def test_a_second_interrupt_is_at_once(tmp_path):
     twice = [Send(signal.SIGINT, 2), Send(signal.SIGINT, 2)]
-    with pytest.raises(KeyboardInterrupt) as error:
+    with pytest.raises(KeyboardInterrupt, match=r"^interrupted\. There is no checkpoint") as error:
         run(tmp_path, *twice)
     assert not isinstance(error.value, Interrupted)
 
