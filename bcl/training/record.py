@@ -88,12 +88,13 @@ class RunRecorder(Callback):
         self.record |= _data(trainer)
         data: Any = getattr(trainer, "datamodule", None)
         encoder = getattr(pl_module, "encoder", None)
-        own = [*map(str, getattr(encoder, "notes", None) or [])]
-        own += map(_change_note, self.record.get("changes", []))
+        built = [*map(str, getattr(encoder, "notes", None) or [])]
+        changed = [*map(_change_note, self.record.get("changes", []))]
         self.record["classes"] = len(getattr(data, "class_names", ()))
-        self.record["notes"] = [*own, *map(str, getattr(data, "notes", None) or [])]
+        found = map(str, getattr(data, "notes", None) or [])  # the data has said them itself
+        self.record["notes"] = [*built, *found, *changed]
         if trainer.is_global_zero:
-            for note in own:  # the data has said its notes itself
+            for note in [*built, *changed]:
                 say(f"note: {shown_lines(note)}")
             if hasattr(data, "write_names"):
                 data.write_names(self.folder)
