@@ -87,9 +87,9 @@ def test_a_folder_in_one_command_and_resumed(folder, capsys):
     (folder / "2021" / "bad.png").write_bytes(b"")
     words = ["fit", "--config", OPENED, "--data.root", str(folder), "--trainer.max_epochs"]
     assert main([*words, "1", "--data.workers", "0"]) == 0
-    out = capsys.readouterr().out
-    assert "encoder resnet8, batch 32" in out
-    assert "1 unreadable image (listed in unreadable.csv): 1 empty file" in out
+    said = capsys.readouterr()
+    assert "resnet8, batch 32" in said.out
+    assert "left out: 1 unreadable; unreadable: 2021/bad.png (empty file)" in said.err
     run = folder.parent / "outputs" / "images" / "bcl_i"
     with (run / "images.csv").open() as file:
         assert len(list(csv.DictReader(file))) == 40
@@ -132,7 +132,7 @@ def test_a_run_starts_from_weights_and_goes_on_without_them(folder, capsys):
     assert load_encoder("exported").mean == pytest.approx(expected)
     again = [*words, "1", "--model.pretrained", "outputs/first", "--name", "second"]
     assert main(again) == 0
-    assert "views of 32 px (decoded to 37), encoder test_vit" in capsys.readouterr().out
+    assert "32 px (decoded to 37), test_vit" in capsys.readouterr().out
     config = load_run("outputs/second/checkpoints/last.ckpt").record["config"]["model"]
     encoder = config["init_args"]["encoder"]
     assert encoder["args"]["mean"] == pytest.approx(expected)
@@ -150,4 +150,4 @@ def test_the_size_follows_the_encoder(folder):
     weights = {"data.root": str(folder), "model.encoder.args.pretrained": True}
     chosen, about = automatic.choose(OPENED, weights)
     assert dict(automatic.leaves(chosen))["model.views.size"] == 176
-    assert "encoder resnet10t" in about
+    assert "resnet10t" in about

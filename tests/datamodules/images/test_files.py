@@ -85,10 +85,11 @@ def test_loader_process_that_is_killed(folder: Path) -> None:
 @pytest.mark.slow
 def test_loader_processes_outlast_a_signal_to_the_whole_job(folder: Path) -> None:
     """The main process stops after its step, for which it needs them; its own SIGTERM ends them."""
+    others = set(multiprocessing.active_children())  # of earlier tests
     files = ImageFiles(FolderReader(folder), FolderReader(folder).names(), 12, workers=2)
     stream = files.stream([Places(torch.arange(40), torch.zeros(40))] * 20)
     next(stream)
-    workers = multiprocessing.active_children()
+    workers = set(multiprocessing.active_children()) - others
     for name in ("USR1", "INT", "TERM"):
         subprocess.run(["kill", f"-{name}", *(str(each.pid) for each in workers)], check=True)
     assert len(list(stream)) == 19
