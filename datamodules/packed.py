@@ -24,6 +24,7 @@ from datamodules.huggingface import import_datasets
 from datamodules.images.dataset import ImageDataset
 from datamodules.images.decode import shrink
 from datamodules.images.files import ImageFiles
+from datamodules.images.readers import read_regular
 
 MANIFEST = "packed.json"
 PARTS = ("train", "probe", "test")
@@ -167,8 +168,10 @@ class PackedReader:
                 options = pa.ipc.IpcReadOptions(use_threads=False)  # a worker is a forked process
                 batch = pa.ipc.open_file(pa.memory_map(str(path)), options=options).get_batch(0)
                 batch.validate(full=True)  # no offset leaves the file
-                kinds = batch.column("image").field("bytes").type, batch.column("label").type
-                if kinds != (pa.binary(), pa.int64()) or not len(batch) == images > 0:
+                image, *others = (batch.column(name) for name in ("image", "label", "name"))
+                kinds = [image.field("bytes").type, *(column.type for column in others)]
+                wanted = [pa.binary(), pa.int64(), pa.string()]
+                if kinds != wanted or not len(batch) == images > 0:
                     raise ValueError(f"{len(batch)} rows of {batch.schema.types}")
             except (OSError, ValueError, LookupError, AttributeError, pa.ArrowException) as error:
                 why = str(error).partition("\n")[0]
@@ -207,7 +210,7 @@ def read_manifest(root: Path) -> dict[str, Any]:
     """Read the manifest of a packed folder; refuses damage and files outside the folder."""
     path = root / MANIFEST
     try:
-        manifest: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        manifest: dict[str, Any] = json.loads(read_regular(str(path)))
         if not isinstance(manifest, dict) or manifest.get("format") != _FORMAT:
             raise ValueError(f"not of the format '{_FORMAT}'")
         _check_kinds(manifest, _KEYS, "")
@@ -223,7 +226,7 @@ def read_manifest(root: Path) -> dict[str, Any]:
         raise InputError(
             f"{root} holds no packed set (no {MANIFEST}); make one: bcl pack."
         ) from None
-    except (ValueError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} is damaged: {error}; copy it or pack the set again.") from None
     return manifest
 

@@ -1,6 +1,5 @@
 """Encoders and image sets that the commands for collections name."""
 
-import io
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -176,10 +175,10 @@ def own_signals(encoder: Encoder, data: Any, own: bool) -> dict[str, Tensor]:
 
 def _sizes(files: Any, rows: Tensor) -> list[tuple[int, int]]:
     """Width and height of image files, from their first bytes."""
-    from PIL import Image
+    from datamodules.images.decode import opened
 
     found = []
     for row in rows.tolist():
-        with Image.open(io.BytesIO(files.reader.read(str(files.names[row])))) as image:
+        with opened(files.reader.read(str(files.names[row]))) as image:
             found.append(image.size)
     return found

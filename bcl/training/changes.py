@@ -20,7 +20,8 @@ FREE = frozenset(
 TRAINER = frozenset(
     f"trainer.{name}"
     for name in ("precision", "accumulate_grad_batches", "gradient_clip_val",
-                 "gradient_clip_algorithm", "limit_train_batches")
+                 "gradient_clip_algorithm", "limit_train_batches", "overfit_batches",
+                 "sync_batchnorm")
 )  # fmt: skip
 LENGTH = frozenset({"trainer.max_epochs", "trainer.max_steps"})
 # What Lightning takes where nothing is configured.

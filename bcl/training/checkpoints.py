@@ -310,9 +310,18 @@ def _fault(content: Any) -> str | None:
         )
     if version != FORMAT:
         return f"has checkpoint format {version!r}, this version reads {FORMAT}; update bcl-cacr"
-    if not isinstance(own.get("record"), dict) or not isinstance(content["state_dict"], dict):
+    record = own.get("record")
+    if not _is_mapping(record, object) or not _is_mapping(content["state_dict"], Tensor):
         return "is damaged: its record or its weights are not mappings"
+    if not _is_mapping(record.get("encoder") or {}, object):
+        return "is damaged: what it says of its encoder is no mapping"
     return None
+
+
+def _is_mapping(value: Any, kind: type) -> bool:
+    """Whether a value maps text to values of a kind."""
+    items = value.items() if isinstance(value, dict) else [(None, value)]
+    return all(isinstance(key, str) and isinstance(each, kind) for key, each in items)
 
 
 def _neighbor(file: Path) -> str:
@@ -338,7 +347,9 @@ class Run:
     @functools.cached_property
     def data(self) -> Any:
         """The datamodule, not set up."""
-        return _build(self.record["config"]["data"], self.trusted, self.path)
+        return _build(
+            self.record["config"]["data"], self.trusted, self.path, pl.LightningDataModule
+        )
 
 
 def load_run(path: str | Path, trusted: tuple[str, ...] = ()) -> Run:
@@ -365,17 +376,23 @@ def load_run(path: str | Path, trusted: tuple[str, ...] = ()) -> Run:
             f"{path} does not say how its method was built; it can be resumed by the program "
             "that wrote it, but not opened by itself."
         )
-    method = _build(config["model"], trusted, path)
+    method = _build(config["model"], trusted, path, pl.LightningModule)
     load_method(method, content, path)
     return Run(method.eval(), record, Path(path), trusted)
 
 
-def _build(spec: Any, trusted: tuple[str, ...], path: str | Path) -> Any:
+def _build(spec: Any, trusted: tuple[str, ...], path: str | Path, kind: type) -> Any:
     """Build what a stranger may have configured: all weights are in the file, caches are ours."""
     try:
-        return instantiate(without_first_weights(spec), trusted)
+        built = instantiate(without_first_weights(spec), trusted)
     except Exception as error:  # its arguments are arbitrary values
         raise InputError(f"{path}: its configuration cannot be rebuilt: {error}") from error
+    if not isinstance(built, kind):
+        raise InputError(
+            f"{path}: its configuration cannot be rebuilt: it has {type(built).__name__} in the "
+            f"place of a {kind.__name__}"
+        )
+    return built
 
 
 def load_method(method: Any, content: dict[str, Any], path: str | Path) -> None:

@@ -269,7 +269,10 @@ def evil_file(path: Path, kind: str, executed: Path) -> None:
     encoded = pa.array([None if kind == "no bytes" else raw] * 3, pa.binary())
     image = pa.StructArray.from_arrays([encoded, paths], ["bytes", "path"])
     labels = {"label": [0, 10, 2], "null label": [0, None, 2], "text label": ["0", "1", "2"]}
-    table = pa.table({"image": image, "label": pa.array(labels.get(kind, [0, 1, 2]))})
+    label = pa.array(labels.get(kind, [0, 1, 2]))
+    table = pa.table({"image": image, "label": label, "name": ["a", "b", "c"]})
+    if kind == "no name":
+        table = table.drop_columns(["name"])
     if kind == "flat":
         table = table.set_column(0, "image", pa.array([raw] * 3))
     if kind == "path":
@@ -277,7 +280,7 @@ def evil_file(path: Path, kind: str, executed: Path) -> None:
     if kind == "extension":
         name = {"ARROW:extension:name": "arrow.py_extension_type"}
         field = pa.field("label", pa.int64(), metadata=name | {"ARROW:extension:metadata": raw})
-        table = table.cast(pa.schema([table.schema.field("image"), field]))
+        table = table.cast(table.schema.set(1, field))
     with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
         writer.write_table(table)
     if kind == "offset":  # of an image beyond the end of the file
@@ -288,7 +291,7 @@ def evil_file(path: Path, kind: str, executed: Path) -> None:
         path.write_bytes(content)
 
 
-KINDS = ("pickle", "path", "flat", "label", "null label", "text label", "offset", "rows")
+KINDS = ("pickle", "path", "flat", "label", "null label", "text label", "no name", "offset", "rows")
 
 
 @pytest.mark.parametrize("kind", [*KINDS, "no bytes", "extension"])
@@ -322,6 +325,9 @@ def test_no_packed_set(packed: Path, tmp_path: Path) -> None:
     for text in ("{", "[]", json.dumps({"format": "x", "parts": {}}), "[" * 100_000):
         (tmp_path / "packed.json").write_text(text)
         refused(tmp_path, "packed.json is damaged")
+    (tmp_path / "packed.json").unlink()
+    os.mkfifo(tmp_path / "packed.json")  # reading it would wait without end
+    refused(tmp_path, "packed.json is damaged", "not a regular file")
     with pytest.raises(InputError, match="window"):
         opened(tmp_path, window=0)
 

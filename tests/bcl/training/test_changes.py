@@ -52,6 +52,8 @@ CHANGED = {
     "batch": ("data.batch_size", 128, 100),
     "views": ("model.views.size", 16, 24),
     "image size": ("data.image_size", 16, 24),
+    "rows of a set": ("trainer.overfit_batches", 0.0, 1),
+    "batch norm": ("trainer.sync_batchnorm", False, True),
     "precision": ("trainer.precision", "32-true", "bf16-mixed"),
 }
 

@@ -16,6 +16,7 @@ from bcl.training.checkpoints import (
     FORMAT,
     KEY,
     Checkpoints,
+    Run,
     TorchRandomState,
     load_run,
     read_checkpoint,
@@ -116,6 +117,30 @@ def test_a_strangers_checkpoint_decides_nothing_but_what_it_is(tmp_path, monkeyp
     assert all(torch.equal(opened[name], value) for name, value in own.items())
     assert run.data.cache_dir is None
     assert sorted(path.name for path in tmp_path.iterdir()) == ["second.pth", "stranger.ckpt"]
+
+
+@pytest.mark.parametrize("weights", [{"a": 1}, {1: torch.ones(1)}])
+def test_weights_that_are_no_tensors_are_refused(saved, weights):
+    content, path = saved
+    content["state_dict"] = weights
+    assert "weights are not mappings" in refused(content, path)
+
+
+@pytest.mark.parametrize("encoder", ["x", [1], {1: 2}])
+def test_an_encoder_that_is_no_mapping_is_refused(saved, encoder):
+    content, path = saved
+    content[KEY]["record"]["encoder"] = encoder
+    assert "encoder is no mapping" in refused(content, path)
+
+
+@pytest.mark.parametrize("spec", ["x", None, {"class_path": "torch.nn.Identity"}])
+def test_what_is_no_method_or_datamodule_is_refused(saved, spec):
+    content, path = saved
+    config = content[KEY]["record"]["config"]
+    config["model"] = config["data"] = spec
+    assert "in the place of a LightningModule" in refused(content, path)
+    with pytest.raises(InputError, match="in the place of a LightningDataModule"):
+        _ = Run(None, content[KEY]["record"], path).data
 
 
 @pytest.mark.slow

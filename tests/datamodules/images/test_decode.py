@@ -1,5 +1,6 @@
 """Bytes to pixels: formats, odd files, damage."""
 
+import ast
 from io import BytesIO
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageOps
+from places import ROOT
 
 from datamodules.images.decode import check, decode, decode_whole, shrink, square_at
 
@@ -158,6 +160,19 @@ def test_formats_without_a_name_here_are_not_tried(kind: str) -> None:
     for read in (check, lambda data: decode(data, 8), lambda data: shrink(data, 4)):
         with pytest.raises(OSError, match="cannot identify"):
             read(raw)
+
+
+def test_every_image_is_opened_by_named_formats() -> None:
+    """In the whole product: without ``formats``, Pillow tries all of its decoders."""
+    paths = [p for name in ("bcl", "cacr", "datamodules") for p in (ROOT / name).rglob("*.py")]
+    calls = [
+        node
+        for path in paths
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("Image.open")
+    ]
+    assert calls
+    assert all("formats" in [word.arg for word in call.keywords] for call in calls)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP", "WEBP", "PPM", "TIFF", "GIF", "MPO"])
