@@ -310,7 +310,7 @@ def _fault(content: Any) -> str | None:
         )
     if version != FORMAT:
         return f"has checkpoint format {version!r}, this version reads {FORMAT}; update bcl-cacr"
-    record = own.get("record")
+    record: Any = own.get("record")
     if not _is_mapping(record, object) or not _is_mapping(content["state_dict"], Tensor):
         return "is damaged: its record or its weights are not mappings"
     if not _is_mapping(record.get("encoder") or {}, object):
