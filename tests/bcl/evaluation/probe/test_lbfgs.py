@@ -155,10 +155,10 @@ def excess(features, labels, num_classes, l2, found):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("l2", "most"), [(1e-4, 3e-5), (1e-3, 4e-6), (1e-2, 2e-6)])
+@pytest.mark.parametrize(("l2", "most"), [(1e-4, 1e-4), (1e-3, 4e-6), (1e-2, 2e-6)])
 def test_the_minimum_is_as_near_as_the_documentation_says(l2, most):
     generator = torch.Generator().manual_seed(0)
-    for n, d, c in [(60, 5, 3), (200, 16, 10), (300, 5, 5), (20, 2, 7), (60, 5, 3), (20, 2, 7)]:
+    for n, d, c in 5 * [(60, 5, 3), (200, 16, 10), (300, 5, 5), (20, 2, 7), (100, 8, 4)]:
         y = torch.cat([torch.arange(c), torch.randint(c, (n - c,), generator=generator)])
         centers = 2 * torch.rand(1, generator=generator) * torch.randn(c, d, generator=generator)
         x = torch.randn(n, d, generator=generator) + centers[y]
