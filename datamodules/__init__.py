@@ -44,3 +44,8 @@ _HOMES = {
 }
 __all__ = sorted(_HOMES)
 __getattr__ = lazy_names(__name__, _HOMES)
+
+
+def __dir__() -> list[str]:
+    """The public names, for tab completion and ``help``."""
+    return sorted([*__all__, *(name for name in globals() if name.startswith("__"))])

@@ -1,5 +1,6 @@
 """Public names that are imported on first use."""
 
+import difflib
 import importlib
 from collections.abc import Callable, Mapping
 
@@ -9,7 +10,9 @@ def lazy_names(package: str, homes: Mapping[str, str]) -> Callable[[str], object
 
     def getattr_(name: str) -> object:
         if name not in homes:
-            raise AttributeError(f"module '{package}' has no attribute '{name}'")
+            close = difflib.get_close_matches(name, homes, n=1)
+            hint = f"; did you mean '{close[0]}'?" if close else ""
+            raise AttributeError(f"module '{package}' has no attribute '{name}'{hint}")
         return getattr(importlib.import_module(homes[name]), name)
 
     return getattr_
