@@ -85,7 +85,8 @@ def predictions() -> str:
     for preset, signal, above in PREDICTED:
         values = auc(preset, signal)
         said = "above 0.5" if above else "not above 0.5"
-        measured = f"{with_interval(values)} ({len(values)} seeds)" if values else "not run yet"
+        seeds = "1 seed" if len(values) == 1 else f"{len(values)} seeds"
+        measured = f"{with_interval(values)} ({seeds})" if values else "not run yet"
         rows.append([TITLES[preset], signal, said, measured, outcome(values, above)])
     head = ["data", "signal", "predicted: mean AUC", "measured", "prediction"]
     return Table(head, rows, left=5).markdown()
