@@ -398,17 +398,22 @@ def attempt(target: str, trial: int) -> str | None:
 
 
 def run(targets: list[str], first: int, seconds: float, count: int | None) -> int:
-    """Make trials of every target in turn; the number of findings."""
-    findings = dict.fromkeys(targets, 0)
-    end, trial = time.monotonic() + seconds, first
-    while time.monotonic() < end and (count is None or trial < first + count):
-        for target in targets:
-            if (found := attempt(target, trial)) is not None:
-                findings[target] += 1
-                print(f"{target}, trial {trial}: {found}", flush=True)
-        trial += 1
+    """Make trials of every target, each for its share of the time; the number of findings."""
+    done, spent, findings = (dict.fromkeys(targets, 0) for _ in range(3))
+    begin = now = time.monotonic_ns()
+    while now < begin + 1e9 * seconds:
+        left = [target for target in targets if count is None or done[target] < count]
+        if not left:
+            break
+        target = min(left, key=lambda target: spent[target])
+        if (found := attempt(target, first + done[target])) is not None:
+            findings[target] += 1
+            print(f"{target}, trial {first + done[target]}: {found}", flush=True)
+        done[target] += 1
+        before, now = now, time.monotonic_ns()
+        spent[target] += now - before
     for target in targets:
-        print(f"{target}: {trial - first:,} trials, {findings[target]} findings")
+        print(f"{target}: {done[target]:,} trials, {findings[target]} findings")
     return sum(findings.values())
 
 
