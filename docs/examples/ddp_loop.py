@@ -45,6 +45,7 @@ def main():
         torch.save(
             {"tracker": tracker.state_dict(), "network": network.module.state_dict()}, "w.pt"
         )
+    dist.barrier()  # no rank leaves while another still works
     dist.destroy_process_group()
     return tracker
 
