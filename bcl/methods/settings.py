@@ -1,5 +1,8 @@
 """Settings of a method's encoder, projector and memory; each builds its part."""
 
+import os
+import shutil
+import sys
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -23,6 +26,11 @@ class EncoderSettings:
     Args:
         name: any timm model name, or one of `bcl.create_encoder`.
         args: further arguments of `bcl.create_encoder`, such as ``pretrained`` or ``width``.
+        compile: train it through ``torch.compile``, which needs a C++ compiler; features outside
+            training are computed without it.
+
+    Raises:
+        InputError: when built, if there is no compiler.
 
     Example:
         >>> EncoderSettings("resnet8", {"width": 4}).build(image_size=32).num_features
@@ -31,10 +39,25 @@ class EncoderSettings:
 
     name: str
     args: dict[str, Any] = field(default_factory=dict)
+    compile: bool = False
 
     def build(self, image_size: int) -> nn.Module:
         """Build the encoder for square images of ``image_size`` pixels."""
-        return create_encoder(self.name, image_size, **self.args)
+        encoder = create_encoder(self.name, image_size, **self.args)
+        if self.compile:
+            _check_compiler()
+            encoder.compile()
+        return encoder
+
+
+def _check_compiler() -> None:
+    """As `torch.compile` looks for it."""
+    name = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
+    if shutil.which(name) is None:
+        raise InputError(
+            f"encoder.compile needs a C++ compiler, and there is no {name}; install it, name "
+            "another in the variable CXX, or leave compile out."
+        )
 
 
 @dataclass(frozen=True)

@@ -450,10 +450,17 @@ def by_size(views: list[Tensor]) -> list[Tensor]:
 
 @contextlib.contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Put a module into evaluation mode for a while."""
+    """Put a module into evaluation mode for a while, in which nothing is compiled."""
     training = module.training
     module.eval()
     try:
-        yield
+        with _eager():
+            yield
     finally:
         module.train(training)
+
+
+def _eager() -> contextlib.AbstractContextManager[Any]:
+    """Batches of evaluation differ in size; each would be compiled anew. PyTorch 2.4, 2.5 do so."""
+    stance = getattr(torch.compiler, "set_stance", None)
+    return stance("force_eager") if stance else contextlib.nullcontext()

@@ -11,7 +11,7 @@ FREE = frozenset(
     {
         *("seed_everything", "model.seed", "data.seed"),  # compared by themselves
         *(f"model.encoder.args.{name}" for name in WEIGHT_ARGUMENTS),
-        *("model.channels_last", "model.num_samples"),
+        *("model.channels_last", "model.encoder.compile", "model.num_samples"),
         *(f"data.{name}" for name in ("root", "path", "cache_dir", "workers", "verify")),
         *(f"data.{name}" for name in ("storage", "memory_limit_gb", "download", "selection.root")),
     }

@@ -11,9 +11,7 @@ from bcl import (
     InputError,
     SimCLR,
 )
-from bcl.methods import (
-    MemorySettings,
-)
+from bcl.methods import EncoderSettings, MemorySettings
 
 
 def steering_scores(scores):
@@ -80,3 +78,37 @@ def test_tracker_can_watch_another_loss_which_does_not_train():
     assert trained.trainer.callback_metrics["loss"] > 1
     with pytest.raises(InputError, match="reduction='mean'"):
         SimCLR("resnet8", memory=MemorySettings(loss=CACRLoss()))
+
+
+def test_a_compiled_encoder_is_compiled_for_training_alone(monkeypatch):
+    """With a backend that counts what it compiles; features outside training are the same."""
+    compiled = []
+
+    def count(graph, _):
+        compiled.append(graph)
+        return graph.forward
+
+    through = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda run: through(run, backend=count))
+    torch.manual_seed(0)
+    method = SimCLR(EncoderSettings("resnet8", {"width": 4}, compile=True), views=SIZE)
+    plain = SimCLR(EncoderSettings("resnet8", {"width": 4}), views=SIZE)
+    plain.load_state_dict(method.state_dict())  # under the same names
+
+    views = torch.rand(2, 4, 3, SIZE, SIZE)
+    assert torch.equal(method.sample_losses(views).losses, plain.sample_losses(views).losses)
+    assert compiled
+    if hasattr(torch.compiler, "set_stance"):
+        first = len(compiled)
+        for batch in (3, 5):
+            images = torch.rand(batch, 3, SIZE, SIZE)
+            assert torch.equal(method.encode(images), plain.encode(images))
+        assert len(compiled) == first
+
+
+def test_an_encoder_cannot_be_compiled_without_a_compiler(monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(
+        InputError, match=r"no-such-compiler; install it, name another in the variable CXX"
+    ):
+        EncoderSettings("resnet8", compile=True).build(image_size=16)
