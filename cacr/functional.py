@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from bcl.core.checks import (
+    TensorLike,
+    as_features,
     check_choice,
     check_chunk_size,
-    check_features,
     check_positive,
     check_together,
 )
@@ -120,10 +121,10 @@ class CACRSettings:
 
 
 def cacr_terms(
-    views: Tensor,
-    negatives: Tensor | None = None,
+    views: TensorLike,
+    negatives: TensorLike | None = None,
     *,
-    keys: Tensor | None = None,
+    keys: TensorLike | None = None,
     settings: CACRSettings | None = None,
     **changes: Any,
 ) -> CACRTerms:
@@ -199,6 +200,11 @@ def cacr_terms(
     if settings is not None and changes:
         raise InputError(f"pass settings or single ones, not both; got {', '.join(changes)} too.")
     settings = settings or CACRSettings(**changes)
+    views = as_features("views", views, "(V, B, D)")
+    if negatives is not None:
+        negatives = as_features("negatives", negatives, "(Q, D)")
+    if keys is not None:
+        keys = as_features("keys", keys, "(V, B, D)")
     _check_shapes(views, negatives, keys)
     with full_precision(views):
         batch = _Batch.of(views, negatives, keys, settings)
@@ -383,14 +389,12 @@ def _teacher(batch: _Batch, settings: CACRSettings) -> tuple[Tensor, Tensor]:
 
 
 def _check_shapes(views: Tensor, negatives: Tensor | None, keys: Tensor | None) -> None:
-    check_features("views", views, "(V, B, D)")
     if views.shape[0] < 2:
         raise InputError(
             f"views must hold at least 2 views, (V, B, D) with V >= 2, got {tuple(views.shape)}; "
             "a single view has no positives."
         )
     if negatives is not None:
-        check_features("negatives", negatives, "(Q, D)")
         if len(negatives) == 0:
             raise InputError(
                 f"negatives must hold at least one key, got {tuple(negatives.shape)}; pass None "
@@ -399,7 +403,6 @@ def _check_shapes(views: Tensor, negatives: Tensor | None, keys: Tensor | None) 
         if negatives.requires_grad:
             raise InputError("negatives must not require a gradient; pass negatives.detach().")
     if keys is not None:
-        check_features("keys", keys, "(V, B, D)")
         fewer = negatives is None and 1 <= keys.shape[0] <= views.shape[0]
         if keys.shape[1] != views.shape[1] or not (fewer or keys.shape[0] == views.shape[0]):
             raise InputError(

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from bcl.core.checks import check_positive
+from bcl.core.checks import TensorLike, check_positive
 from bcl.core.errors import unknown_name
 from cacr.functional import CACRSettings, cacr_terms
 
@@ -79,7 +79,10 @@ class CACRLoss(CACRSettings, nn.Module):
         return cls(**{**PAPER[name], **changes})
 
     def forward(
-        self, views: Tensor, negatives: Tensor | None = None, keys: Tensor | None = None
+        self,
+        views: TensorLike,
+        negatives: TensorLike | None = None,
+        keys: TensorLike | None = None,
     ) -> Tensor:
         """Compute the loss.
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from bcl.core.checks import check_count, check_features
+from bcl.core.checks import TensorLike, as_features, as_tensor, check_count
 from bcl.core.distributed import gather_rows, world_size
 from bcl.core.errors import InputError
 from bcl.losses.precision import unit_rows
@@ -53,7 +53,7 @@ class MomentumQueue(nn.Module):
         return self.keys.shape[0]
 
     @torch.no_grad()
-    def enqueue(self, keys: Tensor, gather: bool = True) -> None:
+    def enqueue(self, keys: TensorLike, gather: bool = True) -> None:
         """Replace the oldest keys by new ones; with a process group, by those of all ranks.
 
         Args:
@@ -65,13 +65,15 @@ class MomentumQueue(nn.Module):
             InputError: keys of another shape or width, or of an integer type.
         """
         shape = f"(B, {self.keys.shape[1]})"
-        if isinstance(keys, Tensor) and (keys.ndim != 2 or keys.shape[1] != self.keys.shape[1]):
+        keys = as_tensor("keys", keys)
+        if keys.ndim != 2 or keys.shape[1] != self.keys.shape[1]:
             raise InputError(
                 f"keys must be of shape {shape}, got {tuple(keys.shape)}; enqueue one view at a "
                 "time, from a projector of the queue's width."
             )
-        check_features("keys", keys, shape)
-        rows = unit_rows(keys.detach()).to(self.keys.device, self.keys.dtype)
+        rows = unit_rows(as_features("keys", keys, shape).detach()).to(
+            self.keys.device, self.keys.dtype
+        )
         if gather and world_size() > 1:
             rows = gather_rows(rows)
         count = rows.shape[0]

@@ -6,13 +6,13 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from bcl.augment.checks import check_ids, check_images, check_integer, check_pixels, check_scores
+from bcl.augment.checks import as_images, check_ids, check_integer, check_pixels, check_scores
 from bcl.augment.kernels.launch import path_for
 from bcl.augment.ops.crop import to_levels
 from bcl.augment.params import BoostParams
 from bcl.augment.policy import POLICIES, Policy
 from bcl.augment.sampling import Strength
-from bcl.core.checks import check_choice
+from bcl.core.checks import TensorLike, check_choice
 
 Scheme = Literal["bcl-i", "bcl-d", "imagenet"]
 
@@ -84,7 +84,9 @@ class BoostedRandAugment(nn.Module):
         self.policy: Policy = policy
         self.seed = check_integer("seed", seed)
 
-    def sample(self, scores: Tensor, ids: Tensor, epoch: int = 0, view: int = 0) -> BoostParams:
+    def sample(
+        self, scores: TensorLike, ids: TensorLike, epoch: int = 0, view: int = 0
+    ) -> BoostParams:
         """Draw the parameters of B rows, a function of seed, epoch, id and view, and of the score.
 
         Arguments and errors are those of `forward`.
@@ -97,9 +99,9 @@ class BoostedRandAugment(nn.Module):
 
     def forward(
         self,
-        images: Tensor,
-        scores: Tensor,
-        ids: Tensor | None = None,
+        images: TensorLike,
+        scores: TensorLike,
+        ids: TensorLike | None = None,
         epoch: int = 0,
         view: int = 0,
     ) -> Tensor:
@@ -118,14 +120,14 @@ class BoostedRandAugment(nn.Module):
         Raises:
             InputError: bad shapes or values, or no ids.
         """
-        check_images(images)
+        images = as_images(images)
         ids = check_ids(ids, images)
         return self.transform(images, self.sample(scores, ids, epoch, view))
 
     @torch.no_grad()
-    def transform(self, images: Tensor, params: BoostParams) -> Tensor:
+    def transform(self, images: TensorLike, params: BoostParams) -> Tensor:
         """Apply parameters from `sample`, or stored ones, to images."""
-        check_images(images)
+        images = as_images(images)
         check_pixels(images)
         params.check(len(images), images.device)
         params.check_values()

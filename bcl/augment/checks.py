@@ -5,6 +5,7 @@ import operator
 import torch
 from torch import Tensor
 
+from bcl.core.checks import TensorLike, as_tensor
 from bcl.core.errors import InputError
 
 
@@ -18,18 +19,21 @@ def _fits(x: Tensor, dtype: torch.dtype) -> bool:
     return x.dtype != torch.bool and torch.can_cast(x.dtype, dtype)
 
 
-def check_images(images: Tensor) -> None:
-    """Refuse what is not a (B, 3, H, W) batch of uint8 or float images."""
-    right = isinstance(images, Tensor) and images.ndim == 4 and images.shape[1] == 3
-    if (
-        not right
-        or not images.numel()
-        or not (images.dtype == torch.uint8 or images.is_floating_point())
-    ):
+def as_images(given: TensorLike) -> Tensor:
+    """Return a (B, 3, H, W) batch of uint8 or float images; refuse everything else."""
+    images = as_tensor("images", given)
+    right = images.ndim == 4 and images.shape[1] == 3 and images.numel() > 0
+    if not right or not (images.dtype == torch.uint8 or images.is_floating_point()):
+        step = "images.expand(-1, 3, -1, -1) gives grayscale images three channels"
+        if images.ndim == 4 and images.shape[1] == 4:
+            step = "images[:, :3] drops the fourth channel"
+        elif images.ndim == 4 and images.shape[3] in (3, 4):
+            step = "images[..., :3].permute(0, 3, 1, 2) puts the channels first"
         raise InputError(
             "images must be a non-empty tensor (B, 3, H, W) of uint8, or of floats in [0, 1], got "
-            f"{_kind(images)}; images.expand(-1, 3, -1, -1) gives grayscale images three channels."
+            f"{_kind(images)}; {step}."
         )
+    return images
 
 
 def check_pixels(images: Tensor) -> None:
@@ -44,9 +48,10 @@ def check_pixels(images: Tensor) -> None:
         )
 
 
-def check_ids(ids: Tensor | None, images: Tensor | None = None) -> Tensor:
+def check_ids(given: TensorLike | None, images: Tensor | None = None) -> Tensor:
     """Return ids (B,) as int64 on the device of the images; refuse other shapes and types."""
-    right = isinstance(ids, Tensor) and ids.ndim == 1 and _fits(ids, torch.int64)
+    ids = None if given is None else as_tensor("ids", given)
+    right = ids is not None and ids.ndim == 1 and _fits(ids, torch.int64)
     if ids is None or not right or (images is not None and len(ids) != len(images)):
         raise InputError(
             "ids must be a tensor (B,) of integers, one per image, on which the draws depend, got "
@@ -55,12 +60,13 @@ def check_ids(ids: Tensor | None, images: Tensor | None = None) -> Tensor:
     return ids.to((ids if images is None else images).device, torch.int64)
 
 
-def check_scores(scores: Tensor | None, ids: Tensor, values: bool) -> Tensor:
+def check_scores(given: TensorLike | None, ids: Tensor, values: bool) -> Tensor:
     """Return scores (B,) as float32 on the device of ids (B,); refuse other shapes and types.
 
     With ``values``, for which the host waits, refuse scores outside [0, 1] too.
     """
-    right = isinstance(scores, Tensor) and scores.shape == ids.shape
+    scores = None if given is None else as_tensor("scores", given)
+    right = scores is not None and scores.shape == ids.shape
     if scores is None or not right or not _fits(scores, torch.float32):
         raise InputError(
             f"scores must be a tensor of real numbers of shape ({len(ids)},), got "

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from bcl.augment.boost import BoostedRandAugment
-from bcl.augment.checks import check_ids, check_images, check_integer, check_pixels, check_scores
+from bcl.augment.checks import as_images, check_ids, check_integer, check_pixels, check_scores
 from bcl.augment.kernels.launch import path_for
 from bcl.augment.params import ViewParams
 from bcl.augment.sampling import Arithmetic, ChainSettings, ViewSettings, sides
-from bcl.core.checks import check_count
+from bcl.core.checks import TensorLike, check_count
 from bcl.core.errors import InputError
 
 
@@ -96,7 +96,11 @@ class ContrastiveViews(nn.Module):
             self._groups.append(Group(numbers, replace(chain, scale=local_scale), local))
 
     def sample(
-        self, ids: Tensor, image_size: tuple[int, int], scores: Tensor | None = None, epoch: int = 0
+        self,
+        ids: TensorLike,
+        image_size: tuple[int, int],
+        scores: TensorLike | None = None,
+        epoch: int = 0,
     ) -> list[ViewParams]:
         """Draw the parameters of all views of images of ``image_size`` (rows, columns).
 
@@ -109,22 +113,22 @@ class ContrastiveViews(nn.Module):
         return self._draw(check_ids(ids), image_size, scores, epoch)
 
     @torch.no_grad()
-    def transform(self, images: Tensor, params: list[ViewParams]) -> Tensor | list[Tensor]:
+    def transform(self, images: TensorLike, params: list[ViewParams]) -> Tensor | list[Tensor]:
         """Make the views of `forward` from parameters of `sample`, or from stored ones.
 
         Raises:
             InputError: bad images, or parameters that do not belong to this batch and these views.
         """
-        check_images(images)
+        images = as_images(images)
         self._check_params(images, params)
         return self._make(images, params)
 
     @torch.no_grad()
     def forward(
         self,
-        images: Tensor,
-        scores: Tensor | None = None,
-        ids: Tensor | None = None,
+        images: TensorLike,
+        scores: TensorLike | None = None,
+        ids: TensorLike | None = None,
         epoch: int = 0,
     ) -> Tensor | list[Tensor]:
         """Make the views of a batch.
@@ -143,13 +147,13 @@ class ContrastiveViews(nn.Module):
         Raises:
             InputError: bad shapes or values, no ids, or no scores where ``boost`` needs them.
         """
-        check_images(images)
+        images = as_images(images)
         ids = check_ids(ids, images)
         rows, cols = images.shape[2:]
         return self._make(images, self._draw(ids, (rows, cols), scores, epoch))
 
     def _draw(
-        self, ids: Tensor, image_size: tuple[int, int], scores: Tensor | None, epoch: int
+        self, ids: Tensor, image_size: tuple[int, int], scores: TensorLike | None, epoch: int
     ) -> list[ViewParams]:
         path, keys = path_for(ids), (self.seed, check_integer("epoch", epoch))
         drawn = [

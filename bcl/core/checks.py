@@ -1,25 +1,83 @@
 """Checks of arguments, for the public functions and the settings of every room."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import inf
 from numbers import Real
 from typing import Any, get_args, get_type_hints
 
+import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from bcl.core.errors import InputError, unknown_name
 
+TensorLike = Tensor | ArrayLike | Sequence[Tensor]  # what `as_tensor` takes
 
-def check_features(name: str, x: Tensor, shape: str) -> None:
-    """Refuse all but floating-point tensors with the dimensions of a ``"(V, B, D)"``."""
-    is_tensor, ndim = isinstance(x, Tensor), shape.count(",") + 1
-    if not is_tensor or x.ndim != ndim or x.shape[-1] == 0 or not x.is_floating_point():
-        given = f"{tuple(x.shape)} of {x.dtype}" if is_tensor else type(x).__name__
+
+def as_tensor(name: str, values: TensorLike) -> Tensor:
+    """Make a tensor of what a user gave where a tensor is meant.
+
+    A tensor stays what it is. A list of tensors is stacked, which keeps gradients; other lists and
+    arrays are copied, with the types that ``torch.tensor`` gives them (float64 arrays stay so).
+
+    Raises:
+        InputError: rows of unequal length, or values that are no numbers.
+
+    Example:
+        >>> as_tensor("losses", [1.0, 2.0])
+        tensor([1., 2.])
+    """
+    if isinstance(values, Tensor):
+        return values
+    try:
+        if isinstance(values, list | tuple):
+            if values and all(isinstance(each, Tensor) for each in values):
+                return torch.stack(values)
+            if not any(hasattr(each, "__array__") for each in values):
+                return torch.tensor(values)
+        array = np.asarray(values)
+        return torch.from_numpy(np.array(array, array.dtype.newbyteorder("="), order="C"))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"{name} must be a tensor, an array or a list of numbers, got {values!r:.80} "
+            f"({type(values).__name__}): {error}."
+        ) from error
+
+
+def as_labels(*sets: TensorLike) -> list[Tensor]:
+    """Return the labels of several sets as tensors; names are numbered in their sorted order.
+
+    Raises:
+        InputError: as `as_tensor`, or names beside numbers.
+
+    Example:
+        >>> as_labels(["fox", "cat"], ["cat"])
+        [tensor([1, 0]), tensor([0])]
+    """
+    first = [next(iter(each), None) if isinstance(each, Iterable) else None for each in sets]
+    if not any(isinstance(each, str) for each in first):
+        return [as_tensor("labels", each) for each in sets]
+    if not all(isinstance(each, str) for each in first):
+        raise InputError(
+            f"labels are names in one set and numbers in another, first {first}; give names in all "
+            "sets, or numbers."
+        )
+    rows = [np.asarray(each).astype(str) for each in sets]
+    numbers = np.unique(np.concatenate(rows), return_inverse=True)[1]
+    return list(torch.split(torch.from_numpy(numbers), [len(each) for each in rows]))
+
+
+def as_features(name: str, values: TensorLike, shape: str) -> Tensor:
+    """Return floating-point features with the dimensions of a ``"(V, B, D)"``; refuse others."""
+    x, ndim = as_tensor(name, values), shape.count(",") + 1
+    if x.ndim != ndim or x.shape[-1] == 0 or not x.is_floating_point():
         step = "torch.stack the projector's outputs" if ndim > 2 else "pass the projector's output"
         raise InputError(
-            f"{name} must be of shape {shape} and floating point, got {given}; {step}."
+            f"{name} must be of shape {shape} and floating point, got {tuple(x.shape)} of "
+            f"{x.dtype}; {step}."
         )
+    return x
 
 
 def check_together(reference: tuple[str, Tensor], others: Mapping[str, Tensor | None]) -> None:

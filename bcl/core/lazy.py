@@ -2,6 +2,8 @@
 
 import difflib
 import importlib
+import importlib.util
+import sys
 from collections.abc import Callable, Mapping
 
 
@@ -9,10 +11,17 @@ def lazy_names(package: str, homes: Mapping[str, str]) -> Callable[[str], object
     """Build a package's ``__getattr__`` (PEP 562) from public names and their modules."""
 
     def getattr_(name: str) -> object:
-        if name not in homes:
-            close = difflib.get_close_matches(name, homes, n=1)
-            hint = f"; did you mean '{close[0]}'?" if close else ""
-            raise AttributeError(f"module '{package}' has no attribute '{name}'{hint}")
-        return getattr(importlib.import_module(homes[name]), name)
+        if name in homes:
+            return getattr(importlib.import_module(homes[name]), name)
+        close = difflib.get_close_matches(name, homes, n=1)
+        hint = f"; did you mean '{close[0]}'?" if close else ""
+        # `from package import name` puts a text of its own in place of an AttributeError's. It
+        # asks from this function of importlib, and goes on to look for a module of that name.
+        by_import = sys._getframe(1).f_code.co_name == "_handle_fromlist"
+        if close and by_import and importlib.util.find_spec(f"{package}.{name}") is None:
+            raise ImportError(f"cannot import name '{name}' from '{package}'{hint}", name=name)
+        # With an object to look in, Python would print a guess of its own after this one.
+        text = f"module '{package}' has no attribute '{name}'{hint}"
+        raise AttributeError(text, name=name, obj=None)
 
     return getattr_

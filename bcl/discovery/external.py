@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from bcl.core.checks import check_count, check_features, check_positive, check_together
+from bcl.core.checks import as_features, check_count, check_positive, check_together
 from bcl.core.errors import InputError
 from bcl.core.random import permutation, uniform
 from bcl.discovery.selection import k_center
@@ -43,7 +43,7 @@ def k_means(rows: Tensor, count: int, seed: int = 0, iterations: int = 100) -> K
         >>> k_means(x, 2).of.tolist()
         [1, 0, 1]
     """
-    check_features("rows", rows, "(N, D)")
+    rows = as_features("rows", rows, "(N, D)")
     check_count("clusters", count)
     if count > len(rows):
         raise InputError(f"{count} clusters of {len(rows)} images; ask for fewer clusters.")
@@ -257,8 +257,8 @@ def mak_selection(
 
 def _checked(own: Tensor, external: Tensor, budget: int) -> tuple[Tensor, Tensor]:
     """Rows of length one."""
-    check_features("own", own, "(N, D)")
-    check_features("external", external, "(M, D)")
+    own = as_features("own", own, "(N, D)")
+    external = as_features("external", external, "(M, D)")
     check_together(("own", own), {"external": external})
     check_count("budget", budget)
     if budget > len(external):

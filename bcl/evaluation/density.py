@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from bcl.core.checks import check_count, check_features, check_positive
+from bcl.core.checks import TensorLike, as_features, as_tensor, check_count, check_positive
 from bcl.core.errors import InputError
 from bcl.core.random import permutation
 from bcl.evaluation.features import check_finite
@@ -17,10 +17,10 @@ _NAMES = ("neighbors_1", "neighbors", "neighbors_100", "sparseness")
 
 
 def feature_signals(
-    features: Tensor,
+    features: TensorLike,
     names: tuple[str, ...] = _NAMES,
     *,
-    ids: Tensor | None = None,
+    ids: TensorLike | None = None,
     bandwidth: float = 0.5,
     exact_rows: int = EXACT_ROWS,
 ) -> dict[str, Tensor]:
@@ -57,7 +57,7 @@ def feature_signals(
         >>> feature_signals(x, ("neighbors_1",))
         {'neighbors_1': tensor([0., 0., 1.])}
     """
-    check_features("features", features, "(N, D)")
+    features = as_features("features", features, "(N, D)")
     check_finite("features", features)
     check_positive("bandwidth", bandwidth)
     check_count("exact_rows", exact_rows, at_least=2)
@@ -70,7 +70,7 @@ def feature_signals(
     check_neighbors(deepest, len(others))
     place = torch.full((len(rows),), -1, device=rows.device)  # among the others, -1 for outside
     place[others] = torch.arange(len(others), device=rows.device)
-    ids = torch.arange(len(rows)) if ids is None else ids
+    ids = torch.arange(len(rows)) if ids is None else as_tensor("ids", ids)
     step = max(1, BLOCK_BYTES // (4 * len(others)))
     columns = rows[others].T.contiguous()
     parts = [

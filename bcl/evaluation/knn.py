@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from bcl.core.checks import check_choice, check_count
+from bcl.core.checks import TensorLike, as_tensor, check_choice, check_count
 from bcl.core.errors import InputError
 
 BLOCK_BYTES = 64 << 20  # of similarities per block
@@ -12,9 +12,9 @@ TEST_ROWS = 1024  # test images per block, enough for an efficient matrix produc
 
 
 def knn_predict(
-    train_features: Tensor,
-    train_labels: Tensor,
-    test_features: Tensor,
+    train_features: TensorLike,
+    train_labels: TensorLike,
+    test_features: TensorLike,
     ks: tuple[int, ...] = (1, 10, 200),
     *,
     metric: str = "cosine",
@@ -28,6 +28,9 @@ def knn_predict(
     Raises:
         InputError: an unknown metric, no training image, k below 1, or labels outside the classes.
     """
+    train_features = as_tensor("train_features", train_features)
+    test_features = as_tensor("test_features", test_features)
+    train_labels = as_tensor("train_labels", train_labels)
     check_choice("metric", metric, ("cosine", "euclidean"))
     for k in ks:
         check_count("k", k)

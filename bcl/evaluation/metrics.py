@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_stat_scores
 
+from bcl.core.checks import TensorLike, as_tensor
 from bcl.evaluation.shots import GROUPS, ShotGroups
 
 
@@ -19,19 +20,21 @@ class Interval(NamedTuple):
     high: float
 
 
-def class_accuracy(predictions: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+def class_accuracy(predictions: TensorLike, labels: TensorLike, num_classes: int) -> Tensor:
     """(C,) float64 share of correct predictions per class; NaN where no test image has the class.
 
     torchmetrics returns 0 for an absent class, which would count as a failure.
     """
     scores = multiclass_stat_scores(
-        predictions, labels, num_classes=num_classes, average=None, validate_args=False
-    )  # (C, 5): tp, fp, tn, fn, support
+        as_tensor("predictions", predictions), as_tensor("labels", labels),
+        num_classes=num_classes, average=None, validate_args=False,
+    )  # fmt: skip  # (C, 5): tp, fp, tn, fn, support
     return (scores[:, 0].double() / scores[:, 4].double()).cpu()
 
 
-def top_k_accuracy(logits: Tensor, labels: Tensor, k: int) -> float:
+def top_k_accuracy(logits: TensorLike, labels: TensorLike, k: int) -> float:
     """Share of samples whose label is among the k largest of (N, C) logits."""
+    logits, labels = as_tensor("logits", logits), as_tensor("labels", labels)
     best = logits.topk(min(k, logits.shape[1]), dim=1).indices  # (N, k)
     return float((best == labels[:, None]).any(1).double().mean())
 
@@ -41,12 +44,13 @@ def nan_mean(values: Tensor) -> float:
     return float(values.double().nanmean())
 
 
-def group_accuracy(per_class: Tensor, groups: ShotGroups) -> dict[str, float]:
+def group_accuracy(per_class: TensorLike, groups: ShotGroups) -> dict[str, float]:
     r"""Means over the classes of each group, from (C,) accuracies, and their standard deviation.
 
     ``std_population`` divides by 3 (SDCLR's released code), ``std_sample`` by 2 (the tables of the
     BCL and GH papers), :math:`\sqrt{3/2}` times as large. NaN where a group is empty.
     """
+    per_class = as_tensor("per_class", per_class)
     result = {name: nan_mean(per_class[ids]) for name, ids in groups.as_dict().items()}
     three = torch.tensor([result[name] for name in GROUPS], dtype=torch.float64)
     result["class_mean"] = nan_mean(per_class)

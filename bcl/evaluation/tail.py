@@ -8,7 +8,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from bcl.core.checks import check_count
+from bcl.core.checks import as_labels, as_tensor, check_count
 from bcl.core.errors import InputError
 from bcl.evaluation.metrics import Interval
 from bcl.evaluation.shots import ShotGroups, shot_groups
@@ -67,7 +67,7 @@ def tail_discovery(
 
     Args:
         scores: (N,) one per sample; higher means more likely tail.
-        labels: (N,) classes from 0.
+        labels: (N,) classes from 0, or their names, which are numbered in their sorted order.
         class_counts: (C,) training images per class; those of ``labels`` if not given.
         grouping: ``"thirds"`` of the classes by frequency or ``"thresholds"``, as `shot_groups`.
         top: share of the samples that counts as high, in (0, 1].
@@ -93,7 +93,9 @@ def tail_discovery(
     if not 0 < top <= 1:
         raise InputError(f"top is a share of the samples in (0, 1], got {top!r}.")
     values, classes = _check_samples(scores, labels)
-    counts = torch.bincount(classes) if class_counts is None else torch.as_tensor(class_counts)
+    counts = (
+        torch.bincount(classes) if class_counts is None else as_tensor("class_counts", class_counts)
+    )
     present = (counts.cpu() > 0).nonzero()[:, 0]
     sizes = counts.cpu()[present]
     if grouping == "thirds" and len(present) == 2:  # no thirds of two
@@ -120,7 +122,8 @@ def tail_discovery(
 
 def _check_samples(scores: Any, labels: Any) -> tuple[Tensor, Tensor]:
     """(N,) float64 scores and int64 labels, on the CPU."""
-    values, classes = (torch.as_tensor(each).detach().cpu() for each in (scores, labels))
+    values = as_tensor("scores", scores).detach().cpu()
+    classes = as_labels(labels)[0].detach().cpu()
     if values.ndim != 1 or values.shape != classes.shape or len(values) < 2:
         raise InputError(
             f"scores and labels must be (N,), one per sample of at least two, got "

@@ -5,10 +5,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bcl.core.checks import check_positive
+from bcl.core.checks import TensorLike, as_tensor, check_positive
 from bcl.core.distributed import sum_over_ranks
 from bcl.losses.context import call_loss
-from bcl.losses.nt_xent import check_two_views, counts_of, cross_entropy, reduce_samples
+from bcl.losses.nt_xent import as_two_views, counts_of, cross_entropy, reduce_samples
 from bcl.losses.precision import full_precision, unit_rows
 
 
@@ -58,9 +58,9 @@ class DomainLoss(nn.Module):
 
     def forward(
         self,
-        views: Tensor,
+        views: TensorLike,
         *more: Any,
-        ids: Tensor | None = None,
+        ids: TensorLike | None = None,
         epoch: float | None = None,
         epochs: int | None = None,
         **options: Any,
@@ -78,10 +78,12 @@ class DomainLoss(nn.Module):
         Returns:
             What the inner loss returns, () or (B,).
         """
+        views = as_tensor("views", views)
+        ids = None if ids is None else as_tensor("ids", ids)
         loss = call_loss(self.loss, views, *more, ids=ids, epoch=epoch, epochs=epochs, **options)
         if ids is None:
             return loss
-        check_two_views(views)
+        views = as_two_views(views)
         counts = counts_of(views, getattr(self.loss, "gather", True))
         with full_precision(views):
             u = unit_rows(views)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bcl.core.checks import check_count, check_features, check_positive
+from bcl.core.checks import TensorLike, as_features, as_tensor, check_count, check_positive
 from bcl.core.distributed import gather_rows, rank
 from bcl.core.errors import InputError
 from bcl.losses.context import call_loss, in_epochs, need_epoch
@@ -67,8 +67,8 @@ def simplex_etf(num_clusters: int, features: int, seed: int | None = None) -> Te
 
 
 def sinkhorn(
-    scores: Tensor,
-    marginal: Tensor,
+    scores: TensorLike,
+    marginal: TensorLike,
     epsilon: float = 0.05,
     iterations: int = 300,
     relax: float | None = None,
@@ -107,7 +107,8 @@ def sinkhorn(
                 [0.4403, 0.5597],
                 [0.8532, 0.1468]])
     """
-    check_features("scores", scores, "(B, K)")
+    scores = as_features("scores", scores, "(B, K)")
+    marginal = as_tensor("marginal", marginal)
     check_positive("epsilon", epsilon)
     check_count("iterations", iterations)
     if relax is not None:
@@ -252,9 +253,9 @@ class GeometricHarmonization(KeepsFloat32):
 
     def forward(
         self,
-        views: Tensor,
+        views: TensorLike,
         *more: Any,
-        ids: Tensor | None = None,
+        ids: TensorLike | None = None,
         epoch: float | None = None,
         epochs: int | None = None,
         **options: Any,
@@ -272,8 +273,10 @@ class GeometricHarmonization(KeepsFloat32):
         Returns:
             What the inner loss returns, () or (B,).
         """
+        views = as_tensor("views", views)
+        ids = None if ids is None else as_tensor("ids", ids)
         loss = call_loss(self.loss, views, *more, ids=ids, epoch=epoch, epochs=epochs, **options)
-        self._check(views)
+        views = self._check(views)
         epoch = need_epoch("harmonization", epoch)
         ids = self.state.check(ids, views.shape[1])
         gather = getattr(self.loss, "gather", True)
@@ -291,13 +294,14 @@ class GeometricHarmonization(KeepsFloat32):
             extra = self._harmonize(scores, counts)  # (B,)
             return loss + weight * reduce_samples(extra[None], self.reduction, counts)
 
-    def _check(self, views: Tensor) -> None:
-        check_features("views", views, "(V, B, D)")
+    def _check(self, given: TensorLike) -> Tensor:
+        views = as_features("views", given, "(V, B, D)")
         if len(views) < 2 or views.shape[-1] != self.simplex.shape[1]:
             raise InputError(
                 f"harmonization takes two views or more of width {self.simplex.shape[1]}, got "
                 f"{tuple(views.shape)}; build it with features={views.shape[-1]}."
             )
+        return views
 
     def _due(self, epoch: float, start: float) -> bool:
         return self._refreshed < start or epoch - self._refreshed >= self.refresh

@@ -6,24 +6,23 @@ from typing import get_args
 import torch
 from torch import Tensor, nn
 
-from bcl.core.checks import check_choice, check_chunk_size, check_positive
+from bcl.core.checks import TensorLike, check_choice, check_chunk_size, check_positive
 from bcl.core.distributed import sum_over_ranks
 from bcl.core.errors import InputError
 from bcl.losses.nt_xent import (
     Reduction,
-    check_pair,
-    check_two_views,
+    as_pair,
+    as_two_views,
     counts_of,
     cross_entropy,
     reduce_samples,
-    stack_pair,
 )
 from bcl.losses.precision import at_least_float32, full_precision, plain_only, unit_rows
 
 
 def macl_loss(
-    z1: Tensor,
-    z2: Tensor,
+    z1: TensorLike,
+    z2: TensorLike,
     base: float = 0.1,
     slope: float = 0.5,
     offset: float = 0.0,
@@ -67,9 +66,8 @@ def macl_loss(
         >>> macl_loss(z, z, base=1.0, slope=0.0, reduction="none")
         tensor([1.5197, 1.5197, 1.5197])
     """
-    check_pair(z1, z2)
+    views = as_pair(z1, z2)
     _check_settings(base, slope, offset, reduction, chunk_size)
-    views = stack_pair(z1, z2)
     return _macl(views, base, slope, offset, reduction, gather, normalize, chunk_size)[0]
 
 
@@ -144,9 +142,9 @@ class MACLLoss(nn.Module):
         self.gather, self.normalize, self.chunk_size = gather, normalize, chunk_size
         self._latest: Tensor | None = None
 
-    def forward(self, views: Tensor) -> Tensor:
+    def forward(self, views: TensorLike) -> Tensor:
         """(2, B, D) features, of any length, to () or (B,)."""
-        check_two_views(views)
+        views = as_two_views(views)
         loss, self._latest = _macl(
             views, self.base, self.slope, self.offset, self.reduction, self.gather, self.normalize,
             self.chunk_size,

@@ -1,15 +1,17 @@
 """NT-Xent: per sample, exact across ranks, memory linear in the batch."""
 
 from collections.abc import Callable
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from bcl.core.checks import (
+    TensorLike,
+    as_features,
+    as_tensor,
     check_choice,
     check_chunk_size,
-    check_features,
     check_positive,
     check_together,
 )
@@ -25,8 +27,8 @@ Temperature = float | Tensor | Callable[[Tensor], Tensor]
 
 
 def nt_xent(
-    z1: Tensor,
-    z2: Tensor,
+    z1: TensorLike,
+    z2: TensorLike,
     temperature: Temperature = 0.2,
     *,
     focal: float = 0.0,
@@ -86,11 +88,9 @@ def nt_xent(
         >>> nt_xent(z, z, temperature=1.0, reduction="none")
         tensor([0.9048, 0.9048, 0.9048])
     """
-    check_pair(z1, z2)
+    views = as_pair(z1, z2)
     _check_settings(temperature, focal, reduction, chunk_size)
-    return _nt_xent(
-        stack_pair(z1, z2), temperature, focal, reduction, gather, normalize, chunk_size
-    )
+    return _nt_xent(views, temperature, focal, reduction, gather, normalize, chunk_size)
 
 
 def _nt_xent(
@@ -201,32 +201,28 @@ def reduce_samples(losses: Tensor, reduction: Reduction, counts: list[int]) -> T
     return losses.sum() * (1 if reduction == "sum" else len(counts) / sum(counts))
 
 
-def check_pair(z1: Tensor, z2: Tensor) -> None:
-    """Refuse all but two views (B, D) of the same samples."""
-    check_features("z1", z1, "(B, D)")
-    check_features("z2", z2, "(B, D)")
+def as_pair(first: TensorLike, second: TensorLike) -> Tensor:
+    """Return two views (B, D) of the same samples as (2, B, D); refuse others."""
+    z1, z2 = as_features("z1", first, "(B, D)"), as_features("z2", second, "(B, D)")
     check_together(("z1", z1), {"z2": z2})
     if z1.shape != z2.shape:
         raise InputError(
             "z1 and z2 must both be of shape (B, D) with the samples in the same order, got "
             f"{tuple(z1.shape)} and {tuple(z2.shape)}."
         )
+    with full_precision(z1):  # whose autocast refuses float64, and float16 beside bfloat16
+        return torch.stack([z1, z2])
 
 
-def check_two_views(views: Tensor) -> None:
-    """Refuse all but (2, B, D)."""
-    check_features("views", views, "(2, B, D)")
+def as_two_views(given: TensorLike) -> Tensor:
+    """Return features (2, B, D); refuse others."""
+    views = as_features("views", given, "(2, B, D)")
     if views.shape[0] != 2:
         raise InputError(
             f"NT-Xent takes two views, views of shape (2, B, D), got {tuple(views.shape)}; for "
             "more views use cacr.CACRLoss."
         )
-
-
-def stack_pair(z1: Tensor, z2: Tensor) -> Tensor:
-    """Two views (B, D) as (2, B, D)."""
-    with full_precision(z1):  # whose autocast refuses float64, and float16 beside bfloat16
-        return torch.stack([z1, z2])
+    return views
 
 
 def check_samples(counts: list[int]) -> None:
@@ -263,7 +259,7 @@ def check_temperature(temperature: Temperature) -> None:
 
 
 class NTXentLoss(nn.Module):
-    """`bcl.nt_xent` as a module: it keeps the settings and takes both views in one tensor.
+    """`bcl.nt_xent` as a module that keeps the settings; it takes two views, or one tensor of both.
 
     See `bcl.nt_xent` for arguments, formula and behavior across ranks. The temperature may also be
     a `bcl.CosineSchedule`; calls then need the ``epoch``.
@@ -272,6 +268,8 @@ class NTXentLoss(nn.Module):
         >>> import torch
         >>> loss = NTXentLoss(temperature=1.0)
         >>> loss(torch.eye(3).expand(2, 3, 3))
+        tensor(0.9048)
+        >>> loss(torch.eye(3), torch.eye(3))
         tensor(0.9048)
     """
 
@@ -293,9 +291,10 @@ class NTXentLoss(nn.Module):
 
     def forward(
         self,
-        views: Tensor,
-        temperature: Temperature | None = None,
+        views: TensorLike,
+        second: Any = None,
         *,
+        temperature: Temperature | None = None,
         epoch: float | None = None,
         epochs: int | None = None,
         log_mass: Tensor | None = None,
@@ -303,7 +302,9 @@ class NTXentLoss(nn.Module):
         """Compute the loss.
 
         Args:
-            views: (2, B, D) features, of any length.
+            views: (2, B, D) features, of any length; or (B, D) those of the first view.
+            second: (B, D) features of the other view, where ``views`` holds one; else the
+                temperature.
             temperature: as in `bcl.nt_xent`, instead of the module's, for this call.
             epoch: epochs done, 0 in the first; only a schedule needs it.
             epochs: epochs of the run; only a schedule whose period is a share of it needs them.
@@ -315,7 +316,11 @@ class NTXentLoss(nn.Module):
         Raises:
             InputError: as `bcl.nt_xent`, or another number of views.
         """
-        check_two_views(views)
+        views = as_tensor("views", views)
+        if views.ndim == 2 and second is not None:
+            views = as_pair(views, second)
+        else:
+            views, temperature = as_two_views(views), second if temperature is None else temperature
         if temperature is None:
             temperature = self.temperature_at(epoch, epochs)
         check_temperature(temperature)

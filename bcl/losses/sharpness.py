@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bcl.core.checks import check_positive
+from bcl.core.checks import TensorLike, as_tensor, check_positive
 from bcl.core.errors import InputError
 from bcl.losses.precision import at_least_float32
 
@@ -71,7 +71,9 @@ def sam_ascent(
 
 
 @torch.no_grad()
-def signal_weights(signal: Tensor, exponent: float = 0.5, seen: Tensor | None = None) -> Tensor:
+def signal_weights(
+    signal: TensorLike, exponent: float = 0.5, seen: TensorLike | None = None
+) -> Tensor:
     r"""Weigh samples by a signal of the tail, with mean 1.
 
     .. math:: w_i = \frac{e^{a s_i}}{\operatorname{mean}_j e^{a s_j}}
@@ -98,6 +100,9 @@ def signal_weights(signal: Tensor, exponent: float = 0.5, seen: Tensor | None = 
         tensor([0.6000, 1.2000, 1.2000])
     """
     check_positive("exponent", exponent, zero=True)
-    known = torch.ones_like(signal, dtype=torch.bool) if seen is None else seen
+    signal = as_tensor("signal", signal)
+    known = torch.ones_like(signal, dtype=torch.bool)
+    if seen is not None:
+        known = as_tensor("seen", seen)
     shares = (exponent * signal).masked_fill(~known, -torch.inf).softmax(0)
     return torch.where(known, known.sum() * shares, 1.0)

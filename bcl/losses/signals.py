@@ -6,19 +6,18 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from bcl.core.checks import check_count, check_features, check_positive
+from bcl.core.checks import TensorLike, as_features, check_count, check_positive
 from bcl.core.distributed import row_counts, world_size
 from bcl.core.errors import InputError
 from bcl.losses.blocks import LOG2_E, rows_per_block
 from bcl.losses.nt_xent import (
     NTXentLoss,
     Temperature,
-    check_pair,
+    as_pair,
+    as_two_views,
     check_samples,
-    check_two_views,
     gather_views,
     nt_xent,
-    stack_pair,
 )
 from bcl.losses.precision import at_least_float32, full_precision, unit_rows
 
@@ -40,8 +39,8 @@ class Signals(NamedTuple):
 
 
 def contrastive_signals(
-    z1: Tensor,
-    z2: Tensor,
+    z1: TensorLike,
+    z2: TensorLike,
     temperature: float = 0.2,
     *,
     num_neighbors: int = 10,
@@ -92,13 +91,13 @@ def contrastive_signals(
         >>> contrastive_signals(z, z, temperature=1.0, num_neighbors=2).isolation
         tensor([-2.0064, -2.0064, -1.3863])
     """
-    check_pair(z1, z2)
+    views = as_pair(z1, z2)
     _check_settings(temperature, num_neighbors)
-    return _signals(stack_pair(z1, z2), temperature, num_neighbors, normalize, gather)[0]
+    return _signals(views, temperature, num_neighbors, normalize, gather)[0]
 
 
 @torch.no_grad()
-def expected_loss(views: Tensor, temperature: float = 0.2, gather: bool = True) -> Tensor:
+def expected_loss(views: TensorLike, temperature: float = 0.2, gather: bool = True) -> Tensor:
     r"""Average NT-Xent over all pairs of V views, which one draw of views would leave noisy.
 
     .. math:: \ell_i = \frac{2}{V (V - 1)} \sum_{v < w} \text{NT-Xent}_i(z_v, z_w)
@@ -121,7 +120,7 @@ def expected_loss(views: Tensor, temperature: float = 0.2, gather: bool = True) 
         >>> expected_loss(torch.eye(3).expand(4, 3, 3), temperature=1.0)
         tensor([0.9048, 0.9048, 0.9048])
     """
-    check_features("views", views, "(V, B, D)")
+    views = as_features("views", views, "(V, B, D)")
     if len(views) < 2:
         raise InputError("an expected loss compares views; pass two or more, (V, B, D).")
     options: dict[str, Any] = {"reduction": "none", "gather": gather}
@@ -131,7 +130,7 @@ def expected_loss(views: Tensor, temperature: float = 0.2, gather: bool = True) 
 
 def nt_xent_with_signals(
     loss: NTXentLoss,
-    views: Tensor,
+    views: TensorLike,
     temperature: Temperature | None = None,
     *,
     signal_temperature: float = 0.2,
@@ -163,12 +162,13 @@ def nt_xent_with_signals(
         True
     """
     _check_settings(signal_temperature, num_neighbors)
-    check_two_views(views)
+    views = as_two_views(views)
     settings = signal_temperature, num_neighbors, loss.normalize, loss.gather
     signals, log_mass = _signals(views.detach(), *settings)
     used = loss.temperature if temperature is None else temperature
     shared = not isinstance(used, Tensor) and used == signal_temperature
-    return loss(views, temperature, log_mass=log_mass if shared else None), signals
+    used_mass = log_mass if shared else None
+    return loss(views, temperature=temperature, log_mass=used_mass), signals
 
 
 def _check_settings(temperature: float, num_neighbors: int) -> None:

@@ -6,10 +6,10 @@ from typing import get_args
 import torch
 from torch import Tensor, nn
 
-from bcl.core.checks import check_choice, check_chunk_size, check_positive
+from bcl.core.checks import TensorLike, check_choice, check_chunk_size, check_positive
 from bcl.core.errors import InputError
 from bcl.losses.blocks import Sums, row_stats
-from bcl.losses.nt_xent import Reduction, check_two_views, counts_of, gather_views, reduce_samples
+from bcl.losses.nt_xent import Reduction, as_two_views, counts_of, gather_views, reduce_samples
 from bcl.losses.precision import full_precision, unit_rows
 from bcl.losses.state import SampleState
 
@@ -122,9 +122,9 @@ class SogCLRLoss(nn.Module):
         """(N,) momenta of the temperatures' gradients."""
         return self.state.values[:, 2]
 
-    def forward(self, views: Tensor, ids: Tensor | None = None) -> Tensor:
+    def forward(self, views: TensorLike, ids: TensorLike | None = None) -> Tensor:
         """(2, B, D) features, of any length, of the samples ``ids`` (B,), to () or (B,)."""
-        check_two_views(views)
+        views = as_two_views(views)
         ids = self.state.check(ids, views.shape[1])
         counts = counts_of(views, self.gather)
         with full_precision(views):

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bcl.core.checks import check_count
+from bcl.core.checks import TensorLike, as_tensor, check_count
 from bcl.core.distributed import gather_rows, world_size
 from bcl.core.errors import InputError
 
@@ -66,12 +66,13 @@ class SampleState(KeepsFloat32):
                 "build it with the num_samples of this training set."
             )
 
-    def check(self, ids: Tensor | None, batch: int) -> Tensor:
+    def check(self, ids: TensorLike | None, batch: int) -> Tensor:
         """Return ids that fit; those on a GPU are not compared with N, which would stop it."""
         if self.values is None:
             raise InputError("the loss keeps numbers per sample; build it with num_samples=N.")
         if ids is None:
             raise InputError("the loss keeps numbers per sample; call it with ids=..., of (B,).")
+        ids = as_tensor("ids", ids)
         if ids.shape != (batch,) or ids.is_floating_point() or ids.dtype == torch.bool:
             raise InputError(
                 f"ids must be integers of shape (B,) = ({batch},), got {tuple(ids.shape)} of "

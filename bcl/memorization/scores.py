@@ -5,7 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from bcl.core.checks import check_choice
+from bcl.core.checks import TensorLike, as_tensor, check_choice
 
 Normalization = Literal["max", "rank", "quantile"]
 NORMALIZATIONS: tuple[Normalization, ...] = ("max", "rank", "quantile")
@@ -13,7 +13,7 @@ CLIPPED = 0.01  # share at either end that ``"quantile"`` clips
 
 
 def memorization_scores(
-    momentum_loss: Tensor, seen: Tensor, normalization: Normalization = "max"
+    momentum_loss: TensorLike, seen: TensorLike, normalization: Normalization = "max"
 ) -> Tensor:
     r"""Turn momentum losses into scores in [0, 1]; a high score means not yet memorized.
 
@@ -41,6 +41,7 @@ def memorization_scores(
         tensor([0.0000, 0.5000, 1.0000, 0.0000])
     """
     check_choice("normalization", normalization, NORMALIZATIONS)
+    momentum_loss, seen = as_tensor("momentum_loss", momentum_loss), as_tensor("seen", seen)
     if normalization == "rank":
         return _rank_scores(momentum_loss, seen)
     if normalization == "quantile":

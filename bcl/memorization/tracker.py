@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, NoReturn
 import torch
 from torch import Tensor, nn
 
-from bcl.core.checks import check_choice, check_count
+from bcl.core.checks import TensorLike, as_tensor, check_choice, check_count
 from bcl.core.distributed import gather_rows, world_size
 from bcl.core.errors import InputError
 from bcl.core.triton import runs_triton
@@ -85,7 +85,7 @@ class MemorizationTracker(nn.Module):
         return self.updated_in >= 0
 
     @torch.no_grad()
-    def update(self, ids: Tensor, losses: Tensor, *, wait: bool = True) -> None:
+    def update(self, ids: TensorLike, losses: TensorLike, *, wait: bool = True) -> None:
         """Take the per-sample losses of one step; with a process group, those of all ranks.
 
         Args:
@@ -97,6 +97,7 @@ class MemorizationTracker(nn.Module):
             InputError: shapes that differ, an id outside [0, N), or a loss that is not finite;
                 nothing of the step is then recorded, on any rank.
         """
+        ids, losses = as_tensor("ids", ids), as_tensor("losses", losses)
         if ids.ndim != 1 or ids.shape != losses.shape:
             raise InputError(
                 f"ids and losses must both be of shape (B,), got {tuple(ids.shape)} and "

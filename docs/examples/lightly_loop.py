@@ -23,7 +23,7 @@ for epoch in range(2):
     for ids in torch.randperm(len(images)).split(64):  # a loader that gives ids with its images
         x0, x1 = views(images[ids], scores=tracker.scores[ids], ids=ids, epoch=epoch)
         z0, z1 = head(backbone(x0)), head(backbone(x1))
-        losses = criterion(torch.stack([z0, z1]))  # was: loss = criterion(z0, z1)
+        losses = criterion(z0, z1)  # was: loss = criterion(z0, z1)
         losses.mean().backward()
         optimizer.step()
         optimizer.zero_grad()

@@ -390,7 +390,7 @@ BAD = [
     (lambda z: MomentumQueue(2, 2.0), "dim must be an integer"),
     (lambda z: MomentumQueue(4, 2).enqueue(z[0]), r"of shape \(B, 2\)"),
     (lambda z: MomentumQueue(4, 4).enqueue(z), "one view at a time"),
-    (lambda z: MomentumQueue(4, 4).enqueue(z[0].tolist()), "got list"),
+    (lambda z: MomentumQueue(4, 4).enqueue(["key"]), "keys must be a tensor, an array or a list"),
     (lambda z: CACRLoss(cost="rbff"), "did you mean 'rbf'"),
     (lambda z: CACRLoss(attraction="unifrom"), "did you mean 'uniform'"),
     (lambda z: CACRLoss(repulsion="unifrom"), "did you mean 'uniform'"),

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from bcl.core.checks import TensorLike, as_labels, as_tensor
 from bcl.core.errors import InputError
 from bcl.evaluation.features import check_finite
 from bcl.evaluation.metrics import class_accuracy, top_k_accuracy
@@ -37,10 +38,10 @@ STACK_BYTES = 2 << 30  # draws are stacked up to this size
 
 
 def fit_linear_probe(
-    train_features: Tensor,
-    train_labels: Tensor,
-    test_features: Tensor,
-    test_labels: Tensor,
+    train_features: TensorLike,
+    train_labels: TensorLike,
+    test_features: TensorLike,
+    test_labels: TensorLike,
     *,
     solver: str = "lbfgs",
     l2: Values = None,
@@ -73,9 +74,9 @@ def fit_linear_probe(
 
     Args:
         train_features: (N, D); the probe is computed on their device.
-        train_labels: (N,) integers from 0.
+        train_labels: (N,) integers from 0, or names, which are numbered in their sorted order.
         test_features: (M, D).
-        test_labels: (M,).
+        test_labels: (M,), as those.
         solver: see above.
         l2: the penalty, or several to choose from; searched if not given (lbfgs, ridge).
         learning_rate: the rate, or several to choose from on the validation part (adam, sgd, cacr).
@@ -103,9 +104,11 @@ def fit_linear_probe(
         solver, l2, learning_rate, epochs, selection, tolerance=tolerance, seed=seed
     )
     _check_use(options)
-    data = train_features, train_labels, test_features, test_labels
-    num_classes = check_probe_data(*data, num_classes)
-    x, y, test_x, test_y = (part.detach().to(train_features.device) for part in data)
+    x = as_tensor("train features", train_features)
+    test_x = as_tensor("test features", test_features)
+    y, test_y = as_labels(train_labels, test_labels)
+    num_classes = check_probe_data(x, y, test_x, test_y, num_classes)
+    x, y, test_x, test_y = (part.detach().to(x.device) for part in (x, y, test_x, test_y))
     everything = [torch.arange(y.numel(), device=y.device)]
     return fit_heads(x, y, everything, test_x, test_y, num_classes=num_classes, options=options)[0]
 
@@ -150,11 +153,10 @@ def check_probe_data(
 
 def _check_set(name: str, x: Tensor, y: Tensor) -> None:
     """Refuse features that are not finite real (N, D), or labels that are not (N,) from 0."""
-    tensors = isinstance(x, Tensor) and isinstance(y, Tensor)
-    if not tensors or x.ndim != 2 or y.shape != x.shape[:1] or x.numel() == 0:
+    if x.ndim != 2 or y.shape != x.shape[:1] or x.numel() == 0:
         raise InputError(
-            f"{name} features and labels must be tensors (N, D) and (N,), got "
-            f"{tuple(getattr(x, 'shape', ()))} and {tuple(getattr(y, 'shape', ()))}."
+            f"{name} features and labels must be tensors (N, D) and (N,), got {tuple(x.shape)} "
+            f"and {tuple(y.shape)}."
         )
     integers = not (y.is_floating_point() or y.is_complex() or y.dtype == torch.bool)
     if x.dtype == torch.bool or x.is_complex() or not integers or int(y.min()) < 0:

@@ -24,3 +24,18 @@ def test_the_public_names_are_listed_and_the_nearest_is_told(package):
     name = listed[0]
     with pytest.raises(AttributeError, match=f"did you mean '{name}'"):
         getattr(package, f"{name}s")
+
+
+@pytest.mark.parametrize("package", [bcl, cacr, datamodules])
+def test_an_import_of_a_misspelt_name_tells_the_nearest(package):
+    name = package.__all__[0]
+    with pytest.raises(ImportError, match=f"from '{package.__name__}'; did you mean '{name}'"):
+        exec(f"from {package.__name__} import {name}s")
+    with pytest.raises(ImportError, match="zzzz"):
+        exec(f"from {package.__name__} import zzzz")
+    assert not hasattr(package, f"{name}s")
+
+
+def test_a_module_whose_name_is_like_a_public_one_is_imported():
+    exec("from bcl.evaluation import tail")  # beside tail_discovery
+    exec("from cacr import queue, loss")

@@ -157,7 +157,7 @@ def test_without_a_validation_part_the_middle_of_a_list_is_taken(solver):
     [
         ({"train_features": torch.zeros(3)}, r"\(N, D\)"),
         ({"train_features": torch.zeros(4, 0)}, r"\(N, D\)"),
-        ({"train_labels": [0, 0, 1, 1]}, "must be tensors"),
+        ({"train_labels": ["a", "a", "b", "b"]}, "names in one set and numbers in another"),
         ({"train_features": torch.full((4, 2), 1e20)}, "too huge"),
         ({"test_features": torch.full((4, 2), 1e60, dtype=torch.float64)}, "too huge"),
         ({"train_features": torch.eye(4)[:, :2] > 0}, "real numbers.*bool"),
