@@ -1,7 +1,9 @@
 """The runs of a preset, or of several presets together, in the order in which they are made."""
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ class Cell:
     protocols: str
     stage: int = 1
     part: str = ""  # one of several presets
+    later: bool = False  # its seed comes after all stages of the others
 
     @property
     def name(self) -> str:
@@ -40,7 +43,9 @@ class Cell:
     def settings(self) -> str:
         """Hash of all that makes its result, which the place of the images does not."""
         content = yaml.safe_load(self.config)
-        content["data"].get("init_args", {}).pop("root", None)
+        data = content["data"].get("init_args", {})
+        data.pop("root", None)
+        (data.get("selection") or {}).pop("root", None)
         text = yaml.safe_dump([content, self.protocols], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -71,8 +76,12 @@ def table(
     seeds: list[int],
     changes: Config,
     part: str = "",
+    external: Callable[[], str] | None = None,
 ) -> list[Cell]:
-    """All runs, seed by seed, so that an unfinished table is still paired."""
+    """All runs, seed by seed, so that an unfinished table is still paired.
+
+    ``external`` finds the images that runs with a selection take besides those of ``root``.
+    """
     cells = []
     for seed in seeds:
         for key in runs:
@@ -82,12 +91,17 @@ def table(
             if root is not None:
                 parts.append(nested("data.init_args.root", str(Path(root).expanduser().resolve())))
             config = merge(compose(f"{preset['recipe']}/{run['method']}"), *parts)
+            selection = config["data"].get("init_args", {}).get("selection") or {}
+            if external is not None and selection.get("rule", "balanced") != "balanced":
+                outside = nested("data.init_args.selection.root", str(Path(external()).resolve()))
+                config = merge(config, outside)
             name = f"{key}-{seed}"
             text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
             cells.append(
                 Cell(
                     key, run["label"], seed, text, out / "runs" / name, out / "probe" / name,
                     preset["protocols"], run.get("stage", 1), part,
+                    seed in preset.get("later_seeds", ()),
                 )
             )  # fmt: skip
     return cells
@@ -118,7 +132,9 @@ def read_parts(
             for part, images in preset["parts"].items()
         ]
     else:
-        found = [(Path(name).stem, preset, root, out)]
+        images = preset.get("images")
+        place = find_images(root, images) if images and root is not None else root
+        found = [(Path(name).stem, preset, place, out)]
     known = list(dict.fromkeys(key for _, each, *_ in found for key in each["runs"]))
     for run in runs or ():
         if run not in known:
@@ -127,7 +143,10 @@ def read_parts(
     for part, each, place, folder in found:
         own = [key for key in runs or known if key in each["runs"]]
         named = part if len(found) > 1 else ""
-        cells = table(each, folder, place, own, seeds or each["seeds"], changes, named)
+        external = None
+        if root is not None and each.get("external"):
+            external = partial(find_images, root, each["external"])
+        cells = table(each, folder, place, own, seeds or each["seeds"], changes, named, external)
         parts.append(Part(part, each, place, folder, cells))
     return parts
 

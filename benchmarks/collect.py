@@ -79,9 +79,10 @@ class Results:
 
 
 def to_do(results: list[Results]) -> list[Cell]:
-    """Stage by stage, in a stage seed by seed, and of a seed all parts."""
+    """Later seeds last; stage by stage, in a stage seed by seed, and of a seed all parts."""
     cells = [cell for each in results for cell in each.to_do()]
-    return sorted(cells, key=lambda cell: (cell.stage, cell.seed))  # keeps the order of equals
+    # Keeps the order of equals.
+    return sorted(cells, key=lambda cell: (cell.later, cell.stage, cell.seed))
 
 
 def writer(results: list[Results]) -> Callable[[Cell], None]:
@@ -96,7 +97,7 @@ def is_probed(cell: Cell) -> bool:
     if not path.is_file():
         return False
     content = json.loads(path.read_text(encoding="utf-8"))
-    wanted = {each.name for each in parse_protocols(cell.protocols)}
+    wanted = {name for each in parse_protocols(cell.protocols) for name in each.results}
     return wanted <= {entry["name"] for entry in content["protocols"]}
 
 

@@ -8,7 +8,8 @@ from bcl.evaluation.protocols import parse_protocols
 
 PRESETS = Path(__file__).resolve().parent / "presets"
 NEEDED = ("about", "recipe", "protocols", "seeds", "runs")
-KEYS = (*NEEDED, "extends", "root", "seeded", "settings", "compare", "parts")
+KEYS = (*NEEDED, "extends", "root", "images", "external", "later_seeds", "seeded", "settings")
+KEYS += ("compare", "parts", "published")
 RUN_KEYS = ("label", "method", "settings", "stage")
 PARTS_KEYS = ("about", "root", "parts")
 
@@ -19,7 +20,8 @@ def read_preset(name: str) -> Config:
     ``extends`` names another preset, or a path relative to the file's folder: mappings are merged,
     the rows of ``compare`` are appended, and a run that is set to null is left out. ``parts`` names
     presets that are run together, each with the name of its images below the root; runs of a later
-    ``stage`` come after those of an earlier one of all parts.
+    ``stage`` come after those of an earlier one of all parts, and ``later_seeds`` after all stages
+    of the others. ``published`` has numbers of the same protocol, by protocol and run.
 
     Raises:
         InputError: no such preset, no YAML, or a key that no preset has.
@@ -49,7 +51,18 @@ def read_preset(name: str) -> Config:
                 raise unknown_name("run in compare", key, preset["runs"])
         if set(pair) <= set(runs):
             pairs.append(pair)
-    parse_protocols(preset["protocols"])
+    known = {name for each in parse_protocols(preset["protocols"]) for name in each.results}
+    for protocol, entry in preset.get("published", {}).items():
+        if protocol not in known:
+            raise unknown_name("protocol in published", protocol, known)
+        for key, values in entry["runs"].items():
+            if key not in preset["runs"]:
+                raise unknown_name("run in published", key, preset["runs"])
+            if len(values) not in (1, 5):
+                raise InputError(
+                    f"preset '{name}': published takes All, or All, Many, Medium, Few and Std; "
+                    f"got {values} for '{key}'."
+                )
     return {**preset, "runs": runs, "compare": pairs}
 
 

@@ -11,6 +11,7 @@ from bcl.evaluation.results import ProbeReport
 from bcl.report.significance import holm, paired_t
 
 COLUMNS = ("all", "many", "medium", "few")
+STD = "std"  # of the three groups, over 2
 TRACKER = ("spearman_samples", "spearman_classes", "auc")
 DISCOVERY = ("auc", "average_precision", "phi", "spearman_samples", "spearman_classes")
 SCHEMA = "bcl-cacr/reproduction"
@@ -71,7 +72,8 @@ def _entry(report: ProbeReport, run: str, label: str, seed: int, protocols: list
         "tracker": {key: found[key][0] for key in TRACKER if key in found},
         "signals": _signals(report.tracker or {}),
         "accuracy": {
-            name: {column: value(report, name, column) for column in COLUMNS} for name in protocols
+            name: {column: value(report, name, column) for column in (*COLUMNS, STD)}
+            for name in protocols
         },
     }
 
@@ -94,7 +96,10 @@ def _rounded(values: list[float]) -> list[float | None]:
 def value(report: ProbeReport, protocol: str, column: str) -> float:
     """One accuracy in per cent, the mean over the protocol's draws."""
     result = report.protocol(protocol)
-    found = result.accuracy if column == "all" else result.groups[report.grouping][column]
+    groups = result.groups[report.grouping]
+    found = (
+        result.accuracy if column == "all" else groups[f"{STD}_sample" if column == STD else column]
+    )
     return 100 * found.mean
 
 

@@ -56,6 +56,11 @@ class Protocol:
     neighbors: tuple[int, ...] = ()  # numbers of nearest neighbors
 
     @property
+    def results(self) -> tuple[str, ...]:
+        """Names of its results: nearest neighbors have one for each number of neighbors."""
+        return tuple(f"{self.name}@{k}" for k in self.neighbors) or (self.name,)
+
+    @property
     def source(self) -> str:
         """The features it is trained on, such as ``"probe"`` or ``"probe+crop"``."""
         return self.train + ("+crop" if self.cropped else "")

@@ -20,6 +20,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
+import field_page  # noqa: E402
 import page  # noqa: E402
 import results_page  # noqa: E402
 import signals_page  # noqa: E402
@@ -217,6 +218,7 @@ MACROS: dict[str, Callable[..., str]] = {
     "signals_predicted": signals_page.predictions,
     "signals_found": signals_page.found,
     "signals_steering": signals_page.steering,
+    "field_tables": field_page.tables,
     "op_distances": op_distances,
     "config": config,
     "configs": configs,

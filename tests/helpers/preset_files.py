@@ -1,5 +1,7 @@
 """Presets of small runs, and reports of runs that were never made."""
 
+import statistics
+
 import yaml
 
 from bcl.evaluation.results import Draw, Estimate, ProbeReport, ProtocolResult
@@ -25,9 +27,10 @@ def fake(tmp_path, name, seed, values):
     """A saved report with these accuracies of three classes."""
     mean = Estimate.of([sum(values) / 3])
     groups = zip(("many", "medium", "few"), (Estimate.of([v]) for v in values), strict=True)
+    groups = {**dict(groups), "std_sample": Estimate.of([statistics.stdev(values)])}
     draws = [Draw(mean.mean, mean.mean, values, {})]
     entry = ProtocolResult(
-        "full", "linear", "all", draws, values, mean, mean, {"thirds": dict(groups)}, []
+        "full", "linear", "all", draws, values, mean, mean, {"thirds": groups}, []
     )
     counts = [3, 2, 1]
     data = {

@@ -33,7 +33,7 @@ from bcl.evaluation.results import ProbeReport
 
 BENCHMARKS = ROOT / "benchmarks"
 NAMES = presets.preset_names()
-TABLES = [name for name in NAMES if not name.startswith("signals")]
+TABLES = [name for name in NAMES if not name.startswith(("signals", "field"))]
 PARTS = [name for name in NAMES if "parts" not in presets.read_preset(name)]
 METHODS = {"simclr", "focal", "sdclr", "bcl_i", "bcl_d", "cacr", "cacr_k4", "bcl_cacr"}
 
