@@ -25,16 +25,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="full,knn",
         metavar="NAMES",
         help="with commas: full, 1%%, 50-shot, 100-shot, long-tailed, balanced-lt, each also with "
-        "a solver (full:sgd; lbfgs, ridge, adam, sgd, cacr, svc) and with +crop (full+crop); knn, "
-        "knn-euclidean, long-tailed-knn, each also as knn@5; finetune, finetune-1%%; or a paper's "
-        "set: bcl, gh, sdclr, colt, mak, cacr, ts (default: %(default)s)",
+        "a solver (full:sgd; lbfgs, ridge, adam, sgd, moco, cacr, svc) and with one random crop of "
+        "every image (full+crop) or a new one in every epoch (full+crops:sgd); knn, knn-euclidean, "
+        "long-tailed-knn, each also as knn@5; finetune, finetune-1%%; or a paper's set: bcl, gh, "
+        "sdclr, colt, mak, cacr, ts, ts-imagenet100, dystress, rwsam (default: %(default)s)",
     )
     add("--data.root", dest="data_root", metavar="DIR", help="the data set's folder, if it moved")
     source = "class folders, or a list or table of paths and labels"
     add("--train", metavar="SOURCE", help=f"train the probes on other images: {source}")
     add("--test", metavar="SOURCE", help="test them on these (default: a fifth of each class)")
     add("--labels", metavar="FILE", help="list or table of labels for images of the run itself")
-    add("--grouping", choices=("thirds", "thresholds"), help="main grouping of the report")
+    add(
+        "--grouping", choices=("thirds", "thresholds", "fifths"), help="main grouping of the report"
+    )
     add("--layer", default="pooled", help="features to read: pooled, projector, class_token, …")
     add("--earlier", metavar="CKPT", help="earlier checkpoint: show the samples that moved most")
     add("--cache", metavar="DIR", help="keep features here, by checkpoint and images")

@@ -28,11 +28,11 @@ def crop_and_flip(images: Tensor, ids: Tensor, seed: int, epoch: int) -> Tensor:
 
 
 class CroppedSet:
-    """An image set seen through one random crop and flip of every image."""
+    """An image set seen through one random crop and flip of every image, those of an epoch."""
 
-    def __init__(self, base: ImageDataset, seed: int) -> None:
-        self.base, self.seed, self.labels = base, seed, base.labels
-        self.content_hash = f"{base.content_hash}+crop-{seed}"
+    def __init__(self, base: ImageDataset, seed: int, epoch: int = 0) -> None:
+        self.base, self.seed, self.epoch, self.labels = base, seed, epoch, base.labels
+        self.content_hash = f"{base.content_hash}+crop-{seed}" + (f"-{epoch}" if epoch else "")
 
     def __len__(self) -> int:
         """Number of images."""
@@ -40,14 +40,36 @@ class CroppedSet:
 
     def images(self, indices: Tensor) -> Tensor:
         """The cropped images at (n,) indices, uint8 (n, 3, H, W)."""
-        return crop_and_flip(self.base.images(indices), indices, self.seed, 0)
+        return crop_and_flip(self.base.images(indices), indices, self.seed, self.epoch)
 
     def batches(self, batch_size: int, device: Any) -> Iterator[dict[str, Tensor]]:
         """Batches in the order of the ids."""
         for batch in self.base.batches(batch_size, device):
             n = batch["id"].numel()  # padding images have no id
             ids = nn.functional.pad(batch["id"], (0, batch["image"].shape[0] - n))
-            yield {**batch, "image": crop_and_flip(batch["image"], ids, self.seed, 0)}
+            yield {**batch, "image": crop_and_flip(batch["image"], ids, self.seed, self.epoch)}
+
+
+class PartialSet:
+    """Some images of a set, at (n,) positions."""
+
+    def __init__(self, base: ImageDataset, rows: Tensor) -> None:
+        self.base, self.rows = base, rows.cpu()
+        self.labels = base.labels.cpu()[self.rows]
+        self.content_hash = base.content_hash
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.rows)
+
+    def images(self, indices: Tensor) -> Tensor:
+        """The images at (n,) indices, uint8 (n, 3, H, W)."""
+        return self.base.images(self.rows[indices])
+
+    def batches(self, batch_size: int, device: Any) -> Iterator[dict[str, Tensor]]:
+        """Batches in the order of the rows."""
+        for ids in torch.split(torch.arange(len(self)), batch_size):
+            yield {"image": self.images(ids).to(device), "id": ids.to(device)}
 
 
 class ViewedSet:

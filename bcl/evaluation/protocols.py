@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from bcl.core.checks import check_choice
-from bcl.core.errors import unknown_name
-from bcl.evaluation.probe.options import SOLVERS
+from bcl.core.errors import InputError, unknown_name
+from bcl.evaluation.probe.options import GRADIENT_SOLVERS, SOLVERS
 
 DRAWS = 5
 
@@ -17,11 +17,14 @@ Source = Literal["probe", "long-tailed"]
 SUITES = {
     "bcl": ("full:adam", "100-shot:adam", "50-shot:adam"),
     "gh": ("full+crop:adam", "100-shot+crop:adam", "knn-euclidean@5"),
-    "sdclr": ("full:sgd", "1%:sgd", "balanced-lt:sgd"),
-    "colt": ("full:sgd", "1%:sgd", "balanced-lt:sgd"),
-    "mak": ("full:sgd", "1%:sgd"),
+    "sdclr": ("full+crops:sgd", "1%+crops:sgd", "balanced-lt+crops:sgd"),
+    "colt": ("full+crops:sgd", "1%+crops:sgd", "balanced-lt+crops:sgd"),
+    "mak": ("full+crops:sgd", "1%+crops:sgd"),
     "cacr": ("full:cacr",),
     "ts": ("long-tailed-knn", "balanced-lt:svc", "long-tailed:svc"),
+    "ts-imagenet100": ("long-tailed-knn", "1%:svc", "long-tailed:svc"),
+    "dystress": ("long-tailed-knn",),
+    "rwsam": ("full+crops:moco", "finetune"),
 }
 SINGLE = (
     *("full", "1%", "50-shot", "100-shot", "long-tailed", "balanced-lt"),
@@ -53,6 +56,7 @@ class Protocol:
     draws: int = 1  # number of subsets
     solver: str = "lbfgs"  # of a linear probe; the metric of nearest neighbors
     cropped: bool = False  # train on one random crop and flip of every image
+    fresh: bool = False  # train on a new one in every epoch
     neighbors: tuple[int, ...] = ()  # numbers of nearest neighbors
 
     @property
@@ -78,7 +82,9 @@ class Protocol:
         else:
             images = f"{self.shots} images per class of the {where}"
         draws = f", {self.draws} draws" if self.draws > 1 else ""
-        return images + draws + (", one random crop and flip of each" if self.cropped else "")
+        crop = ", one random crop and flip of each" if self.cropped else ""
+        fresh = ", a new random crop and flip of each in every epoch" if self.fresh else ""
+        return images + draws + crop + fresh
 
 
 def parse_protocols(names: str | Sequence[str]) -> list[Protocol]:
@@ -88,7 +94,11 @@ def parse_protocols(names: str | Sequence[str]) -> list[Protocol]:
     linear probes and take a solver after a colon (``full:sgd``). ``knn`` (k = 1, 10, 200, cosine),
     ``knn-euclidean`` and ``long-tailed-knn`` may name a number of neighbors (``knn@5``). Then
     ``finetune`` and ``finetune-1%`` (any share). With ``+crop`` before the colon a linear probe is
-    trained on one random crop and flip of every image. `SUITES` has the papers' sets.
+    trained on one random crop and flip of every image, with ``+crops`` on a new one in every epoch.
+    `SUITES` has the papers' sets.
+
+    Raises:
+        InputError: an unknown name, or ``+crops`` with a solver that has no epochs.
 
     Example:
         >>> [protocol.name for protocol in parse_protocols("bcl,1%")]
@@ -104,11 +114,17 @@ def _single(name: str) -> Protocol:
     head, colon, solver = name.partition(":")
     if colon:
         check_choice("solver", solver, SOLVERS)
-    base, crop, rest = head.partition("+crop")
+    base, plus, crop = head.partition("+")
     train, shots, draws = WHOLE.get(base) or ("probe", _shots(base), DRAWS)
-    if not rest and (base in WHOLE or shots):
-        cropped = bool(crop)
-        return Protocol(name, "linear", train, shots, draws, solver or "lbfgs", cropped)
+    if (base in WHOLE or shots) and (crop in ("crop", "crops") or not plus):
+        if crop == "crops" and solver not in GRADIENT_SOLVERS:
+            raise InputError(
+                f"'{name}' crops anew in every epoch, and '{solver or 'lbfgs'}' has none; take "
+                f"{', '.join(f'{head}:{each}' for each in GRADIENT_SOLVERS)}, or +crop."
+            )
+        solver = solver or "lbfgs"
+        cropped, fresh = crop == "crop", crop == "crops"
+        return Protocol(name, "linear", train, shots, draws, solver, cropped, fresh)
     kind, at, k = name.partition("@")
     if kind in KNN and (not at or re.fullmatch(r"[1-9]\d*", k)):
         train, metric = KNN[kind]

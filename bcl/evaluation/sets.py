@@ -11,7 +11,7 @@ from bcl.evaluation.crops import CroppedSet
 from bcl.evaluation.features import ImageDataset
 from bcl.evaluation.probe.draws import by_class
 from bcl.evaluation.protocols import Protocol
-from bcl.evaluation.shots import GROUPINGS, shot_groups
+from bcl.evaluation.shots import REPORTED, shot_groups
 
 
 class Sets:
@@ -47,7 +47,7 @@ class Sets:
         self.labels = {
             name: self.read_labels(name, each).to(device) for name, each in self.images.items()
         }
-        possible = GROUPINGS if self.num_classes >= 3 else ("thresholds",)
+        possible = REPORTED if self.num_classes >= 3 else ("thresholds",)
         main = grouping or getattr(data, "grouping", possible[0])
         ordered = dict.fromkeys((main, *possible))
         self.groups = {name: shot_groups(self.counts, name) for name in ordered}

@@ -9,13 +9,16 @@ from torch import Tensor
 from bcl.core.checks import check_choice
 from bcl.core.errors import InputError
 
-GROUPINGS = ("thirds", "thresholds")
+GROUPINGS = ("thirds", "thresholds", "fifths")
+REPORTED = ("thirds", "thresholds")  # in every report
 GROUPS = ("many", "medium", "few")
 MORE_THAN, FEWER_THAN = 100, 20  # training images, the bounds of "thresholds"
 DESCRIPTIONS = {
     "thirds": "thirds of the classes sorted by training images, leftover classes to Many",
     "thresholds": f"more than {MORE_THAN}, {FEWER_THAN} to {MORE_THAN}, fewer than {FEWER_THAN} "
     "training images",
+    "fifths": "the fifth of the classes with the most training images, the others, the fifth with "
+    "the fewest",
 }
 
 
@@ -66,18 +69,19 @@ def shot_groups(class_counts: Any, grouping: str = "thirds") -> ShotGroups:
     ``"thirds"``: classes sorted by count (equal counts by class id), :math:`\lfloor C/3 \rfloor`
     for Few and for Medium, the rest to Many: 34/33/33 of 100 and 4/3/3 of 10. CIFAR results use
     it. ``"thresholds"``: :math:`n_c > 100`, :math:`20 \le n_c \le 100`, :math:`n_c < 20`, as on
-    ImageNet-LT and Places-LT; a group may be empty.
+    ImageNet-LT and Places-LT; a group may be empty. ``"fifths"``: :math:`\lfloor C/5 \rfloor` most
+    and least frequent classes, whose gap the theory of pruned contrastive learning reports.
 
     Args:
         class_counts: (C,) images per class of the long-tailed training set, any sequence.
-        grouping: ``"thirds"`` or ``"thresholds"``.
+        grouping: ``"thirds"``, ``"thresholds"`` or ``"fifths"``.
 
     Returns:
         The groups.
 
     Raises:
         InputError: unknown grouping; counts that are negative, fractional or not in one row; fewer
-            than three classes for ``"thirds"``.
+            than three classes for ``"thirds"``, than five for ``"fifths"``.
 
     Source: SDCLR (arXiv 2106.02990), Liu et al. 2019 (arXiv 1904.05160).
 
@@ -106,9 +110,11 @@ def shot_groups(class_counts: Any, grouping: str = "thirds") -> ShotGroups:
         many = int((counts > MORE_THAN).sum())
         few = int((counts < FEWER_THAN).sum())
     else:
-        few = counts.numel() // 3
-        many = counts.numel() - 2 * few
+        parts = 3 if grouping == "thirds" else 5
+        few = counts.numel() // parts
+        many = few if grouping == "fifths" else counts.numel() - 2 * few
         if few == 0:
-            raise InputError(f"'thirds' needs at least three classes, got {counts.numel()}.")
+            least = "three" if grouping == "thirds" else "five"
+            raise InputError(f"'{grouping}' needs at least {least} classes, got {counts.numel()}.")
     medium = counts.numel() - many - few
     return ShotGroups(grouping, counts, *torch.split(order, [many, medium, few]))

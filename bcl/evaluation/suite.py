@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from bcl.core.checks import check_choice, check_count
 from bcl.core.errors import InputError
 from bcl.core.random import permutation
-from bcl.evaluation.crops import ViewedSet, view_features
+from bcl.evaluation.crops import CroppedSet, PartialSet, ViewedSet, view_features
 from bcl.evaluation.features import Encode, FeatureCache, Progress, extract_features
 from bcl.evaluation.finetune import SETTINGS, fine_tune
 from bcl.evaluation.knn import knn_predict
 from bcl.evaluation.layers import layer_encoder
 from bcl.evaluation.measures import representation_measures
 from bcl.evaluation.metrics import class_accuracy
-from bcl.evaluation.probe.linear import absence_notes, check_probe_data, fit_heads, score
+from bcl.evaluation.probe.linear import Fresh, absence_notes, check_probe_data, fit_heads, score
 from bcl.evaluation.probe.options import ProbeOptions, ProbeResult
 from bcl.evaluation.protocols import Protocol, parse_protocols
 from bcl.evaluation.results import ProbeReport, ProtocolResult
@@ -35,8 +35,8 @@ class EvaluationOptions:
     """Options of `bcl.evaluate`.
 
     Attributes:
-        grouping: the main grouping, ``"thirds"`` or ``"thresholds"``; the data's if None. The
-            report holds both.
+        grouping: the main grouping, ``"thirds"``, ``"thresholds"`` or ``"fifths"``; the data's if
+            None. The report holds the first two beside it.
         layer: ``"pooled"`` (what ``encode`` returns), ``"projector"``, ``"class_token"`` or
             ``"mean"`` (of a ViT's patch tokens), or a submodule of the encoder such as
             SmallAlexNet's ``"fc7"``.
@@ -131,7 +131,8 @@ def evaluate(
         for name, images in sets.images.items()
     }  # fmt: skip
     extracted = time.perf_counter() - begin
-    run, results = Run(sets, features, options, method, progress), dict[str, ProtocolResult]()
+    run = Run(sets, features, options, encode, method, progress)
+    results = dict[str, ProtocolResult]()
     predictions = {"labels": sets.labels["test"].cpu()}
     for done, (protocol, rows) in enumerate(zip(wanted, subsets, strict=True)):
         if progress is not None:
@@ -171,6 +172,7 @@ class Run(NamedTuple):
     sets: Sets
     features: dict[str, Tensor]  # of each set, (N, D)
     options: EvaluationOptions
+    encode: Encode
     method: nn.Module | None
     progress: Progress | None
 
@@ -191,7 +193,23 @@ def _probes(protocol: Protocol, subsets: list[Tensor], run: Run) -> list[ProbeRe
     check_probe_data(*train, *test, C)
     few_shot = protocol.shots is not None
     options = replace(run.options.probe, solver=protocol.solver, few_shot=few_shot)
-    return fit_heads(*train, subsets, *test, num_classes=C, options=options)
+    fresh = _fresh(protocol, run) if protocol.fresh else None
+    return fit_heads(*train, subsets, *test, num_classes=C, options=options, fresh=fresh)
+
+
+def _fresh(protocol: Protocol, run: Run) -> Fresh:
+    """From an epoch and positions to the features of that epoch's crops, encoded when asked for."""
+    base, options = run.sets.images[protocol.train], run.options
+
+    def features(epoch: int, rows: Tensor) -> Tensor:
+        crops = CroppedSet(base, options.probe.seed, epoch)
+        images = crops if len(rows) == len(base) else PartialSet(crops, rows)
+        return extract_features(
+            run.encode, images, batch_size=options.batch_size, device=options.device,
+            autocast=options.autocast, progress=run.progress, name=f"{protocol.name} {epoch + 1}",
+        ).to(options.device)  # fmt: skip
+
+    return features
 
 
 def _run_knn(protocol: Protocol, _: list[Tensor], run: Run) -> Measured:

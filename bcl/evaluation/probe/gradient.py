@@ -1,5 +1,7 @@
 """Linear probes by Adam or SGD: all draws in one batch of matrix products."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -14,18 +16,26 @@ from bcl.evaluation.probe.options import (
     gradient_settings,
 )
 
+EpochFeatures = Callable[[int], Tensor]  # of an epoch, counted from 0, (P, n, D)
 
-def fit_gradient(draws: Draws, options: ProbeOptions, test: tuple[Tensor, Tensor]) -> FittedHeads:
+
+def fit_gradient(
+    draws: Draws,
+    options: ProbeOptions,
+    test: tuple[Tensor, Tensor],
+    fresh: EpochFeatures | None = None,
+) -> FittedHeads:
     """Choose the learning rate where several are given, then train on all rows.
 
-    Only ``selection="best_test"`` uses ``test``, features (M, D) and labels (M,).
+    Only ``selection="best_test"`` uses ``test``, features (M, D) and labels (M,). ``fresh`` gives
+    the training features of each epoch, in place of one set for all.
     """
     settings = gradient_settings(options, images=draws.x.shape[1])
-    choice = _choose(draws, settings, options.seed, options.balanced)
+    choice = _choose(draws, settings, options.seed, options.balanced, fresh)
     rate, C = choice.value, draws.num_classes
     chosen_on = test if settings.selection == "best_test" else None
     w, b, epochs = train_heads(
-        draws.x, draws.y, C, settings, rate, options.seed, chosen_on, options.balanced
+        draws.x, draws.y, C, settings, rate, options.seed, chosen_on, options.balanced, fresh
     )
     if not bool(w.isfinite().all() and b.isfinite().all()):
         raise InputError(
@@ -38,7 +48,13 @@ def fit_gradient(draws: Draws, options: ProbeOptions, test: tuple[Tensor, Tensor
     return FittedHeads(w, b, chosen)
 
 
-def _choose(draws: Draws, settings: GradientSettings, seed: int, balanced: bool) -> Choice:
+def _choose(
+    draws: Draws,
+    settings: GradientSettings,
+    seed: int,
+    balanced: bool,
+    fresh: EpochFeatures | None,
+) -> Choice:
     rates = settings.learning_rates
     if len(rates) == 1:
         return Choice(rates[0], "given")
@@ -50,7 +66,9 @@ def _choose(draws: Draws, settings: GradientSettings, seed: int, balanced: bool)
     x, y = draws.x[:, : draws.num_fit], draws.y[:, : draws.num_fit]
     tried = {}
     for rate in rates:
-        w, b, _ = train_heads(x, y, draws.num_classes, settings, rate, seed, balanced=balanced)
+        w, b, _ = train_heads(
+            x, y, draws.num_classes, settings, rate, seed, balanced=balanced, fresh=fresh
+        )
         logits = torch.baddbmm(b[:, None], draws.held_x, w)
         tried[rate] = draws.accuracies(logits.nan_to_num(-torch.inf))  # diverged: class 0
     return Choice(max(tried, key=lambda rate: sum(tried[rate])), "validation part", tried)
@@ -65,8 +83,11 @@ def train_heads(
     seed: int = 0,
     test: tuple[Tensor, Tensor] | None = None,
     balanced: bool = False,
+    fresh: EpochFeatures | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Train one head per draw, (P, n, D) and (P, n), all on the same order of positions.
+
+    With ``fresh`` the features of an epoch are the first n of its own.
 
     Returns weights (P, D, C), biases (P, C), and the epoch (from 1) of each head (P,): the last, or
     with ``test`` the one with the highest accuracy there.
@@ -83,6 +104,8 @@ def train_heads(
     best_w, best_b, best_epoch = w.clone(), b.clone(), torch.full((P,), settings.epochs)
     for epoch in range(settings.epochs):
         optimizer.param_groups[0]["lr"] = settings.rate(rate, epoch)
+        if fresh is not None:
+            x = fresh(epoch)[:, :n].to(x)
         order = permutation(n, seed, epoch, 0x0BDE5, device=x.device)
         for rows in torch.split(order, settings.batch_size):
             batch = x[:, rows]

@@ -35,6 +35,7 @@ START_L2 = 1e-2  # where the search begins, and the fallback without a validatio
 L2_RANGE = (-7.0, 1.0)  # decimal exponents that the search may reach
 LARGEST = 1e15  # the sum of squares of larger features overflows float32
 STACK_BYTES = 2 << 30  # draws are stacked up to this size
+Fresh = Callable[[int, Tensor], Tensor]  # epoch and (n,) positions to features (n, D)
 
 
 def fit_linear_probe(
@@ -66,11 +67,12 @@ def fit_linear_probe(
     - ``"ridge"``: least squares to one-hot labels in closed form, :math:`\lambda` chosen as above;
     - ``"adam"``: BCL's protocol, Adam 1e-2 to 1e-6, 500 epochs, batch 1,000, weight decay 5e-6;
     - ``"sgd"``: SDCLR's, learning rate 30, 30 epochs, batch 128;
+    - ``"moco"``: MoCo's, which rwSAM takes, learning rate 30, 100 epochs, batch 256;
     - ``"cacr"``: CACR's, Adam 1e-3, 100 epochs, batch 128; the last epoch, where the paper reports
       the best epoch on the test set (``selection="best_test"``, which the result notes);
     - ``"svc"``: scikit-learn's LinearSVC on L2-normalized features, as in temperature schedules.
 
-    The last four take the features as they are. The result depends only on the arguments.
+    The last five take the features as they are. The result depends only on the arguments.
 
     Args:
         train_features: (N, D); the probe is computed on their device.
@@ -79,12 +81,13 @@ def fit_linear_probe(
         test_labels: (M,), as those.
         solver: see above.
         l2: the penalty, or several to choose from; searched if not given (lbfgs, ridge).
-        learning_rate: the rate, or several to choose from on the validation part (adam, sgd, cacr).
-        epochs: epochs, instead of the protocol's (adam, sgd, cacr).
-        selection: ``"last"`` or ``"best_test"`` (adam, sgd, cacr).
+        learning_rate: the rate, or several to choose from on the validation part (adam, sgd, moco,
+            cacr).
+        epochs: epochs, instead of the protocol's (as above).
+        selection: ``"last"`` or ``"best_test"`` (as above).
         tolerance: estimated gap to the minimum at which lbfgs stops, as a share of the objective.
         num_classes: C; the largest label + 1 if not given.
-        seed: decides the validation part, and the order and start of adam, sgd and cacr.
+        seed: decides the validation part, and the order and start of adam, sgd, moco and cacr.
 
     Returns:
         The result.
@@ -181,10 +184,12 @@ def fit_heads(
     *,
     num_classes: int,
     options: ProbeOptions,
+    fresh: Fresh | None = None,
 ) -> list[ProbeResult]:
     """Fit one probe per subset (the draws of a protocol) over shared features, together.
 
     The draws share one penalty or learning rate, chosen by their mean validation accuracy.
+    ``fresh`` gives the features of an epoch, counted from 0, at (n,) positions.
     """
     labels, test_labels = labels.long(), test_labels.long()  # bytes would index as a mask
     splits = []
@@ -198,7 +203,7 @@ def fit_heads(
         return [
             fit_heads(
                 features, labels, [rows], test_features, test_labels, num_classes=num_classes,
-                options=options,
+                options=options, fresh=fresh,
             )[0]
             for rows in subsets
         ]  # fmt: skip
@@ -212,7 +217,8 @@ def fit_heads(
         fitted = fit_svc(draws, options.balanced)
         test_features = normalize(test_features, dim=1)
     else:
-        fitted = fit_gradient(draws, options, (test_features, test_labels))
+        epoch_x = None if fresh is None else _by_draw(fresh, stacked)
+        fitted = fit_gradient(draws, options, (test_features, test_labels), epoch_x)
     absent = torch.ones_like(fitted.bias, dtype=torch.bool).scatter_(1, draws.y, False)
     bias = fitted.bias.masked_fill(absent, -torch.inf)
     results = []
@@ -222,6 +228,12 @@ def fit_heads(
         chosen["class_weights"] = options.class_weights
         results.append(score(logits, test_labels, chosen, fitted.weight[head], bias[head]))
     return results
+
+
+def _by_draw(fresh: Fresh, stacked: Tensor) -> Callable[[int], Tensor]:
+    """From an epoch to the (P, n, D) features of the draws; each image is encoded once."""
+    rows, place = torch.unique(stacked, return_inverse=True)
+    return lambda epoch: fresh(epoch, rows).float()[place]
 
 
 def score(

@@ -11,8 +11,8 @@ from torch import Tensor
 from bcl.core.checks import check_choice, check_count
 from bcl.core.errors import InputError
 
-SOLVERS = ("lbfgs", "ridge", "adam", "sgd", "cacr", "svc")
-GRADIENT_SOLVERS = ("adam", "sgd", "cacr")
+SOLVERS = ("lbfgs", "ridge", "adam", "sgd", "moco", "cacr", "svc")
+GRADIENT_SOLVERS = ("adam", "sgd", "moco", "cacr")
 SELECTIONS = ("last", "best_test")
 Selection = Literal["last", "best_test"]
 CLASS_WEIGHTS = ("none", "balanced")
@@ -207,12 +207,14 @@ class GradientSettings:
         )
 
 
-# From papers and released code: BCL, GH and W-MSE; SDCLR, COLT and MAK; CACR small-scale and AU.
+# From papers and released code: BCL, GH and W-MSE; SDCLR, COLT and MAK; rwSAM and MoCo; CACR
+# small-scale and AU.
 _SGD = GradientSettings("sgd", (30.0,), 30, 128, milestones=(10, 20))
 PRESETS = {
     "adam": GradientSettings("adam", (1e-2,), 500, 1000, weight_decay=5e-6, last_rate=1e-6),
     "sgd": _SGD,
     "sgd, few-shot": replace(_SGD, epochs=100, milestones=(40, 60)),
+    "moco": replace(_SGD, epochs=100, batch_size=256, milestones=(60, 80)),
     "cacr": GradientSettings(
         "adam", (1e-3,), 100, 128, betas=(0.5, 0.999), milestones=(60, 80), factor=0.2
     ),

@@ -34,6 +34,17 @@ def test_cifar_counts_of_the_papers():
 
 
 @pytest.mark.parametrize(
+    ("classes", "sizes"), [(100, (20, 60, 20)), (11, (2, 7, 2)), (5, (1, 3, 1))]
+)
+def test_fifths_leave_the_leftover_to_medium(classes, sizes):
+    counts = torch.arange(classes, 0, -1) * 3
+    groups = shot_groups(counts, "fifths")
+    assert tuple(ids.numel() for ids in groups.as_dict().values()) == sizes
+    assert groups.many.tolist() == [*range(sizes[0])]
+    assert groups.few.tolist() == [*range(classes - sizes[2], classes)]
+
+
+@pytest.mark.parametrize(
     ("counts", "grouping", "message"),
     [
         ([3, 2, 1], "third", "did you mean 'thirds'"),
@@ -42,6 +53,7 @@ def test_cifar_counts_of_the_papers():
         ([3, -2, 1], "thirds", "negative"),
         ([0.5, 0.5, 0.1], "thirds", "whole"),
         ([3, 2], "thirds", "three classes"),
+        ([3, 2, 2, 1], "fifths", "five classes"),
     ],
 )
 def test_bad_input(counts, grouping, message):

@@ -1,6 +1,7 @@
 """The whole evaluation on a small made-up data set."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,6 +10,9 @@ from fakes import QUICK, FakeData, FakeMethod, encode
 import bcl
 from bcl.core.errors import InputError
 from bcl.evaluation import EvaluationOptions, ProbeOptions
+from bcl.evaluation.crops import crop_and_flip
+from bcl.evaluation.probe.gradient import train_heads
+from bcl.evaluation.probe.options import gradient_settings
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +90,37 @@ def test_probe_on_one_cropped_pass():
     plain, cropped = (report.protocol(name).draws[0].chosen for name in names[:2])
     assert plain != cropped
     assert "one random crop and flip of each" in report.protocol("full+crop").description
+
+
+def test_a_probe_with_new_crops_in_every_epoch_sees_what_a_plain_loop_sees():
+    data, shown = FakeData(), []
+
+    def watched(images):
+        shown.append(images)
+        return encode(images)
+
+    probe = ProbeOptions(learning_rate=0.05, epochs=3, seed=4)
+    options = EvaluationOptions(measures=False, probe=probe, batch_size=60)
+    report = bcl.evaluate(watched, data, "full+crops:sgd,10-shot+crops:sgd", options)
+    assert [each.shape[0] for each in shown[:6]] == [60] * 4 + [60] * 2  # plain, and test
+    pixels, labels = data._probe.pixels, data._probe.labels
+    every = torch.arange(len(pixels))
+    passes = [crop_and_flip(pixels, every, 4, epoch) for epoch in range(3)]
+    for epoch, images in enumerate(passes):
+        whole = torch.cat(shown[6 + 4 * epoch : 10 + 4 * epoch])
+        assert whole.equal(images)
+    rule = gradient_settings(replace(probe, solver="sgd"))
+    w, b, _ = train_heads(
+        encode(pixels)[None], labels[None], 6, rule, 0.05, 4,
+        fresh=lambda epoch: encode(passes[epoch])[None],
+    )  # fmt: skip
+    expected = (encode(data._test.pixels) @ w[0] + b[0]).argmax(1)
+    assert report.predictions["full+crops:sgd"][0].equal(expected)
+    # Few shots encode the images of their draws alone.
+    rows = torch.unique(torch.cat([data.few_shot(10, draw) for draw in range(5)]))
+    few = torch.cat(shown[18:])
+    assert len(few) == 3 * len(rows)
+    assert few[: len(rows)].equal(passes[0][rows])
 
 
 def test_measures_are_in_the_report(report):

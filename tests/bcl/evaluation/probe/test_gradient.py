@@ -9,7 +9,7 @@ from blobs import blobs
 from bcl import fit_linear_probe
 from bcl.core.errors import InputError
 from bcl.evaluation.probe.gradient import train_heads
-from bcl.evaluation.probe.options import SOLVERS, ProbeOptions, gradient_settings
+from bcl.evaluation.probe.options import GRADIENT_SOLVERS, SOLVERS, ProbeOptions, gradient_settings
 
 
 @pytest.fixture(scope="module")
@@ -19,8 +19,8 @@ def features():
 
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_every_solver_learns_and_repeats_itself(features, solver):
-    epochs = 20 if solver in ("adam", "sgd", "cacr") else None
-    rate = {"adam": 0.1, "sgd": 0.5, "cacr": 0.05}.get(solver)
+    epochs = 20 if solver in GRADIENT_SOLVERS else None
+    rate = {"adam": 0.1, "sgd": 0.5, "moco": 0.5, "cacr": 0.05}.get(solver)
     options = {"solver": solver, "epochs": epochs, "learning_rate": rate, "seed": 3}
     first = fit_linear_probe(*features, **options)
     assert first.accuracy > 0.8
@@ -32,7 +32,7 @@ def settings(solver, **options):
     return gradient_settings(ProbeOptions(solver, **options))
 
 
-def plain_loop(x, y, classes, rule, seed):
+def plain_loop(x, y, classes, rule, seed, fresh=None):
     """The same training by torch.optim and autograd, one head, from the same start and order."""
     from bcl.core.random import permutation, uniform
 
@@ -55,21 +55,28 @@ def plain_loop(x, y, classes, rule, seed):
         schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, rule.milestones, rule.factor)
     for epoch in range(rule.epochs):
         order = permutation(len(x), seed, epoch, 0x0BDE5)
+        now = x if fresh is None else fresh(epoch)
         for rows in order.split(rule.batch_size):
             optimizer.zero_grad()
-            torch.nn.functional.cross_entropy(layer(x[rows]), y[rows]).backward()
+            torch.nn.functional.cross_entropy(layer(now[rows]), y[rows]).backward()
             optimizer.step()
         schedule.step()
     return layer.weight.detach().T, layer.bias.detach()
 
 
-@pytest.mark.parametrize("solver", ["adam", "sgd", "cacr"])
-def test_steps_equal_torch_optim(features, solver):
+@pytest.mark.parametrize("anew", [False, True])
+@pytest.mark.parametrize("solver", GRADIENT_SOLVERS)
+def test_steps_equal_torch_optim(features, solver, anew):
     x, y, *_ = features
-    rate = 0.5 if solver == "sgd" else None
+    rate = 0.5 if solver in ("sgd", "moco") else None
     rule = settings(solver, epochs=6, learning_rate=rate)
-    w, b, _ = train_heads(x[None], y[None], 5, rule, rule.learning_rates[0], 1)
-    their_w, their_b = plain_loop(x, y, 5, rule, 1)
+
+    def each(epoch):  # features of its own in every epoch
+        return x + torch.randn(x.shape, generator=torch.Generator().manual_seed(epoch))
+
+    fresh = (lambda epoch: each(epoch)[None]) if anew else None
+    w, b, _ = train_heads(x[None], y[None], 5, rule, rule.learning_rates[0], 1, fresh=fresh)
+    their_w, their_b = plain_loop(x, y, 5, rule, 1, each if anew else None)
     assert torch.allclose(w[0], their_w, atol=2e-4)
     assert torch.allclose(b[0], their_b, atol=2e-4)
 
@@ -94,6 +101,15 @@ def test_choice_of_rates_is_made_on_the_validation_part(features):
     assert result.chosen["learning_rate"] == 0.1
     assert result.chosen["choice"] == "validation part"
     assert fit_linear_probe(x, y, test_x, shuffled, **options).chosen == result.chosen
+
+
+def test_the_papers_settings():
+    sgd, few, moco = settings("sgd"), settings("sgd", few_shot=True), settings("moco")
+    assert (sgd.epochs, sgd.milestones, sgd.batch_size) == (30, (10, 20), 128)
+    assert (few.epochs, few.milestones) == (100, (40, 60))
+    assert (moco.epochs, moco.milestones, moco.batch_size) == (100, (60, 80), 256)
+    assert {each.learning_rates for each in (sgd, few, moco)} == {(30.0,)}
+    assert gradient_settings(ProbeOptions("sgd"), images=50_001).batch_size == 512
 
 
 def test_best_test_epoch_is_flagged(features):
