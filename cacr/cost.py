@@ -12,7 +12,8 @@ import sys
 
 from torch import Tensor
 
-from bcl.losses.blocks import Sums, row_stats
+from bcl.losses.blocks import row_stats
+from bcl.losses.dense import Sums
 
 
 def softmin_cost(

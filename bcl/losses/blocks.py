@@ -8,28 +8,35 @@ plain PyTorch, which holds the whole matrix. Exponentials are to the base 2: man
 """
 
 import functools
-import math
-import sys
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from bcl.losses import fused
+from bcl.losses.dense import (
+    LOG2_E,
+    Scale,
+    Sums,
+    dense_gram,
+    dense_stats,
+    differentiate_dense,
+    half_squares,
+    lowest,
+    partner_products,
+    scaled,
+)
 from bcl.losses.precision import full_precision, plain_only
 
-LOG2_E = math.log2(math.e)
 KEPT_PAIRS = 2**18  # the largest matrix that a CPU keeps
 BLOCK_PAIRS = 2**19  # a block of this size stays in the cache of a CPU
 SMALLEST_BLOCK = 64  # rows; thinner matrix products lose more than the cache saves
 LARGEST_SCALE = 50.0  # logits up to this size need no maximum subtracted before exp
 
-# Of products: a number, or a function that gives each product its own, which has no gradient.
-Scale = float | Callable[[Tensor], Tensor]
-
 
 def rows_per_block(rows: int, columns: int, device: torch.device, chunk_size: int | None) -> int:
-    """Choose how a matrix of all pairs is computed; the one place that looks at the device.
+    """Choose how a matrix of all pairs is computed without `bcl.losses.fused`.
 
     Args:
         rows: rows of the matrix.
@@ -87,28 +94,14 @@ def gram_cross_entropy(
     n = z.shape[0]
     block = rows_per_block(n, n, z.device, chunk_size)
     if block == 0:
-        return _dense_gram(z, scale)
+        return dense_gram(z, scale)
+    if chunk_size is None and fused.takes(z, scale):
+        return fused.gram_cross_entropy(z, scale, log_mass)
     if chunk_size is None and block < n:
         # The thinner the blocks, the less of the lower triangle is computed.
         block = min(block, max(128, -(-n // 8)))
     losses: Tensor = _GramCrossEntropy.apply(z, scale, block, log_mass)
     return losses
-
-
-def _dense_gram(z: Tensor, scale: Scale) -> Tensor:
-    mass, _ = _dense_stats(z, z[None], None, Sums(scale, skip=0))
-    return mass.view(2, -1) - scaled(_partner_products(z), scale)
-
-
-def scaled(products: Tensor, scale: Scale) -> Tensor:
-    """Logits of products."""
-    return products * (scale(products.detach()) if callable(scale) else scale)
-
-
-def _partner_products(z: Tensor) -> Tensor:
-    half = z.shape[0] // 2
-    products: Tensor = torch.linalg.vecdot(z[:half], z[half:])  # (B,)
-    return products
 
 
 def _triangle(z: Tensor, scale: Scale, block: int) -> Iterator[tuple[slice, Tensor, Tensor | None]]:
@@ -149,20 +142,20 @@ class _GramCrossEntropy(torch.autograd.Function):
             kept.mul_(scales)
         ctx.save_for_backward(z, mass, kept)
         if callable(scale):
-            return log_mass - scaled(_partner_products(z), scale)
-        return log_mass.sub(_partner_products(z), alpha=scale)
+            return log_mass - scaled(partner_products(z), scale)
+        return log_mass.sub(partner_products(z), alpha=scale)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
         z, mass, kept = ctx.saved_tensors
         if torch.is_grad_enabled():  # for higher derivatives
-            dense = functools.partial(_dense_gram, scale=ctx.scale)
+            dense = functools.partial(dense_gram, scale=ctx.scale)
             return torch.func.vjp(dense, z)[1](grads[0])[0], None, None, None
         # The derivative by a product is that by its logit times its scale.
         grad = grads[0] if callable(ctx.scale) else grads[0] * ctx.scale  # (2, B)
         pull, half = grad.sum(0), len(z) // 2  # (B,), towards the partner
         if callable(ctx.scale):
-            pull = pull * ctx.scale(_partner_products(z))
+            pull = pull * ctx.scale(partner_products(z))
         share = grad.flatten() / mass  # pair (i, j) counts in row i and, by symmetry, in row j
         with full_precision(z):
             if kept is not None:
@@ -181,30 +174,6 @@ class _GramCrossEntropy(torch.autograd.Function):
                 z_grad[:half].addcmul_(z[half:], pull[:, None], value=-1)
                 z_grad[half:].addcmul_(z[:half], pull[:, None], value=-1)
         return z_grad, None, None, None
-
-
-class Sums(NamedTuple):
-    r"""What `row_stats` sums along the rows.
-
-    Attributes:
-        scale: s; the logit of a product d is s d. A function of d, whose derivative is left out,
-            gives each product its own; only without distance, cost and constant columns.
-        skip: row i leaves out column i + ``skip`` of each segment, its own sample; None for none.
-        distance: whether d is :math:`-\tfrac12 \lVert x - y \rVert^2`, not the dot product.
-        cost: whether the mean cost is needed.
-        rate: the cost of a product is :math:`\exp(\text{rate}\, d)`; None for d itself.
-        constant: columns from this one on have weights without gradient.
-        even: whether all costs will most likely weigh the same in the loss; a CPU then prepares
-            their gradient along with them, which saves the second computation.
-    """
-
-    scale: Scale = 1.0
-    skip: int | None = None
-    distance: bool = False
-    cost: bool = False
-    rate: float | None = None
-    constant: int = sys.maxsize
-    even: bool = False
 
 
 def row_stats(
@@ -230,40 +199,13 @@ def row_stats(
     columns = y.shape[0] * y.shape[1] + (0 if bank is None else len(bank))
     block = rows_per_block(len(x), columns, x.device, chunk_size)
     if block == 0:
-        return _dense_stats(x, y, bank, sums)
+        return dense_stats(x, y, bank, sums)
+    if chunk_size is None and fused.takes(x, sums.scale):
+        return fused.row_stats(x, y, sums, bank)
     if x.device.type != "cpu" or block >= len(x) or not torch.is_grad_enabled():
         sums = sums._replace(even=False)
     stats: tuple[Tensor, Tensor] = _RowStats.apply(x, y, bank, sums, block)
     return stats
-
-
-def _dense_stats(x: Tensor, y: Tensor, bank: Tensor | None, sums: Sums) -> tuple[Tensor, Tensor]:
-    columns = y if bank is None else torch.cat([y, bank[None]], 1)  # (S, M, D), M = m + Q
-    products = (x @ columns.flatten(0, 1).T).view(len(x), len(y), -1)  # (n, S, M)
-    if sums.distance:
-        products = products - _half_squares(x)[:, None, None] - _half_squares(columns)
-    logits = scaled(products, sums.scale)
-    if sums.constant < columns.shape[1]:
-        near, far = logits[..., : sums.constant], logits[..., sums.constant :]
-        logits = torch.cat([near, far.detach()], -1)
-    if sums.skip is not None:
-        row, column = (torch.arange(size, device=x.device) for size in logits.shape[::2])
-        own = (row[:, None] + sums.skip == column)[:, None]  # (n, 1, M)
-        logits = logits.masked_fill(own, _lowest(x))
-    mass = logits.logsumexp(-1)  # (n, S)
-    if not sums.cost:
-        return mass, torch.zeros_like(mass)
-    costs = products if sums.rate is None else (sums.rate * products).exp()
-    return mass, (logits.softmax(-1) * costs).sum(-1)
-
-
-def _half_squares(x: Tensor) -> Tensor:
-    return x.square().sum(-1) / 2
-
-
-def _lowest(x: Tensor) -> float:
-    """A logit without weight; finite, since inf - inf would be NaN in a row of such."""
-    return torch.finfo(x.dtype).min / 4
 
 
 class _Pairs:
@@ -274,7 +216,7 @@ class _Pairs:
 
     def __init__(self, x: Tensor, y: Tensor, columns: Tensor, sums: Sums, block: int) -> None:
         self.x, self.y, self.columns, self.sums = x, y.flatten(0, 1), columns, sums
-        self.norms = _half_squares(self.columns) if sums.distance else None  # (M,)
+        self.norms = half_squares(self.columns) if sums.distance else None  # (M,)
         self.shape = min(block, len(x)), len(y), len(self.columns) // len(y)
         self.memory: dict[str, Tensor] = {}
 
@@ -291,7 +233,7 @@ class _Pairs:
         if self.norms is None:
             torch.mm(x, self.columns.T, out=products.flatten(1))
         else:
-            flat = torch.add(_half_squares(x)[:, None], self.norms, out=products.flatten(1))
+            flat = torch.add(half_squares(x)[:, None], self.norms, out=products.flatten(1))
             flat.addmm_(x, self.columns.T, beta=-1)
         costs, logits = products, self.space("logits", len(x)) if sums.cost else products
         if callable(sums.scale):
@@ -300,7 +242,7 @@ class _Pairs:
         else:
             torch.mul(products, sums.scale * LOG2_E, out=logits)
         if sums.skip is not None:
-            logits.diagonal(sums.skip + rows.start, 0, -1).fill_(_lowest(x))
+            logits.diagonal(sums.skip + rows.start, 0, -1).fill_(lowest(x))
         top = logits.amax(-1, keepdim=True) if top is None else top  # (r, S, 1)
         if sums.rate is not None:
             costs = products.mul_(sums.rate * LOG2_E).exp2_()
@@ -385,9 +327,7 @@ class _RowStats(torch.autograd.Function):
         x, y, columns, top, mass, cost, weights, costs, x_grad, y_grad = ctx.saved_tensors
         sums, y_wanted = ctx.sums, ctx.needs_input_grad[1]
         if torch.is_grad_enabled():  # for higher derivatives
-            bank = columns[y.shape[0] * y.shape[1] :] if len(y) == 1 else None
-            both = torch.func.vjp(lambda a, b: _dense_stats(a, b, bank, sums), x, y)[1](grads)
-            return *both, None, None, None
+            return *differentiate_dense(x, y, columns, sums, grads), None, None, None
         even = grads[1][:1, :1]
         if x_grad is not None and not grads[0].any() and (grads[1] == even).all():
             x_grad, y_grad = even * x_grad, even * y_grad if y_wanted else None

@@ -17,10 +17,11 @@ from bcl.core.checks import (
 )
 from bcl.core.distributed import gather_rows, rank, row_counts, world_size
 from bcl.core.errors import InputError
-from bcl.losses.blocks import LARGEST_SCALE, Scale, Sums, gram_cross_entropy, row_stats, scaled
+from bcl.losses.blocks import LARGEST_SCALE, gram_cross_entropy, row_stats
 from bcl.losses.context import need_epoch
+from bcl.losses.dense import Scale, Sums, scaled
 from bcl.losses.precision import at_least_float32, full_precision, unit_rows
-from bcl.losses.temperatures import CosineSchedule, SimilarityTemperature
+from bcl.losses.temperatures import CosineSchedule, Reciprocal, SimilarityTemperature
 
 Reduction = Literal["mean", "sum", "none"]
 Temperature = float | Tensor | Callable[[Tensor], Tensor]
@@ -135,13 +136,9 @@ def cross_entropy(
     elif not isinstance(temperature, Tensor) and not callable(temperature):
         low = temperature
     if unit and len(counts) == 1 and low * LARGEST_SCALE >= 1:
-        scale = _reciprocal(temperature) if callable(temperature) else 1 / low
+        scale = Reciprocal(temperature) if callable(temperature) else 1 / low
         return gram_cross_entropy(u.flatten(0, 1), scale, chunk_size, log_mass)
     return _row_cross_entropy(u, temperature, counts, chunk_size)
-
-
-def _reciprocal(temperature: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    return lambda products: temperature(products).reciprocal()
 
 
 def _row_cross_entropy(
@@ -158,7 +155,7 @@ def _row_cross_entropy(
             )
         rows = views / temperature.to(views)[..., None]  # by (B, 1) or (1,)
     elif callable(temperature):
-        scale = _reciprocal(temperature)
+        scale = Reciprocal(temperature)
     else:
         rows = views / temperature
     positive = scaled(torch.linalg.vecdot(rows, views.flip(0)), scale)  # (2, B)

@@ -9,7 +9,8 @@ from torch import Tensor
 from bcl.core.checks import TensorLike, as_features, check_count, check_positive
 from bcl.core.distributed import row_counts, world_size
 from bcl.core.errors import InputError
-from bcl.losses.blocks import LOG2_E, rows_per_block
+from bcl.losses.blocks import rows_per_block
+from bcl.losses.dense import LOG2_E
 from bcl.losses.nt_xent import (
     NTXentLoss,
     Temperature,

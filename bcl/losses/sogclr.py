@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from bcl.core.checks import TensorLike, check_choice, check_chunk_size, check_positive
 from bcl.core.errors import InputError
-from bcl.losses.blocks import Sums, row_stats
+from bcl.losses.blocks import row_stats
+from bcl.losses.dense import Sums
 from bcl.losses.nt_xent import Reduction, as_two_views, counts_of, gather_views, reduce_samples
 from bcl.losses.precision import full_precision, unit_rows
 from bcl.losses.state import SampleState

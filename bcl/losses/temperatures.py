@@ -1,6 +1,7 @@
 """Temperatures that change: with the epoch, or with the similarity of a pair."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -104,6 +105,17 @@ class SimilarityTemperature(nn.Module):
         """Describe the function when a model is printed."""
         plateau = "" if self.offset is None else f", offset={self.offset}, width={self.width}"
         return f"{self.low}, {self.high}{plateau}"
+
+
+class Reciprocal:
+    """The scale of a pair: one over the temperature of its cosine."""
+
+    def __init__(self, temperature: Callable[[Tensor], Tensor]) -> None:
+        self.temperature = temperature
+
+    def __call__(self, cosine: Tensor) -> Tensor:
+        """Cosines of any shape to scales."""
+        return self.temperature(cosine).reciprocal()
 
 
 def _check_range(low: float, high: float) -> None:

@@ -5,7 +5,8 @@ import torch
 from tensors import largest_allocation, pair
 
 from bcl import nt_xent
-from bcl.losses.blocks import Sums, row_stats
+from bcl.losses.blocks import row_stats
+from bcl.losses.dense import Sums
 
 FORMS = {
     "symmetric": {},
