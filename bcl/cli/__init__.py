@@ -5,6 +5,7 @@ import contextlib
 import errno
 import gc
 import importlib
+import importlib.util
 import logging
 import os
 import signal
@@ -12,6 +13,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from keyword import iskeyword
+from pathlib import Path
 from types import ModuleType
 
 from bcl.core.errors import InputError, Interrupted, unknown_name
@@ -76,6 +78,7 @@ def _run(arguments: list[str]) -> int:
         if name in ALIASES:
             raise InputError(f"unknown command '{name}'; here it is: bcl {ALIASES[name]}")
         raise unknown_name("command", name, COMMANDS)
+    _find_datamodules()
     from bcl.cli.messages import Parser
 
     if name in LONG and sys.stderr.isatty() and not {"-h", "--help", "--help-all"} & {*rest}:
@@ -87,6 +90,25 @@ def _run(arguments: list[str]) -> int:
     parser = Parser(f"bcl {name}", description=f"{about[0].upper()}{about[1:]}.")
     module.add_arguments(parser)
     return int(module.run(parser.parse_args(rest)))
+
+
+def _find_datamodules() -> None:
+    """Look for `datamodules` where this package lies before anywhere else.
+
+    The name is a common one, and ``python -m`` looks in the working directory first.
+    """
+    home = Path(__file__).resolve().parents[2]
+    found = importlib.util.find_spec("datamodules")
+    origin = Path(found.origin or "") if found else home
+    if origin.resolve().is_relative_to(home / "datamodules"):
+        return
+    if "datamodules" in sys.modules:
+        raise InputError(
+            f"another package named `datamodules` is loaded, {origin}; call the command `bcl` in "
+            "a process of its own."
+        )
+    sys.path.insert(0, str(home))
+    importlib.invalidate_caches()
 
 
 @contextlib.contextmanager

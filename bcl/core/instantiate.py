@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import sys
 import typing
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -80,7 +81,10 @@ def _find_class(path: Any, trusted: tuple[str, ...]) -> type:
     try:
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
-        raise InputError(f"class_path '{path}' cannot be imported: {error}.") from None
+        # A folder `datamodules` of one's own may stand in the way of ours.
+        origin = getattr(sys.modules.get(module), "__file__", None)
+        where = f"; {module} is {origin}" if origin else ""
+        raise InputError(f"class_path '{path}' cannot be imported: {error}{where}.") from None
     if not isinstance(found, type):
         raise InputError(f"class_path '{path}' is not a class.")
     if not _within(path, trusted) and not _is_part(found):

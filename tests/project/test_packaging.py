@@ -1,7 +1,9 @@
 """The wheel, and what importing costs."""
 
+import configparser
 import json
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -64,7 +66,8 @@ def wheel(tmp_path_factory):
                 target = source / path.relative_to(ROOT)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_bytes(path.read_bytes())
-    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
+    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE", "docs/package.md"):
+        (source / name).parent.mkdir(exist_ok=True)
         (source / name).write_bytes((ROOT / name).read_bytes())
     out = tmp_path_factory.mktemp("dist")
     command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out)]
@@ -85,6 +88,47 @@ def test_wheel_carries_configurations_types_and_template(wheel):
     assert not any(name.startswith(("tests/", "benchmarks/")) for name in names)
 
 
+def test_the_description_of_the_wheel_has_whole_links_alone(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith("METADATA"))
+        head, _, text = archive.read(name).decode().partition("\n\n")
+    assert "Description-Content-Type: text/markdown" in head
+    assert text.startswith("# bcl-cacr")
+    targets = re.findall(r"\]\(([^)]*)\)|(?:src|href)=.([^\"']*)", text)
+    assert targets
+    assert all(link.startswith("https://") for pair in targets for link in pair if link)
+    extras = set(re.findall(r"bcl-cacr\[(\w+)\]", text))
+    offered = set(re.findall(r"^Provides-Extra: (\S+)", head, re.MULTILINE))
+    assert extras == offered - {"dev", "docs", "bench", "examples"}
+
+
+def test_versions_are_those_of_setup_cfg():
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    python = setup["options"]["python_requires"].removeprefix(">=")
+    torch = re.search(r"^torch>=(.*)", setup["options"]["install_requires"], re.MULTILINE)[1]
+    tools = (ROOT / "pyproject.toml").read_text()
+    assert f'python_version = "{python}"' in tools
+    assert f'target-version = "py{python.replace(".", "")}"' in tools
+    assert setup["metadata"]["classifiers"].count(f":: {python}\n") == 1
+    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]
+    text = "\n".join(page.read_text() for page in pages)
+    floors = {"Python": python, "PyTorch": torch}
+    for name, floor in floors.items():
+        said = re.findall(
+            rf"\b{name} (\d[\d.]*\d) (?:or newer|or later|and newer)|\b{name} ?(?:>=|≥) ?([\d.]+)",
+            text,
+        )
+        assert {"".join(each) for each in said} == {floor}
+
+
+def test_the_citation_is_of_the_newest_release():
+    released = re.findall(r"^## (\d\S*)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    cited = re.search(r"^version: (.*)", (ROOT / "CITATION.cff").read_text(), re.MULTILINE)[1]
+    assert cited == released[0]
+    assert bcl.__version__ >= cited
+
+
 @pytest.mark.slow
 def test_quickstart_from_the_wheel_in_another_folder(wheel, tmp_path):
     site = tmp_path / "site"
@@ -97,6 +141,32 @@ def test_quickstart_from_the_wheel_in_another_folder(wheel, tmp_path):
     command = [sys.executable, "-m", "bcl.cli", "quickstart", "--epochs", "1"]
     subprocess.run(command, cwd=elsewhere, env=environment, check=True, capture_output=True)
     assert (elsewhere / "outputs" / "quickstart" / "report.html").exists()
+
+
+OTHER = """
+import sys
+from bcl.cli import main
+{first}
+status = main(["configs"])
+import datamodules
+print(status, datamodules.__file__)
+"""
+
+
+def test_a_folder_datamodules_of_ones_own_is_passed_by(tmp_path):
+    (tmp_path / "datamodules").mkdir()
+    (tmp_path / "datamodules" / "__init__.py").write_text("")
+    paths = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    answer = python(OTHER.format(first=""), cwd=tmp_path, env=paths)
+    assert answer.split()[-2:] == ["0", str(ROOT / "datamodules" / "__init__.py")]
+    code = OTHER.format(first="import datamodules")
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=paths
+    )
+    assert done.stdout.split()[0] == "2"
+    (line,) = done.stderr.splitlines()
+    assert str(tmp_path) in line
+    assert "in a process of its own" in line
 
 
 def test_make_quickstart_installs_what_its_report_needs():
