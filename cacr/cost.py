@@ -22,7 +22,7 @@ def softmin_cost(
     bank: Tensor | None,
     *,
     skip: int,
-    temperature: float,
+    temperature: float | Tensor,
     rbf_scale: float | None = None,
     constant: str = "none",
     chunk_size: int | None = None,
@@ -35,7 +35,7 @@ def softmin_cost(
         y: (S, N, D), S segments of N columns, each with weights of its own.
         bank: (Q, D) more columns, without gradient, that join each segment; or None.
         skip: row i leaves out column i + ``skip`` of every segment (its own sample).
-        temperature: t.
+        temperature: t, or (n,) one per row, for which the whole matrix is held.
         rbf_scale: s; None for the Euclidean cost.
         constant: whose weights have no gradient: ``"none"``, ``"queue"`` (the bank's) or ``"all"``.
         chunk_size: as in `bcl.losses.blocks.rows_per_block`.
@@ -46,7 +46,10 @@ def softmin_cost(
     """
     split = {"none": sys.maxsize, "queue": y.shape[1], "all": 0}[constant]
     rate = None if rbf_scale is None else 2 * rbf_scale
-    sums = Sums(2 * temperature, skip, True, True, rate, split, even and rate is None)
+    scale = 2 * temperature
+    if isinstance(scale, Tensor):
+        scale, chunk_size = scale.to(x).view(-1, 1, 1), 0
+    sums = Sums(scale, skip, True, True, rate, split, even and rate is None)
     _, cost = row_stats(x, y, sums, chunk_size, bank)  # (n, S)
     return cost if rate else -2 * cost
 

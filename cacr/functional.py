@@ -52,7 +52,8 @@ class CACRSettings:
 
     Args:
         attraction_temperature: :math:`t^+ \ge 0`.
-        repulsion_temperature: :math:`t^- \ge 0`.
+        repulsion_temperature: :math:`t^- \ge 0`, or (B,) one per sample, for which the whole matrix
+            of pairs is held.
         cost: ``"euclidean"`` or ``"rbf"``, the cost of repulsion; attraction is always Euclidean.
         rbf_scale: s > 0. With views or a queue, above about 20 the cost :math:`e^{-4s}` of opposite
             rows underflows in float32 and the loss may become NaN; float64 reaches 170.
@@ -76,7 +77,7 @@ class CACRSettings:
     """
 
     attraction_temperature: float = 1.0
-    repulsion_temperature: float = 2.0
+    repulsion_temperature: float | Tensor = 2.0
     cost: Cost = "euclidean"
     rbf_scale: float = 2.0
     attraction: Weights = "conditional"
@@ -96,7 +97,7 @@ class CACRSettings:
         check_choice("constant_weights", self.constant_weights, get_args(Constant))
         check_choice("reduction", self.reduction, get_args(Reduction))
         check_positive("attraction_temperature", self.attraction_temperature, zero=True)
-        check_positive("repulsion_temperature", self.repulsion_temperature, zero=True)
+        check_repulsion_temperature(self.repulsion_temperature)
         check_positive("rbf_scale", self.rbf_scale)
         check_chunk_size(self.chunk_size)
         if not 0 <= self.debias < 1:
@@ -110,7 +111,7 @@ class CACRSettings:
         return self.attraction_temperature if self.attraction == "conditional" else 0.0
 
     @property
-    def push(self) -> float:
+    def push(self) -> float | Tensor:
         """The temperature of the repulsion's weights, 0 for uniform ones."""
         return self.repulsion_temperature if self.repulsion == "conditional" else 0.0
 
@@ -118,6 +119,20 @@ class CACRSettings:
     def scale(self) -> float | None:
         """The rate s of the RBF cost, None for the Euclidean cost."""
         return self.rbf_scale if self.cost == "rbf" else None
+
+
+def check_repulsion_temperature(value: float | Tensor) -> None:
+    """Refuse all but numbers, and a row of numbers, of at least 0."""
+    if callable(value) and not isinstance(value, Tensor):
+        raise InputError(
+            "a schedule gives a temperature by the epoch; give it to cacr.CACRLoss as temperature, "
+            "and the epoch to its call, or pass repulsion_temperature=0.5 / schedule(epoch)."
+        )
+    if isinstance(value, Tensor) and value.ndim > 1:
+        raise InputError(
+            f"repulsion_temperature must be a number or of shape (B,), got {tuple(value.shape)}."
+        )
+    check_positive("repulsion_temperature", value, zero=True)
 
 
 def cacr_terms(
@@ -206,6 +221,12 @@ def cacr_terms(
     if keys is not None:
         keys = as_features("keys", keys, "(V, B, D)")
     _check_shapes(views, negatives, keys)
+    own = settings.repulsion_temperature
+    if isinstance(own, Tensor) and own.shape not in ((), views.shape[1:2]):
+        raise InputError(
+            f"repulsion_temperature must be a number or of shape (B,) = ({views.shape[1]},), got "
+            f"{tuple(own.shape)}."
+        )
     with full_precision(views):
         batch = _Batch.of(views, negatives, keys, settings)
         if keys is not None and negatives is None:

@@ -1,12 +1,14 @@
 """CACR as a module."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from torch import Tensor, nn
 
 from bcl.core.checks import TensorLike, check_positive
 from bcl.core.errors import unknown_name
+from bcl.losses import CosineSchedule
+from bcl.losses.context import need_epoch
 from cacr.functional import CACRSettings, cacr_terms
 
 # Settings of the paper's experiments, as released. MoCo v3 works on cosines over a temperature T,
@@ -33,6 +35,10 @@ class CACRLoss(CACRSettings, nn.Module):
     Args:
         attraction_weight: :math:`\alpha \ge 0`.
         repulsion_weight: :math:`\beta \ge 0`.
+        temperature: :math:`\tau`, which replaces the repulsion's temperature by
+            :math:`t^- = 1 / (2 \tau)`, so that its weights are those of NT-Xent at
+            :math:`\tau`: a number, (B,) one per sample, or a `bcl.CosineSchedule`, with which
+            calls need the ``epoch``; None for ``repulsion_temperature``.
 
     Raises:
         InputError: an argument out of its range.
@@ -50,11 +56,20 @@ class CACRLoss(CACRSettings, nn.Module):
 
     attraction_weight: float = 1.0
     repulsion_weight: float = 1.0
+    # No default of the class, which would hide a part of the same name.
+    temperature: float | Tensor | CosineSchedule | None = field(default_factory=lambda: None)
+
+    def __new__(cls, *_: Any, **__: Any) -> "CACRLoss":
+        """Set up the module, before it takes a schedule as a part."""
+        loss: CACRLoss = super().__new__(cls)
+        nn.Module.__init__(loss)
+        return loss
 
     def __post_init__(self) -> None:
-        """Check the weights, and set up the module."""
-        nn.Module.__init__(self)
+        """Check the weights and the temperature."""
         super().__post_init__()
+        if self.temperature is not None and not isinstance(self.temperature, CosineSchedule):
+            check_positive("temperature", self.temperature)
         check_positive("attraction_weight", self.attraction_weight, zero=True)
         check_positive("repulsion_weight", self.repulsion_weight, zero=True)
 
@@ -83,6 +98,10 @@ class CACRLoss(CACRSettings, nn.Module):
         views: TensorLike,
         negatives: TensorLike | None = None,
         keys: TensorLike | None = None,
+        *,
+        temperature: float | Tensor | None = None,
+        epoch: float | None = None,
+        epochs: int | None = None,
     ) -> Tensor:
         """Compute the loss.
 
@@ -90,9 +109,34 @@ class CACRLoss(CACRSettings, nn.Module):
             views: (V, B, D) features, of any length.
             negatives: (Q, D) keys of a queue, or None.
             keys: momentum features of the same samples, or None.
+            temperature: instead of the module's, for this call.
+            epoch: epochs done, 0 in the first; only a schedule needs it.
+            epochs: epochs of the run; only a schedule whose period is a share of it needs them.
 
         Returns:
             () or (B,).
         """
-        attraction, repulsion = cacr_terms(views, negatives, keys=keys, settings=self)
+        settings: CACRSettings = self
+        if temperature is None:
+            temperature = self.temperature_at(epoch, epochs)
+        if temperature is not None:
+            check_positive("temperature", temperature)
+            known = {each.name: getattr(self, each.name) for each in fields(CACRSettings)}
+            settings = CACRSettings(**known | {"repulsion_temperature": 0.5 / temperature})
+        attraction, repulsion = cacr_terms(views, negatives, keys=keys, settings=settings)
         return self.attraction_weight * attraction + self.repulsion_weight * repulsion
+
+    def temperature_at(
+        self, epoch: float | None = None, epochs: int | None = None
+    ) -> float | Tensor | None:
+        """Return the temperature, of a schedule that of an epoch; None where there is none."""
+        if isinstance(self.temperature, CosineSchedule):
+            epoch = need_epoch("the schedule of the temperature", epoch)
+            return self.temperature.forward(epoch, epochs)
+        return self.temperature
+
+    def figures(self, epoch: int, epochs: int) -> dict[str, float]:
+        """Return the temperature of a schedule, for the logs."""
+        if not isinstance(self.temperature, CosineSchedule):
+            return {}
+        return {"temperature": self.temperature.forward(epoch, epochs)}

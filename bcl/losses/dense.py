@@ -6,7 +6,7 @@ It holds the whole matrix, and has derivatives of any order.
 import math
 import sys
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,7 +22,8 @@ class Sums(NamedTuple):
 
     Attributes:
         scale: s; the logit of a product d is s d. A function of d, whose derivative is left out,
-            gives each product its own; only without distance, cost and constant columns.
+            gives each product its own; only without distance, cost and constant columns. A tensor
+            (n, 1, 1) has one for each row; in the dense form alone.
         skip: row i leaves out column i + ``skip`` of each segment, its own sample; None for none.
         distance: whether d is :math:`-\tfrac12 \lVert x - y \rVert^2`, not the dot product.
         cost: whether the mean cost is needed.
@@ -32,7 +33,7 @@ class Sums(NamedTuple):
             their gradient along with them, which saves the second computation.
     """
 
-    scale: Scale = 1.0
+    scale: Any = 1.0  # Scale or a tensor
     skip: int | None = None
     distance: bool = False
     cost: bool = False

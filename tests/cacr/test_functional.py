@@ -160,6 +160,34 @@ def test_per_sample_terms_match_explicit_loops(with_keys, queue_size, views, sca
 
 
 @pytest.mark.parametrize("queue_size", [None, 5])
+@pytest.mark.parametrize("debias", [0.0, 0.1])
+def test_temperatures_per_sample_match_explicit_loops(queue_size, debias):
+    z, own = features(), torch.tensor([0.0, 0.3, 1.0, 2.0, 4.0, 9.0], dtype=torch.float64)
+    queue = features(1, queue_size, seed=2)[0] if queue_size else None
+    terms = cacr_terms(z, queue, repulsion_temperature=own, reduction="none", debias=debias)
+    for i, push in enumerate(own.tolist()):
+        repulsion = expected(z, queue, None, 1.0, push, debias=debias)[1]
+        torch.testing.assert_close(terms.repulsion[i], repulsion[i], rtol=1e-10, atol=1e-12)
+
+    def losses(z, own):
+        return cacr_terms(z, queue, repulsion_temperature=own, reduction="none").repulsion
+
+    z = features(2, 4, 3).requires_grad_()
+    queue = None if queue is None else queue[:, :3]
+    assert torch.autograd.gradcheck(losses, (z, own[1:5].clone().requires_grad_()))
+
+
+@pytest.mark.parametrize("cost", ["euclidean", "rbf"])
+def test_one_temperature_for_all_is_a_temperature_per_sample(cost):
+    z = features()
+    same = torch.full((6,), 1.3, dtype=torch.float64)
+    one = cacr_terms(z, cost=cost, repulsion_temperature=1.3, reduction="none")
+    for own in (same, torch.tensor(1.3)):
+        each = cacr_terms(z, cost=cost, repulsion_temperature=own, reduction="none")
+        torch.testing.assert_close(tuple(each), tuple(one))
+
+
+@pytest.mark.parametrize("queue_size", [None, 5])
 def test_debiased_repulsion_and_uniform_weights_match_explicit_loops(queue_size):
     z = features()
     queue = features(1, queue_size, seed=2)[0] if queue_size else None

@@ -184,7 +184,7 @@ def test_baseline_by_name(checkpoint, tmp_path):
         (["--l2", "0.1;1"], "--l2 takes positive numbers"),
         (["--l2", "0.1,-1"], "--l2 takes positive"),
         (["--l2", "0.1,nan"], "--l2 takes positive"),
-        (["--learning-rates", "0.1"], "--learning-rates is for the solvers adam, sgd, cacr"),
+        (["--learning-rates", "0.1"], "--learning-rates is for the solvers adam, sgd, moco, cacr"),
         (["--l2", "0.1", "--protocol", "knn"], "--l2 is for the solvers lbfgs, ridge"),
         (["--earlier", "missing.ckpt"], "no checkpoint at missing.ckpt"),
         (["--train", "a", "--labels", "b.csv"], "both give training labels"),
