@@ -20,6 +20,7 @@ from bcl.core.files import file_hash, write_text
 from bcl.core.progress import Progress
 from bcl.core.text import shown
 from datamodules.base import LongTailedDataModule, Sets
+from datamodules.external import SelectionSettings
 from datamodules.huggingface import import_datasets
 from datamodules.images.dataset import ImageDataset
 from datamodules.images.decode import shrink
@@ -49,6 +50,8 @@ class PackedLT(LongTailedDataModule):
         window: files whose images are mixed; more files mix better and spread the reads.
         workers: decoding processes; the usable cores over this machine's ranks if not given.
         verify: compare checksums of all files at the start, not only sizes.
+        selection: images that an epoch has besides these, or in their place. External images are
+            strewn evenly among the blocks; balanced draws read the packed images in any order.
 
     Raises:
         InputError: not a packed folder, a damaged one, or a bad argument.
@@ -72,13 +75,19 @@ class PackedLT(LongTailedDataModule):
         window: int = 16,
         workers: int | None = None,
         verify: bool = False,
+        selection: SelectionSettings | None = None,
     ) -> None:
-        super().__init__(image_size=image_size, batch_size=batch_size, seed=seed)
+        super().__init__(
+            image_size=image_size, batch_size=batch_size, seed=seed, selection=selection
+        )
         check_count("window", window)
         self.root = root
         self.window = window
         self.workers = workers
         self.verify = verify
+
+    def _external_options(self) -> dict[str, Any]:
+        return {"workers": self.workers}
 
     def build(self) -> Sets:
         """Check the files against their manifest and open them."""

@@ -9,13 +9,14 @@ from torch import Tensor
 
 from bcl.core.checks import check_count
 from bcl.core.errors import InputError
-from bcl.core.random import permutation
+from bcl.core.random import hash64, permutation
 from datamodules.images.beside import Beside
 from datamodules.images.dataset import Batch, ImageDataset
 
 # Keep the order's random numbers apart from those of splits and augmentation.
 _ORDER_STREAM = 0x0DE7
 _WINDOW_STREAM = 0x51AD
+_BESIDE_STREAM = 0xBE51
 
 
 class BatchLoader:
@@ -68,6 +69,7 @@ class BatchLoader:
         self.external = external
         self.images = len(data) + budget  # of an epoch
         self._chosen: Tensor | None = None
+        self._in_blocks = True
         self.batch_size = batch_size
         self.seed = seed
         self.rank = rank
@@ -110,6 +112,10 @@ class BatchLoader:
         if ids is not None and not lowest <= int(ids.min()) <= int(ids.max()) < len(self.dataset):
             raise InputError(f"ids must lie in [{lowest}, {len(self.dataset)}).")
         self._chosen = ids
+        # Training images that come once each are read block by block, others from anywhere.
+        self._in_blocks = ids is None or bool(
+            (torch.bincount(ids[ids >= 0], minlength=len(self.dataset)) == 1).all()
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """Epoch, position and what the order depends on, as plain values equal on every rank."""
@@ -146,10 +152,10 @@ class BatchLoader:
         self.epoch = epoch
         self._start = self._done = position // self.batch_size
 
-    def order(self, epoch: int) -> "Tensor | WindowOrder":
+    def order(self, epoch: int) -> "Tensor | WindowOrder | MixedOrder":
         """The ids in the order of an epoch; slices of it are (n,) int64."""
-        if self.dataset.blocks is not None:
-            return WindowOrder(self.dataset.blocks, self.window, self.seed, epoch)
+        if self.dataset.blocks is not None and self._in_blocks:
+            return self._block_order(epoch)
         n, device = len(self.dataset), self._source.labels.device
         keys = self.seed, _ORDER_STREAM, epoch
         if self._chosen is not None:
@@ -159,6 +165,24 @@ class BatchLoader:
             permutation(n, *keys, time, device=device) for time in range(1, -(-self.images // n))
         ]
         return torch.cat([order, *again])[: self.images]
+
+    def _block_order(self, epoch: int) -> "WindowOrder | MixedOrder":
+        """Blocks of training images, with what an epoch has besides them strewn in."""
+        keys, n, more = (self.seed, epoch), len(self.dataset), self.images - len(self.dataset)
+        sizes: Any = self.dataset.blocks
+        own = WindowOrder(sizes, self.window, *keys)
+        if not more:
+            return own
+        if self._chosen is not None:
+            beside = self._chosen[self._chosen < 0].cpu()
+            beside = beside[permutation(more, *keys, _BESIDE_STREAM)]
+        else:  # training images again
+            rounds = [
+                WindowOrder(sizes, self.window, *keys, time)[: more - (time - 1) * n]
+                for time in range(1, -(-more // n) + 1)
+            ]
+            beside = torch.cat(rounds)
+        return MixedOrder(own, n, beside, *keys)
 
     def __iter__(self) -> Iterator[Batch]:
         if self._done >= len(self):
@@ -189,8 +213,10 @@ class WindowOrder:
     A slice is found without computing what comes before it; only a window's order is held.
     """
 
-    def __init__(self, sizes: Sequence[int], window: int, seed: int, epoch: int) -> None:
-        self.keys = (seed, _WINDOW_STREAM, epoch)
+    def __init__(
+        self, sizes: Sequence[int], window: int, seed: int, epoch: int, *more: int
+    ) -> None:
+        self.keys = (seed, _WINDOW_STREAM, epoch, *more)
         self._counts = torch.tensor(sizes, dtype=torch.int64)
         self._first = self._counts.cumsum(0) - self._counts  # (S,) first id of each block
         self._windows = torch.split(permutation(len(sizes), *self.keys), window)
@@ -219,3 +245,24 @@ class WindowOrder:
             while len(self._held) > 2:  # ranks and prefetching may straddle two windows
                 self._held.popitem(last=False)
         return self._held[window]
+
+
+class MixedOrder:
+    """An order of n images with others strewn in evenly: one at random in each equal stretch."""
+
+    def __init__(self, own: WindowOrder, n: int, others: Tensor, seed: int, epoch: int) -> None:
+        self.own, self.others = own, others
+        ends = torch.arange(len(others) + 1) * (n + len(others)) // len(others)
+        place = hash64(seed, epoch, torch.arange(len(others)), _BESIDE_STREAM)
+        self._places = ends[:-1] + place.remainder(ends.diff())  # (E,) ascending positions
+        self._length = n + len(others)
+
+    def __getitem__(self, positions: slice) -> Tensor:
+        first, last, _ = positions.indices(self._length)
+        begin, end = torch.searchsorted(self._places, torch.tensor([first, last])).tolist()
+        ids = torch.empty(last - first, dtype=torch.int64)
+        strewn = torch.zeros(len(ids), dtype=torch.bool)
+        strewn[self._places[begin:end] - first] = True
+        ids[strewn] = self.others[begin:end]
+        ids[~strewn] = self.own[first - begin : last - end]
+        return ids

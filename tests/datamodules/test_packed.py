@@ -19,7 +19,8 @@ from places import ROOT
 
 from bcl import InputError
 from datamodules import DigitsLT, PackedLT
-from datamodules.images.loader import BatchLoader, WindowOrder
+from datamodules.external import SelectionSettings
+from datamodules.images.loader import BatchLoader, MixedOrder, WindowOrder
 from datamodules.packed import pack
 
 
@@ -45,6 +46,29 @@ def test_window_order_reads_few_blocks_at_a_time() -> None:
     for start in range(0, 5000, 400):
         assert len((order[start : start + 400] // 100).unique()) <= 4
     assert not order.equal(WindowOrder([100] * 50, 4, 0, 1)[0:5000])
+
+
+@pytest.mark.slow
+@settings(deadline=None)
+@given(
+    st.lists(st.integers(1, 7), min_size=1, max_size=20),
+    st.integers(1, 40),
+    st.integers(0, 99),
+    st.data(),
+)
+def test_others_are_strewn_evenly_and_read_at_any_place(sizes, more, seed, data) -> None:
+    n = sum(sizes)
+    order = MixedOrder(WindowOrder(sizes, 3, seed, 3), n, -1 - torch.arange(more), seed, 3)
+    whole = order[0 : n + more]
+    assert whole[whole >= 0].equal(WindowOrder(sizes, 3, seed, 3)[0:n])
+    assert whole[whole < 0].equal(-1 - torch.arange(more))
+    places = (whole < 0).nonzero()[:, 0]
+    for number, place in enumerate(places.tolist()):  # one in each of equal stretches
+        ends = [(number + step) * (n + more) // more for step in (0, 1)]
+        assert ends[0] <= place < ends[1]
+    first = data.draw(st.integers(0, n + more))
+    last = data.draw(st.integers(first, n + more))
+    assert order[first:last].equal(whole[first:last])
 
 
 def test_without_the_library(monkeypatch, tmp_path: Path) -> None:
@@ -432,3 +456,63 @@ def kill_and_resume(root: Path, out: Path) -> None:
     assert cut == {place: expected[place] for place in cut}
     assert rest == {place: expected[place] for place in rest}
     assert set(rest) == {place for place in expected if place[1] * 10 + place[2] >= first}
+
+
+def test_a_packed_set_beside_external_images(packed, tmp_path: Path) -> None:
+    rng = np.random.default_rng(5)
+    np.save(tmp_path / "more.npy", rng.integers(0, 256, (40, 8, 8, 3), np.uint8))
+    selection = SelectionSettings("random", root=str(tmp_path / "more.npy"), budget=25)
+    data = PackedLT(str(packed), image_size=8, batch_size=16, selection=selection, workers=0)
+    loader, n = data.train_dataloader(), data.num_samples
+    assert len(loader) == (n + 25) // 16
+    before = loader.order(0)[0 : n + 25]  # training images again
+    assert len(before.unique()) == n
+    selected = torch.arange(40)[5:30]
+    loader.choose(torch.cat([torch.arange(n), -1 - selected]))
+    whole = loader.order(1)[0 : n + 25]
+    assert sorted(whole.tolist()) == sorted([*range(n), *(-1 - selected).tolist()])
+    own = WindowOrder(data.train_set().blocks, data.window, 0, 1)[0:n]
+    assert whole[whole >= 0].equal(own)  # still block by block
+    assert not loader.order(2)[0 : n + 25].equal(whole)
+    loader.set_epoch(1)
+    batches = list(loader)
+    assert (
+        torch.cat([batch["id"] for batch in batches])
+        .sort()
+        .values.equal(whole[: len(batches) * 16].clamp(min=-1).sort().values)
+    )
+    for batch in batches:
+        outside = batch["id"] < 0
+        assert batch["external"][~outside].eq(-1).all()
+        known = data.external.images(batch["external"][outside])
+        assert batch["image"][outside].equal(known)
+        assert batch["image"][~outside].equal(data.train_set().images(batch["id"][~outside]))
+    # Within the epoch, a resumed loader goes on where the other stopped.
+    loader.set_epoch(2)
+    steps = iter(loader)
+    for _ in range(3):
+        next(steps)
+    again = data.train_dataloader()
+    again.choose(torch.cat([torch.arange(n), -1 - selected]))
+    again.load_state_dict(loader.state_dict())
+    for one, other in zip(steps, again, strict=True):
+        assert one["image"].equal(other["image"])
+    # Draws that repeat images are read in any order.
+    balanced = PackedLT(
+        str(packed), image_size=8, batch_size=16, selection=SelectionSettings("balanced"), workers=0
+    ).train_dataloader()
+    balanced.choose(torch.zeros(n, dtype=torch.int64))
+    assert balanced.order(0)[:16].eq(0).all()
+
+
+def test_packed_images_are_refused_as_external_ones(packed, tmp_path: Path) -> None:
+    known = PackedLT(str(packed), image_size=8, workers=0).train_set().images(torch.tensor([7]))
+    more = np.random.default_rng(5).integers(0, 256, (4, 8, 8, 3), np.uint8)
+    pixels = known.permute(0, 2, 3, 1).numpy()
+    np.save(tmp_path / "more.npy", np.concatenate([more, pixels]))
+    selection = SelectionSettings("random", root=str(tmp_path / "more.npy"), budget=4)
+    data = PackedLT(str(packed), image_size=8, batch_size=16, selection=selection, workers=0)
+    with pytest.raises(
+        InputError, match="1 of the 5 external images are in the training set too: 4"
+    ):
+        data.train_dataloader()
