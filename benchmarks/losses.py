@@ -2,11 +2,16 @@
 
     python benchmarks/losses.py                      # table on the screen
     python benchmarks/losses.py --sizes 128 512 --loss nt_xent
-    python benchmarks/losses.py --device cuda
+    python benchmarks/losses.py --device cuda --max-gb 100 --seconds 1
+
+
+On a GPU "bcl" and "cacr" are Triton kernels; "blocks" are the same losses without them, "tf32x3"
+the kernels with products of three TF32 parts, which is not the default. The third command takes 128
+to 65,536 samples, and is meant to end within twelve minutes.
 
 Forward and backward pass, float32, d = 128. Implementations take turns within a size, so that drift
 of the machine affects all equally: compare ratios within a row. Memory is the peak beyond the
-inputs, in a fresh process each: resident set on a CPU, the allocator's count on a GPU. An
+inputs: resident set on a CPU, in a fresh process each; the allocator's count on a GPU. An
 implementation is left out if it is not installed or would need more than --max-gb, and runs only
 once if a pass takes longer than --max-seconds.
 
@@ -15,6 +20,7 @@ work hardly changes.
 """
 
 import argparse
+import contextlib
 import functools
 import math
 import os
@@ -22,7 +28,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import results
@@ -30,12 +36,13 @@ import torch
 from torch import Tensor
 
 from bcl import NTXentLoss
+from bcl.losses import fused
 from cacr import cacr_terms
 
 DIM = 128
 TEMPERATURE = 0.2
-NT_XENT_SIZES = [128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768]
-CACR_SIZES = [(2, b) for b in (128, 512, 2048, 8192, 32768)] + [
+NT_XENT_SIZES = [128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536]
+CACR_SIZES = [(2, b) for b in (128, 512, 2048, 8192, 32768, 65536)] + [
     (5, b) for b in (128, 512, 1024, 2048, 8192)
 ]
 
@@ -126,7 +133,40 @@ def products(views: Tensor, pairs: int, rows: int) -> None:
             grad.addmm_(matrix.T, part)
 
 
+@contextlib.contextmanager
+def without_kernels() -> Iterator[None]:
+    takes, fused.takes = fused.takes, lambda *_: False
+    yield
+    fused.takes = takes
+
+
+@contextlib.contextmanager
+def with_three_parts() -> Iterator[None]:
+    before, fused._FLOAT32 = fused._FLOAT32, "tf32x3"
+    yield
+    fused._FLOAT32 = before
+
+
+# Other forms of ours on a GPU; the backward pass is of the form of the forward pass.
+FORMS = {"blocks": without_kernels, "tf32x3": with_three_parts}
+
+
+def parted(name: str) -> tuple[str, str]:
+    """Name of an implementation and of its form, which may be empty."""
+    first, _, form = name.rpartition(" ")
+    return (first, form) if form in FORMS else (name, "")
+
+
 def loss_step(name: str) -> Step:
+    name, form = parted(name)
+    if form:
+        step = loss_step(name)
+
+        def other(views: Tensor) -> Tensor:
+            with FORMS[form]():
+                return step(views)
+
+        return other
     makers = {"lightly": lightly_nt_xent, "pytorch-metric-learning": metric_learning_nt_xent}
     if name in makers:
         return makers[name]()
@@ -139,10 +179,14 @@ def loss_step(name: str) -> Step:
     }[name]
 
 
+# fmt: off
 IMPLEMENTATIONS = {
-    "nt_xent": ["bcl", "plain", "lightly", "pytorch-metric-learning"],
-    "cacr": ["cacr", "Gram matrices", "(B, B, D)"],
+    "nt_xent": [
+        "bcl", "bcl blocks", "bcl tf32x3", "plain", "lightly", "pytorch-metric-learning",
+    ],
+    "cacr": ["cacr", "cacr blocks", "cacr tf32x3", "Gram matrices", "(B, B, D)"],
 }
+# fmt: on
 
 
 def needed_gb(name: str, views: int, batch: int) -> float:
@@ -156,7 +200,7 @@ def needed_gb(name: str, views: int, batch: int) -> float:
         "pytorch-metric-learning": 3 * (2 * batch) ** 3,
         "Gram matrices": 7 * pairs * batch**2,
         "(B, B, D)": (pairs + 3) * batch**2 * DIM,
-    }[name]
+    }[parted(name)[0]]
     return 4 * numbers / 1e9
 
 
@@ -230,7 +274,8 @@ def measure_row(
     steps: dict[str, Step] = {}
     for name in IMPLEMENTATIONS[loss]:
         fits = needed_gb(name, views, batch) <= options.max_gb
-        if fits and available(name) and name not in options.without:
+        same = options.device == "cpu" and parted(name)[1]  # a CPU has no kernels
+        if fits and not same and name not in options.without and available(name):
             steps[name] = loss_step(name)
     pairs, rows = (1, 2 * batch) if loss == "nt_xent" else (views * (views - 1) // 2, batch)
     times: dict[str, list[float]] = {name: [] for name in [*steps, "products"]}
@@ -259,7 +304,9 @@ def measure_row(
             "minimum_ms": 1e3 * values[0],
         }
         if name != "products" and not options.no_memory:
-            memory = memory_in_fresh_process(name, views, batch, options)
+            in_process = functools.partial(measure_memory, device=options.device)
+            fresh = functools.partial(memory_in_fresh_process, options=options)
+            memory = (in_process if z.is_cuda else fresh)(name, views, batch)
             row[name]["extra_mb"] = memory  # type: ignore[index]
     return row
 

@@ -29,7 +29,6 @@ from bcl.losses.temperatures import Reciprocal, SimilarityTemperature
 # Rows that a program keeps: the most that leave two programs to each of some hundred processors. A
 # table, not a search at run time, so that a run repeats to the bit.
 _BLOCKS, _PROGRAMS = (64, 32, 16), 256
-_WIDEST = 512  # entries of a row
 _STEP = 32  # entries that a product adds at a time
 _PART = 256  # entries of a gradient that a program keeps at most
 _FLOAT32 = "ieee"  # or "tf32x3": three products of halves on tensor cores, not timed yet
@@ -40,8 +39,7 @@ def takes(x: Tensor, scale: Scale) -> bool:
     known = not callable(scale) or (
         isinstance(scale, Reciprocal) and type(scale.temperature) is SimilarityTemperature
     )
-    fits = x.dtype == torch.float32 and x.numel() > 0 and x.shape[1] <= _WIDEST
-    return known and fits and runs_triton(x)
+    return known and x.dtype == torch.float32 and x.numel() > 0 and runs_triton(x)
 
 
 def gram_cross_entropy(z: Tensor, scale: Scale, log_mass: Tensor | None) -> Tensor:
@@ -159,7 +157,7 @@ def _stats(x: Tensor, columns: Tensor, segments: int, form: dict[str, Any]) -> T
         stats_kernel[(-(-n // block), segments)](
             stats, x, columns, _half_squares(x, form), _half_squares(columns, form),
             n, len(columns) // segments, dim,
-            **form, **_widths(dim), block=block, stream=64, num_warps=8 if block == 64 else 4,
+            **form, **_widths(dim), block=block, stream=64, num_warps=4,
         )  # fmt: skip
     return stats
 
@@ -181,8 +179,7 @@ def _gradient(
             grad, a, b, _half_squares(a, form), _half_squares(b, form), stats,
             rows, columns, segments, dim, min(constant, columns),
             **form, **widths, of_rows=of_rows, of_columns=of_columns, part=part, block=block,
-            stream=32 if form["precision"] == "ieee" else 64,
-            num_warps=8 if block * part >= 64 * 128 else 4,
+            stream=32, num_warps=8 if block * part >= 64 * 128 else 4,
         )  # fmt: skip
     return grad
 

@@ -28,7 +28,7 @@ def _products(
 ):  # fmt: skip
     """Compute d = a · b, or -|a - b|² / 2, of rows i of a and rows j of b, (I, J)."""
     d = tl.zeros((i.shape[0], j.shape[0]), tl.float32)
-    for start in tl.static_range(0, width, step):
+    for start in range(0, width, step):
         k = start + tl.arange(0, step)
         right = tl.trans(_rows(b, j, has_j, k, dim))
         d = tl.dot(_rows(a, i, has_i, k, dim), right, d, input_precision=precision)

@@ -1,5 +1,7 @@
 """What only a CUDA device can show: the results of a CPU, and a step that waits for nothing."""
 
+import subprocess
+import sys
 import warnings
 from contextlib import contextmanager
 from dataclasses import fields
@@ -8,7 +10,7 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
-from places import GOLDEN
+from places import GOLDEN, HELPERS, ROOT
 from small_runs import NO_WARMUP, TINY
 
 from bcl import (
@@ -20,6 +22,7 @@ from bcl import (
     MemorizationTracker,
     NTXentLoss,
     SimCLR,
+    SimilarityTemperature,
     create_encoder,
     fit_linear_probe,
 )
@@ -30,6 +33,7 @@ from bcl.augment.kernels.launch import PLAIN
 from bcl.augment.params import BoostParams, Params
 from bcl.augment.policy import OPS, op_index
 from bcl.evaluation.knn import knn_predict
+from bcl.losses import fused
 from bcl.methods import OptimizerSettings, SampleLosses
 from bcl.models.pruning import convolution_weights, magnitude_masks
 from bcl.training.checkpoints import AtomicCheckpointIO, Checkpoints
@@ -276,6 +280,60 @@ def test_losses_are_those_of_a_cpu(name, dtype, chunk_size):
     tolerance = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 1e-2}[dtype]
     torch.testing.assert_close(value, wanted, rtol=tolerance, atol=tolerance)
     torch.testing.assert_close(gradient, slope, rtol=tolerance, atol=tolerance * slope.abs().max())
+
+
+PAIRS = {  # form of the losses over all pairs, at sizes of real use
+    "nt_xent": lambda z, **o: NTXentLoss(**o)(z[:2]),
+    "nt_xent rows": lambda z, **o: NTXentLoss(0.01, **o)(z[:2]),
+    "nt_xent by cosine": lambda z, **o: NTXentLoss(SimilarityTemperature(0.1, 0.2), **o)(z[:2]),
+    "cacr": lambda z, **o: CACRLoss(**o)(z),
+    "cacr rbf": lambda z, **o: CACRLoss(cost="rbf", rbf_scale=0.5, **o)(z),
+    "cacr queue": lambda z, **o: CACRLoss.paper("imagenet-moco", **o)(
+        z, torch.randn(5000, z.shape[2], generator=torch.Generator().manual_seed(1)).to(z), z
+    ),
+}
+
+
+@pytest.mark.parametrize("precision", ["ieee", "tf32x3"])
+@pytest.mark.parametrize(("batch", "dim"), [(100, 20), (1000, 128), (2500, 128), (700, 512)])
+@pytest.mark.parametrize("form", PAIRS)
+def test_kernels_of_the_losses_are_exact_and_repeat(monkeypatch, form, batch, dim, precision):
+    """Against float64, as near as the dense form in float32 is, up to a factor."""
+    monkeypatch.setattr(fused, "_FLOAT32", precision)
+    shared = torch.randn(batch, dim, generator=torch.Generator().manual_seed(0))
+    z = shared + torch.randn(3, batch, dim, generator=torch.Generator().manual_seed(2))
+
+    def value_and_slope(dtype, chunk_size):
+        x = z.to(GPU, dtype, copy=True).requires_grad_()
+        values = PAIRS[form](x, reduction="none", chunk_size=chunk_size)
+        (values * torch.linspace(0.5, 1.5, batch, device=GPU)).sum().backward()
+        return values.detach(), x.grad
+
+    found, again = value_and_slope(torch.float32, None), value_and_slope(torch.float32, None)
+    dense, wanted = value_and_slope(torch.float32, 0), value_and_slope(torch.float64, 0)
+    for one, same, plain, exact in zip(found, again, dense, wanted, strict=True):
+        assert one.equal(same)
+        rounding = (plain - exact).norm() / exact.norm()
+        assert (one - exact).norm() / exact.norm() <= 4 * rounding + 1e-6
+
+
+def test_kernels_take_what_cpu_tests_take():
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
+    done = subprocess.run(
+        [*command, str(HELPERS / "loss_kernel_cases.py")],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
+
+
+@pytest.mark.parametrize("form", ["nt_xent", "cacr"])
+def test_65536_samples_fit_in_memory_that_grows_with_the_batch(form):
+    z = torch.randn(2, 65536, 128, device=GPU).requires_grad_()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    PAIRS[form](z).backward()
+    assert torch.cuda.max_memory_allocated() - before <= 16 * z.nbytes  # 1 GiB; pairs take 64
+    assert z.grad.isfinite().all()
 
 
 @pytest.mark.parametrize("normalization", ["max", "rank"])
