@@ -100,9 +100,10 @@ def _pair(what: str, images: Any, label_name: str, labels: Any) -> tuple[Tensor,
         stacked = stacked.expand(-1, 3, -1, -1)
     square = stacked.ndim == 4 and stacked.shape[1] == 3 and stacked.shape[2] == stacked.shape[3]
     if stacked.dtype != torch.uint8 or not square or not len(stacked):
+        step = f"; {what}[..., :3] drops the fourth channel" if stacked.shape[-1:] == (4,) else ""
         raise InputError(
             f"{what} must be uint8 of shape (N, S, S), (N, 3, S, S) or (N, S, S, 3), and not "
-            f"empty; got {stacked.dtype} of shape {tuple(stacked.shape)}."
+            f"empty; got {stacked.dtype} of shape {tuple(stacked.shape)}{step}."
         )
     if classes is None:
         return stacked.contiguous(), torch.full((len(stacked),), -1)

@@ -128,7 +128,10 @@ def scan(reader: Reader, prefix: str) -> tuple[list[str], Tensor, list[str]]:
         )
     if len(classes) == 1:
         only = shown(classes[0])
-        hint = "a long-tailed set needs at least two"
+        hint = (
+            "a long-tailed set needs at least two. Images without labels: bcl fit --config "
+            "images/bcl_i --data.root DIR"
+        )
         if inner := [shown(name) for name in _tops(every, f"{prefix}{classes[0]}/")]:
             place = f"an archive of {only} alone" if reader.root.is_file() else f"{where}/{only}"
             hint = (

@@ -58,11 +58,13 @@ def read_list(
         # Editors on Windows put a byte-order mark in front.
         return parse_list(path, path.read_text("utf-8-sig"), num_classes, words, known)
     except FileNotFoundError:
-        raise InputError(f"list file {path} does not exist.") from None
+        raise InputError(f"list file {path} does not exist; check the path.") from None
     except (UnicodeDecodeError, IsADirectoryError):
         raise InputError(f"{path} is not a list file (text, one `path label` per line).") from None
     except OSError as error:
-        raise InputError(f"cannot read list file {path}: {error.strerror}.") from None
+        raise InputError(
+            f"cannot read list file {path}: {error.strerror}; check the path."
+        ) from None
 
 
 def parse_list(

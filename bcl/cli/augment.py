@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--images", required=True, metavar="DIR", help="folder or archive of images"
     )
-    parser.add_argument("--out", required=True, metavar="PNG", help="image to write")
+    parser.add_argument("--out", metavar="PNG", help="image to write (default: augment.png)")
     parser.add_argument("--count", type=int, default=6, help="images to show (default 6)")
     parser.add_argument("--size", type=int, default=96, help="side of a view (default 96)")
     parser.add_argument("--columns", type=int, default=6, help="scores or magnitudes (default 6)")
@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
 
     check_count("--columns", args.columns, at_least=2)
     check_count("--count", args.count)
-    out = Path(args.out)
+    out = Path(args.out or "augment.png")
     if out.suffix.lower() != ".png" or out.is_dir():
         raise InputError(f"--out must name a .png file to write, got '{out}'.")
     boost = BoostedRandAugment(args.scheme, args.policy)

@@ -19,6 +19,7 @@ SIZES = (32, 64, 96, 128)  # of views, below 224
 PRETRAINED = "model.encoder.args.pretrained"
 RATE = "model.optimizer.learning_rate"
 NUMBERS = ("size", "model.views.size", "data.image_size", "data.batch_size", RATE)
+SMALLEST = 8  # side of the views that a command trains on
 LARGE = 160  # from this size on, images are treated as ImageNet's
 
 
@@ -150,6 +151,16 @@ def _number(name: str, value: Any) -> Any:
         raise InputError(f"--{name}: expected a number, got '{value}'.") from None
 
 
+def _check_size(option: str, size: Any) -> None:
+    """Refuse a side of which no encoder learns anything; a list of two is left to the views."""
+    if size is None or isinstance(size, list):
+        return
+    if not isinstance(size, int) or size < SMALLEST:
+        raise InputError(
+            f"--{option} must be a side in pixels, an integer of at least {SMALLEST}, got {size!r}."
+        )
+
+
 def usual_size(side: int, gpu: bool) -> int:
     """Side of the views for images of a median shorter side; at most 64 px without a GPU."""
     if side >= LARGE and gpu:
@@ -183,6 +194,8 @@ def complete(layers: Mapping[str, Config], words: Sequence[str], name: str) -> C
     """
     options, config = given(words), Config()
     every = dict(leaves(merge({}, *layers.values()))) | options
+    for option in ("size", "model.views.size", "data.image_size"):
+        _check_size(option, every.get(option))
     recorded = _recorded(every, name)
     start = _start(every.get(PRETRAINED), recorded)
     for place, (source, layer) in enumerate(layers.items(), 1):

@@ -116,6 +116,8 @@ def main(words: list[str]) -> int:
         return 0
     try:
         _run(arguments, layers, name)
+    except InputError as error:
+        raise InputError(_as_typed(str(error), words)) from None
     except KeyboardInterrupt as error:
         text = str(error) or "interrupted before the first step; start again:"
         status = error.status if isinstance(error, Interrupted) else 130
@@ -140,6 +142,13 @@ def _run(arguments: list[str], layers: dict[str, Config], name: str) -> None:
         config = automatic.complete(layers, arguments, name)
         footer = _train(*parse(arguments, config, name))
     rank_zero_only(print)(rows(footer))
+
+
+def _as_typed(text: str, words: list[str]) -> str:
+    """An error with the short names of options where those were typed."""
+    for short in {word.partition("=")[0] for word in words} & {*SHORT}:
+        text = re.sub(rf"{SHORT[short]}\b(?!\.)", short, text)
+    return text
 
 
 def _again(words: list[str]) -> str:
@@ -252,7 +261,7 @@ def parse(arguments: list[str], config: Config, name: str = "run") -> tuple[Any,
     if not all(parts) or {".", ".."} & set(parts):
         raise InputError(
             f"--name '{options.name}' cannot name a folder below outputs/; choose words such as "
-            "digits_lt/bcl_i, and --trainer.default_root_dir for another place."
+            "digits_lt/bcl_i, and --out for another place."
         )
     if options.trainer.default_root_dir is None:
         options.trainer.default_root_dir = str(Path("outputs", *parts))
@@ -354,7 +363,7 @@ def find_checkpoint(folder: Path, asked: str | None, overwrite: bool) -> Path | 
     if not own and last.exists() and not overwrite:
         raise InputError(
             f"{folder} holds a run already; resume it with --ckpt_path last, replace it with "
-            "--overwrite, or name another folder with --trainer.default_root_dir."
+            "--overwrite, or name another folder with --out."
         )
     if asked is None:
         return None

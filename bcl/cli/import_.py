@@ -15,9 +15,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("file", metavar="FILE", help="checkpoint of the released code of BCL, SDCLR or CACR")
     add(
         "--out",
-        required=True,
         metavar="DIR|CKPT",
-        help="folder for the encoder; or, with --config, a file NAME.ckpt for 'bcl probe'",
+        help="folder for the encoder (default: encoder, beside FILE); or, with --config, a file "
+        "NAME.ckpt for 'bcl probe' (imported.ckpt, beside FILE)",
     )
     kinds = "bcl, bcl-d, sdclr, sdclr-simclr, cacr, cacr-moco, cacr-mocov3"
     add("--kind", metavar="KIND", help=f"{kinds} (default: recognized by the tensors' names)")
@@ -34,8 +34,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Read, map, check and write."""
     from bcl.cli.export import check_replaceable
+    from bcl.cli.output import default_out
     from bcl.models.released import read_released
 
+    args.out = args.out or str(
+        default_out(args.file, "encoder" if args.config is None else "imported.ckpt")
+    )
     to_checkpoint = args.out.endswith((".ckpt", ".pt", ".pth"))
     if to_checkpoint != (args.config is not None):
         raise InputError(

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bcl.cli.output import new_folder
+from bcl.cli.output import default_out, new_folder
 from bcl.core.errors import InputError
 from bcl.core.progress import Progress
 
@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("root", help="folder or zip archive of images")
-    parser.add_argument("--out", required=True, help="folder to write; for --data.root of PackedLT")
+    parser.add_argument(
+        "--out", help="folder to write (default: outputs/NAME/packed); --data.root of PackedLT"
+    )
     parser.add_argument("--train-list", help="list of `path label` rows; class folders without it")
     parser.add_argument(
         "--unlabeled", action="store_true", help="all images of a collection without labels"
@@ -46,8 +48,8 @@ def run(args: argparse.Namespace) -> int:
     """Scan, pack, read back."""
     from datamodules.packed import MANIFEST, PARTS, pack
 
-    data = _datamodule(args)
-    with new_folder(args.out, args.overwrite, marker=MANIFEST) as work:
+    data, out = _datamodule(args), args.out or default_out(args.root, "packed")
+    with new_folder(out, args.overwrite, marker=MANIFEST) as work:
         manifest = pack(
             data,
             work,
@@ -65,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
         )
     for note in manifest["notes"]:
         print(f"note    {note}")
-    print(f"packed  {Path(args.out)}")
+    print(f"packed  {Path(out)}")
     return 0
 
 

@@ -6,6 +6,7 @@ import json
 import signal
 import time
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from bcl.cli.configuration import compose, merge
 from bcl.cli.output import check_seed, new_folder
 from bcl.core.errors import Interrupted
 from bcl.core.files import write_text
+from bcl.core.progress import rows
 
 METHODS = ("simclr", "bcl_i")
 PROTOCOLS = ("full", "10-shot", "long-tailed")
@@ -47,9 +49,15 @@ def run(args: argparse.Namespace) -> int:
         write_text(folder / "report.json", json.dumps(together, indent=2) + "\n")
         _discover(model, data, folder / "discovery")
     print(text_table(reports))
-    print(f"Done in {time.monotonic() - start:.0f} s. Results: {args.out}")
-    print(f"Open {Path(args.out, 'report.html')}, how well the classes are told apart,")
-    print(f"and {Path(args.out, 'discovery/discover.html')}, what is rare among the digits.")
+    out = Path(args.out)
+    footer = {
+        "done": f"two runs in {timedelta(seconds=round(time.monotonic() - start))}",
+        "report": f"{out / 'report.html'} (how well the classes are told apart)",
+        "rare": f"{out / 'discovery/discover.html'} (what is rare among the digits)",
+        "folder": out,
+        "next": "bcl fit --config images/bcl_i --data.root DIR (your own images)",
+    }
+    print(f"\n{rows(footer)}")
     return 0
 
 

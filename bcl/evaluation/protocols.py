@@ -13,6 +13,8 @@ DRAWS = 5
 
 Kind = Literal["linear", "knn", "finetune"]
 Source = Literal["probe", "long-tailed"]
+# What other programs call a protocol.
+ALIASES = {"linear": "full", "lp": "full", "probe": "full", "few-shot": "10-shot"}
 # By paper; docs/evaluation.md lists how these differ from the papers.
 SUITES = {
     "bcl": ("full:adam", "100-shot:adam", "50-shot:adam"),
@@ -134,6 +136,9 @@ def _single(name: str) -> Protocol:
     share = _shots(name.removeprefix("finetune-"))
     if name == "finetune" or (name.startswith("finetune-") and isinstance(share, float)):
         return Protocol(name, "finetune", "probe", share)
+    near = ALIASES.get(name) or re.sub(r"^knn-?(?=\d)", "knn@", name)
+    if near != name:
+        raise InputError(f"unknown protocol '{name}'; did you mean '{near}'?")
     raise unknown_name("protocol", name, (*SINGLE, *SUITES))
 
 

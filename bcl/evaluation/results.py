@@ -353,7 +353,10 @@ def _read_json(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError):  # not JSON, or not UTF-8
         values = None
     if not isinstance(values, dict) or values.get("schema") != SCHEMA:
-        raise InputError(f"{path} is not a probe report: not JSON, or not of schema '{SCHEMA}'.")
+        raise InputError(
+            f"{path} is not a probe report: not JSON, or not of schema '{SCHEMA}'; name a folder "
+            "that `bcl probe` wrote."
+        )
     version = values.get("schema_version")
     if version != SCHEMA_VERSION:
         newer = isinstance(version, int) and version > SCHEMA_VERSION

@@ -115,6 +115,9 @@ def shot_groups(class_counts: Any, grouping: str = "thirds") -> ShotGroups:
         many = few if grouping == "fifths" else counts.numel() - 2 * few
         if few == 0:
             least = "three" if grouping == "thirds" else "five"
-            raise InputError(f"'{grouping}' needs at least {least} classes, got {counts.numel()}.")
+            raise InputError(
+                f"'{grouping}' needs at least {least} classes, got {counts.numel()}; take "
+                "'thresholds', which needs none."
+            )
     medium = counts.numel() - many - few
     return ShotGroups(grouping, counts, *torch.split(order, [many, medium, few]))

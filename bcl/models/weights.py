@@ -6,7 +6,6 @@ import pickle
 import sys
 import urllib.error
 import urllib.request
-import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,9 +95,13 @@ def read_plain(path: Path) -> Any:
             f"{path} holds more than tensors and plain values, which could run code when read; "
             "save its state_dict alone."
         ) from None
-    except (OSError, RuntimeError, EOFError, ValueError, zipfile.BadZipFile) as error:
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise InputError(f"{path} cannot be read: {reason}.") from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}; check the path.") from None
+    except Exception:  # of the pickle of any bytes anything may come
+        raise InputError(
+            f"{path} cannot be read: it is no intact file of PyTorch; give a checkpoint or a "
+            "state_dict that torch.save wrote."
+        ) from None
 
 
 def state_of(content: Any, path: str | Path) -> Tensors:

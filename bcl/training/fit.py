@@ -93,6 +93,11 @@ def make_trainer(
         raise
     except (MisconfigurationException, ValueError) as error:
         cause = " ".join(str(error).split()).rstrip(".")
+        if "backend found" in cause:
+            raise InputError(
+                f"accelerator '{settings.get('accelerator')}' cannot be used here ({cause}); leave "
+                "--trainer.accelerator out, and what there is is used, or set it to cpu."
+            ) from None
         raise InputError(
             f"trainer: {cause}; `bcl fit --help-all` lists what each option takes."
         ) from None

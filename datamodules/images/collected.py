@@ -129,8 +129,12 @@ def read_columns(path: Path, *columns: str) -> list[tuple[str, ...]]:
             rows = csv.DictReader(file, delimiter="\t" if kind == ".tsv" else ",")
             _check_columns(path, columns, rows.fieldnames or ())
             return [tuple(row[column] or "" for column in columns) for row in rows]
-    except (OSError, csv.Error) as error:
-        raise InputError(f"cannot read list {path}: {error}.") from None
+    except OSError as error:
+        raise InputError(
+            f"cannot read list {path}: {error.strerror}; give a text file, .csv, .tsv or .parquet."
+        ) from None
+    except csv.Error as error:
+        raise InputError(f"{path} is not an intact table: {error}; export it again.") from None
 
 
 def _check_columns(path: Path, columns: Sequence[str], found: Sequence[str]) -> None:

@@ -105,7 +105,7 @@ def load_split(path: str | Path) -> Split:
     """Read an index file (.npy), which has no labels, or a split saved by `save_split` (.json)."""
     path = Path(path).expanduser()
     if not path.is_file():
-        raise InputError(f"split file {path} does not exist.")
+        raise InputError(f"split file {path} does not exist; check the path.")
     if path.suffix == ".npy":
         indices = read_npy(path)
         numbers = not (indices.is_floating_point() or indices.is_complex())
