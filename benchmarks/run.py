@@ -93,6 +93,13 @@ JOBS = (
         "step.py --encoder resnet8 --size 16 --batch 8 --rounds 2 --precision bf16 --channels-last",
     ),
     Job(
+        "methods",
+        "methods.py --encoder resnet8 --batch 256 --threads 1",
+        "methods.py --size 16 --batch 8 --samples 100 --rounds 1 --steps 2 --no-memory "
+        "--only gh rwsam colt",
+        45.0,
+    ),
+    Job(
         "loading-memory", "loading.py memory --repeat 3", "loading.py memory --repeat 1 --batches 8"
     ),
     Job(
@@ -122,6 +129,12 @@ JOBS = (
     Job("gpu-views", f"{_VIEWS} --sizes 32 224 --step", _TOY_VIEWS, gpu=True),
     Job("gpu-views-large", f"{_VIEWS} --sizes 32 --batch 4096 --alone", _TOY_VIEWS, gpu=True),
     Job("gpu-step", f"{_STEP} --warmup 10", _TOY_STEP, gpu=True),
+    Job(
+        "gpu-methods",
+        "methods.py --encoder resnet18 --batch 512 --precision bf16 --channels-last --steps 30",
+        "methods.py --size 16 --batch 8 --samples 100 --rounds 1 --steps 2 --only cacr --no-memory",
+        gpu=True,
+    ),
     Job("gpu-compiled-step", f"{_STEP} --warmup 10 --compile", _TOY_STEP, gpu=True),
     Job(
         "gpu-losses",

@@ -143,3 +143,10 @@ def test_publishing_some_jobs_keeps_the_others(module, monkeypatch, tmp_path, ca
     assert "no GPU here; left out: card\n" in capsys.readouterr().out
     assert "| other" not in module("page").section(found)
     assert module("page").section(found).count("**2.00**") == 3
+
+
+def test_formulas_have_the_check_values(module):
+    rows = module("check_values").deviations()
+    assert len(rows) >= 35
+    for name, difference, half in rows:
+        assert difference <= 2 * half, name
