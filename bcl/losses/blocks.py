@@ -4,7 +4,8 @@ A loss over all pairs of B samples needs only sums along the rows of a (B, B) ma
 is kept for the backward pass. A larger one is computed a block of rows at a time, and again in the
 backward pass: memory grows with B, time with B². The first derivative is written out for both.
 Higher derivatives, ``torch.func``, ``torch.compile`` and ``chunk_size=0`` take the dense form in
-plain PyTorch, which holds the whole matrix. Exponentials are to the base 2: many CPUs are faster.
+plain PyTorch, which holds the whole matrix. A GPU takes the kernels of `bcl.losses.fused`, where
+these know the pairs. Exponentials are to the base 2: many CPUs are faster.
 """
 
 import functools

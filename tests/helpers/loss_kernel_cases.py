@@ -4,10 +4,12 @@ On a GPU: ``pytest tests/helpers/loss_kernel_cases.py``. Elsewhere Triton interp
 ``TRITON_INTERPRET=1`` is set before it is loaded, as tests/bcl/losses/test_fused.py does.
 """
 
+import sys
 from contextlib import nullcontext
 
 import pytest
 import torch
+from ranks import pool
 from tensors import features, pair
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -184,6 +186,34 @@ def test_bad_values_become_nan_and_second_derivatives_are_those_of_the_dense_for
     bad = z1.detach().clone()
     bad[1, 1] = torch.nan
     assert nt_xent(bad, z2.detach(), reduction="none").isnan().all()
+
+
+SPLIT = (5, 4)  # samples of each rank
+ON_RANKS = {
+    "nt_xent": lambda z, **o: nt_xent(z[0], z[1], **o),
+    "by cosine": lambda z, **o: nt_xent(z[0], z[1], SimilarityTemperature(0.1, 0.2), **o),
+    "cacr": lambda z, **o: sum(cacr_terms(z, QUEUE[:, :5], **o)),
+}
+
+
+def on_a_rank(rank, name):
+    fused.runs_triton = lambda x: True
+    torch.cuda.device = lambda x: nullcontext()
+    z = torch.stack(pair(9, 5, torch.float32)).split(SPLIT, 1)[rank].clone().requires_grad_()
+    value = ON_RANKS[name](z)
+    assert "bcl.losses.kernel" in sys.modules
+    return value.detach(), torch.autograd.grad(value, z)[0]
+
+
+@pytest.mark.skipif(DEVICE == "cuda", reason="gloo's ranks are on the CPU, which takes no kernels")
+@pytest.mark.parametrize("name", ON_RANKS)
+def test_two_ranks_give_the_whole_batch(name):
+    values, grads = zip(*pool(2).run(on_a_rank, name), strict=True)
+    z = torch.stack(pair(9, 5, torch.float32)).requires_grad_()
+    whole = ON_RANKS[name](z, chunk_size=0)
+    torch.testing.assert_close(torch.stack(values).mean(), whole.detach(), rtol=1e-6, atol=1e-6)
+    wanted = torch.autograd.grad(whole, z)[0]
+    assert (torch.cat(grads, 1) / 2 - wanted).norm() <= 1e-5 * wanted.norm()
 
 
 class Largest(TorchDispatchMode):

@@ -68,9 +68,11 @@ def compiled(kernel, args, options):
     [
         (NTXentLoss(), 2, 8192, 128, 2),  # as many rows as fill a GPU
         (NTXentLoss(SimilarityTemperature(0.1, 0.2, 0.4)), 2, 2, 1, 2),
+        (NTXentLoss(0.01), 2, 40, 30, 6),  # row by row
+        (CACRLoss(), 2, 600, 64, 3),
         (CACRLoss(cost="rbf"), 3, 600, 512, 6),
     ],
-    ids=["large", "small", "cacr"],
+    ids=["large", "small", "rows", "cacr", "cacr rbf"],
 )
 def test_launches_compile_for_a_gpu(monkeypatch, loss, views, batch, dim, launches):
     pytest.importorskip("triton", minversion="3.3")  # whose compiler takes these arguments
