@@ -156,6 +156,7 @@ def colt_selection(
         tensor([1])
     """
     own, external = _checked(own, external, budget)
+    _check_length("tailness", tailness, len(own), "images of the training set")
     known = ~tailness.isnan()
     if not bool(known.any()):
         raise InputError("no image has a tailness yet; train for an epoch before the selection.")
@@ -247,6 +248,7 @@ def mak_selection(
     own, external = _checked(own, external, budget)
     if not candidates >= 1:
         raise InputError(f"candidates must be at least 1 times the budget, got {candidates!r}.")
+    _check_length("losses", losses, len(external), "external images")
     centers = normalize(k_means(own, clusters, seed).centers, dim=1)
     nearest = torch.cat([(part @ centers.T).amax(1) for part in torch.split(external, _BLOCK)])
     scores = mak_scores(losses, 1 - nearest, alpha)
@@ -269,6 +271,13 @@ def _checked(own: Tensor, external: Tensor, budget: int) -> tuple[Tensor, Tensor
     return normalize(own.float(), dim=1), normalize(external.float(), dim=1)
 
 
+def _check_length(name: str, values: Tensor, count: int, of: str) -> None:
+    if values.shape != (count,):
+        raise InputError(
+            f"{name} must be one number for each of the {count:,} {of}, got {tuple(values.shape)}."
+        )
+
+
 def balanced_order(clusters: Tensor, count: int, *keys: int) -> Tensor:
     r"""Draw images so that every cluster is drawn equally often.
 
@@ -283,6 +292,9 @@ def balanced_order(clusters: Tensor, count: int, *keys: int) -> Tensor:
     Returns:
         (n,) int64 images, cluster by cluster.
 
+    Raises:
+        InputError: no clusters, or other than one integer of at least 0 per image.
+
     Source: balanced sampling from clusters as in the curation of Vo et al. 2024 (arXiv 2405.15613).
 
     Example:
@@ -290,6 +302,12 @@ def balanced_order(clusters: Tensor, count: int, *keys: int) -> Tensor:
         tensor([1, 0, 3, 3])
     """
     check_count("count", count)
+    integers = not (clusters.is_floating_point() or clusters.dtype == torch.bool)
+    if clusters.ndim != 1 or not len(clusters) or not integers or int(clusters.min()) < 0:
+        raise InputError(
+            "clusters must be one integer from 0 for each image, at least one image, got "
+            f"{tuple(clusters.shape)} of {clusters.dtype}."
+        )
     sizes = torch.bincount(clusters)
     members = list(torch.split(clusters.argsort(stable=True), sizes.tolist()))
     members = [ids for ids in members if len(ids)]

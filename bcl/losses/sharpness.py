@@ -90,7 +90,7 @@ def signal_weights(
         (N,).
 
     Raises:
-        InputError: a negative exponent.
+        InputError: a negative exponent, or a signal that is not finite (not looked at on a GPU).
 
     Source: rwSAM (arXiv 2110.05025), section 4. In its released code the weights do not reach the
     loss.
@@ -104,5 +104,9 @@ def signal_weights(
     known = torch.ones_like(signal, dtype=torch.bool)
     if seen is not None:
         known = as_tensor("seen", seen)
+    if signal.device.type == "cpu" and not bool(signal[known].isfinite().all()):
+        raise InputError(
+            "the signal is not finite for some samples; pass seen=..., those whose signal is known."
+        )
     shares = (exponent * signal).masked_fill(~known, -torch.inf).softmax(0)
     return torch.where(known, known.sum() * shares, 1.0)

@@ -150,3 +150,24 @@ def test_every_cluster_is_drawn_equally_often_and_none_again_before_all(count):
 def test_bad_input_is_refused(call, word):
     with pytest.raises(InputError, match=word):
         call(torch.randn(8, 3, generator=torch.Generator().manual_seed(0)))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda: colt_selection(torch.eye(3), torch.ones(2), torch.eye(3), 1, clusters=2),
+            r"tailness must be one number for each of the 3 images of the training set, got \(2,\)",
+        ),
+        (
+            lambda: mak_selection(torch.eye(3), torch.eye(3)[:2], torch.ones(3), 1, clusters=2),
+            r"losses must be one number for each of the 2 external images, got \(3,\)",
+        ),
+        (lambda: balanced_order(torch.zeros(0, dtype=torch.int64), 2, 0), "at least one image"),
+        (lambda: balanced_order(torch.zeros(3), 2, 0), "torch.float32"),
+        (lambda: balanced_order(torch.tensor([0, -1]), 2, 0), "one integer from 0"),
+    ],
+)
+def test_what_is_not_one_number_per_image_is_refused(call, message):
+    with pytest.raises(InputError, match=message):
+        call()

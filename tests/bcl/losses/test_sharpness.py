@@ -99,3 +99,11 @@ def test_bad_input_is_refused(rho):
         pass
     with pytest.raises(InputError, match="exponent"):
         signal_weights(torch.ones(2), -0.5)
+
+
+def test_a_signal_that_is_not_finite_is_refused_unless_it_is_not_seen():
+    signal = torch.tensor([1.0, float("nan"), 2.0])
+    with pytest.raises(InputError, match="not finite for some samples"):
+        signal_weights(signal)
+    seen = torch.tensor([True, False, True])
+    assert signal_weights(signal, seen=seen).isfinite().all()
