@@ -10,6 +10,7 @@ import preset as presets
 import pytest
 import results_page
 import summary
+import torch
 import yaml
 from preset_files import fake, write
 
@@ -79,6 +80,23 @@ def test_only_the_method_differs(name, root):
     views = [instantiate(config["model"]["init_args"]["views"]) for config in configs.values()]
     assert {each.num_views for each in views} == {2}
     assert configs["simclr"]["data"]["init_args"]["split_seed"] == 1
+
+
+@pytest.mark.slow
+def test_every_run_is_built_and_stepped(root):
+    images = torch.randint(0, 256, (8, 3, 32, 32), dtype=torch.uint8)
+    for cell in read("field", root, seeds=[0]).cells:
+        spec = yaml.safe_load(cell.config)["model"]
+        spec["init_args"]["num_samples"] = 8
+        method = instantiate(spec)
+        scores = None if method.views.boost is None else torch.linspace(0, 1, 8)
+        views = method.views(images, scores=scores, ids=torch.arange(8), epoch=0)
+        losses, watched = method.sample_losses(views, torch.arange(8))
+        losses.mean().backward()
+        assert losses.shape == (8,), cell.key
+        steps = {"loss", "isolation", "tailness"} if "_moco" not in cell.key else {"loss"}
+        assert steps <= set(watched), cell.key
+        assert all(each.isfinite().all() for each in watched.values()), cell.key
 
 
 def test_external_images_are_found_beside_the_others(root):
