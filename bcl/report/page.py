@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -160,6 +161,8 @@ def render_html(runs: Sequence[ProbeReport], title: str, out: Path) -> str:
     confusions = [(method, _confused(images, method.first, protocol)) for method in together]
     units = {row.over for table in compared for row in table.rows}
     environment.filters |= {
+        # An interval [a, b] stays on its line.
+        "unbroken": lambda x: re.sub(r"\[[^]]*\]", lambda m: m[0].replace(" ", "\u00a0"), x),
         "percent": tables.percent,
         "stars": tables.stars,
         "decimal": lambda x: "–" if x is None or x != x else f"{x:.3f}",
