@@ -138,7 +138,7 @@ JOBS = (
     Job("gpu-compiled-step", f"{_STEP} --warmup 10 --compile", _TOY_STEP, gpu=True),
     Job(
         "gpu-losses",
-        "losses.py --device cuda --sizes 512 2048 8192 --views 2 --seconds 1 --no-memory",
+        "losses.py --device cuda --max-gb 100 --seconds 1",
         "losses.py --loss nt_xent --sizes 128 --rounds 1 --seconds 0.01 --no-memory",
         gpu=True,
     ),
