@@ -72,12 +72,16 @@ def test_reaches_the_minimum(kind, l2):
     _, expected = float64_minimum(x, y, l2)
     result = fit_linear_probe(x, y, x, y, l2=l2, tolerance=1e-8)
     assert result.chosen["gap"] < 1e-7
-    assert result.predictions.equal(expected.argmax(1))
     logits = x.double() @ result.weight.double() + result.bias.double()
     logits -= logits.mean(1, keepdim=True)
     expected = expected - expected.mean(1, keepdim=True)
     # 1e-8 of the objective is that much in the logits, which are large where l2 is tiny.
-    assert float((logits - expected).abs().max()) < 2e-3 * max(1, float(expected.abs().max()))
+    near = 2e-3 * max(1, float(expected.abs().max()))
+    assert float((logits - expected).abs().max()) < near
+    first, second = expected.topk(2).values.unbind(1)
+    decided = first - second > 2 * near  # elsewhere either class may win
+    assert decided.float().mean() > 0.97
+    assert result.predictions[decided].equal(expected.argmax(1)[decided])
 
 
 @pytest.mark.slow
