@@ -86,4 +86,10 @@ class DigitsLT(LongTailedDataModule):
             f"n_max {smallest}, split seed {self.split_seed}: {len(train)} images"
         )
         names = [str(digit) for digit in range(10)]
-        return Sets(data.subset(train), data.subset(probe), data.subset(test), names, recipe)
+        summary = (
+            f"scikit-learn's digits: {len(data):,} images in 10 classes; {len(test):,} test images "
+            f"(held out, {self.test_per_class} of each); training on {len(train):,} of the other "
+            f"{len(pool):,} ({recipe})"
+        )
+        sets = [data.subset(rows) for rows in (train, probe, test)]
+        return Sets(*sets, class_names=names, recipe=recipe, summary=summary)

@@ -133,7 +133,8 @@ def _innermost(message: str) -> tuple[str, str, str]:
 def _problem(text: str) -> str:
     """``expected int or null, got 'few'`` from the list of types that a value was tried as."""
     kinds = re.findall(r"Expected an? (?:<class '|typing\.Literal\[)(.+?)(?:'>|\])", text)
-    value = re.search(r"(?:Got value|Given value): (.*)", text)
+    value = re.search(r"Given value: (.*)", text)  # as typed; the other may be a number by now
+    value = value or re.search(r"Got value: (.*)", text)
     if not kinds or value is None:
         return " ".join(text.split()).rstrip(".")
     names = [kind.rpartition(".")[2].replace("NoneType", "null") for kind in dict.fromkeys(kinds)]

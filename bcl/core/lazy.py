@@ -13,7 +13,7 @@ def lazy_names(package: str, homes: Mapping[str, str]) -> Callable[[str], object
     def getattr_(name: str) -> object:
         if name in homes:
             return getattr(importlib.import_module(homes[name]), name)
-        close = difflib.get_close_matches(name, homes, n=1)
+        close = _of_sibling(package, name) or difflib.get_close_matches(name, homes, n=1)
         hint = f"; did you mean '{close[0]}'?" if close else ""
         # `from package import name` puts a text of its own in place of an AttributeError's. It
         # asks from this function of importlib, and goes on to look for a module of that name.
@@ -25,3 +25,9 @@ def lazy_names(package: str, homes: Mapping[str, str]) -> Callable[[str], object
         raise AttributeError(text, name=name, obj=None)
 
     return getattr_
+
+
+def _of_sibling(package: str, name: str) -> list[str]:
+    """The full name, if the other package of losses and methods has it: ``cacr.CACRLoss``."""
+    others = [importlib.import_module(each) for each in ("bcl", "cacr") if each != package]
+    return [f"{other.__name__}.{name}" for other in others if name in other.__all__]

@@ -84,7 +84,8 @@ def _against(tables: Sequence[Comparison], base: Method, method: Method) -> Verd
         said = "These two encoders are not told apart either."
     else:
         said = "Nothing could be tested: the runs have no predictions or draws in common."
-    return Verdict(f"{seeds}: no claim about which of {names} is better.", [_of_all(found), said])
+    head = f"{seeds}: no claim about which of {names} is better."
+    return Verdict(head, [_of_all(found, base, method), said])
 
 
 def _over_seeds(found: Sequence[Found], base: Method, method: Method, tests: int) -> Verdict:
@@ -110,7 +111,7 @@ def _over_seeds(found: Sequence[Found], base: Method, method: Method, tests: int
         if some
     ]
     if not details:
-        details = [_of_all(found)]
+        details = [_of_all(found, base, method)]
     hints = [each for each in found if _below(each) and each not in (*better, *worse)]
     if hints:
         by_chance = f"{LEVEL * total:.1f} of {total} would be by chance"
@@ -125,9 +126,10 @@ def _below(each: Found) -> bool:
     return each.value.p is not None and each.value.p < LEVEL
 
 
-def _of_all(found: Iterable[Found]) -> str:
-    """The difference over all classes under each protocol."""
-    return f"In points: {_listed(each for each in found if each.column == 'all')}."
+def _of_all(found: Iterable[Found], base: Method, method: Method) -> str:
+    """The difference over all classes under each protocol, and its direction."""
+    listed = _listed(each for each in found if each.column == "all")
+    return f"{method.label} over {base.label}, in points: {listed}."
 
 
 def _listed(found: Iterable[Found]) -> str:

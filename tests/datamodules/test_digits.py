@@ -31,6 +31,13 @@ def test_digits_sets(digits: DigitsLT) -> None:
     assert DigitsLT(seed=1).content_hash == digits.content_hash
 
 
+def test_digits_say_what_is_held_out_and_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    DigitsLT().setup()
+    said = capsys.readouterr().err
+    assert said.startswith("scikit-learn's digits: 1,797 images in 10 classes; 500 test images")
+    assert "training on 417 of the other 1,297 (Digits-LT, exponential" in said
+
+
 def test_digits_leave_no_class_empty() -> None:
     assert min(DigitsLT(imbalance_factor=124).class_counts.tolist()) == 1
     with pytest.raises(InputError, match=r"leaves 1 of 10 classes .* use at most 124"):

@@ -34,6 +34,7 @@ TYPED = [
     (f"{FIT} --epoch 3", "unknown option '--epoch'", "did you mean --epochs?"),
     (f"{FIT} --epochs", "--epochs needs", "a value after it"),
     (f"{FIT} --epochs few", "--epochs: ", "expected int or null, got 'few'"),
+    (f"{FIT} --epochs 1e3", "--epochs: ", "expected int or null, got '1e3'."),
     (f"{FIT} --epochs 0", "needs the last epoch", "at least 1"),
     (f"{FIT} --trainer.max_epoch 1", "unknown option", "did you mean --trainer.max_epochs?"),
     (f"{FIT} --model.lr 0.1", "unknown option", "did you mean --model.optimizer.learning_rate?"),

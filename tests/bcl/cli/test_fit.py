@@ -225,7 +225,7 @@ class TestFit:
         arguments = [*self.SIMCLR, "--epochs=2", "--out", "a b", "--overwrite"]
         monkeypatch.setattr("bcl.training.record.RunRecorder.on_train_epoch_start", interrupt)
         assert main(arguments) == 130
-        first, second = capsys.readouterr().err.splitlines()
+        *_, first, second = capsys.readouterr().err.splitlines()
         assert first == (
             "bcl: stopped by SIGINT after step 1; resume with --ckpt_path last "
             "(a b/checkpoints/last.ckpt)"

@@ -26,6 +26,13 @@ def test_the_public_names_are_listed_and_the_nearest_is_told(package):
         getattr(package, f"{name}s")
 
 
+def test_a_name_of_the_other_package_is_told_with_its_package():
+    with pytest.raises(AttributeError, match=r"did you mean 'cacr\.CACRLoss'"):
+        _ = bcl.CACRLoss
+    with pytest.raises(ImportError, match=r"from 'cacr'; did you mean 'bcl\.NTXentLoss'"):
+        exec("from cacr import NTXentLoss")
+
+
 @pytest.mark.parametrize("package", [bcl, cacr, datamodules])
 def test_an_import_of_a_misspelt_name_tells_the_nearest(package):
     name = package.__all__[0]

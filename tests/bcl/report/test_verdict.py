@@ -31,7 +31,7 @@ def test_one_seed_makes_no_claim():
     assert verdict.headline == "One seed: no claim about which of other and base is better."
     first, second = verdict.details
     # Six of 120 images, all for the other: McNemar's p is 2 / 2^6.
-    assert first.startswith("In points: full: All +5.00 [+0.46, +9.38]")
+    assert first.startswith("other over base, in points: full: All +5.00 [+0.46, +9.38]")
     assert second == (
         "These two encoders differ in 1 of 4 tests, 0.2 would by chance: full: All +5.00 "
         "[+0.46, +9.38]. Do the methods? Run more seeds."
@@ -108,7 +108,7 @@ def test_an_undecided_difference():
     rows = [shifted(0.2), shifted(-0.1), shifted(0.02)]
     (verdict,) = said(*BASE, *runs("other", *rows))
     assert verdict.headline == "No difference between other and base is established."
-    assert verdict.details[0].startswith("In points: full: All +4.00 [−")
+    assert verdict.details[0].startswith("other over base, in points: full: All +4.00 [−")
     assert not any("Hints" in each for each in verdict.details)
 
 
@@ -135,7 +135,7 @@ def test_what_many_tests_bring_by_chance_is_a_hint():
 def test_ties():
     (verdict,) = said(*BASE, *(replace(r, record={**r.record, "name": "copy"}) for r in BASE))
     assert verdict.headline == "copy and base are equally accurate in all 4 comparisons."
-    assert verdict.details[0] == "In points: full: All +0.00."
+    assert verdict.details[0] == "copy over base, in points: full: All +0.00."
     (single,) = said(BASE[0], replace(BASE[0], record={"name": "copy", "seed": 0}))
     assert single.headline.startswith("One seed: no claim")
     assert single.details[1] == "These two encoders are not told apart either."
