@@ -91,5 +91,6 @@ class DigitsLT(LongTailedDataModule):
             f"(held out, {self.test_per_class} of each); training on {len(train):,} of the other "
             f"{len(pool):,} ({recipe})"
         )
-        sets = [data.subset(rows) for rows in (train, probe, test)]
-        return Sets(*sets, class_names=names, recipe=recipe, summary=summary)
+        return Sets(
+            data.subset(train), data.subset(probe), data.subset(test), names, recipe, [], summary
+        )
