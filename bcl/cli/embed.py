@@ -8,6 +8,7 @@ from typing import Any
 
 from bcl.cli.output import default_out
 from bcl.core.errors import InputError, Interrupted
+from bcl.core.machine import usable_device
 from bcl.core.progress import Progress, rows, say
 
 HINT = "a run's folder, a checkpoint, an exported encoder or timm:NAME"
@@ -108,11 +109,7 @@ def _open(args: argparse.Namespace) -> tuple[Any, Any, Any, Any]:
     from bcl.cli.sources import open_encoder, open_images
     from bcl.discovery.embedding import EmbedOptions
 
-    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"--device {device} cannot be used here: {error}") from error
+    device = usable_device(args.device)
     encoder = open_encoder(args.encoder, device, args.size)
     images, extra = open_images(args.source, encoder, args.workers)
     options = EmbedOptions(

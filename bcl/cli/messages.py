@@ -18,6 +18,10 @@ ALIASES = {
     "lr": "learning_rate",
     "epochs": "max_epochs",
     "image_size": "size",
+    "gpus": "devices",
+    "device": "accelerator",
+    "output": "default_root_dir",
+    "seed": "seed_everything",
     "resume": "ckpt_path",
     "out": "default_root_dir",
 }
@@ -36,6 +40,8 @@ class Parser(argparse.ArgumentParser):
         kind = "option" if unknown[1].startswith("-") else "word"
         near = nearest(unknown[1], list(self._option_string_actions)) if kind == "option" else []
         hint = f"did you mean {near[0]}?" if near else f"`{self.prog} --help` lists what it takes."
+        if kind == "word":
+            hint = f"several values of an option are joined by commas; {hint}"
         raise InputError(f"unknown {kind} '{unknown[1]}'; {hint}")
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from bcl.cli.output import default_out
 from bcl.core.errors import InputError
 from bcl.core.files import check_writable, file_hash
+from bcl.core.machine import usable_device
 from bcl.core.progress import Progress, rows, say
 
 
@@ -107,11 +108,7 @@ def _options(args: argparse.Namespace) -> Any:
         )
     solvers = {protocol.solver for protocol in wanted if protocol.kind != "knn"}
     rates = _numbers("--learning-rates", args.learning_rates, GRADIENT_SOLVERS, solvers)
-    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"--device {device} cannot be used here: {error}") from error
+    device = usable_device(args.device)
     return EvaluationOptions(
         grouping=args.grouping,
         layer=args.layer,

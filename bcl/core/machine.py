@@ -5,6 +5,8 @@ import os
 import sys
 from typing import Any
 
+from bcl.core.errors import InputError
+
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # options of glibc's mallopt
 
 
@@ -22,6 +24,25 @@ def device_text(device: Any, processes: int = 1) -> str:
     kind = torch.device(device)
     name = torch.cuda.get_device_name(kind) if kind.type == "cuda" else f"{usable_cores()} cores"
     return f"{kind} ({name})" + (f" in {processes} processes" if processes > 1 else "")
+
+
+def usable_device(name: str | None) -> str:
+    """The device of this name, by default a GPU if there is one.
+
+    Raises:
+        InputError: it cannot be used here.
+    """
+    import torch
+
+    device = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        cause = str(error).partition("\n")[0].rstrip(".")
+        if cause.startswith(("Expected one of", "Invalid device string")):
+            raise InputError(f"no device is named '{device}'; write cuda, cuda:1 or cpu.") from None
+        raise InputError(f"--device {device} cannot be used here: {cause}.") from error
+    return device
 
 
 def fast_bf16() -> bool:

@@ -137,6 +137,7 @@ def _single(name: str) -> Protocol:
     if name == "finetune" or (name.startswith("finetune-") and isinstance(share, float)):
         return Protocol(name, "finetune", "probe", share)
     near = ALIASES.get(name) or re.sub(r"^knn-?(?=\d)", "knn@", name)
+    near = re.sub(r"^(\d+)[ _-]?shots?$", r"\1-shot", near)
     if near != name:
         raise InputError(f"unknown protocol '{name}'; did you mean '{near}'?")
     raise unknown_name("protocol", name, (*SINGLE, *SUITES))
