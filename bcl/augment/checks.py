@@ -25,7 +25,9 @@ def as_images(given: TensorLike) -> Tensor:
     right = images.ndim == 4 and images.shape[1] == 3 and images.numel() > 0
     if not right or not (images.dtype == torch.uint8 or images.is_floating_point()):
         step = "images.expand(-1, 3, -1, -1) gives grayscale images three channels"
-        if images.ndim == 4 and images.shape[1] == 4:
+        if images.ndim == 3 and images.shape[0] == 3:
+            step = "images[None] is a batch of one image"
+        elif images.ndim == 4 and images.shape[1] == 4:
             step = "images[:, :3] drops the fourth channel"
         elif images.ndim == 4 and images.shape[3] in (3, 4):
             step = "images[..., :3].permute(0, 3, 1, 2) puts the channels first"

@@ -77,6 +77,10 @@ def _run(arguments: list[str]) -> int:
     if name not in COMMANDS:
         if name in ALIASES:
             raise InputError(f"unknown command '{name}'; here it is: bcl {ALIASES[name]}")
+        if name.startswith("--"):
+            raise InputError(
+                f"an option, '{name}', before the command; begin with it: bcl fit {name}"
+            )
         raise unknown_name("command", name, COMMANDS)
     _find_datamodules()
     from bcl.cli.messages import Parser

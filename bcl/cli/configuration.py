@@ -120,8 +120,9 @@ def _unknown(name: str) -> InputError:
     recipes, methods = _names("recipes"), _names("methods")
     recipe, _, method = name.partition("/")
     near = difflib.get_close_matches(name.lower().replace("-", "_"), config_names(), n=1)
-    if not method and name in (*recipes, *methods):
-        near = [f"{name}/bcl_i" if name in recipes else f"digits_lt/{name}"]
+    begun = [each for each in recipes if name and each.startswith(name)]
+    if not method and (begun or name in methods):
+        near = [f"digits_lt/{name}" if name in methods else f"{begun[0]}/bcl_i"]
     elif recipe in recipes:
         close = difflib.get_close_matches(method.lower().replace("-", "_"), methods, n=1)
         near = [f"{recipe}/{each}" for each in close]

@@ -40,7 +40,7 @@ class Parser(argparse.ArgumentParser):
         kind = "option" if unknown[1].startswith("-") else "word"
         near = nearest(unknown[1], list(self._option_string_actions)) if kind == "option" else []
         hint = f"did you mean {near[0]}?" if near else f"`{self.prog} --help` lists what it takes."
-        if kind == "word":
+        if kind == "word" and any(each.metavar == "NAMES" for each in self._actions):
             hint = f"several values of an option are joined by commas; {hint}"
         raise InputError(f"unknown {kind} '{unknown[1]}'; {hint}")
 

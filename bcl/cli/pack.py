@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("root", help="folder or zip archive of images")
+    parser.add_argument("root", metavar="DIR", help="folder or zip archive of images")
     parser.add_argument(
         "--out", help="folder to write (default: outputs/NAME/packed); --data.root of PackedLT"
     )

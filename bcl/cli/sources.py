@@ -41,7 +41,7 @@ def open_encoder(name: str, device: str, size: int | None = None) -> Encoder:
     if path.is_dir():
         path = path / "checkpoints" / "last.ckpt"
     if not path.is_file():
-        raise InputError(f"no encoder at {path}; name {HINT}.")
+        raise InputError(f"no encoder at {name}; name {HINT}.")
     return _run(path, device, size)
 
 

@@ -21,6 +21,7 @@ IMAGES = "fit --config images/bcl_i"
 TYPED = [
     ("fti", "unknown command 'fti'", "did you mean 'fit'"),
     ("pretrain flat", "unknown command 'pretrain'", "bcl fit --config images/bcl_i --data.root"),
+    ("--config digits_lt/bcl_i", "before the command", "bcl fit --config"),
     ("fit", "needs a model and data", "name a configuration with --config"),
     ("fit flat", "unexpected word 'flat'", "--config images/bcl_i --data.root flat"),
     ("fit --data flat", "path of a class, not 'flat'", "--config images/bcl_i --data.root flat"),
@@ -85,6 +86,7 @@ TYPED = [
     ("export run --out run", "run exists already", "choose another --out or add --overwrite"),
     ("embed nowhere flat", "no encoder at nowhere", "an exported encoder or timm:NAME"),
     ("embed run nowhere", "nowhere does not exist", "give a folder, a zip"),
+    ("discover flat", "no encoder at flat;", "an exported encoder or timm:NAME"),
     ("discover nowhere", "no encoder at nowhere", "an exported encoder or timm:NAME"),
     ("augment --images nowhere", "nowhere does not exist", "--images DIR"),
     ("augment --images flat --out grid.jpg", "got 'grid.jpg'", "must name a .png file"),
@@ -94,6 +96,9 @@ TYPED = [
     ("pack nowhere", "nowhere does not exist", "bcl pack DIR"),
     ("quickstart --epochs 0", "--epochs must be", "at least 1, got 0"),
     ("quickstart --epochs few", "invalid int value: 'few'", "`bcl quickstart --help`"),
+    ("quickstart out", "unknown word 'out'; `bcl", "`bcl quickstart --help`"),
+    ("pack", "bcl pack needs DIR", "`bcl pack --help`"),
+    ("configs digits", "unknown configuration", "did you mean 'digits_lt/bcl_i'"),
     ("configs digits_lt/bcl", "unknown configuration", "did you mean 'digits_lt/bcl_i'"),
 ]
 
@@ -166,6 +171,7 @@ CALLED = [
     (lambda: bcl.MemorizationTracker(3).update([0, 1], ["a", "b"]), "a list of numbers"),
     (lambda: bcl.MemorizationTracker(3).update([0], [float("nan")]), "Lower the learning rate"),
     (lambda: bcl.ContrastiveViews(8)(np.zeros((4, 8, 8, 3), np.uint8)), "permute"),
+    (lambda: bcl.ContrastiveViews(8)(np.zeros((3, 8, 8), np.uint8)), "images[None]"),
     (lambda: bcl.ContrastiveViews(8)(torch.full((4, 3, 8, 8), 255.0), ids=range(4)), "by 255"),
     (lambda: bcl.ContrastiveViews(8)(torch.zeros(4, 3, 8, 8)), "torch.arange"),
     (lambda: bcl.create_encoder("resnet19"), "did you mean 'resnet18'"),
