@@ -59,6 +59,8 @@ def readable_error(message: str, options: Iterable[str], words: Sequence[str] = 
         unknown option '--trainer.max_epoch'; did you mean --trainer.max_epochs?
     """
     known = list(dict.fromkeys(options))
+    if words and not words[0].startswith("-"):
+        return _loose_word(words[0], "unexpected word")
     key, path, problem = _innermost(message)
     if path.endswith(("LightningModule", "LightningDataModule")):  # none was named
         kind = "data" if path.endswith("DataModule") else "model"
@@ -77,7 +79,12 @@ def readable_error(message: str, options: Iterable[str], words: Sequence[str] = 
     if match := re.search(r"unrecognized arguments: ([^-]\S*)", problem):
         return _loose_word(match[1], "unexpected word")
     if match := re.match(r'(?s)Parser key "(model|data)":.* import path string: (\S+)', message):
-        return _loose_word(match[2], f"--{match[1]} takes the path of a class, not")
+        takes = f"--{match[1]} takes the path of a class"
+        if match[1] == "model":
+            return InputError(
+                f"{takes} such as bcl.SimCLR, not '{match[2]}'; `bcl configs` lists the methods."
+            )
+        return _loose_word(match[2], f"{takes}, not")
     if "expected one argument" in problem:
         pairs = itertools.pairwise([*words, "--"])
         last = [one for one, after in pairs if one.startswith("--") and after.startswith("--")]
@@ -98,6 +105,8 @@ def readable_error(message: str, options: Iterable[str], words: Sequence[str] = 
 def _loose_word(word: str, problem: str) -> InputError:
     if word in config_names() or word.endswith((".yaml", ".yml")):
         hint = f"write --config {word}"
+    elif word == "help":
+        hint = "`bcl fit --help` explains"
     else:
         hint = (
             f"for images write --config images/bcl_i --data.root {word}, or --config "
@@ -177,6 +186,8 @@ def nearest(option: str, known: list[str]) -> list[str]:
     """
     head, word = option.partition(".")[0], option.lstrip("-").rpartition(".")[2]
     word = word.replace("-", "_")
+    if "." not in option and f"--{ALIASES.get(word)}" in known:
+        return [f"--{ALIASES[word]}"]
     words = {word, ALIASES.get(word)}
     same = [each for each in known if each.lstrip("-").rpartition(".")[2] in words]
     same = [each for each in same if "." in each or "." not in option]  # no short name for a long

@@ -1,6 +1,7 @@
 """``bcl report``: one HTML page of several reports."""
 
 import argparse
+from collections import Counter
 from pathlib import Path
 
 from bcl.core.errors import InputError, unknown_name
@@ -36,6 +37,8 @@ def run(args: argparse.Namespace) -> int:
     formats = [name.strip() for name in args.formats.split(",") if name.strip()]
     check_out(out, args.overwrite, formats)
     paths = [path for folder in args.reports for path in find_reports(Path(folder))]
+    if twice := [path for path, n in Counter(map(Path.resolve, paths)).items() if n > 1]:
+        raise InputError(f"{twice[0]} is named twice; name each run once.")
     reports = [ProbeReport.load(path) for path in paths]
     if args.baseline is not None:
         names = [report.name for report in reports]

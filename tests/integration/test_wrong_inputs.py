@@ -23,6 +23,10 @@ TYPED = [
     ("pretrain flat", "unknown command 'pretrain'", "bcl fit --config images/bcl_i --data.root"),
     ("--config digits_lt/bcl_i", "before the command", "bcl fit --config"),
     ("fit", "needs a model and data", "name a configuration with --config"),
+    ("fit help", "unexpected word 'help'", "`bcl fit --help` explains"),
+    ("fit images/bcl_i --data.root flat", "unexpected word", "write --config images/bcl_i"),
+    (f"{FIT} --model BYOL", "such as bcl.SimCLR, not 'BYOL'", "`bcl configs` lists the methods"),
+    (f"{FIT} --seed 1", "unknown option '--seed'", "did you mean --seed_everything?"),
     ("fit flat", "unexpected word 'flat'", "--config images/bcl_i --data.root flat"),
     ("fit --data flat", "path of a class, not 'flat'", "--config images/bcl_i --data.root flat"),
     ("fit --data.root flat", "data names no class", "put a complete configuration before"),
@@ -77,6 +81,7 @@ TYPED = [
     ("probe run --protocol full knn", "unknown word 'knn'", "joined by commas"),
     ("probe run --device gpu", "no device is named 'gpu'", "write cuda"),
     ("report", "bcl report needs DIR", "`bcl report --help`"),
+    ("report probed probed", "probed/report.json is named twice", "name each run once"),
     ("report nowhere", "no report in nowhere", "make one with 'bcl probe CKPT"),
     ("report notes.txt", "not a probe report", "name a folder that `bcl probe` wrote"),
     ("import notes.txt", "no intact file of PyTorch", "give a checkpoint"),
@@ -113,6 +118,8 @@ def place(tmp_path_factory):
             pixels = random.Random(f"{folder}{i}").randbytes(768)
             Image.frombytes("RGB", (16, 16), pixels).save(root / folder / f"{i}.png")
     (root / "empty").mkdir()
+    (root / "probed").mkdir()
+    (root / "probed/report.json").write_text('{"schema": "bcl-cacr/probe-report"}')
     (root / "notes.txt").write_text("some notes\nof mine\n")
     (root / "broken.yaml").write_text("model: [\n")
     torch.save({"conv1.weight": torch.zeros(3)}, root / "weights.pt")
