@@ -22,8 +22,20 @@ PAPER: dict[str, dict[str, Any]] = {
 }
 
 
+class _Module(nn.Module):
+    """Set up before a dataclass assigns its fields, one of which may be a part.
+
+    In a class of its own: the command line would read a class's own ``__new__`` for its arguments.
+    """
+
+    def __new__(cls, *_: Any, **__: Any) -> Any:
+        module = super().__new__(cls)
+        nn.Module.__init__(module)
+        return module
+
+
 @dataclass(eq=False)
-class CACRLoss(CACRSettings, nn.Module):
+class CACRLoss(CACRSettings, _Module):
     r"""Weighted sum of CACR's attraction and repulsion.
 
     .. math:: L = \alpha\,\text{attraction} + \beta\,\text{repulsion}
@@ -58,12 +70,6 @@ class CACRLoss(CACRSettings, nn.Module):
     repulsion_weight: float = 1.0
     # No default of the class, which would hide a part of the same name.
     temperature: float | Tensor | CosineSchedule | None = field(default_factory=lambda: None)
-
-    def __new__(cls, *_: Any, **__: Any) -> "CACRLoss":
-        """Set up the module, before it takes a schedule as a part."""
-        loss: CACRLoss = super().__new__(cls)
-        nn.Module.__init__(loss)
-        return loss
 
     def __post_init__(self) -> None:
         """Check the weights and the temperature."""

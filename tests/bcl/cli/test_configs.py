@@ -7,6 +7,7 @@ from refusals import refused
 from bcl import sam_ascent
 from bcl.cli import configuration, main
 from bcl.cli.configuration import compose, config_names
+from bcl.cli.fit import parse
 from bcl.core.instantiate import instantiate
 from bcl.memorization import MemorizationTracker
 
@@ -90,6 +91,14 @@ def test_two_steps(name):
     rule = whole["data"]["init_args"].get("selection", {}).get("rule", "balanced")
     size = config["init_args"]["views"]["init_args"]["size"]
     two_steps(method, size, 6, external=rule != "balanced")
+
+
+def test_the_command_takes_the_arguments_of_every_method():
+    """It reads signatures, where `instantiate` calls."""
+    for name in config_names():
+        if name.startswith("digits_lt/"):
+            _, options = parse([], compose(name))
+            assert options.model.class_path == compose(name)["model"]["class_path"]
 
 
 @pytest.mark.slow
