@@ -343,7 +343,7 @@ def _footer(record: Any, folder: Path, finished: bool = False) -> dict[str, obje
     there = ", ".join(name for name in names if (folder / name).exists())
     again = "; it had finished before, a larger --epochs goes on" if finished else ""
     return {
-        "done": f"{record['epochs']:,} epochs in {took}{again}",
+        "done": f"{record['epochs']:,} epoch{'s' * (record['epochs'] != 1)} in {took}{again}",
         "checkpoint": folder / "checkpoints" / "last.ckpt",
         "folder": f"{folder} ({there})",
         "next": f"bcl {'probe' if record.get('classes') else 'discover'} {folder}",

@@ -201,7 +201,7 @@ class TestFit:
         arguments = [*self.SIMCLR, "--epochs", "1", "--out", "run"]
         assert main(arguments) == 0
         done, *footer = capsys.readouterr().out.splitlines()[-4:]
-        assert done.startswith("done:       1 epochs in 0:00:")
+        assert done.startswith("done:       1 epoch in 0:00:")
         assert footer == [
             "checkpoint: run/checkpoints/last.ckpt",
             "folder:     run (run.json)",
