@@ -56,11 +56,23 @@ def table(found: Sequence[Result]) -> str:
     return Table(head, lines, left=4).markdown()
 
 
+def growth(found: Sequence[Result]) -> str:
+    """Cases that have no contender: a line per case, its sizes beside each other."""
+    cases: dict[str, list[str]] = {}
+    for row in (row for result in found for row in result["rows"]):
+        cases.setdefault(row["case"], []).append(f"{row['contender']}: {amount(row)}")
+    return Table(
+        ["what", "sizes"], [[case, "; ".join(s)] for case, s in cases.items()], 2
+    ).markdown()
+
+
 def section(found: Sequence[Result]) -> str:
     """Results of one benchmark: their table, how they were made, and notes."""
     items = [provenance(result) for result in found]
     items += [f"- {note}" for result in found for note in result["notes"]]
-    return "\n\n".join([table(found), "\n".join(items)])
+    alone = all(row["ours"] for result in found for row in result["rows"])
+    shown = growth(found) if alone else table(found)
+    return "\n\n".join([shown, "\n".join(items)])
 
 
 def provenance(result: Result) -> str:

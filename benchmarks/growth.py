@@ -1,0 +1,234 @@
+"""How time and memory grow with images, classes, batch, views and width, with fitted exponents.
+
+    python benchmarks/growth.py
+    python benchmarks/growth.py --only discover --sizes 10000 100000 1000000
+
+Each point is a process of its own on random data; what is measured begins after the data is made.
+Memory is the most that the process held beyond that. The last exponent is that of the larger half
+of the sizes, since small ones are mostly fixed cost.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import results
+import torch
+
+Work = Callable[[], Any]
+
+
+def train(images: int, batch: int, views: int, width: int) -> Work:
+    """Ten steps of BCL-I on random images with a ResNet-8 and its memory of all images."""
+    from bcl import BCL
+    from bcl.augment import BoostedRandAugment, ContrastiveViews
+    from bcl.methods import ProjectorSettings
+    from cacr import CACRLoss
+
+    make = ContrastiveViews(32, num_views=views, boost=BoostedRandAugment())
+    loss = CACRLoss(reduction="none") if views > 2 else None
+    method = BCL("resnet8", ProjectorSettings(width), make, loss, num_samples=images)
+    x = torch.randint(0, 256, (batch, 3, 32, 32), dtype=torch.uint8)
+    optimizer = torch.optim.SGD(method.parameters(), 0.1)
+
+    def work() -> None:
+        for _ in range(10):
+            ids = torch.randperm(images)[:batch]
+            losses = method.sample_losses(make(x, method.tracker.scores[ids], ids)).losses
+            losses.mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            method.tracker.update(ids, losses)
+        method.tracker.refresh()
+
+    return work
+
+
+def embed(images: int) -> Work:
+    """The features of random images of 32 px from a ResNet-8, as a table on disk."""
+    from bcl.discovery.embedding import EmbedOptions
+    from bcl.discovery.embedding import embed as write
+    from bcl.methods.simclr import SimCLR
+    from datamodules import ArraysLT
+
+    pixels = np.random.default_rng(0).integers(0, 256, (images, 32, 32, 3), dtype=np.uint8)
+    method, chosen = SimCLR("resnet8"), ArraysLT(pixels).train_set()
+    out = Path(tempfile.mkdtemp()) / "embedding.parquet"
+    return lambda: write(method.encode, chosen, out, EmbedOptions(thumbnails=False))
+
+
+def discover(images: int, width: int) -> Work:
+    """Neighbors, duplicates, clusters, map and page of random features in forty groups."""
+    from bcl.discovery.findings import DiscoverOptions
+    from bcl.discovery.page import discover as write
+    from bcl.discovery.table import Table
+
+    draw = np.random.default_rng(0)
+    kind = (40 * draw.random(images) ** 3).astype(int)  # some groups are rare
+    rows = draw.standard_normal((40, width))[kind] + 0.5 * draw.standard_normal((images, width))
+    columns = {
+        "id": np.arange(images),
+        "path": np.array([f"{n}.jpg" for n in range(images)]),
+    }
+    table = Table(columns, rows.astype(np.float32))
+    page = Path(tempfile.mkdtemp()) / "page"
+    return lambda: write(table, page, DiscoverOptions())
+
+
+def probe(images: int, classes: int, width: int) -> Work:
+    """A linear probe of random features, with the choice of its penalty."""
+    from bcl.evaluation import fit_linear_probe
+
+    torch.manual_seed(0)
+    labels = torch.arange(images) % classes
+    rows = torch.randn(classes, width)[labels] + 2 * torch.randn(images, width)
+    return lambda: fit_linear_probe(rows, labels, rows[:1000], labels[:1000])
+
+
+class Part(NamedTuple):
+    """What grows: usual values, and the sizes of each that are tried."""
+
+    prepare: Callable[..., Work]
+    usual: dict[str, int]
+    sizes: dict[str, tuple[int, ...]]
+
+
+PARTS = {
+    "train": Part(
+        train,
+        {"images": 10_000, "batch": 256, "views": 2, "width": 128},
+        {
+            "images": (10_000, 100_000, 1_000_000, 10_000_000),
+            "batch": (128, 256, 512, 1024, 2048),
+            "views": (3, 4, 6),
+            "width": (64, 256, 1024),
+        },
+    ),
+    "embed": Part(embed, {"images": 4000}, {"images": (2000, 8000, 32_000)}),
+    "discover": Part(
+        discover,
+        {"images": 10_000, "width": 64},
+        {"images": (10_000, 30_000, 100_000, 300_000, 1_000_000), "width": (64, 256, 1024)},
+    ),
+    "probe": Part(
+        probe,
+        {"images": 10_000, "classes": 10, "width": 64},
+        {
+            "images": (5000, 20_000, 80_000),
+            "classes": (10, 100, 1000),
+            "width": (64, 256, 1024),
+        },
+    ),
+}
+BEYOND = (10_000_000, 100_000_000)  # images for which the fit says what they would take
+
+
+def measure(part: str, point: dict[str, int]) -> dict[str, float]:
+    """Seconds of wall and processor time and megabytes of one point, in this process."""
+    work = PARTS[part].prepare(**point)
+    held, start = _held(), time.process_time()
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    wall = time.perf_counter()
+    work()
+    return {
+        "wall": time.perf_counter() - wall,
+        "processor": time.process_time() - start + _children(),
+        "megabytes": max(_held("VmHWM") - held, 1.0),
+    }
+
+
+def _children() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def _held(field: str = "VmRSS") -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(field))
+
+
+def exponent(sizes: Sequence[int], values: Sequence[float]) -> float:
+    """Slope of log value over log size by least squares."""
+    slope: float = np.polyfit(np.log(sizes), np.log(values), 1)[0]
+    return slope
+
+
+def in_words(seconds: float) -> str:
+    """A time in the unit that suits it.
+
+    Example:
+        >>> in_words(50.0), in_words(7200.0)
+        ('50 s', '2 h')
+    """
+    for size, unit in ((86400, "days"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.2g} {unit}"
+    return f"{seconds:.2g} s"
+
+
+def grow(part: str, quantity: str, sizes: Sequence[int]) -> tuple[list[results.Row], str]:
+    """The rows of one quantity, and what they say of its growth."""
+    usual = {**PARTS[part].usual}
+    rest = ", ".join(f"{n:,} {key}" for key, n in usual.items() if key != quantity)
+    case = f"{part}, over {quantity}" + (f" ({rest})" if rest else "")
+    rows, found = [], []
+    for size in sizes:
+        words = [sys.executable, __file__, "--point", part, json.dumps({**usual, quantity: size})]
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+        if done.returncode:
+            last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+            raise SystemExit(f"{case}, {size:,}: {last}")
+        got = json.loads(done.stdout.splitlines()[-1])
+        found.append(got)
+        extra = {f"{size:,}": f"{got['wall']:.3g} s by the clock, {got['megabytes']:,.0f} MB"}
+        values = {f"{size:,}": [got["processor"]]}
+        rows += results.compare(case, "s", values, ours=f"{size:,}", extra=extra)
+        print(f"{case}: {size:,}  {got['processor']:.3g} s  {extra[f'{size:,}']}", flush=True)
+    large = slice(len(sizes) // 2 - 1, None) if len(sizes) > 2 else slice(None)
+    tail, last = sizes[large], found[-1]
+    powers = {key: exponent(tail, [each[key] for each in found[large]]) for key in last}
+    note = f"{case}: time as n^{powers['processor']:.2f}, memory as n^{powers['megabytes']:.2f}"
+    if quantity == "images" and part != "probe":
+        for more in BEYOND:
+            factor = more / sizes[-1]
+            if factor > 1:
+                time_ = in_words(last["processor"] * factor ** powers["processor"])
+                memory = last["megabytes"] * factor ** powers["megabytes"] / 1024
+                note += f"; {more:,} would take {time_} of processor time and {memory:.2g} GB"
+    return rows, note
+
+
+def main() -> None:
+    """Measure each quantity of each part, print and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--only", nargs="+", default=list(PARTS), choices=list(PARTS))
+    parser.add_argument("--over", nargs="+", help="quantities (default: all)")
+    parser.add_argument("--sizes", nargs="+", type=int, help="instead of the usual ones")
+    parser.add_argument("--point", nargs=2, metavar=("PART", "JSON"), help=argparse.SUPPRESS)
+    results.add_json_option(parser)
+    args = parser.parse_args()
+    if args.point:
+        print(json.dumps(measure(args.point[0], json.loads(args.point[1]))))
+        return
+    rows, notes = [], []
+    for part in args.only:
+        for quantity, usual in PARTS[part].sizes.items():
+            if args.over is None or quantity in args.over:
+                more, note = grow(part, quantity, args.sizes or usual)
+                rows += more
+                notes.append(note)
+                print(note, flush=True)
+    if args.json:
+        results.save(args.json, "growth", rows, clock="cpu", notes=notes)
+
+
+if __name__ == "__main__":
+    main()
