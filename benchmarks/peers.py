@@ -1,7 +1,7 @@
 """A whole pretraining run beside what people would use instead.
 
     python benchmarks/peers.py --encoder resnet18 --size 32
-    python benchmarks/peers.py --lightly-train VENV/bin/python     # its own environment
+    LIGHTLY_TRAIN=VENV/bin/python python benchmarks/peers.py     # LightlyTrain's own environment
     python benchmarks/peers.py --device cuda --encoder resnet50 --size 224 --precision bf16-mixed
 
 Every contender trains SimCLR (one of ours BCL-I) with the same encoder, batch, precision, number of
@@ -98,10 +98,10 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--precision", default="32-true")
     parser.add_argument("--only", nargs="+", default=list(CONTENDERS), choices=list(CONTENDERS))
-    parser.add_argument("--lightly-train", default=sys.executable, metavar="PYTHON")
     results.add_json_option(parser)
     args = parser.parse_args()
 
+    theirs = os.environ.get("LIGHTLY_TRAIN", sys.executable)
     found: dict[str, list[dict[str, float]]] = {name: [] for name in args.only}
     with tempfile.TemporaryDirectory() as folder:
         stored = (48, 40) if args.size <= 64 else (round(args.size * 1.6), round(args.size * 1.2))
@@ -115,7 +115,7 @@ def main() -> None:
         }
         for _ in range(args.rounds):
             for name in args.only:
-                python = args.lightly_train if name == "lightly-train" else sys.executable
+                python = theirs if name == "lightly-train" else sys.executable
                 if clock := run(name, job, python):
                     found[name].append(figures(clock, args.images))
     rows = []

@@ -122,7 +122,7 @@ JOBS = (
     Job("probe", "probe.py", "probe.py --small --only ours --repeats 1"),
     Job(
         "peers",
-        "peers.py --encoder resnet18 --size 32 --only ours ours-bcl-i lightly plain bare",
+        "peers.py --encoder resnet18 --size 32",
         "peers.py --encoder resnet10t --images 16 --batch 8 --epochs 2 --rounds 1 --only ours bare",
         45.0,
     ),
