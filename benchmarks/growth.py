@@ -116,7 +116,7 @@ PARTS = {
     "discover": Part(
         discover,
         {"images": 10_000, "width": 64},
-        {"images": (10_000, 30_000, 100_000, 300_000, 1_000_000), "width": (64, 256, 1024)},
+        {"images": (10_000, 100_000, 1_000_000), "width": (64, 256, 1024)},
     ),
     "probe": Part(
         probe,

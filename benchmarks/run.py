@@ -126,6 +126,11 @@ JOBS = (
         "peers.py --encoder resnet10t --images 16 --batch 8 --epochs 2 --rounds 1 --only ours bare",
         45.0,
     ),
+    Job(
+        "embedding",
+        "embedding.py",
+        "embedding.py --images 16 --size 32 --rounds 1 --only ours plain",
+    ),
     Job("growth", "growth.py", "growth.py --only probe --over images --sizes 300 600", 60.0),
     Job("gpu-views", f"{_VIEWS} --sizes 32 224 --step", _TOY_VIEWS, gpu=True),
     Job("gpu-views-large", f"{_VIEWS} --sizes 32 --batch 4096 --alone", _TOY_VIEWS, gpu=True),
