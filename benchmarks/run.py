@@ -131,7 +131,15 @@ JOBS = (
         "embedding.py",
         "embedding.py --images 16 --size 32 --rounds 1 --only ours plain",
     ),
-    Job("growth", "growth.py", "growth.py --only probe --over images --sizes 300 600", 60.0),
+    *(
+        Job(
+            f"growth-{part}",
+            f"growth.py --only {part}",
+            "growth.py --only probe --over images --sizes 300 600",
+            30.0,
+        )
+        for part in ("train", "embed", "discover", "probe")
+    ),
     Job("gpu-views", f"{_VIEWS} --sizes 32 224 --step", _TOY_VIEWS, gpu=True),
     Job("gpu-views-large", f"{_VIEWS} --sizes 32 --batch 4096 --alone", _TOY_VIEWS, gpu=True),
     Job("gpu-step", f"{_STEP} --warmup 10", _TOY_STEP, gpu=True),
