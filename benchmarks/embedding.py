@@ -92,7 +92,8 @@ def main() -> None:
         bcl = [sys.executable, "-m", "bcl.cli"]
         subprocess.run(
             [*bcl, "fit", "--config", "images/simclr", "--data.root", few, "--epochs", "1",
-             "--encoder", "resnet18", "--model.encoder.args", '{"small_stem": false}', "--size", str(args.size), "--batch", "32",
+             "--encoder", "resnet18", "--model.encoder.args", '{"small_stem": false}',
+             "--size", str(args.size), "--batch", "32",
              "--data.cache_dir", str(here / "cache"), "--out", str(here / "run")],
             check=True, capture_output=True,
         )  # fmt: skip
