@@ -310,7 +310,8 @@ def _train(parser: Any, options: Any) -> dict[str, object]:
             resumed_at = int(content["global_step"])
             if _is_finished(content, vars(options.trainer)):
                 write_record(content[KEY]["record"], folder)  # it may have been killed before
-                return _footer(content[KEY]["record"], folder, finished=True)
+                longer = "--epochs" if options.trainer.max_steps == -1 else "--trainer.max_steps"
+                return _footer(content[KEY]["record"], folder, longer)
     automatic.settle(config["model"], getattr(built.model, "encoder", None))
     online = options.online.every_n_epochs is not None
     trainer = make_trainer(
@@ -336,12 +337,15 @@ def _is_finished(content: Any, settings: Any) -> bool:
     return bool(content["bcl"]["record"]["epochs"] >= epochs or by_steps)
 
 
-def _footer(record: Any, folder: Path, finished: bool = False) -> dict[str, object]:
-    """What a run has left, and the command that comes next."""
+def _footer(record: Any, folder: Path, longer: str | None = None) -> dict[str, object]:
+    """What a run has left, and the command that comes next.
+
+    ``longer`` names the option that takes a run on which had ended before.
+    """
     took = timedelta(seconds=round(record["wall_seconds"]))
     names = ("run.json", "images.csv", "unreadable.csv", "metrics.csv", "tensorboard", "tracker")
     there = ", ".join(name for name in names if (folder / name).exists())
-    again = "; it had finished before, a larger --epochs goes on" if finished else ""
+    again = f"; it had finished before, a larger {longer} goes on" if longer else ""
     return {
         "done": f"{record['epochs']:,} epoch{'s' * (record['epochs'] != 1)} in {took}{again}",
         "checkpoint": folder / "checkpoints" / "last.ckpt",

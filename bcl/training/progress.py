@@ -89,11 +89,14 @@ def about_run(trainer: pl.Trainer, method: Any, folder: Path) -> dict[str, objec
     device = device_text(trainer.strategy.root_device, trainer.world_size)
     steps = f"{trainer.num_training_batches:,} per epoch"
     batch = getattr(trainer.train_dataloader, "batch_size", None)
+    images = getattr(trainer.train_dataloader, "images", None)
+    rest = images % batch if batch and images else 0
+    each = f" of {batch:,} images" if batch else ""
     return {
         "images": about_images(getattr(trainer, "datamodule", None)),
         "method": what + (f", views of {size} px" if size else ""),
         "device": f"{device}, precision {trainer.precision}",
-        "steps": steps + (f" of {batch:,} images" if batch else ""),
+        "steps": steps + each + (f"; {rest:,} others left out, new ones in each" if rest else ""),
         "epochs": f"{trainer.current_epoch + 1:,} to {trainer.max_epochs:,}",
         "folder": folder,
     }

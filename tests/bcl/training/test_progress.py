@@ -31,7 +31,7 @@ class Terminal(io.StringIO):
 HEADER = """images: 417 in 10 classes of 124 to 6
 method: SimCLR, encoder Dropping (936 parameters), views of 16 px
 device: cpu (
-steps:  3 per epoch of 128 images
+steps:  3 per epoch of 128 images; 33 others left out, new ones in each
 epochs: 1 to 2
 folder: """
 
