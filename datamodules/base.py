@@ -43,7 +43,8 @@ class Sets:
         class_names: one per label; empty where there are no labels.
         recipe: one line that names how ``train`` was chosen.
         notes: what a report should mention, such as images that were left out.
-        summary: one line, which is printed: images found, held out, chosen and left out, and why.
+        summary: one line, which is printed: images found, held out, chosen and left out, and why;
+            `sizes` if it is not given.
         split: the split that selected ``train`` from a larger set, if any.
         unreadable: name and reason of each image that was left out because it cannot be read.
     """
@@ -57,6 +58,15 @@ class Sets:
     summary: str = ""
     split: Split | None = None
     unreadable: list[tuple[str, str]] = field(default_factory=list)
+
+    def sizes(self) -> str:
+        """How many images train, and how many are for probes and tests."""
+        parts = [f"training on {len(self.train):,} images"]
+        if self.probe is not self.train:
+            parts.append(f"{len(self.probe):,} for probes")
+        if self.test is not None:
+            parts.append(f"{len(self.test):,} test images")
+        return ", ".join(parts)
 
 
 class LongTailedDataModule(pl.LightningDataModule):
@@ -124,7 +134,7 @@ class LongTailedDataModule(pl.LightningDataModule):
                 notes = [note for note in notes if not note.startswith("left out")]
             if (more := len(notes) - MOST_NOTES) > 0:
                 notes = [*notes[:MOST_NOTES], f"and {more:,} more, in the record of a run"]
-            _say(*(f"note: {note}" for note in notes), *filter(None, [summary]))
+            _say(*(f"note: {note}" for note in notes), summary or self._sets.sizes())
 
     @property
     def sets(self) -> Sets:

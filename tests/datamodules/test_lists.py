@@ -40,9 +40,10 @@ def listed(root: Path, **options) -> ImageListLT:
     return ImageListLT(str(root), **(settings | options))
 
 
-def test_sets(root: Path) -> None:
+def test_sets(root: Path, capsys) -> None:
     data = listed(root)
     assert data.class_counts.tolist() == [6, 2]
+    assert "training on 8 images, 6 for probes, 4 test images" in capsys.readouterr().err
     assert data.class_names == ["n01", "n02"]
     assert (len(data.train_set()), len(data.probe_set()), len(data.test_set())) == (8, 6, 4)
     assert torch.bincount(data.probe_set().labels).tolist() == [3, 3]
