@@ -200,5 +200,6 @@ def test_many_notes_are_cut_where_they_are_printed(capsys) -> None:
     data.notes_of_build = tuple(f"left out {number}" for number in range(25))  # no summary says so
     data.setup()
     lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 21
-    assert lines[-1] == "note: and 5 more, in the record of a run"
+    assert len(lines) == 22
+    assert lines[-2] == "note: and 5 more, in the record of a run"
+    assert lines[-1].startswith("training on ")
