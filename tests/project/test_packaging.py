@@ -172,7 +172,7 @@ def test_a_folder_datamodules_of_ones_own_is_passed_by(tmp_path):
 def test_make_quickstart_installs_what_its_report_needs():
     rules = (ROOT / "Makefile").read_text().split("\n\n")
     install = next(rule for rule in rules if rule.startswith("$(VENV)/.installed:"))
-    assert "[report]" in install
+    assert "[cli,report]" in install  # and what its last line tells to type
 
 
 def test_quickstart_without_charts_is_refused_before_training(tmp_path, monkeypatch, capsys):
