@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from bcl.core.checks import TensorLike, check_positive
 from bcl.core.errors import unknown_name
 from bcl.losses import CosineSchedule
-from bcl.losses.context import need_epoch
+from bcl.losses.temperatures import ScheduledTemperature
 from cacr.functional import CACRSettings, cacr_terms
 
 # Settings of the paper's experiments, as released. MoCo v3 works on cosines over a temperature T,
@@ -35,7 +35,7 @@ class _Module(nn.Module):
 
 
 @dataclass(eq=False)
-class CACRLoss(CACRSettings, _Module):
+class CACRLoss(CACRSettings, ScheduledTemperature, _Module):
     r"""Weighted sum of CACR's attraction and repulsion.
 
     .. math:: L = \alpha\,\text{attraction} + \beta\,\text{repulsion}
@@ -131,18 +131,3 @@ class CACRLoss(CACRSettings, _Module):
             settings = CACRSettings(**known | {"repulsion_temperature": 0.5 / temperature})
         attraction, repulsion = cacr_terms(views, negatives, keys=keys, settings=settings)
         return self.attraction_weight * attraction + self.repulsion_weight * repulsion
-
-    def temperature_at(
-        self, epoch: float | None = None, epochs: int | None = None
-    ) -> float | Tensor | None:
-        """Return the temperature, of a schedule that of an epoch; None where there is none."""
-        if isinstance(self.temperature, CosineSchedule):
-            epoch = need_epoch("the schedule of the temperature", epoch)
-            return self.temperature.forward(epoch, epochs)
-        return self.temperature
-
-    def figures(self, epoch: int, epochs: int) -> dict[str, float]:
-        """Return the temperature of a schedule, for the logs."""
-        if not isinstance(self.temperature, CosineSchedule):
-            return {}
-        return {"temperature": self.temperature.forward(epoch, epochs)}

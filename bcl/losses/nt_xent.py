@@ -18,10 +18,14 @@ from bcl.core.checks import (
 from bcl.core.distributed import gather_rows, rank, row_counts, world_size
 from bcl.core.errors import InputError
 from bcl.losses.blocks import LARGEST_SCALE, gram_cross_entropy, row_stats
-from bcl.losses.context import need_epoch
 from bcl.losses.dense import Scale, Sums, scaled
 from bcl.losses.precision import at_least_float32, full_precision, unit_rows
-from bcl.losses.temperatures import CosineSchedule, Reciprocal, SimilarityTemperature
+from bcl.losses.temperatures import (
+    CosineSchedule,
+    Reciprocal,
+    ScheduledTemperature,
+    SimilarityTemperature,
+)
 
 Reduction = Literal["mean", "sum", "none"]
 Temperature = float | Tensor | Callable[[Tensor], Tensor]
@@ -255,7 +259,7 @@ def check_temperature(temperature: Temperature) -> None:
         check_positive("temperature", temperature)
 
 
-class NTXentLoss(nn.Module):
+class NTXentLoss(ScheduledTemperature, nn.Module):
     """`bcl.nt_xent` as a module that keeps the settings; it takes two views, or one tensor of both.
 
     See `bcl.nt_xent` for arguments, formula and behavior across ranks. The temperature may also be
@@ -325,19 +329,6 @@ class NTXentLoss(nn.Module):
             views, temperature, self.focal, self.reduction, self.gather, self.normalize,
             self.chunk_size, log_mass,
         )  # fmt: skip
-
-    def temperature_at(self, epoch: float | None = None, epochs: int | None = None) -> Temperature:
-        """Return the temperature, of a schedule that of an epoch."""
-        if isinstance(self.temperature, CosineSchedule):
-            epoch = need_epoch("the schedule of the temperature", epoch)
-            return self.temperature.forward(epoch, epochs)
-        return self.temperature
-
-    def figures(self, epoch: int, epochs: int) -> dict[str, float]:
-        """Return the temperature of a schedule, for the logs."""
-        if not isinstance(self.temperature, CosineSchedule):
-            return {}
-        return {"temperature": self.temperature.forward(epoch, epochs)}
 
     def extra_repr(self) -> str:
         """Describe the loss when a model is printed."""

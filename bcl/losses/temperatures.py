@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from bcl.core.checks import check_positive
 from bcl.core.errors import InputError
-from bcl.losses.context import in_epochs
+from bcl.losses.context import in_epochs, need_epoch
 
 
 class CosineSchedule(nn.Module):
@@ -123,3 +124,22 @@ def _check_range(low: float, high: float) -> None:
     check_positive("high", high)
     if low > high:
         raise InputError(f"low must be at most high, got low={low!r} and high={high!r}.")
+
+
+class ScheduledTemperature:
+    """Of a loss whose ``temperature`` may be a schedule."""
+
+    temperature: Any
+
+    def temperature_at(self, epoch: float | None = None, epochs: int | None = None) -> Any:
+        """Return the temperature, of a schedule that of an epoch."""
+        if isinstance(self.temperature, CosineSchedule):
+            epoch = need_epoch("the schedule of the temperature", epoch)
+            return self.temperature.forward(epoch, epochs)
+        return self.temperature
+
+    def figures(self, epoch: int, epochs: int) -> dict[str, float]:
+        """Return the temperature of a schedule, for the logs."""
+        if not isinstance(self.temperature, CosineSchedule):
+            return {}
+        return {"temperature": self.temperature.forward(epoch, epochs)}
