@@ -68,6 +68,17 @@ def as_labels(*sets: TensorLike) -> list[Tensor]:
     return list(torch.split(torch.from_numpy(numbers), [len(each) for each in rows]))
 
 
+def as_ids(values: TensorLike, batch: int) -> Tensor:
+    """Return sample ids (B,) as int64; refuse others."""
+    ids = as_tensor("ids", values)
+    if ids.shape != (batch,) or ids.is_floating_point() or ids.dtype == torch.bool:
+        raise InputError(
+            f"ids must be integers of shape (B,) = ({batch},), got {tuple(ids.shape)} of "
+            f"{ids.dtype}."
+        )
+    return ids.to(torch.int64)
+
+
 def as_features(name: str, values: TensorLike, shape: str) -> Tensor:
     """Return floating-point features with the dimensions of a ``"(V, B, D)"``; refuse others."""
     x, ndim = as_tensor(name, values), shape.count(",") + 1

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bcl.core.checks import TensorLike, as_tensor, check_positive
+from bcl.core.checks import TensorLike, as_ids, as_tensor, check_positive
 from bcl.core.distributed import sum_over_ranks
 from bcl.losses.context import call_loss
 from bcl.losses.nt_xent import as_two_views, counts_of, cross_entropy, reduce_samples
@@ -84,6 +84,7 @@ class DomainLoss(nn.Module):
         if ids is None:
             return loss
         views = as_two_views(views)
+        ids = as_ids(ids, views.shape[1])
         counts = counts_of(views, getattr(self.loss, "gather", True))
         with full_precision(views):
             u = unit_rows(views)

@@ -108,11 +108,13 @@ def sinkhorn(
                 [0.8532, 0.1468]])
     """
     scores = as_features("scores", scores, "(B, K)")
-    marginal = as_tensor("marginal", marginal)
+    marginal = as_tensor("marginal", marginal).detach()
     check_positive("epsilon", epsilon)
     check_count("iterations", iterations)
     if relax is not None:
         check_positive("relax", relax)
+    if not len(scores):
+        raise InputError("scores must be of one sample or more, got (0, K).")
     if marginal.shape != scores.shape[1:]:
         raise InputError(
             f"marginal must have a size for each of the {scores.shape[1]} clusters, got "
@@ -228,7 +230,7 @@ class GeometricHarmonization(KeepsFloat32):
         self.register_buffer("marginal", torch.full((num_clusters,), 1 / num_clusters))
         self.register_buffer("refreshed", torch.tensor(-1))
         self._refreshed = -1  # the same on the host
-        self._warned = False
+        self._called = self._warned = False
         self.state = SampleState(num_samples, first=[0.0] * num_clusters)
 
     @property
@@ -280,6 +282,9 @@ class GeometricHarmonization(KeepsFloat32):
         epoch = need_epoch("harmonization", epoch)
         ids = self.state.check(ids, views.shape[1])
         gather = getattr(self.loss, "gather", True)
+        if not self._called:  # the start may be far
+            self._called = True
+            self._warn_if_small(counts_of(views, gather))
         weight = self.weight(epoch, epochs)
         start = in_epochs("start", self.start, epochs)
         with full_precision(views):
@@ -304,7 +309,7 @@ class GeometricHarmonization(KeepsFloat32):
         return views
 
     def _due(self, epoch: float, start: float) -> bool:
-        return self._refreshed < start or epoch - self._refreshed >= self.refresh
+        return self._refreshed < int(start) or epoch - self._refreshed >= self.refresh
 
     @torch.no_grad()
     def _refresh(self, epoch: float) -> None:
@@ -323,14 +328,8 @@ class GeometricHarmonization(KeepsFloat32):
 
     def _harmonize(self, scores: Tensor, counts: list[int]) -> Tensor:
         """(V, B, K) scores of unit length to (B,)."""
-        views, batch, clusters = scores.shape
-        if sum(counts) < clusters and not self._warned:
-            self._warned = True
-            warnings.warn(
-                f"a batch of {sum(counts)} samples cannot fill {clusters} clusters; take a larger "
-                "batch or fewer clusters (num_clusters), best a quarter of the batch.",
-                stacklevel=3,
-            )
+        views, batch, _ = scores.shape
+        self._warn_if_small(counts)
         with torch.no_grad():
             everyone, first = scores.transpose(0, 1), 0  # (B, V, K)
             if len(counts) > 1:
@@ -342,6 +341,16 @@ class GeometricHarmonization(KeepsFloat32):
         own = (assigned * predicted).sum((0, 2))  # (B,), each view with itself
         pairs = (assigned.sum(0) * predicted.sum(0)).sum(1) - own
         return pairs * (-2 / (views * (views - 1)))
+
+    def _warn_if_small(self, counts: list[int]) -> None:
+        clusters = len(self.simplex)
+        if sum(counts) < clusters and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"a batch of {sum(counts)} samples cannot fill {clusters} clusters; take a larger "
+                "batch or fewer clusters (num_clusters), best a quarter of the batch.",
+                stacklevel=4,
+            )
 
     def figures(self, epoch: int, epochs: int) -> dict[str, float]:
         """Return the weight of harmonization, for the logs."""

@@ -100,10 +100,15 @@ def signal_weights(
         tensor([0.6000, 1.2000, 1.2000])
     """
     check_positive("exponent", exponent, zero=True)
-    signal = as_tensor("signal", signal)
+    signal = at_least_float32(as_tensor("signal", signal))
     known = torch.ones_like(signal, dtype=torch.bool)
     if seen is not None:
         known = as_tensor("seen", seen)
+    if signal.ndim != 1 or known.shape != signal.shape or known.dtype != torch.bool:
+        raise InputError(
+            f"signal must be of shape (N,), and seen the same of bool, got {tuple(signal.shape)} "
+            f"and {tuple(known.shape)} of {known.dtype}."
+        )
     if signal.device.type == "cpu" and not bool(signal[known].isfinite().all()):
         raise InputError(
             "the signal is not finite for some samples; pass seen=..., those whose signal is known."

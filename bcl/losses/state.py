@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bcl.core.checks import TensorLike, as_tensor, check_count
+from bcl.core.checks import TensorLike, as_ids, check_count
 from bcl.core.distributed import gather_rows, world_size
 from bcl.core.errors import InputError
 
@@ -72,19 +72,14 @@ class SampleState(KeepsFloat32):
             raise InputError("the loss keeps numbers per sample; build it with num_samples=N.")
         if ids is None:
             raise InputError("the loss keeps numbers per sample; call it with ids=..., of (B,).")
-        ids = as_tensor("ids", ids)
-        if ids.shape != (batch,) or ids.is_floating_point() or ids.dtype == torch.bool:
-            raise InputError(
-                f"ids must be integers of shape (B,) = ({batch},), got {tuple(ids.shape)} of "
-                f"{ids.dtype}."
-            )
+        ids = as_ids(ids, batch)
         if ids.device.type == "cpu" and batch and not -1 <= ids.min() <= ids.max() < len(self.seen):
             wrong = ids[(ids < -1) | (ids >= len(self.seen))][0]
             raise InputError(
                 f"sample id {int(wrong)} lies outside [0, {len(self.seen)}), and is not -1 as of "
                 "an external image; build the loss with the num_samples of this training set."
             )
-        return ids.to(self.values.device, torch.int64)
+        return ids.to(self.values.device)
 
     def read(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """(B, C) numbers of samples, and (B,) whether they were written; none are of id -1."""

@@ -58,6 +58,13 @@ class Selection(Measurement):
                 "selection.rule 'colt' needs the memory's tailness; add tailness to memory.watch, "
                 "or train a configuration such as colt."
             )
+        samples: int | None = getattr(getattr(trainer, "datamodule", None), "num_samples", None)
+        clusters: int = 0 if rule in (None, "random") else self._settings.clusters
+        if samples is not None and clusters > samples:
+            raise InputError(
+                f"selection.clusters is {clusters:,}, more than the {samples:,} training images; "
+                f"set it to at most {samples}."
+            )
         if rule is not None and self._start(trainer) >= (trainer.max_epochs or 0):
             raise InputError(
                 f"selection.start={self._settings.start!r} lies beyond the {trainer.max_epochs} "

@@ -92,3 +92,6 @@ def test_bad_input_is_refused():
         DomainLoss(NTXentLoss(), weight=-1.0)
     with pytest.raises(InputError, match="temperature"):
         DomainLoss(NTXentLoss(), temperature=0.0)
+    for ids in (IDS[:3], IDS[:1], IDS[:, None], IDS.double()):
+        with pytest.raises(InputError, match=r"ids must be integers of shape \(B,\) = \(7,\)"):
+            DomainLoss(NTXentLoss())(torch.stack(pair()), ids=ids)

@@ -1,5 +1,7 @@
 """Geometric harmonization: the simplex, the assignment, the loss, its memory, ranks and methods."""
 
+import warnings
+
 import pytest
 import torch
 from ranks import pool
@@ -51,6 +53,13 @@ def test_the_assignment_matches_explicit_loops(relax):
     found = sinkhorn(scores, sizes, 0.1, 20, relax)
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(found.sum(1), torch.ones(6).double())
+
+
+def test_nothing_has_a_gradient():
+    scores, sizes = torch.rand(4, 2, requires_grad=True), torch.ones(2, requires_grad=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # of a marginal with a gradient, read as a number
+        assert not sinkhorn(scores, sizes / 2).requires_grad
 
 
 def test_the_assignment_has_the_check_values():
@@ -121,6 +130,17 @@ def test_means_move_and_sizes_are_taken_when_due():
     assert not again._due(9, 2)
 
 
+def test_sizes_are_taken_once_where_epochs_are_fractions():
+    views, ids = torch.stack(pair(4, 3)), torch.arange(4)
+    loss = harmonized(start=2.5, ramp=1, refresh=3)
+    loss(views, ids=ids, epoch=2.5)
+    loss.marginal.fill_(0.5)
+    loss(views, ids=ids, epoch=2.75)
+    assert loss.marginal.tolist() == [0.5] * 3
+    loss(views, ids=ids, epoch=5.5)
+    assert loss.marginal.tolist() != [0.5] * 3
+
+
 @pytest.mark.parametrize("views", [2, 3])
 def test_value_and_gradient_match_explicit_loops(views):
     z = (
@@ -186,9 +206,10 @@ def test_every_method_takes_it(cls):
     assert bool(method.tracker.momentum_loss.isfinite().all())
 
 
-def test_a_batch_smaller_than_the_clusters_is_warned_about_once():
+@pytest.mark.parametrize("start", [0, 500])
+def test_a_batch_smaller_than_the_clusters_is_warned_about_once_and_at_once(start):
     views, ids = torch.stack(pair(4, 5)), torch.arange(4)
-    loss = harmonized(clusters=5, features=5)
+    loss = harmonized(clusters=5, features=5, start=start)
     with pytest.warns(UserWarning, match="4 samples cannot fill 5 clusters"):
         loss(views, ids=ids, epoch=0)
     loss(views, ids=ids, epoch=0)
@@ -202,6 +223,7 @@ BAD = [
     (lambda: sinkhorn(torch.rand(4, 3), 2 * SIZES), "sum to 1"),
     (lambda: sinkhorn(torch.rand(4, 3), SIZES[:2]), "marginal"),
     (lambda: sinkhorn(torch.rand(4), SIZES), "scores"),
+    (lambda: sinkhorn(torch.rand(0, 3), SIZES), "one sample or more"),
     (lambda: sinkhorn(torch.rand(4, 3), SIZES, epsilon=0.0), "epsilon"),
     (lambda: sinkhorn(torch.rand(4, 3), SIZES, iterations=0), "iterations"),
     (lambda: sinkhorn(torch.rand(4, 3), SIZES, relax=0.0), "relax"),

@@ -99,6 +99,17 @@ def test_bad_input_is_refused(rho):
         pass
     with pytest.raises(InputError, match="exponent"):
         signal_weights(torch.ones(2), -0.5)
+    for signal, seen in (
+        (torch.ones(2), torch.tensor([True])),
+        (torch.ones(2), torch.tensor([1, 0])),
+        (torch.ones(2, 2), None),
+    ):
+        with pytest.raises(InputError, match=r"signal must be of shape \(N,\)"):
+            signal_weights(signal, seen=seen)
+
+
+def test_weights_of_a_large_signal_in_half_precision_are_finite():
+    assert signal_weights(torch.zeros(100_000, dtype=torch.float16)).mean() == pytest.approx(1)
 
 
 def test_a_signal_that_is_not_finite_is_refused_unless_it_is_not_seen():

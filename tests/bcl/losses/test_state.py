@@ -83,6 +83,11 @@ def test_ids_that_do_not_fit_are_refused(ids, word):
         SampleState(3, first=[0.0]).check(ids, 2)
 
 
+def test_ids_may_be_of_any_integer_type():
+    ids = SampleState(3, first=[0.0]).check(torch.tensor([2, 0], dtype=torch.uint8), 2)
+    assert (ids.tolist(), ids.dtype) == ([2, 0], torch.int64)
+
+
 def test_without_a_size_it_says_so():
     with pytest.raises(InputError, match="num_samples"):
         SampleState(None, first=[0.0]).check(torch.tensor([0]), 1)

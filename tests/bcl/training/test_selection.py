@@ -215,5 +215,7 @@ def test_what_a_rule_needs_is_asked_for(root):
         fit(model(memory=MemorySettings()), Selection(), data=data(root))
     with pytest.raises(InputError, match=r"bcl\.training\.Selection"):
         fit(model(), data=data(root))
+    with pytest.raises(InputError, match=r"clusters is 25, more than the 24 training images"):
+        fit(model(memory=MemorySettings()), Selection(), data=data(root, rule="mak", clusters=25))
     with pytest.raises(InputError, match=r"start=5 lies beyond the 2 epochs"):
         fit(model(), Selection(), data=data(root, start=5))
