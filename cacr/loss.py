@@ -69,7 +69,7 @@ class CACRLoss(CACRSettings, ScheduledTemperature, _Module):
     attraction_weight: float = 1.0
     repulsion_weight: float = 1.0
     # No default of the class, which would hide a part of the same name.
-    temperature: float | Tensor | CosineSchedule | None = field(default_factory=lambda: None)
+    temperature: CosineSchedule | float | Tensor | None = field(default_factory=lambda: None)
 
     def __post_init__(self) -> None:
         """Check the weights and the temperature."""

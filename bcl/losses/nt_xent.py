@@ -25,6 +25,7 @@ from bcl.losses.temperatures import (
     Reciprocal,
     ScheduledTemperature,
     SimilarityTemperature,
+    VaryingTemperature,
 )
 
 Reduction = Literal["mean", "sum", "none"]
@@ -276,7 +277,7 @@ class NTXentLoss(ScheduledTemperature, nn.Module):
 
     def __init__(
         self,
-        temperature: float | CosineSchedule | SimilarityTemperature = 0.2,
+        temperature: VaryingTemperature | float = 0.2,  # in this order, or bcl fit hides a refusal
         *,
         focal: float = 0.0,
         reduction: Reduction = "mean",

@@ -12,7 +12,11 @@ from bcl.core.errors import InputError
 from bcl.losses.context import in_epochs, need_epoch
 
 
-class CosineSchedule(nn.Module):
+class VaryingTemperature(nn.Module):
+    """A temperature that is not one number."""
+
+
+class CosineSchedule(VaryingTemperature):
     r"""A temperature that swings between two values, by the epoch.
 
     .. math:: \tau(e) = \tau_{\text{low}} + \tfrac12 (\tau_{\text{high}} - \tau_{\text{low}})
@@ -55,7 +59,7 @@ class CosineSchedule(nn.Module):
         return f"{self.low}, {self.high}, period={self.period}"
 
 
-class SimilarityTemperature(nn.Module):
+class SimilarityTemperature(VaryingTemperature):
     r"""A temperature of each pair, by its cosine s: low for unrelated pairs, high for similar ones.
 
     .. math:: \tau(s) = \tau_{\text{low}} + \tfrac12 (\tau_{\text{high}} - \tau_{\text{low}})

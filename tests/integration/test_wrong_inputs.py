@@ -14,6 +14,7 @@ from bcl.cli import main
 from datamodules import ArraysLT, ImageCollection, ImageListLT
 
 FIT = "fit --config digits_lt/bcl_i --trainer.max_steps 1"
+METHODS = "fit --config digits_lt"
 FOLDER = "fit --config image_folder/bcl_i"
 IMAGES = "fit --config images/bcl_i"
 
@@ -55,6 +56,12 @@ TYPED = [
     (f"{FIT} --model.views.size 2", "--model.views.size must be", "at least 8, got 2"),
     (f"{FIT} --encoder resnet19", "unknown encoder 'resnet19'", "did you mean 'resnet18'"),
     (f"{FIT} --trainer.precision fp16", "--trainer.precision", "'bf16-mixed'"),
+    (f"{METHODS}/ts --model.loss.temperature.low 2", "low must be at most high", "high=1.0"),
+    (f"{METHODS}/ts --model.loss.temperature.period 0", "period must be", "above 0, got 0.0"),
+    (f"{METHODS}/dystress --model.loss.temperature.low 2", "low must be at most", "high=0.2"),
+    (f"{METHODS}/gh --model.loss.num_clusters 200", "hold at most 129 vectors", "wider projector"),
+    (f"{METHODS}/colt", "selects from a second collection", "give --data.selection.root DIR"),
+    (f"{METHODS}/balanced --data.selection.clusters 999", "clusters is 999", "to at most 417"),
     (f"{FIT} --log wandbb", "unknown logger 'wandbb'", "did you mean 'wandb'"),
     (f"{FIT} --ckpt_path nowhere", "no checkpoint", "name a run's folder"),
     (f"{FIT} --out run", "run holds a run already", "or name another folder with --out"),
