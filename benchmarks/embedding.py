@@ -102,7 +102,7 @@ def main() -> None:
             commands[ours] = [
                 *bcl, "embed", str(here / "run"), root, "--out", str(here / "ours.npz"),
                 "--overwrite", "--no-thumbnails", "--batch-size", str(args.batch),
-                "--workers", str(args.workers), "--device", "cpu",
+                "--workers", str(args.workers), "--device", "cpu", "--size", str(args.size),
             ]  # fmt: skip
         if "plain" in args.only:
             words = [sys.executable, "-c", PLAIN, root, str(here / "plain.pt"), *usual]

@@ -6,6 +6,7 @@ import json
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -43,7 +44,7 @@ class Table:
     def __len__(self) -> int:
         return len(self.embedding)
 
-    @property
+    @cached_property
     def paths(self) -> list[str]:
         """One per image."""
         return [str(path) for path in self.columns["path"]]

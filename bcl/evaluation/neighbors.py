@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize, pad
+from torch.nn.functional import normalize
 
 from bcl.core.checks import check_count
 from bcl.core.errors import InputError
@@ -65,10 +65,11 @@ def _search(rows: Tensor, k: int) -> Neighbors:
     """All pairs, a block of rows at a time."""
     step = max(1, BLOCK_BYTES // (4 * len(rows)))
     k = min(k, len(rows) - 1)
+    room = rows.new_empty(min(step, len(rows)), len(rows))  # of all blocks: memory is costly to get
     found = []
     for start in range(0, len(rows), step):
         block = rows[start : start + step]
-        similarity = block @ rows.T  # (b, N)
+        similarity = torch.mm(block, rows.T, out=room[: len(block)])  # (b, N)
         itself = torch.arange(start, start + len(block), device=rows.device)
         similarity[torch.arange(len(block)), itself] = -torch.inf
         found.append(largest(similarity, k))
@@ -78,15 +79,17 @@ def _search(rows: Tensor, k: int) -> Neighbors:
 
 def largest(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """``values.topk(k)`` of wide rows: the k runs with the largest maxima hold the k largest."""
-    runs = -(-values.shape[1] // RUN)
-    if runs <= k:
+    number, width = values.shape
+    whole = width // RUN * RUN
+    if whole <= k * RUN:
         return tuple(values.topk(k, dim=1))  # type: ignore[return-value]
-    table = pad(values, (0, runs * RUN - values.shape[1]), value=-torch.inf)
-    table = table.view(len(values), runs, RUN)
-    best = table.amax(2).topk(k, dim=1).indices  # (b, k) runs
-    inside = table.gather(1, best[:, :, None].expand(-1, -1, RUN)).flatten(1)  # (b, k·RUN)
-    top, place = inside.topk(k, dim=1)
-    return top, best.gather(1, place // RUN) * RUN + place % RUN
+    runs = values[:, :whole].view(number, -1, RUN)  # (b, runs, RUN)
+    best = runs.amax(2).topk(k, dim=1).indices[:, :, None]  # (b, k, 1)
+    places = torch.arange(width, device=values.device)
+    inside = (best * RUN + places[:RUN]).flatten(1)  # (b, k·RUN)
+    inside = torch.cat([inside, places[whole:].expand(number, -1)], 1)  # and what is left over
+    top, place = values.gather(1, inside).topk(k, dim=1)
+    return top, inside.gather(1, place)
 
 
 def _main_directions(rows: Tensor, dimensions: int) -> Tensor:
