@@ -4,8 +4,9 @@
     python benchmarks/growth.py --only discover --sizes 10000 100000 1000000
 
 Each point is a process of its own on random data; what is measured begins after the data is made.
-Memory is the most that the process held beyond that. The last exponent is that of the larger half
-of the sizes, since small ones are mostly fixed cost.
+Memory is the most that the process held beyond that; what it writes is the page of `bcl discover`
+and the table of `bcl embed`. The last exponent is that of the larger half of the sizes, since small
+ones are mostly fixed cost.
 """
 
 import argparse
@@ -132,17 +133,21 @@ BEYOND = (10_000_000, 100_000_000)  # images for which the fit says what they wo
 
 
 def measure(part: str, point: dict[str, int]) -> dict[str, float]:
-    """Seconds of wall and processor time and megabytes of one point, in this process."""
+    """Seconds of wall and processor time and megabytes of one point, in this process.
+
+    With them the size of the file that it wrote, if it wrote one.
+    """
     work = PARTS[part].prepare(**point)
     held, start = _held(), time.process_time()
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
     wall = time.perf_counter()
-    work()
-    return {
+    made = work()
+    found = {
         "wall": time.perf_counter() - wall,
         "processor": time.process_time() - start + _children(),
         "megabytes": max(_held("VmHWM") - held, 1.0),
     }
+    return found | ({"written": made.stat().st_size / 1e6} if isinstance(made, Path) else {})
 
 
 def _children() -> float:
@@ -177,7 +182,7 @@ def in_words(seconds: float) -> str:
 def grow(part: str, quantity: str, sizes: Sequence[int]) -> tuple[list[results.Row], str]:
     """The rows of one quantity, and what they say of its growth."""
     usual = {**PARTS[part].usual}
-    rest = ", ".join(f"{n:,} {key}" for key, n in usual.items() if key != quantity)
+    rest = ", ".join(f"{key} {n:,}" for key, n in usual.items() if key != quantity)
     case = f"{part}, over {quantity}" + (f" ({rest})" if rest else "")
     rows, found = [], []
     for size in sizes:
@@ -188,7 +193,10 @@ def grow(part: str, quantity: str, sizes: Sequence[int]) -> tuple[list[results.R
             raise SystemExit(f"{case}, {size:,}: {last}")
         got = json.loads(done.stdout.splitlines()[-1])
         found.append(got)
-        extra = {f"{size:,}": f"{got['wall']:.3g} s by the clock, {got['megabytes']:,.0f} MB"}
+        about = f"{got['wall']:.3g} s by the clock, {got['megabytes']:,.0f} MB"
+        if "written" in got:
+            about += f", writes {got['written']:.3g} MB"
+        extra = {f"{size:,}": about}
         values = {f"{size:,}": [got["processor"]]}
         rows += results.compare(case, "s", values, ours=f"{size:,}", extra=extra)
         print(f"{case}: {size:,}  {got['processor']:.3g} s  {extra[f'{size:,}']}", flush=True)
@@ -203,6 +211,9 @@ def grow(part: str, quantity: str, sizes: Sequence[int]) -> tuple[list[results.R
                 time_ = in_words(last["processor"] * factor ** powers["processor"])
                 memory = last["megabytes"] * factor ** powers["megabytes"] / 1024
                 note += f"; {more:,} would take {time_} of processor time and {memory:.2g} GB"
+                if "written" in last:
+                    size = last["written"] * factor ** powers["written"] / 1000
+                    note += f", and write {size:.2g} GB"
     return rows, note
 
 

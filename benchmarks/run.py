@@ -136,7 +136,7 @@ JOBS = (
             f"growth-{part}",
             f"growth.py --only {part}",
             "growth.py --only probe --over images --sizes 300 600",
-            30.0,
+            60.0,
         )
         for part in ("train", "embed", "discover", "probe")
     ),
