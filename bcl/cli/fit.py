@@ -71,7 +71,11 @@ OPTIONS: dict[str, tuple[Any, Any, str]] = {
         None,
         "epochs between measures of the features; 0: none; 10 if there are no labels",
     ),
-    "--watch.images": (int, 2000, "training images that they are measured on"),
+    "--watch.images": (
+        int | None,
+        None,
+        "training images that they are measured on; a tenth of all, 100 to 2000",
+    ),
     "--history.every_n_epochs": (int | None, None, "epochs between files of all memory values"),
 }
 

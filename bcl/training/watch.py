@@ -13,6 +13,7 @@ from bcl.evaluation.unlabeled import PAIRS, FeatureMeasures, measure_features, s
 from bcl.training.measurement import Measurement, undisturbed
 
 EVERY = 10  # epochs, for data without labels
+LEAST, MOST = 100, 2000  # images; a tenth of all between them, so that small sets cost little too
 
 
 class FeatureWatch(Measurement):
@@ -29,7 +30,7 @@ class FeatureWatch(Measurement):
     Args:
         every_n_epochs: epochs between measurements, 0 for none; if None, 10 where the data has no
             labels, and none where it has.
-        images: size of the sample.
+        images: size of the sample; if None, a tenth of the images, but 100 to 2,000.
         neighbors: number of nearest neighbors.
         batch_size: images encoded at a time.
 
@@ -37,20 +38,21 @@ class FeatureWatch(Measurement):
         InputError: an argument out of range, or a method or datamodule without what it needs.
 
     Example:
-        >>> FeatureWatch(every_n_epochs=5).images
-        2000
+        >>> FeatureWatch(every_n_epochs=5, images=500).every_n_epochs
+        5
     """
 
     def __init__(
         self,
         every_n_epochs: int | None = None,
-        images: int = 2000,
+        images: int | None = None,
         neighbors: int = 10,
         batch_size: int = 256,
     ) -> None:
         if every_n_epochs is not None:
             check_count("every_n_epochs of the watch", every_n_epochs, at_least=0)
-        check_count("images of the watch", images, at_least=2)
+        if images is not None:
+            check_count("images of the watch", images, at_least=2)
         check_count("neighbors of the watch", neighbors)
         check_count("batch_size of the watch", batch_size)
         self.asked = every_n_epochs
@@ -77,8 +79,8 @@ class FeatureWatch(Measurement):
             self._active = self.asked > 0
         for recorder in self.recorders(trainer) if self._active else ():
             recorder.record["watch"] = (
-                f"at most {self.images:,} training images, {self.neighbors} cosine neighbors; "
-                f"alignment of two SimCLR views of {PAIRS} images"
+                f"{len(self._watched(data)):,} training images, {self.neighbors} cosine neighbors; "
+                f"alignment of two SimCLR views of at most {PAIRS} images"
             )
 
     def state_dict(self) -> dict[str, Any]:
@@ -104,7 +106,7 @@ class FeatureWatch(Measurement):
         with undisturbed(trainer, pl_module) as encode:
             found = measure_features(
                 encode,
-                sample(data.train_set(), self.images),
+                self._watched(data),
                 getattr(views, "size", None) or int(data.image_size),
                 neighbors=self.neighbors,
                 before=self._before,
@@ -115,6 +117,11 @@ class FeatureWatch(Measurement):
             self._tell(trainer, found)
         self._before, self._collapsed = found.neighbors, found.collapsed
         return found.values
+
+    def _watched(self, data: Any) -> Any:
+        """The sample of the training images."""
+        images = data.train_set()
+        return sample(images, self.images or min(max(len(images) // 10, LEAST), MOST))
 
     def _tell(self, trainer: pl.Trainer, found: FeatureMeasures) -> None:
         """Say in one line that the features have collapsed, and keep it in the record."""

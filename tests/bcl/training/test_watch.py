@@ -94,6 +94,15 @@ def test_it_watches_data_without_labels_by_default_and_others_when_asked():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("count", "seen"), [(60, "60"), (300, "100"), (1200, "120")])
+def test_it_measures_a_tenth_of_the_images_but_at_least_a_hundred(count, seen):
+    record = watched(FeatureWatch(), data=unlabeled(count), max_epochs=1)
+    assert record["watch"].startswith(f"{seen} training images")
+    rank = record["history"][0]["features/effective_rank"]
+    assert 1 <= rank <= int(seen)
+
+
+@pytest.mark.slow
 def test_a_collapse_is_told_once(capsys):
     class Constant(torch.nn.Module):
         num_features = 12
