@@ -23,10 +23,13 @@ PREDICTED = (
     ("signals-cifar100", "loss", True),
     ("signals-tiny", "loss", True),
 )
+ISOLATION = "BCL-I by isolation"
+# What it is compared with, and whether its mean gain should lie above 0.
+PREDICTED_GAINS = (("bcl_i_loss", "BCL-I by the loss", True), ("simclr", "SimCLR", False))
 TITLES = {
     "signals-cifar10": "CIFAR-10-LT",
     "signals-cifar100": "CIFAR-100-LT",
-    "signals-tiny": "Tiny-ImageNet-LT",
+    "signals-tiny": "Tiny-ImageNet-LT, one class order",
 }
 
 
@@ -79,34 +82,59 @@ def auc(preset: str, signal: str) -> list[float]:
     ]
 
 
+def gains(preset: str, baseline: str, column: str) -> list[float]:
+    """What BCL-I by isolation gains over a baseline in points, by the seeds that both have."""
+    pair = ("bcl_i_isolation", baseline)
+    return [
+        gain
+        for result in results_page.published(EVIDENCE)
+        if result["preset"] == preset
+        for row in summary.differences(result, [pair], "full")
+        for gain in row[column]["by_seed"]
+    ]
+
+
 def predictions() -> str:
-    """What was predicted of the mean AUC in SimCLR runs, and what was measured."""
-    rows = []
-    for preset, signal, above in PREDICTED:
-        values = auc(preset, signal)
-        said = "above 0.5" if above else "not above 0.5"
-        seeds = "1 seed" if len(values) == 1 else f"{len(values)} seeds"
-        measured = f"{with_interval(values)} ({seeds})" if values else "not run yet"
-        rows.append([TITLES[preset], signal, said, measured, outcome(values, above)])
-    head = ["data", "signal", "predicted: mean AUC", "measured", "prediction"]
+    """What was predicted of means over seeds, and what was measured."""
+    rows = [
+        judged(preset, f"AUC of {signal}", auc(preset, signal), above, chance=0.5)
+        for preset, signal, above in PREDICTED
+    ]
+    rows += [
+        judged(preset, f"{ISOLATION} - {label}, {title}", gains(preset, baseline, column), above)
+        for preset in ("signals-cifar10", "signals-cifar100")
+        for baseline, label, above in PREDICTED_GAINS
+        for column, title in (("all", "All"), ("few", "Few"))
+    ]
+    head = ["data", "mean over seeds", "predicted", "measured", "prediction"]
     return Table(head, rows, left=5).markdown()
 
 
-def outcome(values: list[float], above: bool) -> str:
-    """Whether the interval over the seeds bears out a prediction.
+def judged(
+    preset: str, what: str, values: list[float], above: bool, chance: float = 0
+) -> list[str]:
+    """A row on one prediction."""
+    said = f"above {chance:g}" if above else f"not above {chance:g}"
+    seeds = "1 seed" if len(values) == 1 else f"{len(values)} seeds"
+    measured = f"{with_interval(values)} ({seeds})" if values else "not run yet"
+    return [TITLES[preset], what, said, measured, outcome(values, above, chance)]
+
+
+def outcome(values: list[float], above: bool, chance: float = 0.5) -> str:
+    """Whether the interval over the seeds bears out a prediction; one that holds chance does not.
 
     Example:
         >>> outcome([0.6, 0.61, 0.59], above=True), outcome([0.6, 0.61, 0.59], above=False)
         ('held', 'failed')
-        >>> outcome([0.4, 0.6], above=True), outcome([], above=True)
+        >>> outcome([0.4, 0.6], above=False), outcome([], above=True)
         ('open: 0.5 is within the interval', 'open')
     """
     if len(values) < 2:
         return "open"
     middle, half = confidence_interval(values)
-    if middle - half <= 0.5 <= middle + half:
-        return "open: 0.5 is within the interval" if above else "held: 0.5 is within the interval"
-    return "held" if (middle > 0.5) == above else "failed"
+    if middle - half <= chance <= middle + half:
+        return f"open: {chance:g} is within the interval"
+    return "held" if (middle > chance) == above else "failed"
 
 
 def steering() -> str:

@@ -193,7 +193,7 @@ def describe_classes(labels: Sequence[str], scores: dict[str, Tensor]) -> Classe
     found = {
         name: tail_discovery(x[rows], classes, resamples=RESAMPLES)
         for name, x in scores.items()
-        if bool((x[rows] != x[rows[0]]).any())
+        if len({*counts.values()}) > 1 and bool((x[rows] != x[rows[0]]).any())
     }
     return Classes(counts, group, found)
 

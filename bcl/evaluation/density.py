@@ -47,7 +47,8 @@ def feature_signals(
         (n,) float32 by name.
 
     Raises:
-        InputError: not more images than neighbors, or features that are not finite.
+        InputError: not more images than neighbors, features that are not finite, an unknown name,
+            or ids that are no rows.
 
     Source: neighbor distances as in BRIDGE/FOMO (github.com/Thiggel/FOMO); densities as in rwSAM
     (ICLR 2022).
@@ -61,6 +62,10 @@ def feature_signals(
     check_finite("features", features)
     check_positive("bandwidth", bandwidth)
     check_count("exact_rows", exact_rows, at_least=2)
+    if isinstance(names, str) or not names or not set(names) <= {*_NAMES}:
+        raise InputError(
+            f"names takes some of {', '.join(_NAMES)}, such as ('neighbors',); got {names!r}."
+        )
     deepest = max(map(neighbors_of, names))
     rows = normalize(features.float(), dim=1)
     others = torch.arange(len(rows), device=rows.device)
@@ -71,6 +76,8 @@ def feature_signals(
     place = torch.full((len(rows),), -1, device=rows.device)  # among the others, -1 for outside
     place[others] = torch.arange(len(others), device=rows.device)
     ids = torch.arange(len(rows)) if ids is None else as_tensor("ids", ids)
+    if bool(((ids < 0) | (ids >= len(rows))).any()):
+        raise InputError(f"ids must lie in [0, {len(rows)}), the rows; got {ids.tolist()!s:.80}.")
     step = max(1, BLOCK_BYTES // (4 * len(others)))
     columns = rows[others].T.contiguous()
     parts = [

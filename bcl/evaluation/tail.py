@@ -79,7 +79,8 @@ def tail_discovery(
 
     Raises:
         InputError: fewer than two samples, scores that are not finite or all equal, labels that do
-            not match, no sample of the tail or the head, a value out of range.
+            not match, classes of equal frequency, no sample of the tail or the head, a value out
+            of range.
 
     Source: :math:`\phi` of MAK (arXiv 2111.01004).
 
@@ -103,8 +104,14 @@ def tail_discovery(
         groups = ShotGroups("thirds", sizes, order[:1], order[:0], order[1:])
     else:
         groups = shot_groups(sizes, grouping)
+    if bool((sizes == sizes[0]).all()):
+        raise InputError(
+            f"all {len(sizes)} classes have the same number of images, {int(sizes[0])}, so that "
+            "none is the tail; pass labels, or class_counts, of a long-tailed set."
+        )
     tail, head = (torch.isin(classes, present[ids]) for ids in (groups.few, groups.many))
-    if len(counts) <= int(classes.max()) or not bool(tail.any() and head.any()):
+    matched = len(counts) > int(classes.max()) and bool((counts.cpu()[classes] > 0).all())
+    if not matched or not bool(tail.any() and head.any()):
         raise InputError(
             f"{int(tail.sum())} samples are of tail classes and {int(head.sum())} of head classes "
             f"({groups.description}) of {len(counts)}; pass the labels and class_counts of one "

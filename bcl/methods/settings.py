@@ -136,7 +136,11 @@ class MemorySettings:
     def __post_init__(self) -> None:
         check_choice("memory.scores", self.scores, SCORE_SOURCES)
         check_choice("memory.signal", self.signal, SIGNALS)
-        for name in [self.watch] if isinstance(self.watch, str) else self.watch:
+        if isinstance(self.watch, str):
+            raise InputError(
+                f"memory.watch takes several signals, such as ('isolation',); got '{self.watch}'."
+            )
+        for name in self.watch:
             check_choice("signal in memory.watch", name, SIGNALS)
         check_positive("memory.temperature", self.temperature)
         check_count("memory.every_n_epochs", self.every_n_epochs)

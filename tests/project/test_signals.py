@@ -145,8 +145,11 @@ def test_an_interrupted_run_is_trained_to_its_end(parts, monkeypatch):
     assert [resumed for step, resumed in steps if step == "fit"] == [False, True]
 
 
-def evidence(monkeypatch, tmp_path, aucs):
-    """Published SimCLR runs with these AUCs, by preset, signal and seed."""
+def evidence(monkeypatch, tmp_path, aucs, gains=None):
+    """Published SimCLR runs with these AUCs, by preset, signal and seed.
+
+    With gains, runs of these accuracies over SimCLR's, by run and seed.
+    """
     monkeypatch.setattr(signals_page, "EVIDENCE", tmp_path)
     for name, signals in aucs.items():
         runs = [
@@ -161,12 +164,40 @@ def evidence(monkeypatch, tmp_path, aucs):
             }
             for seed in range(len(next(iter(signals.values()))))
         ]  # fmt: skip
+        runs += [
+            runs[seed] | {
+                "run": key, "label": key,
+                "accuracy": {"full": dict.fromkeys(summary.COLUMNS, 1.0 + gain)},
+            }
+            for key, values in (gains or {}).items()
+            for seed, gain in enumerate(values)
+        ]  # fmt: skip
         content = {
             "schema": summary.SCHEMA, "schema_version": summary.SCHEMA_VERSION, "preset": name,
             "about": name, "command": "x", "hardware": "cpu", "versions": {"torch": "2"},
             "descriptions": {"full": "all"}, "groups": "thirds: x", "runs": runs,
         }  # fmt: skip
         (tmp_path / f"{name}.json").write_text(json.dumps(content))
+
+
+def outcomes(rows):
+    return [row.split(" | ")[-1].strip(" |") for row in rows]
+
+
+def test_a_prediction_is_open_while_its_interval_holds_chance(monkeypatch, tmp_path):
+    aucs = {"signals-cifar10": {"loss": [0.50, 0.60, 0.55], "isolation": [0.4, 0.7, 0.6]}}
+    gains = {"bcl_i_loss": [-1.0, -1.1, -0.9], "bcl_i_isolation": [0.5, -0.6]}
+    evidence(monkeypatch, tmp_path, aucs, gains)
+    rows = signals_page.predictions().splitlines()[2:]
+    half, none = (f"open: {value} is within the interval" for value in ("0.5", "0"))
+    assert outcomes(rows[:4]) == [half, half, "open", "open"]
+    assert outcomes(rows[4:8]) == [none] * 4
+    assert (
+        "BCL-I by isolation - BCL-I by the loss, All | above 0 | 1.000 ± 6.353 (2 seeds)" in rows[4]
+    )
+    evidence(monkeypatch, tmp_path, aucs, gains | {"bcl_i_isolation": [-0.4, -0.6, -0.5]})
+    rows = signals_page.predictions().splitlines()[2:]
+    assert outcomes(rows[4:8]) == ["held"] * 4
 
 
 def test_the_page_says_what_became_of_the_predictions(monkeypatch, tmp_path):
@@ -178,7 +209,7 @@ def test_the_page_says_what_became_of_the_predictions(monkeypatch, tmp_path):
         },
     )  # fmt: skip
     rows = signals_page.predictions().splitlines()[2:]
-    assert [row.split(" | ")[-1].strip(" |") for row in rows] == ["held", "held", "failed", "open"]
+    assert outcomes(rows) == ["held", "held", "failed", *["open"] * 9]
     assert "0.410 ± 0.025 (3 seeds)" in rows[0]
     assert "not run yet" in rows[3]
     tables = signals_page.found()

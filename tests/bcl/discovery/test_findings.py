@@ -66,6 +66,7 @@ def test_auroc_as_by_pairs():
     found = describe_classes(labels, {"s": scores}).found["s"].auc.value
     assert found == pytest.approx(sum(wins) / len(wins))
     assert describe_classes(["a", "a"], {"s": scores[:2]}).found == {}
+    assert describe_classes(["a", "b", "c"], {"s": scores[:3]}).found == {}  # none is rarer
     two = describe_classes(["b", "a", "a", ""], {"s": torch.tensor([5.0, 1, 2, 3])})
     assert two.group == {"a": "many", "b": "few"}
     assert two.found["s"].auc.value == 1

@@ -59,6 +59,9 @@ def test_a_large_collection_is_compared_with_a_sample():
 @pytest.mark.parametrize(
     ("x", "names", "message"),
     [
+        (torch.eye(12), "neighbors", "got 'neighbors'"),
+        (torch.eye(12), ("projected_neighbors",), "some of neighbors_1"),
+        (torch.eye(12), (), "some of neighbors_1"),
         (torch.eye(10), ("neighbors",), "more than 10 images"),
         (torch.eye(1), ("sparseness",), "more than 1 images"),
         (torch.eye(3) / 0, ("sparseness",), "not finite"),
@@ -68,3 +71,9 @@ def test_a_large_collection_is_compared_with_a_sample():
 def test_bad_input_is_refused(x, names, message):
     with pytest.raises(InputError, match=message):
         feature_signals(x, names)
+
+
+@pytest.mark.parametrize("ids", [[0, 12], [-1]])
+def test_ids_must_be_rows(ids):
+    with pytest.raises(InputError, match=r"\[0, 12\)"):
+        feature_signals(torch.eye(12), ("neighbors",), ids=torch.tensor(ids))

@@ -116,10 +116,9 @@ def test_class_counts_and_thresholds_name_tail_and_head():
     assert shot_groups(counts[:3] + counts[4:], "thresholds").description == found.grouping
 
 
-def test_equal_frequencies_have_no_rank_correlation():
-    found = tail_discovery([1.0, 2, 3, 4, 5, 6], [0, 0, 1, 1, 2, 2], resamples=3)
-    assert math.isnan(found.spearman_samples.value)
-    assert math.isnan(found.spearman_classes.high)
+def test_equal_class_means_have_no_rank_correlation():
+    found = tail_discovery([2.0, 2, 2, 1, 3, 2], [0, 0, 0, 1, 1, 2], resamples=3)
+    assert math.isnan(found.spearman_classes.value)
 
 
 @pytest.mark.parametrize(
@@ -136,7 +135,9 @@ def test_equal_frequencies_have_no_rank_correlation():
         ([1.0, 2, 3], [0, 1, 1], {"class_counts": [9, 5, 1]}, "0 samples are of tail"),
         ([1.0, 2, 3], [0, 1, 2], {"class_counts": [9, 5]}, "class_counts"),
         ([1.0, 2, 3, 4], [0, 1, 2, 3], {"class_counts": [9, 5, 1]}, "of 3; pass"),
-        ([1.0, 2, 3], [0, 1, 2], {"grouping": "thresholds"}, "0 of head"),
+        ([1.0, 2, 3, 4], [0, 1, 2, 3], {"class_counts": [9, 5, 1, 0]}, "of 4; pass"),
+        ([1.0, 2, 3, 4, 5, 6], [0, 0, 1, 1, 2, 2], {}, "same number of images, 2"),
+        ([1.0, 2, 3], [0, 1, 2], {"class_counts": [19, 9, 5], "grouping": "thresholds"}, "0 of h"),
         ([1.0, 2, 3], [0, 1, 2], {"top": 0}, "top"),
         ([1.0, 2, 3], [0, 1, 2], {"resamples": 0}, "resamples"),
     ],
