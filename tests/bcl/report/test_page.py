@@ -114,6 +114,17 @@ def test_it_links_to_the_run_its_data_and_the_documentation(tmp_path):
 
 
 @pytest.mark.slow
+def test_tail_discovery_has_a_row_for_every_seed(page):
+    text = page.read_text()
+    table = text[text.index('aria-label="Tail discovery"') :].partition("</table>")[0]
+    rows = [re.sub("<[^>]+>", "", row) for row in table.split("<tr>")[2:]]
+    assert [row.partition("loss")[0] for row in rows] == [
+        f"{name}, seed {seed}" for name in ("base", "better") for seed in (0, 1)
+    ]
+    assert text.count("in the run with seed 0; 0.5 is chance") in (0, 2)  # charts of the first
+
+
+@pytest.mark.slow
 def test_notes_are_folded_with_their_number(tmp_path):
     report = recorded("one", 0, 0.1)
     report.data["notes"] = [f"file {n} cannot be read" for n in range(60)]
