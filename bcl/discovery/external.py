@@ -6,10 +6,18 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from bcl.core.checks import as_features, check_count, check_positive, check_together
+from bcl.core.checks import (
+    TensorLike,
+    as_features,
+    as_tensor,
+    check_count,
+    check_positive,
+    check_together,
+)
 from bcl.core.errors import InputError
 from bcl.core.random import permutation, uniform
 from bcl.discovery.selection import k_center
+from bcl.evaluation.features import check_finite
 
 _INIT_STREAM, _ROTATION_STREAM, _REPEAT_STREAM = 0xC017, 0xB0A7, 0xB1A5
 _BLOCK = 1 << 16  # rows at a time
@@ -117,7 +125,7 @@ def tail_budget(tailness: Tensor, budget: int, temperature: float = 1.0) -> Tens
 
 def colt_selection(
     own: Tensor,
-    tailness: Tensor,
+    tailness: TensorLike,
     external: Tensor,
     budget: int,
     clusters: int = 10,
@@ -144,7 +152,7 @@ def colt_selection(
         (b,) int64 rows of ``external``, ascending.
 
     Raises:
-        InputError: a budget above M, or no tailness at all.
+        InputError: a budget above M, features that are not finite, or no tailness at all.
 
     Source: COLT (arXiv 2306.04934), algorithm 1. Clusters without images, or without one whose
     tailness is known, get no share.
@@ -156,7 +164,7 @@ def colt_selection(
         tensor([1])
     """
     own, external = _checked(own, external, budget)
-    _check_length("tailness", tailness, len(own), "images of the training set")
+    tailness = _one_each("tailness", tailness, len(own), "images of the training set")
     known = ~tailness.isnan()
     if not bool(known.any()):
         raise InputError("no image has a tailness yet; train for an epoch before the selection.")
@@ -208,7 +216,7 @@ def mak_scores(losses: Tensor, distances: Tensor, alpha: float = 0.3) -> Tensor:
 def mak_selection(
     own: Tensor,
     external: Tensor,
-    losses: Tensor,
+    losses: TensorLike,
     budget: int,
     clusters: int = 10,
     alpha: float = 0.3,
@@ -235,7 +243,8 @@ def mak_selection(
         (b,) int64 rows of ``external``, ascending.
 
     Raises:
-        InputError: a budget above M, or a number out of its range.
+        InputError: a budget above M, a number out of its range, or features or losses that are
+            not finite.
 
     Source: MAK (arXiv 2111.01004), section 3; whose k-center computes all distances again at each
     of its b choices.
@@ -246,9 +255,10 @@ def mak_selection(
         tensor([0])
     """
     own, external = _checked(own, external, budget)
-    if not candidates >= 1:
+    if not 1 <= candidates < torch.inf:
         raise InputError(f"candidates must be at least 1 times the budget, got {candidates!r}.")
-    _check_length("losses", losses, len(external), "external images")
+    losses = _one_each("losses", losses, len(external), "external images")
+    check_finite("losses", losses[:, None])
     centers = normalize(k_means(own, clusters, seed).centers, dim=1)
     nearest = torch.cat([(part @ centers.T).amax(1) for part in torch.split(external, _BLOCK)])
     scores = mak_scores(losses, 1 - nearest, alpha)
@@ -268,14 +278,18 @@ def _checked(own: Tensor, external: Tensor, budget: int) -> tuple[Tensor, Tensor
             f"the budget is {budget:,} images, more than the {len(external):,} external ones; "
             "select at most so many."
         )
+    check_finite("own", own)
+    check_finite("external", external)
     return normalize(own.float(), dim=1), normalize(external.float(), dim=1)
 
 
-def _check_length(name: str, values: Tensor, count: int, of: str) -> None:
+def _one_each(name: str, given: TensorLike, count: int, of: str) -> Tensor:
+    values = as_tensor(name, given)
     if values.shape != (count,):
         raise InputError(
             f"{name} must be one number for each of the {count:,} {of}, got {tuple(values.shape)}."
         )
+    return values
 
 
 def balanced_order(clusters: Tensor, count: int, *keys: int) -> Tensor:

@@ -275,12 +275,10 @@ class GeometricHarmonization(KeepsFloat32):
         Returns:
             What the inner loss returns, () or (B,).
         """
-        views = as_tensor("views", views)
-        ids = None if ids is None else as_tensor("ids", ids)
-        loss = call_loss(self.loss, views, *more, ids=ids, epoch=epoch, epochs=epochs, **options)
         views = self._check(views)
         epoch = need_epoch("harmonization", epoch)
         ids = self.state.check(ids, views.shape[1])
+        loss = call_loss(self.loss, views, *more, ids=ids, epoch=epoch, epochs=epochs, **options)
         gather = getattr(self.loss, "gather", True)
         if not self._called:  # the start may be far
             self._called = True

@@ -141,6 +141,7 @@ def test_every_cluster_is_drawn_equally_often_and_none_again_before_all(count):
         (lambda x: colt_selection(x, x[:, 0], x, 9), "budget is 9 images"),
         (lambda x: mak_selection(x, x, x[:, 0], 9), "budget is 9 images"),
         (lambda x: mak_selection(x, x, x[:, 0], 2, 2, candidates=0.5), "candidates"),
+        (lambda x: mak_selection(x, x, x[:, 0], 2, 2, candidates=torch.inf), "candidates"),
         (lambda x: mak_selection(x, x, x[:, 0], 2, 2, alpha=1.5), "alpha"),
         (lambda x: colt_selection(x, x[:, 0], x[:, :1], 2), "width"),
         (lambda x: tail_budget(x[0], 0), "budget"),
@@ -163,11 +164,23 @@ def test_bad_input_is_refused(call, word):
             lambda: mak_selection(torch.eye(3), torch.eye(3)[:2], torch.ones(3), 1, clusters=2),
             r"losses must be one number for each of the 2 external images, got \(3,\)",
         ),
+        (
+            lambda: colt_selection(torch.eye(3) / 0, torch.ones(3), torch.eye(3), 1, clusters=2),
+            "own",
+        ),
+        (
+            lambda: mak_selection(torch.eye(3), torch.eye(3) / 0, torch.ones(3), 1, clusters=2),
+            "external",
+        ),
+        (
+            lambda: mak_selection(torch.eye(3), torch.eye(3), torch.ones(3) / 0, 1, clusters=2),
+            "losses",
+        ),
         (lambda: balanced_order(torch.zeros(0, dtype=torch.int64), 2, 0), "at least one image"),
         (lambda: balanced_order(torch.zeros(3), 2, 0), "torch.float32"),
         (lambda: balanced_order(torch.tensor([0, -1]), 2, 0), "one integer from 0"),
     ],
 )
-def test_what_is_not_one_number_per_image_is_refused(call, message):
+def test_what_is_not_one_finite_number_per_image_is_refused(call, message):
     with pytest.raises(InputError, match=message):
         call()

@@ -15,6 +15,7 @@ from bcl import (
     InputError,
     NTXentLoss,
     SimCLR,
+    SogCLRLoss,
     nt_xent,
     simplex_etf,
     sinkhorn,
@@ -235,6 +236,15 @@ BAD = [
     (lambda: harmonized()(torch.rand(2, 4, 6), ids=torch.arange(4), epoch=0), "features=6"),
     (lambda: harmonized(start=0.5)(torch.rand(2, 4, 3), ids=torch.arange(4), epoch=1), "start"),
 ]
+
+
+def test_a_refused_call_leaves_the_inner_loss_as_it_was():
+    inner = SogCLRLoss(4)
+    loss_of = GeometricHarmonization(inner, 4, num_clusters=3, features=4)
+    for call in ({"epoch": 0}, {"ids": torch.arange(4)}, {"ids": torch.arange(4), "epoch": 0}):
+        with pytest.raises(InputError):
+            loss_of(torch.rand(2, 4, 3), **call)
+    assert not inner.state.seen.any()
 
 
 @pytest.mark.parametrize(("call", "message"), BAD)
