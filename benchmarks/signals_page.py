@@ -10,6 +10,7 @@ from typing import Any
 import results_page
 import summary
 
+from bcl.core.errors import InputError
 from bcl.evaluation.metrics import confidence_interval
 from bcl.memorization.signals import SIGNALS
 from bcl.report.tables import Table
@@ -71,27 +72,30 @@ def with_interval(values: list[float]) -> str:
     return f"{middle:.3f} ± {half:.3f}" if half == half else f"{middle:.3f}"
 
 
+def of_preset(preset: str) -> Result:
+    """The results of a preset, without runs if there are none."""
+    found = [each for each in results_page.published(EVIDENCE) if each["preset"] == preset]
+    if len(found) > 1:
+        raise InputError(
+            f"the files of preset '{preset}' in {EVIDENCE} are of several commits, so that a seed "
+            "would count more than once; keep one."
+        )
+    return found[0] if found else {"runs": []}
+
+
 def auc(preset: str, signal: str) -> list[float]:
     """AUC of a signal in the SimCLR runs of a preset, by seed."""
     return [
         run["signals"][signal]["auc"][0]
-        for result in results_page.published(EVIDENCE)
-        if result["preset"] == preset
-        for run in result["runs"]
+        for run in of_preset(preset)["runs"]
         if run["run"] == "simclr" and signal in run["signals"]
     ]
 
 
 def gains(preset: str, baseline: str, column: str) -> list[float]:
     """What BCL-I by isolation gains over a baseline in points, by the seeds that both have."""
-    pair = ("bcl_i_isolation", baseline)
-    return [
-        gain
-        for result in results_page.published(EVIDENCE)
-        if result["preset"] == preset
-        for row in summary.differences(result, [pair], "full")
-        for gain in row[column]["by_seed"]
-    ]
+    rows = summary.differences(of_preset(preset), [("bcl_i_isolation", baseline)], "full")
+    return [gain for row in rows for gain in row[column]["by_seed"]]
 
 
 def predictions() -> str:

@@ -219,6 +219,17 @@ def test_the_page_says_what_became_of_the_predictions(monkeypatch, tmp_path):
     assert signals_page.found() == "*Not run yet.*"
 
 
+def test_a_seed_counts_once(monkeypatch, tmp_path):
+    evidence(monkeypatch, tmp_path, {"signals-tiny": {"loss": [0.5, 0.6]}})
+    path = tmp_path / "signals-tiny.json"
+    content = json.loads(path.read_text())
+    for run in content["runs"]:
+        run["commit"] = "another"
+    (tmp_path / "more.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match="several commits"):
+        signals_page.predictions()
+
+
 @pytest.mark.parametrize("name", ["signals", "signals-gpu"])
 def test_the_presets_watch_signals_that_exist_and_pair_what_they_compare(name):
     for part in presets.read_preset(name)["parts"]:
