@@ -278,9 +278,10 @@ def _checked(own: Tensor, external: Tensor, budget: int) -> tuple[Tensor, Tensor
             f"the budget is {budget:,} images, more than the {len(external):,} external ones; "
             "select at most so many."
         )
-    check_finite("own", own)
-    check_finite("external", external)
-    return normalize(own.float(), dim=1), normalize(external.float(), dim=1)
+    own, external = normalize(own.float(), dim=1), normalize(external.float(), dim=1)
+    for name, rows in (("own", own), ("external", external)):
+        check_finite(name, rows.sum(1, keepdim=True))  # without a mask of all values
+    return own, external
 
 
 def _one_each(name: str, given: TensorLike, count: int, of: str) -> Tensor:

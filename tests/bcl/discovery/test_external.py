@@ -166,11 +166,13 @@ def test_bad_input_is_refused(call, word):
         ),
         (
             lambda: colt_selection(torch.eye(3) / 0, torch.ones(3), torch.eye(3), 1, clusters=2),
-            "own",
+            "own are not finite in 3 rows",
         ),
         (
-            lambda: mak_selection(torch.eye(3), torch.eye(3) / 0, torch.ones(3), 1, clusters=2),
-            "external",
+            lambda: mak_selection(
+                torch.eye(3), torch.tensor([[1.0, 0, 0], [0, torch.inf, 0]]), torch.ones(2), 1, 2
+            ),
+            "external are not finite in 1 rows, first in row 1",
         ),
         (
             lambda: mak_selection(torch.eye(3), torch.eye(3), torch.ones(3) / 0, 1, clusters=2),
