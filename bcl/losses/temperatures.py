@@ -113,14 +113,14 @@ class SimilarityTemperature(VaryingTemperature):
 
 
 class Reciprocal:
-    """The scale of a pair: one over the temperature of its cosine."""
+    """The scale of a pair: one over the temperature of its cosine, constant in derivatives."""
 
     def __init__(self, temperature: Callable[[Tensor], Tensor]) -> None:
         self.temperature = temperature
 
     def __call__(self, cosine: Tensor) -> Tensor:
         """Cosines of any shape to scales."""
-        return self.temperature(cosine).reciprocal()
+        return self.temperature(cosine).detach().reciprocal()
 
 
 def _check_range(low: float, high: float) -> None:

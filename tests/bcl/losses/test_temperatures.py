@@ -106,6 +106,15 @@ def test_one_temperature_for_all_pairs_is_the_constant_one_with_its_derivatives(
     assert torch.autograd.gradgradcheck(losses, views)
 
 
+@pytest.mark.parametrize("chunk_size", [0, 1])
+def test_a_function_has_no_gradient_not_for_its_own_parameters_either(chunk_size):
+    z1, z2 = (z.requires_grad_() for z in pair(5, 4))
+    base = torch.tensor(0.1, requires_grad=True)
+    nt_xent(z1, z2, lambda cosine: base * (1 + cosine**2), chunk_size=chunk_size).backward()
+    assert z1.grad is not None
+    assert base.grad is None
+
+
 def test_transforms_take_the_dense_form():
     z1, z2 = pair()
     temperature = SimilarityTemperature(0.07, 0.2)
