@@ -12,6 +12,7 @@ from bcl.core.errors import InputError
 EXACT_ROWS = 20_000  # beyond, candidates are searched in fewer dimensions
 SEARCH_DIMENSIONS, SEARCH_FACTOR = 128, 4  # and this many times k of them are compared exactly
 BLOCK_BYTES = 128 << 20  # of similarities at a time
+TILE = 1 << 15  # images that a block is compared with at a time
 RUN = 64  # similarities whose largest stands for them
 
 
@@ -62,19 +63,34 @@ def nearest_neighbors(
 
 
 def _search(rows: Tensor, k: int) -> Neighbors:
-    """All pairs, a block of rows at a time."""
-    step = max(1, BLOCK_BYTES // (4 * len(rows)))
-    k = min(k, len(rows) - 1)
-    room = rows.new_empty(min(step, len(rows)), len(rows))  # of all blocks: memory is costly to get
-    found = []
-    for start in range(0, len(rows), step):
-        block = rows[start : start + step]
-        similarity = torch.mm(block, rows.T, out=room[: len(block)])  # (b, N)
-        itself = torch.arange(start, start + len(block), device=rows.device)
-        similarity[torch.arange(len(block)), itself] = -torch.inf
-        found.append(largest(similarity, k))
-    values, ids = (torch.cat(parts) for parts in zip(*found, strict=True))
+    """All pairs, a block of rows and a tile of their others at a time."""
+    total, k = len(rows), min(k, len(rows) - 1)
+    width = min(TILE, total)
+    step = max(1, min(BLOCK_BYTES // (4 * width), total))
+    # Of all blocks: memory is costly to get, and small results between large blocks break it up.
+    room = rows.new_empty(step, width)
+    values, ids = rows.new_empty(total, k), torch.empty(total, k, dtype=torch.int64)
+    for start in range(0, total, step):
+        end = min(start + step, total)
+        best = [_within(rows, (start, end), first, k, room) for first in range(0, total, TILE)]
+        top, others = (torch.cat(parts, 1) for parts in zip(*best, strict=True))  # (b, tiles·k)
+        values[start:end], place = top.topk(k, dim=1)
+        ids[start:end] = others.gather(1, place)
     return Neighbors(ids, _distances(values))
+
+
+def _within(
+    rows: Tensor, block: tuple[int, int], first: int, k: int, room: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Similarities and ids of a block's k nearest in the tile that begins at ``first``."""
+    (start, end), tile = block, rows[first : first + TILE]
+    similarity = torch.mm(rows[start:end], tile.T, out=room[: end - start, : len(tile)])
+    low, high = max(start, first), min(end, first + len(tile))
+    if low < high:  # images that meet themselves
+        own = similarity[low - start : high - start, low - first : high - first]
+        own.fill_diagonal_(-torch.inf)
+    top, place = largest(similarity, min(k, len(tile)))
+    return top, place + first
 
 
 def largest(values: Tensor, k: int) -> tuple[Tensor, Tensor]:

@@ -29,11 +29,15 @@ def test_pairs_as_by_loop(n, k):
     torch.testing.assert_close(found.distances, distances, atol=1e-5, rtol=0)
 
 
-def test_blocks_join(monkeypatch):
+@pytest.mark.parametrize("tile", [1, 3, 16, 49, 50, 64])
+def test_blocks_and_tiles_join(monkeypatch, tile):
     x = torch.randn(50, 5, generator=torch.Generator().manual_seed(0))
     whole = nearest_neighbors(x, 4)
     monkeypatch.setattr("bcl.evaluation.neighbors.BLOCK_BYTES", 4 * 50 * 7)
-    assert torch.equal(nearest_neighbors(x, 4).ids, whole.ids)
+    monkeypatch.setattr("bcl.evaluation.neighbors.TILE", tile)
+    found = nearest_neighbors(x, 4)
+    assert torch.equal(found.ids, whole.ids)
+    torch.testing.assert_close(found.distances, whole.distances)
 
 
 def test_a_search_in_fewer_dimensions_misses_little_and_reports_exact_distances():
