@@ -180,7 +180,7 @@ def in_words(seconds: float) -> str:
 
 
 def grow(part: str, quantity: str, sizes: Sequence[int]) -> tuple[list[results.Row], str]:
-    """The rows of one quantity, and what they say of its growth."""
+    """The rows of one quantity, and in words how it grows."""
     usual = {**PARTS[part].usual}
     rest = ", ".join(f"{key} {n:,}" for key, n in usual.items() if key != quantity)
     case = f"{part}, over {quantity}" + (f" ({rest})" if rest else "")
@@ -200,21 +200,34 @@ def grow(part: str, quantity: str, sizes: Sequence[int]) -> tuple[list[results.R
         values = {f"{size:,}": [got["processor"]]}
         rows += results.compare(case, "s", values, ours=f"{size:,}", extra=extra)
         print(f"{case}: {size:,}  {got['processor']:.3g} s  {extra[f'{size:,}']}", flush=True)
-    large = slice(len(sizes) // 2 - 1, None) if len(sizes) > 2 else slice(None)
-    tail, last = sizes[large], found[-1]
-    powers = {key: exponent(tail, [each[key] for each in found[large]]) for key in last}
+    return rows, describe(case, quantity == "images" and part != "probe", sizes, found)
+
+
+def describe(
+    case: str, further: bool, sizes: Sequence[int], found: Sequence[dict[str, float]]
+) -> str:
+    """Exponents of the larger half of the sizes, and what more images would take by them.
+
+    Example:
+        >>> found = [{"processor": n**2 / 1e6, "megabytes": 5.0} for n in (10, 100, 1000)]
+        >>> describe("pairs", False, (10, 100, 1000), found)
+        'pairs: time as n^2.00, memory as n^0.00'
+    """
+    large = slice(min(len(sizes) // 2, len(sizes) - 2), None)
+    last = found[-1]
+    powers = {key: exponent(sizes[large], [each[key] for each in found[large]]) for key in last}
     note = f"{case}: time as n^{powers['processor']:.2f}, memory as n^{powers['megabytes']:.2f}"
-    if quantity == "images" and part != "probe":
-        for more in BEYOND:
-            factor = more / sizes[-1]
-            if factor > 1:
-                time_ = in_words(last["processor"] * factor ** powers["processor"])
-                memory = last["megabytes"] * factor ** powers["megabytes"] / 1024
-                note += f"; {more:,} would take {time_} of processor time and {memory:.2g} GB"
-                if "written" in last:
-                    size = last["written"] * factor ** powers["written"] / 1000
-                    note += f", and write {size:.2g} GB"
-    return rows, note
+    for more in BEYOND if further else ():
+        factor = more / sizes[-1]
+        if factor <= 1:
+            continue
+        taken = in_words(last["processor"] * factor ** powers["processor"])
+        memory = last["megabytes"] * factor ** powers["megabytes"] / 1024
+        note += f"; {more:,} would take {taken} of processor time and {memory:.2g} GB"
+        if "written" in last:
+            size = last["written"] * factor ** powers["written"] / 1000
+            note += f", and write {size:.2g} GB"
+    return note
 
 
 def main() -> None:
