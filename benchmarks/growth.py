@@ -24,6 +24,8 @@ import numpy as np
 import results
 import torch
 
+from bcl.core.machine import keep_freed_memory
+
 Work = Callable[[], Any]
 
 
@@ -113,7 +115,7 @@ PARTS = {
             "width": (64, 256, 1024),
         },
     ),
-    "embed": Part(embed, {"images": 4000}, {"images": (2000, 8000, 32_000)}),
+    "embed": Part(embed, {"images": 4000}, {"images": (4000, 16_000, 64_000)}),
     "discover": Part(
         discover,
         {"images": 10_000, "width": 64},
@@ -137,6 +139,7 @@ def measure(part: str, point: dict[str, int]) -> dict[str, float]:
 
     With them the size of the file that it wrote, if it wrote one.
     """
+    keep_freed_memory()  # as the commands do
     work = PARTS[part].prepare(**point)
     held, start = _held(), time.process_time()
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
