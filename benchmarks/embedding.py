@@ -5,7 +5,8 @@
 
 All encode the same JPEG files with a ResNet-18 whose weights are random: ours and LightlyTrain from
 a checkpoint of one short epoch, which is not measured. Each call is a process of its own and counts
-from its start to its end. Contenders take turns.
+from its start to its end; ours makes no thumbnails, which the others do not have. Contenders take
+turns.
 """
 
 import argparse

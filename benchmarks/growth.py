@@ -5,7 +5,7 @@
 
 Each point is a process of its own on random data; what is measured begins after the data is made.
 Memory is the most that the process held beyond that; what it writes is the page of `bcl discover`
-and the table of `bcl embed`. The last exponent is that of the larger half of the sizes, since small
+and the table of `bcl embed`. The exponents are those of the larger half of the sizes, since small
 ones are mostly fixed cost.
 """
 
@@ -30,7 +30,10 @@ Work = Callable[[], Any]
 
 
 def train(images: int, batch: int, views: int, width: int) -> Work:
-    """Ten steps of BCL-I on random images with a ResNet-8 and its memory of all images."""
+    """Ten steps of BCL-I with a ResNet-8, then its memory of all images is refreshed.
+
+    Of more than two views the loss is CACR.
+    """
     from bcl import BCL
     from bcl.augment import BoostedRandAugment, ContrastiveViews
     from bcl.methods import ProjectorSettings
@@ -41,10 +44,10 @@ def train(images: int, batch: int, views: int, width: int) -> Work:
     method = BCL("resnet8", ProjectorSettings(width), make, loss, num_samples=images)
     x = torch.randint(0, 256, (batch, 3, 32, 32), dtype=torch.uint8)
     optimizer = torch.optim.SGD(method.parameters(), 0.1)
+    draws = [torch.randperm(images)[:batch].clone() for _ in range(10)]
 
     def work() -> None:
-        for _ in range(10):
-            ids = torch.randperm(images)[:batch]
+        for ids in draws:
             losses = method.sample_losses(make(x, method.tracker.scores[ids], ids)).losses
             losses.mean().backward()
             optimizer.step()
@@ -169,17 +172,22 @@ def exponent(sizes: Sequence[int], values: Sequence[float]) -> float:
     return slope
 
 
+def rounded(value: float, digits: int = 2) -> str:
+    """Write a number with so many significant digits, never as a power of ten below a million."""
+    return f"{float(f'{value:.{digits}g}'):,g}"
+
+
 def in_words(seconds: float) -> str:
     """A time in the unit that suits it.
 
     Example:
-        >>> in_words(50.0), in_words(7200.0)
-        ('50 s', '2 h')
+        >>> in_words(50.0), in_words(7200.0), in_words(1e8)
+        ('50 s', '2 h', '1,200 days')
     """
     for size, unit in ((86400, "days"), (3600, "h"), (60, "min")):
         if seconds >= 2 * size:
-            return f"{seconds / size:.2g} {unit}"
-    return f"{seconds:.2g} s"
+            return f"{rounded(seconds / size)} {unit}"
+    return f"{rounded(seconds)} s"
 
 
 def grow(part: str, quantity: str, sizes: Sequence[int]) -> tuple[list[results.Row], str]:
@@ -196,13 +204,13 @@ def grow(part: str, quantity: str, sizes: Sequence[int]) -> tuple[list[results.R
             raise SystemExit(f"{case}, {size:,}: {last}")
         got = json.loads(done.stdout.splitlines()[-1])
         found.append(got)
-        about = f"{got['wall']:.3g} s by the clock, {got['megabytes']:,.0f} MB"
+        about = f"{rounded(got['wall'], 3)} s by the clock, {got['megabytes']:,.0f} MB"
         if "written" in got:
-            about += f", writes {got['written']:.3g} MB"
+            about += f", writes {rounded(got['written'], 3)} MB"
         extra = {f"{size:,}": about}
         values = {f"{size:,}": [got["processor"]]}
         rows += results.compare(case, "s", values, ours=f"{size:,}", extra=extra)
-        print(f"{case}: {size:,}  {got['processor']:.3g} s  {extra[f'{size:,}']}", flush=True)
+        print(f"{case}: {size:,}  {rounded(got['processor'], 3)} s  {about}", flush=True)
     return rows, describe(case, quantity == "images" and part != "probe", sizes, found)
 
 
@@ -226,10 +234,10 @@ def describe(
             continue
         taken = in_words(last["processor"] * factor ** powers["processor"])
         memory = last["megabytes"] * factor ** powers["megabytes"] / 1024
-        note += f"; {more:,} would take {taken} of processor time and {memory:.2g} GB"
+        note += f"; {more:,} would take {taken} of processor time and {rounded(memory)} GB"
         if "written" in last:
             size = last["written"] * factor ** powers["written"] / 1000
-            note += f", and write {size:.2g} GB"
+            note += f", and write {rounded(size)} GB"
     return note
 
 

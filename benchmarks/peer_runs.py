@@ -2,7 +2,7 @@
 
     python benchmarks/peer_runs.py lightly-train '{"root": ..., "out": ..., "size": 32, ...}'
 
-Knows nothing of this project but in `ours`, so that it runs in other programs' environments too.
+Knows nothing of this project but in `ours` and `bare`, to run in other programs' environments too.
 Writes when the first step and each epoch ended, peak memory and processor time to `out`/clock.json.
 """
 
@@ -112,11 +112,10 @@ def lightly_train(job: Job, clock: Clock) -> None:
     import lightly_train as library
 
     watch_lightning(clock)
-    model = {"vit_small_patch16_224": "dinov2/vits14-noreg-notpretrained"}
     library.pretrain(
         out=f"{job['out']}/run",
         data=job["root"],
-        model=model.get(job["encoder"], f"torchvision/{job['encoder']}"),
+        model=f"timm/{job['encoder']}",  # without weights
         method="simclr",
         method_args={
             "hidden_dim": job["features"],
@@ -219,12 +218,21 @@ def plain(job: Job, clock: Clock) -> None:
 
 
 def bare(job: Job, clock: Clock) -> None:
-    """Steps of the network alone, on one batch of noise that is there already: the limit."""
+    """Steps of the network alone, on one batch of noise that is there already: the limit.
+
+    Memory is kept and laid out as in `ours`.
+    """
     import torch
 
-    network = _network(job)
+    from bcl.core.machine import fast_bf16, keep_freed_memory
+
+    keep_freed_memory()
+    last = job["device"] == "cuda" or fast_bf16()  # as `bcl fit` chooses for images/simclr
+    layout = torch.channels_last if last else torch.contiguous_format
+    network = _network(job).to(memory_format=layout)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
     views = torch.rand(2 * job["batch"], 3, job["size"], job["size"], device=job["device"])
+    views = views.contiguous(memory_format=layout)
     reduced = job["precision"] == "bf16-mixed"
     for _ in range(job["epochs"]):
         for _ in range(job["images"] // job["batch"]):

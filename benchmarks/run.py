@@ -135,7 +135,7 @@ JOBS = (
         Job(
             f"growth-{part}",
             f"growth.py --only {part}",
-            "growth.py --only probe --over images --sizes 300 600",
+            f"growth.py --only {part} --over images --sizes 300 600",
             60.0,
         )
         for part in ("train", "embed", "discover", "probe")

@@ -55,7 +55,7 @@ def nearest_neighbors(
         bad = int((~embeddings.isfinite().all(1)).nonzero()[0])
         raise InputError(f"the embedding of row {bad} is not finite; embed the collection again.")
     k = min(k, len(embeddings) - 1)
-    rows = normalize(embeddings.float(), dim=1)
+    rows = normalize(embeddings.detach().float(), dim=1)
     if len(rows) <= exact_rows or rows.shape[1] <= SEARCH_DIMENSIONS:
         return _search(rows, k)
     candidates = _search(_main_directions(rows, SEARCH_DIMENSIONS), SEARCH_FACTOR * k).ids
@@ -69,7 +69,7 @@ def _search(rows: Tensor, k: int) -> Neighbors:
     step = max(1, min(BLOCK_BYTES // (4 * width), total))
     # Of all blocks: memory is costly to get, and small results between large blocks break it up.
     room = rows.new_empty(step, width)
-    values, ids = rows.new_empty(total, k), torch.empty(total, k, dtype=torch.int64)
+    values, ids = rows.new_empty(total, k), rows.new_empty(total, k, dtype=torch.int64)
     for start in range(0, total, step):
         end = min(start + step, total)
         best = [_within(rows, (start, end), first, k, room) for first in range(0, total, TILE)]

@@ -5,6 +5,7 @@ import importlib.util
 import json
 import runpy
 import shlex
+import subprocess
 import sys
 
 import pytest
@@ -150,3 +151,26 @@ def test_formulas_have_the_check_values(module):
     assert len(rows) >= 35
     for name, difference, half in rows:
         assert difference <= 2 * half, name
+
+
+def test_growth_is_that_of_the_larger_half(module, monkeypatch):
+    growth = module("growth")
+
+    def point(words, **_):
+        n = json.loads(words[-1])["images"]
+        cost = max(n / 1000, 1.0)  # small ones are fixed cost
+        found = {"wall": cost, "processor": cost**2, "megabytes": cost}
+        return subprocess.CompletedProcess(words, 0, json.dumps(found), "")
+
+    monkeypatch.setattr(growth.subprocess, "run", point)
+    for sizes in ((100, 1000, 10_000), (10, 100, 1000, 10_000), (1000, 10_000)):
+        rows, note = growth.grow("discover", "images", sizes)
+        assert "time as n^2.00, memory as n^1.00" in note
+        assert "10,000,000 would take 1,200 days of processor time and 9.8 GB" in note
+        assert [row["median"] for row in rows][-2:] == [1.0, 100.0]
+
+
+def test_steps_that_grow_draw_no_order_of_all_images(module, monkeypatch):
+    work = module("growth").train(images=20, batch=4, views=2, width=8)
+    monkeypatch.setattr("torch.randperm", None)  # it would cost more than a step of ten million
+    work()
