@@ -228,6 +228,7 @@ def describe(
     last = found[-1]
     powers = {key: exponent(sizes[large], [each[key] for each in found[large]]) for key in last}
     note = f"{case}: time as n^{powers['processor']:.2f}, memory as n^{powers['megabytes']:.2f}"
+    powers = {key: max(power, 0) for key, power in powers.items()}  # below, it is the measurement's
     for more in BEYOND if further else ():
         factor = more / sizes[-1]
         if factor <= 1:
