@@ -42,6 +42,14 @@ def unknown_name(kind: str, name: str, allowed: Iterable[str]) -> InputError:
     return InputError(f"unknown {kind} '{name}'{hint}{known}")
 
 
+def lost_worker(cause: str) -> InputError:
+    """A process that decodes images ended before its work."""
+    return InputError(
+        f"a process that decodes images was lost ({cause}), perhaps because memory or /dev/shm is "
+        "full; use fewer with data.workers."
+    )
+
+
 def find_input_error(error: BaseException) -> InputError | None:
     """Find the `InputError` among an exception's causes; a worker lost by torch counts as one."""
     each: BaseException | None = error
@@ -50,9 +58,6 @@ def find_input_error(error: BaseException) -> InputError | None:
             return each
         if isinstance(each, RuntimeError) and str(each).startswith("DataLoader worker (pid"):
             cause = str(each).split(". ")[0].rstrip(".")
-            return InputError(
-                f"a process that decodes images was lost ({cause}), perhaps because memory or "
-                "/dev/shm is full; use fewer with data.workers."
-            )
+            return lost_worker(cause)
         each = each.__cause__ or each.__context__
     return None

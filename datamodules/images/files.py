@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from bcl.core.errors import InputError, find_input_error
+from bcl.core.errors import InputError, find_input_error, lost_worker
 from bcl.core.machine import usable_cores
 from bcl.core.text import shown
 from datamodules.images.decode import check, decode, decode_whole, digest_of, reason, square_at
@@ -299,6 +299,8 @@ class _Stream:
             yield from cast("Iterable[Chunk]", self._loader)
         except RuntimeError as error:  # of a worker that was killed
             raise find_input_error(error) or error from None
+        except (EOFError, ConnectionError):
+            raise lost_worker("it ended while it sent images") from None
         finally:
             self.busy = False
 

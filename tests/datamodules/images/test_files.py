@@ -82,6 +82,17 @@ def test_loader_process_that_is_killed(folder: Path) -> None:
         signal.signal(signal.SIGCHLD, before)
 
 
+@pytest.mark.parametrize("error", [EOFError, ConnectionResetError])
+def test_loader_process_that_is_killed_while_it_sends(folder, monkeypatch, error):
+    def broken(loader):
+        raise error
+
+    monkeypatch.setattr(torch.utils.data.DataLoader, "__iter__", broken)
+    files = ImageFiles(FolderReader(folder), FolderReader(folder).names(), 12, workers=1)
+    with pytest.raises(InputError, match="was lost"):
+        list(files.stream([Places(torch.arange(4), torch.zeros(4))]))
+
+
 @pytest.mark.slow
 def test_loader_processes_outlast_a_signal_to_the_whole_job(folder: Path) -> None:
     """The main process stops after its step, for which it needs them; its own SIGTERM ends them."""
