@@ -120,7 +120,7 @@ for (const cell of document.querySelectorAll("[data-rows]")) {
     }
     after(bar);
   }
-  function picture(svg) { // with a size and a ground of its own
+  function standalone(svg) { // with a size and a ground of its own
     const copy = svg.cloneNode(true);
     const { width, height } = svg.viewBox.baseVal;
     copy.setAttribute("width", width);
@@ -135,7 +135,7 @@ for (const cell of document.querySelectorAll("[data-rows]")) {
     return { text: new XMLSerializer().serializeToString(copy), width, height };
   }
   async function toPng(svg, name) {
-    const { text, width, height } = picture(svg), image = new Image(), scale = 3;
+    const { text, width, height } = standalone(svg), image = new Image(), scale = 3;
     image.src = URL.createObjectURL(new Blob([text], { type: "image/svg+xml" }));
     await image.decode();
     const canvas = document.createElement("canvas");
@@ -148,7 +148,7 @@ for (const cell of document.querySelectorAll("[data-rows]")) {
     const marks = [...svg.querySelectorAll("[data-tip]")].map((mark) => mark.dataset.tip);
     const rows = (svg.dataset.values?.split("\n") ?? marks).map((row) => row.split("\t"));
     offer((bar) => svg.after(bar), title, {
-      SVG: () => save(`${name}.svg`, picture(svg).text, "image/svg+xml"),
+      SVG: () => save(`${name}.svg`, standalone(svg).text, "image/svg+xml"),
       PNG: () => toPng(svg, name),
       CSV: () => saveRows(name, [svg.dataset.columns.split("\t"), ...rows]),
     });
