@@ -135,6 +135,7 @@ PARTS = {
     ),
 }
 BEYOND = (10_000_000, 100_000_000)  # images for which the fit says what they would take
+COLLECTIONS = ("embed", "discover")  # of which it is said: their work is a whole collection
 
 
 def measure(part: str, point: dict[str, int]) -> dict[str, float]:
@@ -211,7 +212,7 @@ def grow(part: str, quantity: str, sizes: Sequence[int]) -> tuple[list[results.R
         values = {f"{size:,}": [got["processor"]]}
         rows += results.compare(case, "s", values, ours=f"{size:,}", extra=extra)
         print(f"{case}: {size:,}  {rounded(got['processor'], 3)} s  {about}", flush=True)
-    return rows, describe(case, quantity == "images" and part != "probe", sizes, found)
+    return rows, describe(case, quantity == "images" and part in COLLECTIONS, sizes, found)
 
 
 def describe(

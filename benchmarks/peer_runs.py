@@ -224,11 +224,10 @@ def bare(job: Job, clock: Clock) -> None:
     """
     import torch
 
-    from bcl.core.machine import fast_bf16, keep_freed_memory
+    from bcl.core.machine import keep_freed_memory
 
     keep_freed_memory()
-    last = job["device"] == "cuda" or fast_bf16()  # as `bcl fit` chooses for images/simclr
-    layout = torch.channels_last if last else torch.contiguous_format
+    layout = torch.channels_last
     network = _network(job).to(memory_format=layout)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
     views = torch.rand(2 * job["batch"], 3, job["size"], job["size"], device=job["device"])

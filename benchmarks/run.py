@@ -53,6 +53,9 @@ class Job:
 
 _VIEWS = "views.py --device cuda --threads 1 --num-ops 1 2 --seconds 0.5 --only exact fast v2"
 _STEP = "step.py --device cuda --encoder resnet18 --batch 512 --precision bf16 --channels-last"
+_GPU_PEERS = "peers.py --device cuda --precision bf16-mixed --batch 256 --workers 16 --rounds 2"
+_TOY_PEERS = "peers.py --encoder resnet10t --images 16 --batch 8 --epochs 2 --rounds 1"
+_TOY_PEERS += " --only ours bare"
 _TOY_VIEWS = "views.py --sizes 32 --threads 1 --num-ops 1 --batch 4 --seconds 0.01 --alone"
 _TOY_STEP = "step.py --encoder resnet8 --size 16 --batch 8 --rounds 2 --warmup 1 --steps 2"
 JOBS = (
@@ -94,7 +97,7 @@ JOBS = (
     ),
     Job(
         "methods",
-        "methods.py --encoder resnet8 --batch 256 --threads 1",
+        "methods.py --encoder resnet8 --batch 256 --threads 1 --channels-last --warmup 1 --steps 4",
         "methods.py --size 16 --batch 8 --samples 100 --rounds 1 --steps 2 --no-memory "
         "--only gh rwsam colt",
         45.0,
@@ -123,7 +126,13 @@ JOBS = (
     Job(
         "peers",
         "peers.py --encoder resnet18 --size 32",
-        "peers.py --encoder resnet10t --images 16 --batch 8 --epochs 2 --rounds 1 --only ours bare",
+        _TOY_PEERS,
+        45.0,
+    ),
+    Job(  # here decoding and views cost more than the network
+        "peers-small",
+        "peers.py --encoder mobilenetv3_small_050 --size 32 --images 4096",
+        _TOY_PEERS,
         45.0,
     ),
     Job(
@@ -148,6 +157,14 @@ JOBS = (
         "methods.py --encoder resnet18 --batch 512 --precision bf16 --channels-last --steps 30",
         "methods.py --size 16 --batch 8 --samples 100 --rounds 1 --steps 2 --only cacr --no-memory",
         gpu=True,
+    ),
+    *(
+        Job(f"gpu-peers-{name}", f"{_GPU_PEERS} {options}", _TOY_PEERS, gpu=True)
+        for name, options in (
+            ("resnet50", "--encoder resnet50 --size 224 --images 4096"),
+            ("vit", "--encoder vit_small_patch16_224 --size 224 --images 4096"),
+            ("resnet18", "--encoder resnet18 --size 32 --images 16384"),
+        )
     ),
     Job("gpu-compiled-step", f"{_STEP} --warmup 10 --compile", _TOY_STEP, gpu=True),
     Job(

@@ -142,7 +142,7 @@ def outcome(values: list[float], above: bool, chance: float = 0.5) -> str:
 
 
 def steering() -> str:
-    """Accuracies of all runs and paired differences, a section per data set."""
+    """Accuracies of all runs; paired differences, a table per run that steers and data set."""
     parts = []
     for result in results_page.published(EVIDENCE):
         if len(summary.labels(result)) < 2:
@@ -151,6 +151,8 @@ def steering() -> str:
         parts += results_page.provenance(result)
         for name, description in result["descriptions"].items():
             parts += [f"Protocol `{name}`: {description}.", results_page.means(result, name)]
-            if gains := results_page.differences(result, name):
-                parts.append(gains)
+            for run in dict.fromkeys(run for run, _ in result["pairs"]):
+                own = [pair for pair in result["pairs"] if pair[0] == run]
+                if gains := results_page.differences({**result, "pairs": own}, name):
+                    parts.append(gains)
     return "\n\n".join(parts) or "*Not run yet.*"

@@ -115,18 +115,16 @@ def choose(name: str, settled: Mapping[str, Any]) -> tuple[Config, str]:
     small = ("resnet18" if view < LARGE else "resnet50") if gpu else "resnet8"
     encoder = encoder or (small if gpu or view <= 64 else "resnet10t")
     half = torch.cuda.get_device_capability()[0] >= 8 if gpu else fast_bf16()
-    precision = "bf16-mixed" if half else "32-true"
     workers = max(usable_cores() // devices, 1)
     chosen: Config = {
         "model": {
             "init_args": {
                 "encoder": {"name": encoder},
-                "channels_last": gpu or precision != "32-true",
                 "optimizer": {"learning_rate": rate},
             }
         },
         "data": {"init_args": {"batch_size": batch, "workers": workers}},
-        "trainer": {"precision": precision},
+        "trainer": {"precision": "bf16-mixed" if half else "32-true"},
     }
     if queue := usual.get("model.teacher.queue_size"):  # no more keys than images
         queue = min(queue, 2 ** max(images.bit_length() - 1, 4))

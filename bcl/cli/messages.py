@@ -78,13 +78,14 @@ def readable_error(message: str, options: Iterable[str], words: Sequence[str] = 
         )
     if match := re.search(r"unrecognized arguments: ([^-]\S*)", problem):
         return _loose_word(match[1], "unexpected word")
-    if match := re.match(r'(?s)Parser key "(model|data)":.* import path string: (\S+)', message):
-        takes = f"--{match[1]} takes the path of a class"
-        if match[1] == "model":
+    match = re.search(r"import path string: (\S+)", message)
+    if match and key in ("model", "data"):
+        takes = f"--{key} takes the path of a class"
+        if key == "model":
             return InputError(
-                f"{takes} such as bcl.SimCLR, not '{match[2]}'; `bcl configs` lists the methods."
+                f"{takes} such as bcl.SimCLR, not '{match[1]}'; `bcl configs` lists the methods."
             )
-        return _loose_word(match[2], f"{takes}, not")
+        return _loose_word(match[1], f"{takes}, not")
     if "expected one argument" in problem:
         pairs = itertools.pairwise([*words, "--"])
         last = [one for one, after in pairs if one.startswith("--") and after.startswith("--")]
@@ -125,6 +126,8 @@ def _innermost(message: str) -> tuple[str, str, str]:
     best: tuple[int, str, str, list[str]] = (-1, "", "", [])
     for line in message.splitlines():
         text = line.lstrip(" -")
+        if not text:
+            continue
         depth = len(line) - len(text)
         around = [each for each in around if each[0] < depth]
         key, path = around[-1][1:] if around else ("", "")
@@ -153,6 +156,8 @@ def _problem(text: str) -> str:
     if not kinds or value is None:
         return " ".join(text.split()).rstrip(".")
     names = [kind.rpartition(".")[2].replace("NoneType", "null") for kind in dict.fromkeys(kinds)]
+    if "import path string" in text:
+        names.insert(0, "the path of a class")
     return f"expected {' or '.join(names)}, got '{value[1].strip()}'"
 
 

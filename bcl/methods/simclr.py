@@ -72,8 +72,8 @@ class SimCLR(pl.LightningModule):
         optimizer: settings of the optimizer.
         schedule: settings of the learning-rate schedule.
         num_samples: size of the training set; by default that of the datamodule.
-        channels_last: use PyTorch's channels-last memory format, which is faster on GPUs and
-            under bfloat16.
+        channels_last: use PyTorch's channels-last memory format, in which convolutions are
+            faster; the configurations set it.
         seed: seed of the views; by default they keep their own.
 
     Raises:

@@ -1,6 +1,7 @@
 """Presets of presets, results of other machines, and the page on signals."""
 
 import json
+import re
 import time
 
 import cells
@@ -217,6 +218,17 @@ def test_the_page_says_what_became_of_the_predictions(monkeypatch, tmp_path):
     assert signals_page.steering() == "*Not run yet.*"  # there is one run only
     monkeypatch.setattr(signals_page, "EVIDENCE", tmp_path / "nothing")
     assert signals_page.found() == "*Not run yet.*"
+
+
+def test_each_steering_signal_is_a_question_of_its_own(monkeypatch, tmp_path):
+    aucs = {"signals-cifar10": {"loss": [0.40, 0.42, 0.41]}}
+    gains = {"bcl_i_isolation": [0.7, 1.0, 1.3], "bcl_i_neighbors": [1.0, -1.1, 0.2]}
+    evidence(monkeypatch, tmp_path, aucs, gains)
+    _, isolation, neighbors = re.findall(r"(?:^\|.*\n?)+", signals_page.steering(), re.MULTILINE)
+    # p = 0.029: with the other signal's row, Holm's correction would make that 0.058.
+    assert "| bcl_i_isolation | SimCLR | **+1.00 ± 0.75** |" in isolation
+    assert "bcl_i_neighbors | SimCLR" in neighbors
+    assert "**" not in neighbors
 
 
 def test_a_seed_counts_once(monkeypatch, tmp_path):

@@ -60,6 +60,12 @@ class TestFit:
             ([*SIMCLR, "--model.image_size", "32"], "did you mean --model.views.size?"),
             ([*SIMCLR, "--model.lr", "1"], "did you mean --model.optimizer.learning_rate?"),
             ([*SIMCLR, "--model.temperature", "1"], "did you mean --model.loss.temperature or"),
+            (
+                [*SIMCLR, "--model.loss.temperature", "x"],
+                "--model.loss.temperature: expected the path of a class or float, got 'x'",
+            ),
+            ([*SIMCLR, "--model.loss", "x"], "--model.loss: expected the path of a class or null"),
+            ([*SIMCLR, "--model", "x"], "--model takes the path of a class such as bcl.SimCLR"),
             ([*SIMCLR, "--epoch", "3"], "did you mean --epochs?"),
             ([*SIMCLR, "--max-epochs", "3"], "did you mean --trainer.max_epochs?"),
             ([*SIMCLR, "--on_bad_image", "skip"], "--data.on_bad_image is for images in files"),

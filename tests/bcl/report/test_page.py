@@ -19,6 +19,7 @@ from probe_reports import by_hand, recorded
 import bcl
 from bcl.core.errors import InputError
 from bcl.evaluation import ProbeReport
+from bcl.evaluation.probe.options import SOLVERS
 from bcl.report import charts, render_report
 from bcl.report.page import check_out, link
 
@@ -558,6 +559,15 @@ def test_a_report_without_protocols_cannot_be_shown(tmp_path):
     empty = bcl.evaluate(encode, FakeData(), [], QUICK)
     with pytest.raises(InputError, match="has no protocol"):
         render_report(empty, tmp_path / "page.html")
+
+
+def test_every_solver_has_its_place_on_the_page(tmp_path):
+    data = FakeData((600, 300, 200, 100, 50, 30))  # cacr drops what does not fill a batch
+    solvers = [f"full:{name}" for name in SOLVERS if name != "lbfgs"]
+    report = bcl.evaluate(encode, data, ["full", "long-tailed-knn", *solvers], QUICK)
+    text = render_report(report, tmp_path / "page.html").read_text()
+    shown = re.findall(r"<dt>(full[^<]*)</dt><dd>(\w+) on", text)
+    assert shown == [("full", "lbfgs"), *((each, each[5:]) for each in solvers)]
 
 
 def test_the_seed_of_the_probe_is_on_the_page(page):

@@ -81,7 +81,7 @@ def test_another_run_is_refused(name):
 @pytest.mark.slow
 def test_places_speed_and_length_are_free():
     more = ("--trainer.devices", "2", "--trainer.precision", "32-true")
-    more += ("--model.channels_last", "true", "--trainer.max_epochs", "9")
+    more += ("--model.channels_last", "false", "--trainer.max_epochs", "9")
     (found,) = check_changes(configured(), configured(*more, "--seed_everything", "3"))
     assert found.option == "trainer.max_epochs"
 
