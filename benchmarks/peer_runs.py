@@ -83,10 +83,10 @@ def watch_lightning(clock: Clock) -> None:
 def ours(job: Job, clock: Clock, method: str = "simclr") -> None:
     """The command line, as a user types it, with the chain that all contenders have."""
     from bcl.cli import main
-    from bcl.core.machine import keep_freed_memory
+    from bcl.core.machine import own_process
 
+    own_process()  # as the command does
     watch_lightning(clock)
-    keep_freed_memory()  # as the command does in a process of its own
     chain = {"scale": [0.08, 1.0], "color_jitter": list(JITTER), "blur_probability": 0.5}
     options = {
         "--data.root": job["root"],

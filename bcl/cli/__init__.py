@@ -1,9 +1,7 @@
 """The command ``bcl``: one module per command, each with ``add_arguments`` and ``run``."""
 
-import atexit
 import contextlib
 import errno
-import gc
 import importlib
 import importlib.util
 import logging
@@ -17,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 
 from bcl.core.errors import InputError, Interrupted, unknown_name
-from bcl.core.machine import keep_freed_memory
+from bcl.core.machine import loaded, own_process
 from bcl.core.progress import say
 from bcl.core.text import shown, shown_lines
 
@@ -93,7 +91,9 @@ def _run(arguments: list[str]) -> int:
     about = COMMANDS[name]
     parser = Parser(f"bcl {name}", description=f"{about[0].upper()}{about[1:]}.")
     module.add_arguments(parser)
-    return int(module.run(parser.parse_args(rest)))
+    options = parser.parse_args(rest)
+    loaded()
+    return int(module.run(options))
 
 
 def _find_datamodules() -> None:
@@ -137,8 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit status is 0, 2 for bad input, or 128 and a signal's number."""
     try:
         if arguments is None:  # the process is ours
-            keep_freed_memory()
-            atexit.register(gc.freeze)  # or its end takes seconds: collecting all torch's objects
+            own_process()
         return _run(list(sys.argv[1:] if arguments is None else arguments))
     except InputError as error:
         say(f"bcl: error: {shown_lines(str(error))}", sys.stderr)

@@ -18,6 +18,7 @@ from bcl.cli.messages import option_names, readable_error
 from bcl.cli.output import check_seed
 from bcl.core.errors import InputError, Interrupted, find_input_error
 from bcl.core.files import check_writable
+from bcl.core.machine import loaded
 from bcl.core.progress import rows
 
 # Short names; what is recorded, and refused, has the long one.
@@ -330,6 +331,7 @@ def _train(parser: Any, options: Any) -> dict[str, object]:
         resumed_at=resumed_at,
         change=change,
     )
+    loaded()
     fit(trainer, built.model, built.data, checkpoint)
     return _footer(run_record(trainer), folder)
 

@@ -1,6 +1,7 @@
 """What every command does with errors of the system."""
 
 import errno
+import gc
 import os
 import subprocess
 import sys
@@ -29,6 +30,30 @@ def test_a_process_does_not_collect_what_it_leaves():
     code = f"{ask}; import sys; from bcl.cli import main; sys.argv[1:] = ['--version']; main()"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert int(said.stdout.split("left ")[1]) > 1000
+
+
+@pytest.mark.slow
+def test_a_run_collects_garbage_but_for_what_was_loaded(tmp_path):
+    code = (
+        "import gc, sys, bcl.training.fit as training\n"
+        "def fit(*_): sys.exit(f'{gc.isenabled()} {gc.get_freeze_count()}')\n"
+        "training.fit = fit\n"
+        "from bcl.cli import main\n"
+        "sys.argv[1:] = ['fit', '--config', 'digits_lt/simclr']\n"
+        "main()"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
+                          check=False, cwd=tmp_path).stderr  # fmt: skip
+    enabled, frozen = said.splitlines()[-1].split()
+    assert enabled == "True"
+    assert int(frozen) > 100_000
+
+
+def test_a_command_called_by_a_program_leaves_its_collector_alone():
+    before = gc.get_freeze_count()
+    main(["configs"])
+    assert gc.isenabled()
+    assert gc.get_freeze_count() == before
 
 
 def test_an_interrupt_is_said(monkeypatch, capsys):
