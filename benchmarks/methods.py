@@ -145,7 +145,7 @@ def memory(name: str, args: argparse.Namespace) -> float:
 
 def own_memory(name: str, args: argparse.Namespace) -> float:
     """The growth of this process by training, in megabytes."""
-    train(name, argparse.Namespace(**{**vars(args), "batch": 4}))  # loads what is loaded once
+    train(name, argparse.Namespace(**{**vars(args), "batch": 8}))  # loads what is loaded once
     Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before = status_kb("VmRSS")
     train(name, args)

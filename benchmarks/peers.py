@@ -25,6 +25,7 @@ from typing import Any
 
 import results
 import timm
+import torch
 from loading import photographs
 from peer_runs import CONTENDERS
 
@@ -62,6 +63,13 @@ def run(name: str, job: dict[str, Any], python: str) -> dict[str, Any] | None:
             return None
         found: dict[str, Any] = json.loads(clock.read_text())
         return found
+
+
+def width(encoder: str, size: int) -> int:
+    """Number of features that a model of timm gives; ``num_features`` may be fewer."""
+    model = timm.create_model(encoder, num_classes=0).eval()
+    with torch.no_grad():
+        return int(model(torch.zeros(1, 3, size, size)).shape[1])
 
 
 def figures(clock: dict[str, Any], images: int) -> dict[str, float]:
@@ -115,7 +123,7 @@ def main() -> None:
             **{key: getattr(args, key) for key in ("workers", "threads", "device", "precision")},
             "root": str(root),
             "resnet": args.encoder.startswith("resnet"),
-            "features": timm.create_model(args.encoder, num_classes=0).num_features,
+            "features": width(args.encoder, args.size),
         }
         for _ in range(args.rounds):
             for name in args.only:
@@ -128,9 +136,10 @@ def main() -> None:
     for key, (title, unit, better) in MEASURES.items():
         values = {TITLES[name]: [each[key] for each in found[name]] for name in args.only}
         case = f"{args.encoder}, {args.size} px, batch {args.batch}, {args.precision}: {title}"
-        rows += results.compare(case, unit, values, ours=TITLES["ours"], better=better)
+        own = results.compare(case, unit, values, ours=TITLES["ours"], better=better)
+        rows += own
         print(f"\n{case}")
-        for row in rows[-len(args.only) :]:
+        for row in own:
             ratio = f"  ours is {row['ratio']:.2f} times as good" if "ratio" in row else ""
             spread = f"{row['low']:.4g} to {row['high']:.4g}"
             print(f"  {row['contender']:<28}{row['median']:>10.4g} {unit} ({spread}){ratio}")
