@@ -137,7 +137,8 @@ def memory(name: str, args: argparse.Namespace) -> float:
     command = [sys.executable, __file__, "--memory-of", name]
     for option in ("encoder", "size", "batch", "samples", "precision", "device"):
         command += [f"--{option}", str(getattr(args, option))]
-    command += ["--steps", "2", *(["--channels-last"] if args.channels_last else [])]
+    command += ["--warmup", "0", "--steps", "2"]
+    command += ["--channels-last"] if args.channels_last else []
     # Every tensor in its own pages, so that freed memory does not hide the next peak.
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
     return float(subprocess.check_output(command, text=True, env=environment).split()[-1])
