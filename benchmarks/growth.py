@@ -164,7 +164,7 @@ def _children() -> float:
 
 def _held(field: str = "VmRSS") -> float:
     lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(field))
+    return next(int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith(field))
 
 
 def exponent(sizes: Sequence[int], values: Sequence[float]) -> float:
@@ -235,7 +235,7 @@ def describe(
         if factor <= 1:
             continue
         taken = in_words(last["processor"] * factor ** powers["processor"])
-        memory = last["megabytes"] * factor ** powers["megabytes"] / 1024
+        memory = last["megabytes"] * factor ** powers["megabytes"] / 1000
         note += f"; {more:,} would take {taken} of processor time and {rounded(memory)} GB"
         if "written" in last:
             size = last["written"] * factor ** powers["written"] / 1000

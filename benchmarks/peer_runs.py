@@ -53,7 +53,7 @@ class Clock:
             "first_step": self.first,
             "epochs": self.epochs,
             "processor": sum((*mine[:2], *children[:2])),
-            "peak_mb": max(mine.ru_maxrss, children.ru_maxrss) / 1024,
+            "peak_mb": max(mine.ru_maxrss, children.ru_maxrss) * 1024 / 1e6,
         }
         (Path(self.job["out"]) / "clock.json").write_text(json.dumps(found))
 
