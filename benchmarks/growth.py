@@ -229,18 +229,32 @@ def describe(
     last = found[-1]
     powers = {key: exponent(sizes[large], [each[key] for each in found[large]]) for key in last}
     note = f"{case}: time as n^{powers['processor']:.2f}, memory as n^{powers['megabytes']:.2f}"
-    powers = {key: max(power, 0) for key, power in powers.items()}  # below, it is the measurement's
     for more in BEYOND if further else ():
-        factor = more / sizes[-1]
-        if factor <= 1:
+        if more <= sizes[-1]:
             continue
-        taken = in_words(last["processor"] * factor ** powers["processor"])
-        memory = last["megabytes"] * factor ** powers["megabytes"] / 1000
-        note += f"; {more:,} would take {taken} of processor time and {rounded(memory)} GB"
+        then = {key: beyond(more, sizes, [each[key] for each in found]) for key in last}
+        note += f"; {more:,} would take {in_words(then['processor'])} of processor time"
+        note += f" and {rounded(then['megabytes'] / 1000)} GB"
         if "written" in last:
-            size = last["written"] * factor ** powers["written"] / 1000
-            note += f", and write {rounded(size)} GB"
+            note += f", and write {rounded(then['written'] / 1000)} GB"
     return note
+
+
+def beyond(more: int, sizes: Sequence[int], values: Sequence[float]) -> float:
+    """What a larger size takes by a + b n^p through the last three, with p at least 1 and b >= 0.
+
+    Example:
+        >>> round(beyond(1000, (1, 10, 100), [7.0, 106.0, 10006.0]))  # 6 + n^2
+        1000006
+    """
+    (n1, n2, n3), (v1, v2, v3) = sizes[-3:], values[-3:]
+    first, second = max(v2 - v1, 0.0), max(v3 - v2, 0.0)
+    low, high = 1.0, 4.0
+    for _ in range(50):  # bisection: the ratio of the two increments grows with p
+        p = (low + high) / 2
+        grows = second * (n2**p - n1**p) > first * (n3**p - n2**p)
+        low, high = (p, high) if grows else (low, p)
+    return v3 + second * (more**low - n3**low) / (n3**low - n2**low)
 
 
 def main() -> None:

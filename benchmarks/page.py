@@ -52,7 +52,7 @@ def table(found: Sequence[Result]) -> str:
         else:
             lines.append([case, own, f"{row['contender']}: {amount(row)}", ratio(row)])
             case, own = "", ""  # only in its first line
-    head = ["what", "ours", "compared with", "ours is … times as fast"]
+    head = ["what", "ours", "compared with", "ours is … times as good"]
     return Table(head, lines, left=4).markdown()
 
 

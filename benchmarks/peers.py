@@ -32,6 +32,7 @@ from peer_runs import CONTENDERS
 TITLES = {
     "ours": "bcl-cacr, SimCLR",
     "ours-bcl-i": "bcl-cacr, BCL-I",
+    "ours-files": "bcl-cacr, SimCLR, decoding in every epoch",
     "lightly-train": "LightlyTrain, SimCLR",
     "lightly": "lightly's SimCLR, Lightning",
     "plain": "torchvision and DataLoader",
@@ -70,6 +71,12 @@ def width(encoder: str, size: int) -> int:
     model = timm.create_model(encoder, num_classes=0).eval()
     with torch.no_grad():
         return int(model(torch.zeros(1, 3, size, size)).shape[1])
+
+
+def version(package: str, python: str) -> str:
+    """Version of a package in an environment."""
+    code = f"import importlib.metadata as m; print(m.version('{package}'))"
+    return subprocess.check_output([python, "-c", code], text=True).strip()
 
 
 def figures(clock: dict[str, Any], images: int) -> dict[str, float]:
@@ -144,7 +151,9 @@ def main() -> None:
             spread = f"{row['low']:.4g} to {row['high']:.4g}"
             print(f"  {row['contender']:<28}{row['median']:>10.4g} {unit} ({spread}){ratio}")
     if args.json:
-        results.save(args.json, "peers", rows)
+        names = {"lightly-train": theirs, "lightly": sys.executable}
+        known = [f"{n} {version(n, python)}" for n, python in names.items() if found.get(n)]
+        results.save(args.json, "peers", rows, notes=[", ".join(known)] if known else [])
 
 
 if __name__ == "__main__":

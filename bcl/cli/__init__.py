@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from keyword import iskeyword
 from pathlib import Path
-from types import ModuleType
+from types import FrameType, ModuleType
 
 from bcl.core.errors import InputError, Interrupted, unknown_name
 from bcl.core.machine import loaded, own_process
@@ -133,12 +133,31 @@ def quiet_lightning() -> Iterator[None]:
                 logger.setLevel(level)
 
 
+_interrupts: list[int] = []
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    _interrupts.append(number)
+    signal.default_int_handler(number, frame)
+
+
+def check_interrupt() -> None:
+    """Interrupt after all where a library that was being loaded has swallowed it."""
+    if _interrupts:
+        raise KeyboardInterrupt
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit status is 0, 2 for bad input, or 128 and a signal's number."""
     try:
         if arguments is None:  # the process is ours
             own_process()
-        return _run(list(sys.argv[1:] if arguments is None else arguments))
+            signal.signal(signal.SIGINT, _interrupt)
+        try:
+            return _run(list(sys.argv[1:] if arguments is None else arguments))
+        except Exception:
+            check_interrupt()  # of which a library that was being loaded has made another error
+            raise
     except InputError as error:
         say(f"bcl: error: {shown_lines(str(error))}", sys.stderr)
         return 2

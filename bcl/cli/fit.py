@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from bcl.cli import quiet_lightning
+from bcl.cli import check_interrupt, quiet_lightning
 from bcl.cli.configuration import KEYS, Config, compose, find_config, merge
 from bcl.cli.messages import option_names, readable_error
 from bcl.cli.output import check_seed
@@ -332,6 +332,7 @@ def _train(parser: Any, options: Any) -> dict[str, object]:
         change=change,
     )
     loaded()
+    check_interrupt()
     fit(trainer, built.model, built.data, checkpoint)
     return _footer(run_record(trainer), folder)
 

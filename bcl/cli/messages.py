@@ -97,8 +97,8 @@ def readable_error(message: str, options: Iterable[str], words: Sequence[str] = 
         return unknown_name(f"name in {match[1]}", match[2], _public(match[1]))
     if match := re.search(r"NestedArg\(key='(\S+?)'", problem):
         return InputError(f"--{key} takes a value and has no '{match[1]}' below it.")
-    if "Unable to load config" in problem:
-        parts = ", ".join(name for name in known if name.startswith(f"--{key}."))
+    parts = ", ".join(name for name in known if name.startswith(f"--{key}."))
+    if "Unable to load config" in problem or (parts and "the path of a class" in problem):
         return InputError(f"--{key} is set by its parts: {parts}.")
     return InputError(f"--{key}: {problem}." if key else f"{problem}.")
 
@@ -153,11 +153,11 @@ def _problem(text: str) -> str:
     kinds = re.findall(r"Expected an? (?:<class '|typing\.Literal\[)(.+?)(?:'>|\])", text)
     value = re.search(r"Given value: (.*)", text)  # as typed; the other may be a number by now
     value = value or re.search(r"Got value: (.*)", text)
-    if not kinds or value is None:
-        return " ".join(text.split()).rstrip(".")
     names = [kind.rpartition(".")[2].replace("NoneType", "null") for kind in dict.fromkeys(kinds)]
     if "import path string" in text:
         names.insert(0, "the path of a class")
+    if not names or value is None:
+        return " ".join(text.split()).rstrip(".")
     return f"expected {' or '.join(names)}, got '{value[1].strip()}'"
 
 

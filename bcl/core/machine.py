@@ -10,6 +10,7 @@ from typing import Any
 from bcl.core.errors import InputError
 
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # options of glibc's mallopt
+_loading: list[bool] = []  # not empty between `own_process` and `loaded`
 
 
 def usable_cores() -> int:
@@ -65,12 +66,14 @@ def own_process() -> None:
     """
     keep_freed_memory()
     gc.disable()
+    _loading.append(True)
     atexit.register(gc.freeze)
 
 
 def loaded() -> None:
     """Search for garbage again after `own_process`, but not among what is there by now."""
-    if not gc.isenabled():
+    if _loading:
+        _loading.clear()
         gc.freeze()
         gc.enable()
 

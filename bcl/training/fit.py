@@ -16,6 +16,7 @@ from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.callbacks import Callback
 
+from bcl.core.checks import check_count
 from bcl.core.errors import InputError, Interrupted, find_input_error
 from bcl.core.locks import locked
 from bcl.training.checkpoints import AtomicCheckpointIO, Checkpoints, TorchRandomState
@@ -67,6 +68,7 @@ def make_trainer(
         InputError: settings that Lightning refuses, or that do not match the launcher's processes.
     """
     settings = dict(settings)
+    check_count("trainer.accumulate_grad_batches", settings.get("accumulate_grad_batches", 1))
     recorder = RunRecorder(record, folder, change)
     callbacks: list[Callback] = [recorder, TorchRandomState(), StopOnSignal()]
     callbacks.append(Checkpoints(Path(folder) / "checkpoints", **(save or {})))
@@ -91,7 +93,7 @@ def make_trainer(
         trainer = pl.Trainer(**settings)
     except InputError:
         raise
-    except (MisconfigurationException, ValueError) as error:
+    except (MisconfigurationException, TypeError, ValueError) as error:
         cause = " ".join(str(error).split()).rstrip(".")
         if "backend found" in cause:
             raise InputError(

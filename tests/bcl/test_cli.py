@@ -32,6 +32,22 @@ def test_a_process_does_not_collect_what_it_leaves():
     assert int(said.stdout.split("left ")[1]) > 1000
 
 
+def test_an_interrupt_is_one_where_a_library_made_another_error_of_it():
+    code = (
+        "import os, signal, sys, time, bcl.cli\n"
+        "def run(_):\n"
+        "    try:\n"
+        "        os.kill(os.getpid(), signal.SIGINT)\n"
+        "        time.sleep(10)\n"
+        "    except KeyboardInterrupt:\n"
+        "        raise ImportError('half of it')\n"
+        "bcl.cli._run = run\n"
+        "sys.exit(bcl.cli.main())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "bcl: interrupted\n")
+
+
 @pytest.mark.slow
 def test_a_run_collects_garbage_but_for_what_was_loaded(tmp_path):
     code = (
@@ -49,10 +65,15 @@ def test_a_run_collects_garbage_but_for_what_was_loaded(tmp_path):
     assert int(frozen) > 100_000
 
 
-def test_a_command_called_by_a_program_leaves_its_collector_alone():
+@pytest.mark.parametrize("enabled", [True, False])
+def test_a_command_called_by_a_program_leaves_its_collector_alone(enabled):
     before = gc.get_freeze_count()
-    main(["configs"])
-    assert gc.isenabled()
+    (gc.enable if enabled else gc.disable)()
+    try:
+        main(["configs"])
+        assert gc.isenabled() == enabled
+    finally:
+        gc.enable()
     assert gc.get_freeze_count() == before
 
 
