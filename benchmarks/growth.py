@@ -229,7 +229,7 @@ def describe(
     last = found[-1]
     powers = {key: exponent(sizes[large], [each[key] for each in found[large]]) for key in last}
     note = f"{case}: time as n^{powers['processor']:.2f}, memory as n^{powers['megabytes']:.2f}"
-    for more in BEYOND if further else ():
+    for more in BEYOND if further and len(sizes) > 2 else ():
         if more <= sizes[-1]:
             continue
         then = {key: beyond(more, sizes, [each[key] for each in found]) for key in last}
