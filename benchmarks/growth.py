@@ -229,10 +229,13 @@ def describe(
     last = found[-1]
     powers = {key: exponent(sizes[large], [each[key] for each in found[large]]) for key in last}
     note = f"{case}: time as n^{powers['processor']:.2f}, memory as n^{powers['megabytes']:.2f}"
-    for more in BEYOND if further and len(sizes) > 2 else ():
+    for more in BEYOND if further else ():
         if more <= sizes[-1]:
             continue
-        then = {key: beyond(more, sizes, [each[key] for each in found]) for key in last}
+        then = {
+            key: beyond(more, sizes, [each[key] for each in found], max(power, 1.0))
+            for key, power in powers.items()
+        }
         note += f"; {more:,} would take {in_words(then['processor'])} of processor time"
         note += f" and {rounded(then['megabytes'] / 1000)} GB"
         if "written" in last:
@@ -240,21 +243,15 @@ def describe(
     return note
 
 
-def beyond(more: int, sizes: Sequence[int], values: Sequence[float]) -> float:
-    """What a larger size takes by a + b n^p through the last three, with p at least 1 and b >= 0.
+def beyond(more: int, sizes: Sequence[int], values: Sequence[float], power: float) -> float:
+    """What a larger size takes by a + b n^p through the two largest.
 
     Example:
-        >>> round(beyond(1000, (1, 10, 100), [7.0, 106.0, 10006.0]))  # 6 + n^2
-        1000006
+        >>> beyond(1000, (10, 100), [106.0, 10006.0], 2.0)  # 6 + n^2
+        1000006.0
     """
-    (n1, n2, n3), (v1, v2, v3) = sizes[-3:], values[-3:]
-    first, second = max(v2 - v1, 0.0), max(v3 - v2, 0.0)
-    low, high = 1.0, 4.0
-    for _ in range(50):  # bisection: the ratio of the two increments grows with p
-        p = (low + high) / 2
-        grows = second * (n2**p - n1**p) > first * (n3**p - n2**p)
-        low, high = (p, high) if grows else (low, p)
-    return v3 + second * (more**low - n3**low) / (n3**low - n2**low)
+    (n1, n2), (v1, v2) = sizes[-2:], values[-2:]
+    return v2 + max(v2 - v1, 0) * (more**power - n2**power) / (n2**power - n1**power)
 
 
 def main() -> None:

@@ -152,7 +152,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if arguments is None:  # the process is ours
             own_process()
-            signal.signal(signal.SIGINT, _interrupt)
+            if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # it is not ignored
+                signal.signal(signal.SIGINT, _interrupt)
         try:
             return _run(list(sys.argv[1:] if arguments is None else arguments))
         except Exception:
