@@ -129,7 +129,7 @@ JOBS = (
         _TOY_PEERS,
         45.0,
     ),
-    Job(  # here decoding and views cost more than the network
+    Job(  # for the others decoding and views cost more than the network
         "peers-small",
         "peers.py --encoder mobilenetv3_small_050 --size 32 --images 4096",
         _TOY_PEERS,
