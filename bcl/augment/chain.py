@@ -19,6 +19,7 @@ from bcl.augment.ops.tone import solarize
 from bcl.augment.params import BoostParams, ViewParams
 from bcl.augment.policy import TABLE, Policy, op_values
 from bcl.augment.sampling import ViewSettings
+from bcl.core.threads import in_threads
 
 
 def make_views(
@@ -27,25 +28,36 @@ def make_views(
     """Make views (R, 3, *size) float32 of images (B, 3, H, W) and parameters of R = V B rows."""
     device, exact = images.device, settings.arithmetic == "exact"
     images, params = images.cpu(), params.to("cpu")
-    with torch.autocast("cpu", enabled=False):  # 16-bit floats do not hold the levels
-        out = base_chain(images, params, settings.size, exact)
-        if params.boost is not None and policy is not None:
-            out = apply_ops(out, params.boost, policy, whole=exact)
-        out = out.div_(255)
-        if settings.mean is not None and settings.std is not None:
-            out = out.sub_(out.new_tensor(settings.mean)[:, None, None])
-            out = out.div_(out.new_tensor(settings.std)[:, None, None])
+    count = len(params.top)
+    source = torch.arange(count, device="cpu") % len(images)  # (R,) image of each row
+    out = empty_levels(count, settings.size)
+
+    def make(rows: slice) -> None:
+        x, own = out[rows], params.map(lambda values: values[rows])
+        # 16-bit floats do not hold the levels.
+        with torch.inference_mode(), torch.autocast("cpu", enabled=False):
+            base_chain(x, images, source[rows], own, exact)
+            if own.boost is not None and policy is not None:
+                apply_ops(x, own.boost, policy, whole=exact)
+            x.div_(255)
+            if settings.mean is not None and settings.std is not None:
+                x.sub_(x.new_tensor(settings.mean)[:, None, None])
+                x.div_(x.new_tensor(settings.std)[:, None, None])
+
+    in_threads(make, count)
     return out.to(device)
 
 
-def base_chain(images: Tensor, params: ViewParams, size: tuple[int, int], exact: bool) -> Tensor:
-    """Crop, resize, flip, jitter, gray, blur and solarize: (R, 3, *size) levels.
+def base_chain(
+    out: Tensor, images: Tensor, source: Tensor, params: ViewParams, exact: bool
+) -> None:
+    """Crop, resize, flip, jitter, gray, blur and solarize into ``out``, (R, 3, *size) levels.
 
     Rows that turn the hue at the same step share a block: the hue costs most, and is then computed
     once per row and without copies.
     """
     keep_freed_memory()
-    p, out = params, empty_levels(len(params.top), size)
+    p, size = params, (out.shape[2], out.shape[3])
     boxes = torch.stack([p.top, p.left, p.height, p.width, p.flip.to(p.top)], dim=1)  # (R, 5)
     factors = torch.stack([p.brightness, p.contrast, p.saturation, p.hue], dim=1)  # (R, 4)
     turned = p.hue != 0
@@ -62,7 +74,7 @@ def base_chain(images: Tensor, params: ViewParams, size: tuple[int, int], exact:
     for run in runs(key, longest):
         rows = alike[run]
         # index_select takes a tenth of the time of images[rows].
-        cut = images.index_select(0, rows % len(images))
+        cut = images.index_select(0, source[rows])
         x = crop_resize_flip(cut, boxes[run], size, exact)
         if jittered[run.start]:
             jitter(x, factors[run], order[run], exact)
@@ -71,7 +83,6 @@ def base_chain(images: Tensor, params: ViewParams, size: tuple[int, int], exact:
         change_rows(x, sigma > 0, lambda y, sigma: gaussian_blur(y, sigma, exact), sigma)
         change_rows(x, inverted[run], lambda y: solarize(y, y.new_full((len(y),), 128.0)))
         put_rows(out, rows, x)
-    return out
 
 
 def apply_ops(x: Tensor, params: BoostParams, policy: Policy, whole: bool) -> Tensor:

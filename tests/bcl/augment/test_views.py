@@ -79,6 +79,24 @@ def test_views_do_not_depend_on_how_a_batch_is_cut(seed):
     assert views(images, scores, ids).equal(torch.cat(alone, 1))
 
 
+@pytest.mark.parametrize("mode", [torch.enable_grad, torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("size", [32, (64, 48)])
+def test_views_do_not_depend_on_the_number_of_threads(size, mode):
+    images, scores = random_images(9, 40, 40) / 255, torch.linspace(0, 1, 9)
+    images.requires_grad_()
+    boost = BoostedRandAugment("bcl-d")
+    views = ContrastiveViews(
+        size, boost=boost, num_local=1, local_size=16, mean=(0.5,) * 3, std=(0.5,) * 3
+    )
+    alone = views(images, scores, torch.arange(9))
+    for threads in (2, 3, 5):
+        torch.set_num_threads(threads)
+        with mode(), torch.autocast("cpu", torch.bfloat16):
+            shared = views(images, scores, torch.arange(9))
+        assert all(a.equal(b) for a, b in zip(alone, shared, strict=True))
+        assert not any(view.requires_grad for view in shared)
+
+
 @pytest.mark.parametrize("size", [32, 49])
 def test_fast_views_stay_in_range(size):
     images, ids = torch.randint(0, 256, (64, 3, 40, 40), dtype=torch.uint8), torch.arange(64)

@@ -1,0 +1,47 @@
+"""Python threads that share work made of many small tensor ops."""
+
+import functools
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+
+# A thread holds the interpreter's lock between its ops; more threads would mostly wait for it.
+_MOST = 4
+
+
+def in_threads(work: Callable[[slice], None], count: int) -> None:
+    """Call ``work`` on slices that share ``count`` rows, in threads if torch may use several.
+
+    Within ``work`` torch uses one: to divide an op of 50 us among threads costs more than it saves.
+    A thread has the defaults of torch's modes: gradients, and no autocast.
+    """
+    own = torch.get_num_threads()
+    threads = min(own, _MOST, count)
+    if threads <= 1:
+        work(slice(0, count))
+        return
+    edges = [count * i // threads for i in range(threads + 1)]
+    results = _pool(threads, own, os.getpid()).map(work, map(slice, edges, edges[1:]))
+    for _ in results:  # raises what the work raised
+        pass
+
+
+@functools.lru_cache(maxsize=1)
+def _pool(threads: int, own: int, _process: int) -> ThreadPoolExecutor:
+    """The threads; a forked process, which has none of its parent's, gets its own."""
+    started = threading.Barrier(threads + 1)
+    pool = ThreadPoolExecutor(threads, "bcl", _use_one_thread, (started,))
+    for _ in range(threads):
+        pool.submit(int)
+    started.wait()
+    torch.set_num_threads(own)  # the number set last is that of threads that start later
+    return pool
+
+
+def _use_one_thread(started: threading.Barrier) -> None:
+    torch.get_num_threads()  # the first call in a thread sets the process's number
+    torch.set_num_threads(1)
+    started.wait()

@@ -1,0 +1,76 @@
+"""Threads that share many small ops."""
+
+import multiprocessing
+import threading
+
+import pytest
+import torch
+
+from bcl.core.threads import in_threads
+
+
+@pytest.fixture(autouse=True)
+def keep_threads():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def squares(count):
+    out = torch.full((count,), -1)
+
+    def work(rows):
+        out[rows] = torch.arange(rows.start, rows.stop) ** 2
+
+    in_threads(work, count)
+    return out
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 16])
+@pytest.mark.parametrize("count", [0, 1, 2, 5, 100])
+def test_every_row_is_worked_on_once(threads, count):
+    torch.set_num_threads(threads)
+    assert squares(count).equal(torch.arange(count) ** 2)
+    assert torch.get_num_threads() == threads
+
+
+def test_each_part_runs_in_a_thread_of_its_own_with_one_thread_of_torch():
+    torch.set_num_threads(2)
+    seen, both = [], threading.Barrier(2, timeout=30)
+
+    def work(rows):
+        both.wait()  # so that one thread cannot take both parts
+        seen.append((threading.get_ident(), torch.get_num_threads(), rows.stop - rows.start))
+
+    for _ in range(2):
+        in_threads(work, 5)
+    assert len({thread for thread, _, _ in seen}) == 2
+    assert threading.get_ident() not in {thread for thread, _, _ in seen}
+    assert [one for _, one, _ in seen] == [1] * 4
+    assert sorted(rows for _, _, rows in seen) == [2, 2, 3, 3]
+    started_later = []
+    later = threading.Thread(target=lambda: started_later.append(torch.get_num_threads()))
+    later.start()
+    later.join()
+    assert started_later == [2]
+
+
+def test_an_error_of_the_work_is_raised():
+    torch.set_num_threads(2)
+
+    def work(rows):
+        if rows.stop == 10:
+            raise ValueError("the second half")
+
+    with pytest.raises(ValueError, match="the second half"):
+        in_threads(work, 10)
+
+
+def test_a_forked_process_gets_threads_of_its_own():
+    torch.set_num_threads(2)
+    squares(4)
+    context = multiprocessing.get_context("fork")
+    child = context.Process(target=squares, args=(4,))
+    child.start()
+    child.join(60)
+    assert child.exitcode == 0
