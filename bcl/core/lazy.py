@@ -5,6 +5,7 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Callable, Mapping
+from types import ModuleType
 
 
 def lazy_names(package: str, homes: Mapping[str, str]) -> Callable[[str], object]:
@@ -31,3 +32,21 @@ def _of_sibling(package: str, name: str) -> list[str]:
     """The full name, if the other package of losses and methods has it: ``cacr.CACRLoss``."""
     others = [importlib.import_module(each) for each in ("bcl", "cacr") if each != package]
     return [f"{other.__name__}.{name}" for other in others if name in other.__all__]
+
+
+class _Signal(ModuleType):
+    """Stands for ``scipy.signal`` until something of it is used."""
+
+    hamming = None  # torchmetrics loads the module to set this name where it is missing
+
+    def __getattr__(self, name: str) -> object:
+        if name.startswith("__") and name != "__path__":  # `inspect` asks all modules for a file
+            raise AttributeError(name)
+        if sys.modules.get(self.__name__) is self:
+            del sys.modules[self.__name__]
+        return getattr(importlib.import_module(self.__name__), name)
+
+
+def defer_scipy_signal() -> None:
+    """Load ``scipy.signal`` on first use: torchmetrics uses nothing of it, Lightning loads both."""
+    sys.modules.setdefault("scipy.signal", _Signal("scipy.signal"))

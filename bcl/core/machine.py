@@ -8,6 +8,7 @@ import sys
 from typing import Any
 
 from bcl.core.errors import InputError
+from bcl.core.lazy import defer_scipy_signal
 
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # options of glibc's mallopt
 _loading: list[bool] = []  # not empty between `own_process` and `loaded`
@@ -65,6 +66,7 @@ def own_process() -> None:
     of whose 800,000 objects none is (a fifth of the time; `loaded` ends that), nor at the end.
     """
     keep_freed_memory()
+    defer_scipy_signal()
     gc.disable()
     _loading.append(True)
     atexit.register(gc.freeze)

@@ -1,6 +1,8 @@
 """Names that are imported on first use."""
 
 import math
+import subprocess
+import sys
 
 import pytest
 
@@ -46,3 +48,30 @@ def test_an_import_of_a_misspelt_name_tells_the_nearest(package):
 def test_a_module_whose_name_is_like_a_public_one_is_imported():
     exec("from bcl.evaluation import tail")  # beside tail_discovery
     exec("from cacr import queue, loss")
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        "import scipy.signal; scipy.signal.windows.hann(4)",
+        "from scipy import signal; signal.windows.hann(4)",
+        "from scipy.signal import windows; windows.hann(4)",
+        "import scipy.signal.windows; scipy.signal.windows.hann(4)",
+        "from scipy.signal.windows import hann; hann(4)",
+    ],
+)
+def test_a_command_loads_the_signals_of_scipy_when_they_are_used(use):
+    """Where Lightning and torchmetrics ask for them at the start, it is for a name they lack."""
+    code = f"""
+import sys
+from bcl.core.machine import own_process
+own_process()
+import torchmetrics
+from scipy import signal as early
+assert early.__name__ == "scipy.signal" and "scipy.stats" not in sys.modules
+{use}
+assert "scipy.stats" in sys.modules
+import scipy.signal
+assert scipy.signal.__file__ and early.windows is scipy.signal.windows
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
