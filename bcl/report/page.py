@@ -157,7 +157,7 @@ def render_html(runs: Sequence[ProbeReport], title: str, out: Path) -> str:
     protocol, compared = runs[0].main_protocol, compare(runs)
     images = Images()
     images.draw(together)
-    mapped, pictured = len(images.paths), [_pictured(images, method.first) for method in together]
+    mapped, examples = len(images.paths), [_examples(images, method.first) for method in together]
     confusions = [(method, _confused(images, method.first, protocol)) for method in together]
     units = {row.over for table in compared for row in table.rows}
     environment.filters |= {
@@ -183,7 +183,7 @@ def render_html(runs: Sequence[ProbeReport], title: str, out: Path) -> str:
         over=" and ".join(OVER[over] for over in OVER if over in units),
         notes=[*small_group_notes(runs[0]), *difference_notes(runs)],
         confused=[(method, found) for method, found in confusions if found],
-        pictured=pictured,
+        examples=examples,
         image_rows=IMAGE_ROWS,
         maps=images.maps,
         mapped=mapped,
@@ -197,7 +197,7 @@ def render_html(runs: Sequence[ProbeReport], title: str, out: Path) -> str:
     return page
 
 
-def _pictured(images: Images, run: ProbeReport) -> dict[str, list[tuple[ShownImage, int]]]:
+def _examples(images: Images, run: ProbeReport) -> dict[str, list[tuple[ShownImage, int]]]:
     """The images of each kind, with their rows on the page."""
     return {
         which: [(each, images.add(run, each)) for each in run.images if each.which == which]
