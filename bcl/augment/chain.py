@@ -67,7 +67,7 @@ def base_chain(
     # Two blocks at least: the temporary copies of one are several times its size.
     longest = min(block_rows(out), -(-len(out) // 2))
     if longest <= FEW_ROWS:  # rows that share the other steps, too, are blended without masks
-        key = 256 * key + (p.order * 4 ** torch.arange(4)).sum(dim=1)
+        key = 256 * key + (p.order * 4 ** torch.arange(4, device="cpu")).sum(dim=1)
     alike = key.argsort(stable=True)
     boxes, factors, order, key = boxes[alike], factors[alike], p.order[alike], key[alike]
     jittered, gray, blur, inverted = (x[alike] for x in (jittered, p.gray, p.blur, p.solarize))

@@ -8,7 +8,7 @@ import sys
 from typing import Any
 
 from bcl.core.errors import InputError
-from bcl.core.lazy import defer_scipy_signal
+from bcl.core.lazy import defer_scipy_signal, end_deferral
 
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # options of glibc's mallopt
 _loading: list[bool] = []  # not empty between `own_process` and `loaded`
@@ -75,6 +75,7 @@ def own_process() -> None:
 def loaded() -> None:
     """Search for garbage again after `own_process`, but not among what is there by now."""
     if _loading:
+        end_deferral()
         _loading.clear()
         gc.freeze()
         gc.enable()

@@ -1,5 +1,6 @@
 """Python threads that share work made of many small tensor ops."""
 
+import contextlib
 import functools
 import os
 import threading
@@ -12,15 +13,18 @@ import torch
 _MOST = 4
 
 
+_NAME = "bcl-rows"
+
+
 def in_threads(work: Callable[[slice], None], count: int) -> None:
     """Call ``work`` on slices that share ``count`` rows, in threads if torch may use several.
 
     Within ``work`` torch uses one: to divide an op of 50 us among threads costs more than it saves.
-    A thread has the defaults of torch's modes: gradients, and no autocast.
+    A thread has the defaults of torch's modes: gradients, no autocast, no dispatch mode.
     """
     own = torch.get_num_threads()
     threads = min(own, _MOST, count)
-    if threads <= 1:
+    if threads <= 1 or threading.current_thread().name.startswith(_NAME):
         work(slice(0, count))
         return
     edges = [count * i // threads for i in range(threads + 1)]
@@ -33,15 +37,21 @@ def in_threads(work: Callable[[slice], None], count: int) -> None:
 def _pool(threads: int, own: int, _process: int) -> ThreadPoolExecutor:
     """The threads; a forked process, which has none of its parent's, gets its own."""
     started = threading.Barrier(threads + 1)
-    pool = ThreadPoolExecutor(threads, "bcl", _use_one_thread, (started,))
-    for _ in range(threads):
-        pool.submit(int)
-    started.wait()
-    torch.set_num_threads(own)  # the number set last is that of threads that start later
+    pool = ThreadPoolExecutor(threads, _NAME, _use_one_thread, (started,))
+    try:
+        for _ in range(threads):
+            pool.submit(int)
+        started.wait()
+    except BaseException:  # an interrupt, or no more threads: let those go that wait
+        started.abort()
+        raise
+    finally:
+        torch.set_num_threads(own)  # the number set last is that of threads that start later
     return pool
 
 
 def _use_one_thread(started: threading.Barrier) -> None:
     torch.get_num_threads()  # the first call in a thread sets the process's number
     torch.set_num_threads(1)
-    started.wait()
+    with contextlib.suppress(threading.BrokenBarrierError):
+        started.wait()

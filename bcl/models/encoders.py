@@ -136,6 +136,21 @@ def encoder_spec(encoder: nn.Module) -> dict[str, Any] | None:
     return dict(spec) if isinstance(spec, dict) and "name" in spec else None
 
 
+def right_in_channels_last(encoder: nn.Module) -> bool:
+    """Whether torch computes the encoder's gradients rightly in that format on every CPU.
+
+    oneDNN, which does it, writes past its memory for strided 1 x 1 convolutions of fewer channels
+    than its blocks have, 8 or 16: a crash, or other weights (uxlfoundation/oneDNN issue 6035).
+    """
+    return not any(
+        isinstance(part, nn.Conv2d)
+        and part.kernel_size == (1, 1)
+        and max(part.stride) > 1
+        and part.in_channels // part.groups < 16
+        for part in encoder.modules()
+    )
+
+
 def describe(encoder: nn.Module) -> str:
     """Name and size of an encoder.
 

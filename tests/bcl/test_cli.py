@@ -35,6 +35,7 @@ def test_a_process_does_not_collect_what_it_leaves():
 def test_an_interrupt_is_one_where_a_library_made_another_error_of_it():
     code = (
         "import os, signal, sys, time, bcl.cli\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a job of `sh &` ignores it
         "def run(_):\n"
         "    try:\n"
         "        os.kill(os.getpid(), signal.SIGINT)\n"

@@ -1,6 +1,8 @@
 """Threads that share many small ops."""
 
 import multiprocessing
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -74,3 +76,42 @@ def test_a_forked_process_gets_threads_of_its_own():
     child.start()
     child.join(60)
     assert child.exitcode == 0
+
+
+def test_work_may_be_shared_within_work():
+    torch.set_num_threads(2)
+    seen = []
+
+    def work(rows):
+        torch.set_num_threads(2)
+        in_threads(lambda inner: seen.append((rows.start, inner.stop)), 3)
+        torch.set_num_threads(1)
+
+    in_threads(work, 2)
+    assert sorted(seen) == [(0, 3), (1, 3)]
+
+
+def test_threads_that_cannot_all_start_leave_the_process_able_to_end():
+    code = """
+import threading, torch
+from bcl.core.threads import in_threads
+torch.set_num_threads(2)
+start, started = threading.Thread.start, []
+def limited(thread):
+    if started:
+        raise RuntimeError("can't start new thread")
+    started.append(thread)
+    start(thread)
+threading.Thread.start = limited
+try:
+    in_threads(print, 2)
+except RuntimeError:
+    threading.Thread.start = start
+    later = threading.Thread(target=lambda: print(torch.get_num_threads()))
+    later.start()
+    later.join()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], timeout=60, check=True, capture_output=True, text=True
+    )
+    assert done.stdout == "2\n"

@@ -6,7 +6,7 @@ from torch import nn
 
 from bcl import InputError, SimCLR, create_encoder
 from bcl.methods import EncoderSettings
-from bcl.models.encoders import encoder_spec
+from bcl.models.encoders import encoder_spec, right_in_channels_last
 from bcl.training.checkpoints import KEY, load_method
 from bcl.training.record import new_record
 
@@ -93,3 +93,28 @@ class TestStem:
         record = new_record("run", method, 0, {})
         assert record["encoder"]["norm_layer"] == repr(nn.BatchNorm2d)
         load_method(method, {"state_dict": method.state_dict(), KEY: {"record": record}}, "x")
+
+
+@pytest.mark.parametrize(
+    ("encoder", "right"),
+    [
+        (nn.Conv2d(4, 8, 1, stride=2), False),
+        (nn.Conv2d(15, 8, 1, stride=(1, 2)), False),
+        (nn.Conv2d(32, 32, 1, stride=2, groups=4), False),
+        (nn.Conv2d(16, 8, 1, stride=2), True),
+        (nn.Conv2d(4, 8, 1), True),
+        (nn.Conv2d(4, 8, 3, stride=2, padding=1), True),
+    ],
+)
+def test_the_channels_last_format_is_left_out_where_gradients_are_wrong(encoder, right):
+    """Gradients of the first two write past their memory with AVX2: uxlfoundation/oneDNN 6035."""
+    assert right_in_channels_last(nn.Sequential(nn.ReLU(), encoder)) is right
+
+
+def test_a_narrow_encoder_trains_in_the_usual_format():
+    for width, last in ((4, False), (16, True)):
+        settings = EncoderSettings("resnet8", {"width": width})
+        method = SimCLR(settings, views=16, channels_last=True)
+        assert method.channels_last is last
+        assert method.encoder.get_parameter("conv1.weight").is_contiguous() is not last
+        assert method.normalize(torch.rand(2, 3, 16, 16)).is_contiguous() is not last
