@@ -37,7 +37,8 @@ class TestCommand:
         assert f"{encoder.num_tensors} tensors written" in message
         images = torch.randint(0, 256, (4, 3, 16, 16), dtype=torch.uint8)
         mean, std = (torch.tensor(v).view(3, 1, 1) for v in (encoder.mean, encoder.std))
-        layout = torch.channels_last  # the run's; in another the convolutions round otherwise
+        # The run's; in another the convolutions round otherwise.
+        layout = torch.channels_last if method.channels_last else torch.contiguous_format
         inputs = ((images / 255 - mean) / std).contiguous(memory_format=layout)
         assert torch.equal(encoder.to(memory_format=layout)(inputs), method.encode(images))
         about = read_config(out)["bcl"]["run"]
