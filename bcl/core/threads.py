@@ -11,8 +11,6 @@ import torch
 
 # A thread holds the interpreter's lock between its ops; more threads would mostly wait for it.
 _MOST = 4
-
-
 _NAME = "bcl-rows"
 
 
