@@ -30,7 +30,7 @@ from bcl.methods.settings import (
     per_sample,
 )
 from bcl.methods.sharpness import norms_kept
-from bcl.models.encoders import right_in_channels_last
+from bcl.models.encoders import to_channels_last
 from bcl.models.released import NORMALIZATIONS
 
 _SHUFFLE_STREAM = 0x5C0E  # separates the shuffled scores from other random numbers
@@ -75,7 +75,7 @@ class SimCLR(pl.LightningModule):
         num_samples: size of the training set; by default that of the datamodule.
         channels_last: use PyTorch's channels-last memory format, in which convolutions are
             faster; the configurations set it. It is left out for an encoder whose gradients would
-            be wrong in it (`bcl.models.encoders.right_in_channels_last`).
+            be wrong in it (`bcl.models.encoders.to_channels_last`).
         seed: seed of the views; by default they keep their own.
 
     Raises:
@@ -120,9 +120,7 @@ class SimCLR(pl.LightningModule):
         if seed is not None:
             self.views.seed = seed
         self.encoder = build_encoder(encoder, image_size=max(self.views.size))
-        self.channels_last = channels_last and right_in_channels_last(self.encoder)
-        if self.channels_last:
-            self.encoder.to(memory_format=torch.channels_last)
+        self.channels_last = channels_last and to_channels_last(self.encoder)
         if isinstance(projector, ProjectorSettings):
             projector = projector.build(self.encoder.num_features)
         self.projector = projector

@@ -136,19 +136,27 @@ def encoder_spec(encoder: nn.Module) -> dict[str, Any] | None:
     return dict(spec) if isinstance(spec, dict) and "name" in spec else None
 
 
-def right_in_channels_last(encoder: nn.Module) -> bool:
-    """Whether torch computes the encoder's gradients rightly in that format on every CPU.
+def to_channels_last(encoder: nn.Module) -> bool:
+    """Move an encoder to the channels-last format, unless a CPU's gradients are wrong in it.
 
-    oneDNN, which does it, writes past its memory for strided 1 x 1 convolutions of fewer channels
-    than its blocks have, 8 or 16: a crash, or other weights (uxlfoundation/oneDNN issue 6035).
+    oneDNN writes past its memory for strided 1 x 1 convolutions of fewer channels than its blocks
+    have, 8 or 16: a crash, or other weights (uxlfoundation/oneDNN issue 6035).
+
+    Returns:
+        Whether it was moved; if not, the encoder's ``notes`` say why.
     """
-    return not any(
-        isinstance(part, nn.Conv2d)
-        and part.kernel_size == (1, 1)
-        and max(part.stride) > 1
-        and part.in_channels // part.groups < 16
-        for part in encoder.modules()
-    )
+    for name, part in encoder.named_modules():
+        if isinstance(part, nn.Conv2d) and part.kernel_size == (1, 1) and max(part.stride) > 1:
+            channels = part.in_channels // part.groups
+            if channels < 16:
+                note = (
+                    f"channels_last is left out: on some CPUs the gradients of a strided 1 x 1 "
+                    f"convolution of {channels} channels ({name}) are wrong in it"
+                )
+                encoder.notes = [*getattr(encoder, "notes", []), note]  # type: ignore[assignment]
+                return False
+    encoder.to(memory_format=torch.channels_last)
+    return True
 
 
 def describe(encoder: nn.Module) -> str:
