@@ -39,6 +39,8 @@ TITLES = {
     "bare": "the network alone, on noise",
 }
 
+DECODING = ("ours-files", "lightly-train", "lightly", "plain")  # the images anew in every epoch
+
 
 def run(name: str, job: dict[str, Any], python: str) -> dict[str, Any] | None:
     """One run's clock; nothing, and a line that says why, where it failed."""
@@ -101,6 +103,23 @@ MEASURES = {  # title, unit, which is better
 }
 
 
+def compare(
+    ours: str, others: list[str], key: str, found: dict[str, list[dict[str, float]]], args: Any
+) -> list[dict[str, Any]]:
+    """Rows of one measure, printed as well."""
+    title, unit, better = MEASURES[key]
+    case = f"{args.encoder}, {args.size} px, batch {args.batch}, {args.precision}: {title}"
+    case += ", all decoding in every epoch" if ours == "ours-files" else ""
+    values = {TITLES[name]: [each[key] for each in found[name]] for name in others}
+    rows = results.compare(case, unit, values, ours=TITLES[ours], better=better)
+    print(f"\n{case}")
+    for row in rows:
+        ratio = f"  ours is {row['ratio']:.2f} times as good" if "ratio" in row else ""
+        spread = f"{row['low']:.4g} to {row['high']:.4g}"
+        print(f"  {row['contender']:<28}{row['median']:>10.4g} {unit} ({spread}){ratio}")
+    return rows
+
+
 def main() -> None:
     """Run the contenders in turn, print and write the table."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -140,16 +159,10 @@ def main() -> None:
     if not found["ours"]:
         raise SystemExit("ours did not run; the lines above say why")
     rows = []
-    for key, (title, unit, better) in MEASURES.items():
-        values = {TITLES[name]: [each[key] for each in found[name]] for name in args.only}
-        case = f"{args.encoder}, {args.size} px, batch {args.batch}, {args.precision}: {title}"
-        own = results.compare(case, unit, values, ours=TITLES["ours"], better=better)
-        rows += own
-        print(f"\n{case}")
-        for row in own:
-            ratio = f"  ours is {row['ratio']:.2f} times as good" if "ratio" in row else ""
-            spread = f"{row['low']:.4g} to {row['high']:.4g}"
-            print(f"  {row['contender']:<28}{row['median']:>10.4g} {unit} ({spread}){ratio}")
+    for name, keys in {"ours": list(MEASURES), "ours-files": ["later", "first"]}.items():
+        others = [each for each in args.only if name == "ours" or each in DECODING]
+        for key in keys if found.get(name) else []:
+            rows += compare(name, others, key, found, args)
     if args.json:
         names = {"lightly-train": theirs, "lightly": sys.executable}
         known = [f"{n} {version(n, python)}" for n, python in names.items() if found.get(n)]

@@ -5,7 +5,9 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Callable, Mapping
+from importlib.machinery import PathFinder
 from types import ModuleType
+from typing import Any
 
 
 def lazy_names(package: str, homes: Mapping[str, str]) -> Callable[[str], object]:
@@ -37,10 +39,14 @@ def _of_sibling(package: str, name: str) -> list[str]:
 class _Signal(ModuleType):
     """Stands for ``scipy.signal`` until something of it is used."""
 
-    hamming = None  # torchmetrics loads the module to set this name where it is missing
+    @staticmethod
+    def hamming(*args: Any, **options: Any) -> Any:
+        """As torchmetrics, which loads the module for that, sets it where it is missing."""
+        return importlib.import_module("scipy.signal.windows").hamming(*args, **options)
 
     def __getattr__(self, name: str) -> object:
-        if name.startswith("__") and name != "__path__":  # `inspect` asks all modules for a file
+        # `inspect` asks all modules for a file.
+        if name.startswith("__") and name not in ("__path__", "__all__"):
             raise AttributeError(name)
         end_deferral()
         return getattr(importlib.import_module(self.__name__), name)
@@ -50,12 +56,15 @@ def defer_scipy_signal() -> None:
     """Do not load ``scipy.signal`` until `end_deferral`, unless something of it is used.
 
     Lightning loads torchmetrics, which loads it for a name that nothing here uses: a tenth of the
-    time in which a command starts.
+    time in which `bcl fit` starts.
     """
-    if "scipy.signal" not in sys.modules:
-        module = _Signal("scipy.signal")
-        module.__spec__ = importlib.util.find_spec("scipy.signal")
-        sys.modules["scipy.signal"] = module
+    scipy = importlib.util.find_spec("scipy")
+    if scipy is None or "scipy.signal" in sys.modules:
+        return
+    module = _Signal("scipy.signal")
+    # find_spec of the full name would load SciPy.
+    module.__spec__ = PathFinder.find_spec("scipy.signal", scipy.submodule_search_locations)
+    sys.modules["scipy.signal"] = module
 
 
 def end_deferral() -> None:

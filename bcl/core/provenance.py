@@ -50,7 +50,7 @@ def commit() -> str:
 
 
 def hardware() -> str:
-    r"""Describe processor, usable cores and accelerators in one line.
+    r"""Describe processor, its widest vectors, usable cores and accelerators in one line.
 
     Example:
         >>> import re
@@ -63,7 +63,7 @@ def hardware() -> str:
         lines = info.read_text(encoding="utf-8", errors="replace").splitlines()
         models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
         name = next(models, name)
-    text = f"{name}, {usable_cores()} cores"
+    text = f"{name} ({torch.backends.cpu.get_cpu_capability()}), {usable_cores()} cores"
     if torch.cuda.is_available():
         text += f" + {torch.cuda.device_count()} × {torch.cuda.get_device_name(0)}"
     return text

@@ -193,9 +193,8 @@ class SimCLR(pl.LightningModule):
         if not images.is_floating_point():
             images = images.to(self.mean.dtype) / 255
         images = ((images - self.mean) / self.std).to(self.mean.dtype)
-        if self.channels_last:
-            images = images.contiguous(memory_format=torch.channels_last)
-        return images
+        layout = torch.channels_last if self.channels_last else torch.contiguous_format
+        return images.contiguous(memory_format=layout)
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) images, uint8 or in [0, 1], to (B, D) features, with gradient."""

@@ -146,15 +146,15 @@ def to_channels_last(encoder: nn.Module) -> bool:
         Whether it was moved; if not, the encoder's ``notes`` say why.
     """
     for name, part in encoder.named_modules():
-        if isinstance(part, nn.Conv2d) and part.kernel_size == (1, 1) and max(part.stride) > 1:
-            channels = part.in_channels // part.groups
-            if channels < 16:
-                note = (
-                    f"channels_last is left out: on some CPUs the gradients of a strided 1 x 1 "
-                    f"convolution of {channels} channels ({name}) are wrong in it"
-                )
-                encoder.notes = [*getattr(encoder, "notes", []), note]  # type: ignore[assignment]
-                return False
+        if not isinstance(part, nn.Conv2d) or part.kernel_size != (1, 1) or part.groups > 1:
+            continue
+        if max(part.stride) > 1 and part.in_channels < 16:
+            note = (
+                "channels_last is left out: on some CPUs the gradients of a strided 1 x 1 "
+                f"convolution of {part.in_channels} channels ({name}) are wrong in it"
+            )
+            encoder.notes = [*getattr(encoder, "notes", []), note]  # type: ignore[assignment]
+            return False
     encoder.to(memory_format=torch.channels_last)
     return True
 

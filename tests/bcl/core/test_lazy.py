@@ -58,6 +58,7 @@ def test_a_module_whose_name_is_like_a_public_one_is_imported():
         "from scipy.signal import windows; windows.hann(4)",
         "import scipy.signal.windows; scipy.signal.windows.hann(4)",
         "from scipy.signal.windows import hann; hann(4)",
+        "from scipy.signal import *; windows.hann(4)",
     ],
 )
 def test_a_command_loads_the_signals_of_scipy_when_they_are_used(use):
@@ -79,3 +80,26 @@ assert scipy.signal.__file__ and scipy.signal is sys.modules["scipy.signal"]
 """
     for when in ("before", "after"):
         subprocess.run([sys.executable, "-c", code, when], check=True, timeout=120)
+
+
+def test_the_window_that_torchmetrics_adds_to_the_signals_of_scipy_works():
+    code = """
+from bcl.core.machine import own_process
+own_process()
+from scipy.signal import hamming
+import scipy.signal
+assert hamming(3).tolist() == scipy.signal.windows.hamming(3).tolist()
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+@pytest.mark.parametrize("scipy", ["", "importlib.util.find_spec = lambda name: None"])
+def test_a_command_starts_without_loading_scipy_or_if_there_is_none(scipy):
+    code = f"""
+import importlib.util, sys
+from bcl.core.machine import own_process
+{scipy}
+own_process()
+assert not {{"numpy", "scipy"}} & {{*sys.modules}}
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

@@ -4,6 +4,7 @@ import multiprocessing
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 import torch
@@ -26,6 +27,13 @@ def squares(count):
 
     in_threads(work, count)
     return out
+
+
+def run(code):
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, timeout=60, check=True, capture_output=True, text=True)
+    assert done.stderr == ""
+    return done.stdout
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 16])
@@ -78,17 +86,47 @@ def test_a_forked_process_gets_threads_of_its_own():
     assert child.exitcode == 0
 
 
-def test_work_may_be_shared_within_work():
+def test_the_threads_stay_when_the_number_of_rows_changes():
+    torch.set_num_threads(4)
+    seen = set()
+    for count in (2, 6, 2, 6):
+        in_threads(lambda rows: seen.add(threading.get_ident()), count)
+    assert len(seen) <= 4
+
+
+def test_all_parts_have_ended_when_an_error_is_raised():
     torch.set_num_threads(2)
-    seen = []
+    failed, ended = threading.Event(), []
 
     def work(rows):
-        torch.set_num_threads(2)
-        in_threads(lambda inner: seen.append((rows.start, inner.stop)), 3)
-        torch.set_num_threads(1)
+        if rows.start == 0:
+            failed.set()
+            raise ValueError("the first half")
+        failed.wait(30)
+        time.sleep(0.2)
+        ended.append(rows)
 
-    in_threads(work, 2)
-    assert sorted(seen) == [(0, 3), (1, 3)]
+    with pytest.raises(ValueError, match="the first half"):
+        in_threads(work, 2)
+    assert ended
+
+
+@pytest.mark.parametrize("before", ["", "make()"])
+def test_a_thread_that_outlives_the_main_one_makes_its_views(before):
+    code = f"""
+import threading, torch
+from bcl import ContrastiveViews
+torch.set_num_threads(2)
+def make():
+    images = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
+    return ContrastiveViews(8)(images, ids=torch.arange(2), epoch=0)
+def train():
+    threading.main_thread().join()
+    print(len(make()))
+{before}
+threading.Thread(target=train).start()
+"""
+    assert run(code) == "2\n"
 
 
 def test_threads_that_cannot_all_start_leave_the_process_able_to_end():
@@ -111,7 +149,4 @@ except RuntimeError:
     later.start()
     later.join()
 """
-    done = subprocess.run(
-        [sys.executable, "-c", code], timeout=60, check=True, capture_output=True, text=True
-    )
-    assert done.stdout == "2\n"
+    assert run(code) == "2\n"

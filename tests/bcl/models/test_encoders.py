@@ -100,14 +100,14 @@ class TestStem:
     [
         (nn.Conv2d(4, 8, 1, stride=2), False),
         (nn.Conv2d(15, 8, 1, stride=(1, 2)), False),
-        (nn.Conv2d(32, 32, 1, stride=2, groups=4), False),
+        (nn.Conv2d(32, 32, 1, stride=2, groups=4), True),
         (nn.Conv2d(16, 8, 1, stride=2), True),
         (nn.Conv2d(4, 8, 1), True),
         (nn.Conv2d(4, 8, 3, stride=2, padding=1), True),
     ],
 )
 def test_the_channels_last_format_is_left_out_where_gradients_are_wrong(encoder, right):
-    """Gradients of the first two write past their memory with AVX2: uxlfoundation/oneDNN 6035."""
+    """Those of the first end in a crash with AVX2; the second has less than a block of AVX-512."""
     model = nn.Sequential(nn.ReLU(), encoder)
     assert to_channels_last(model) is right
     assert right or "convolution of" in model.notes[0]
@@ -119,4 +119,5 @@ def test_a_narrow_encoder_trains_in_the_usual_format():
         method = SimCLR(settings, views=16, channels_last=True)
         assert method.channels_last is last
         assert method.encoder.get_parameter("conv1.weight").is_contiguous() is not last
-        assert method.normalize(torch.rand(2, 3, 16, 16)).is_contiguous() is not last
+        images = torch.rand(2, 3, 16, 16).to(memory_format=torch.channels_last)
+        assert method.normalize(images).is_contiguous() is not last
