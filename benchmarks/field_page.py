@@ -16,6 +16,7 @@ import page
 import results_page
 import summary
 from preset import read_preset
+from scipy import stats
 
 from bcl.report.tables import Table
 
@@ -25,7 +26,19 @@ Result = dict[str, Any]
 COLUMNS = (*summary.COLUMNS, summary.STD)
 TITLES = {**results_page.COLUMNS, summary.STD: "Std"}
 # Of the memory's signals, those whose discovery is shown.
-SIGNALS = {"loss": "loss", "neighbors": "neighbor distance"}
+SIGNALS = {
+    "loss": "loss watched",
+    "isolation": "isolation",
+    "tailness": "tailness",
+    "neighbors": "neighbor distance",
+    "temperature": "learned temperature",
+}
+# Parts of a method that a step's cost depends on.
+COSTLY = {"views", "encoder"}
+ON_CPU = (
+    " These runs have batches of 512 and a compiled encoder with a stem of stride 2. Differences "
+    "below some 20 % are within the noise of that measurement."
+)
 
 
 def tables() -> str:
@@ -39,15 +52,16 @@ def section(result: Result) -> str:
     main, *others = result["descriptions"]
     parts = [f"## {result['about']}", *results_page.provenance(result)]
     parts += [f"Protocol `{main}`: {result['descriptions'][main]}.", accuracies(result, main)]
-    if gains := results_page.differences(result, main):
-        parts += [f"Differences, protocol `{main}`, paired by seed:", gains]
+    for stage, pairs in stages(preset).items():
+        parts += differences({**result, "pairs": pairs}, stage, main, others)
     if others:
         parts += ["All under the other protocols:", by_protocol(result, others)]
     parts.append(beside_published(result, preset.get("published", {})))
     parts += [
         "How well the memory's signals find the tail (AUC, rarest third of the classes against the "
-        "most frequent; 0.5 is chance), and what a step costs:",
-        discovery_and_cost(result, {key: run["method"] for key, run in preset["runs"].items()}),
+        "most frequent; 0.5 is chance), by what each run watched:",
+        discovery(result),
+        *costs(result, preset),
     ]
     return "\n\n".join(parts)
 
@@ -80,6 +94,57 @@ def accuracies(result: Result, protocol: str) -> str:
     return Table(["method", "seeds", *TITLES.values()], rows).markdown()
 
 
+def stages(preset: dict[str, Any]) -> dict[int, list[list[str]]]:
+    """The pairs to compare, by the stage in which both runs are there."""
+    found: dict[int, list[list[str]]] = {}
+    for pair in preset["compare"]:
+        stage = max(preset["runs"][run].get("stage", 1) for run in pair)
+        found.setdefault(stage, []).append(pair)
+    return found
+
+
+def differences(result: Result, stage: int, main: str, others: list[str]) -> list[str]:
+    """Differences of a stage's pairs, and those of All under the other protocols."""
+    family = len(result["pairs"])
+    table = results_page.differences(result, main, TITLES, family)
+    if not table:
+        return []
+    needed = threshold(family, summary.MIN_SEEDS)
+    parts = [
+        f"Differences of stage {stage}, protocol `{main}`, paired by seed. Holm's correction "
+        f"counts all {family} comparisons of the stage, done or not: with {summary.MIN_SEEDS} "
+        f"seeds the clearest of a column must be {needed:.1f} times its printed ± to be bold.",
+        table,
+    ]
+    return [*parts, "The same for All:", gains_by_protocol(result, others)] if others else parts
+
+
+def threshold(family: int, seeds: int) -> float:
+    """How many times its ± the clearest of a family's differences must be to be significant.
+
+    Example:
+        >>> threshold(1, 3), round(threshold(9, 3), 2), round(threshold(9, 5), 2)
+        (1.0, 3.11, 1.86)
+    """
+    needed, printed = stats.t.isf([0.025 / family, 0.025], seeds - 1)
+    return float(needed / printed)
+
+
+def gains_by_protocol(result: Result, protocols: list[str]) -> str:
+    """Differences of All under each protocol, a row per pair."""
+    labels, family = summary.labels(result), len(result["pairs"])
+    tables = [
+        summary.differences(result, result["pairs"], name, ["all"], family) for name in protocols
+    ]
+    rows = [
+        [labels[row[0]["run"]], labels[row[0]["baseline"]]]
+        + [results_page.cell(each["all"], sign=True) for each in row]
+        for row in zip(*tables, strict=True)
+        if row[0]["all"]["seeds"]
+    ]
+    return Table(["run", "minus", *protocols], rows, left=2).markdown()
+
+
 def by_protocol(result: Result, protocols: list[str]) -> str:
     """All under each protocol, a row per run."""
     rows = [
@@ -96,42 +161,60 @@ def beside_published(result: Result, published: dict[str, Any]) -> str:
         return "No published number is of this protocol: none stands beside these."
     parts = []
     for protocol, entry in published.items():
-        rows = []
+        rows, names = [], entry.get("names", {})
         for run, numbers in entry["runs"].items():
             for column, number in zip(COLUMNS, numbers, strict=False):
                 if values := found(result, run, protocol, column):
-                    title = f"{summary.labels(result)[run]}, {TITLES[column]}"
-                    rows.append([title, f"{number:.2f}", mean(values)])
+                    label = summary.labels(result)[run]
+                    row = [label, names.get(run, label), TITLES[column]]
+                    rows.append([*row, f"{number:.2f}", mean(values)])
         if rows:
             parts += [
                 f"Protocol `{protocol}`, published ({entry['source']}) and here:",
-                Table(["", "published", "here"], rows).markdown(),
+                Table(["run", "published as", "", "published", "here"], rows, left=3).markdown(),
             ]
     return "\n\n".join(parts) or "No run of a method with published numbers is done yet."
 
 
-def discovery_and_cost(result: Result, methods: dict[str, str]) -> str:
-    """AUC of the tail by signal, and time and memory of a step, a row per run."""
-    cost = steps()
+def discovery(result: Result) -> str:
+    """AUC of the tail by the signals that any run has, a row per run."""
+    had = {name for each in result["runs"] for name in each["signals"]}
+    shown = {name: title for name, title in SIGNALS.items() if name in had}
     rows = []
     for run, label in summary.labels(result).items():
         own = [each["signals"] for each in result["runs"] if each["run"] == run]
-        auc = [
-            mean([each[name]["auc"][0] for each in own if each.get(name)], 3) for name in SIGNALS
-        ]
-        rows.append([label, *auc, *cost.get(methods[run], ("–", "–"))])
-    head = ["method", *SIGNALS.values(), "step", "memory"]
-    note = '*Steps are not measured yet: `make bench ARGS="--only methods --publish"`.*'
-    return Table(head, rows).markdown() + ("" if cost else f"\n\n{note}")
+        auc = [[each[name]["auc"][0] for each in own if each.get(name)] for name in shown]
+        rows.append([label, *(mean(values, 3) for values in auc)])
+    return Table(["method", *shown.values()], rows).markdown()
 
 
-def steps(path: Path = STEPS) -> dict[str, tuple[str, str]]:
-    """Time, with its ratio to SimCLR's, and peak memory of each method's step."""
-    jobs = json.loads(path.read_text(encoding="utf-8"))
-    rows = [row for job in jobs if job["job"] == "methods" for row in job["rows"]]
-    return {row["contender"]: (_time(row), row.get("extra", "–")) for row in rows}
+def costs(result: Result, preset: dict[str, Any], path: Path = STEPS) -> list[str]:
+    """Time and memory of each method's step, as paragraphs, and how they were measured."""
+    name = "gpu-methods" if "gpu" in result["preset"] else "methods"
+    jobs = [job for job in json.loads(path.read_text(encoding="utf-8")) if job["job"] == name]
+    if not jobs:
+        return [f'*Steps are not measured yet: `make bench ARGS="--only {name} --publish"`.*']
+    (job,) = jobs
+    cost = {row["contender"]: (_time(row), row.get("extra", "–")) for row in job["rows"]}
+    rows = []
+    for run, label in summary.labels(result).items():
+        of = preset["runs"][run]
+        own = of.get("settings", {}).get("model", {}).get("init_args", {})
+        is_measured = not COSTLY & set(own)
+        rows.append([label, *(cost.get(of["method"], ("–", "–")) if is_measured else ("–", "–"))])
+    return [
+        f"What a step costs, measured apart from these runs: {job['rows'][0]['case']}. SimCLR's is "
+        "a time; the others' are the median of the ratios to SimCLR within a round, with their "
+        f"quartiles.{ON_CPU if name == 'methods' else ''} – where there is no measurement, or one "
+        "with other views or another encoder than the method has here.",
+        Table(["method", "step", "memory"], rows).markdown(),
+        "\n".join([page.provenance(job), *(f"- {note}" for note in job["notes"])]),
+    ]
 
 
 def _time(row: dict[str, Any]) -> str:
-    ratio = f" ({page.number(row['ratio'])} × SimCLR)" if "ratio" in row else ""
-    return f"{page.number(row['median'])} {row['unit']}{ratio}"
+    """SimCLR's time, and the others' ratio to it, which rounds of other lengths do not change."""
+    if "ratio" not in row:
+        return f"{page.number(row['median'])} {row['unit']}"
+    ratio, low, high = (page.number(row[key]) for key in ("ratio", "ratio_low", "ratio_high"))
+    return f"{ratio} × SimCLR ({low} to {high})"

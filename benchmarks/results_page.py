@@ -69,8 +69,9 @@ def provenance(result: dict[str, Any]) -> list[str]:
     versions = ", ".join(f"{name} {number}" for name, number in result["versions"].items())
     return [
         f"```sh\n{result['command']}\n```",
-        f"{result['hardware']}; {versions}. Seeds {seeds}; {epochs} epochs; {hours:.1f} hours of "
-        f"training in all. Groups: {result['groups'].partition(': ')[2]}.",
+        f"{result['hardware']}; {versions}. Seeds {seeds}; {epochs} epochs; {hours:.1f} hours by "
+        "the clock, pauses and other work included. "
+        f"Groups: {result['groups'].partition(': ')[2]}.",
         "Training sets: " + "; ".join(sorted({run["recipe"] for run in runs})) + ".",
     ]
 
@@ -84,15 +85,17 @@ def means(result: dict[str, Any], protocol: str) -> str:
     return Table(["run", "seeds", *COLUMNS.values()], rows).markdown()
 
 
-def differences(result: dict[str, Any], protocol: str) -> str:
+def differences(
+    result: dict[str, Any], protocol: str, columns: dict[str, str] = COLUMNS, family: int = 0
+) -> str:
     """Differences of the pairs that share seeds; empty if there are none."""
     labels, rows = summary.labels(result), []
-    for row in summary.differences(result, result["pairs"], protocol):
+    for row in summary.differences(result, result["pairs"], protocol, [*columns], family):
         if row["all"]["seeds"]:
             gains = ", ".join(f"{gain:+.1f}" for gain in row["all"]["by_seed"])
-            cells = [cell(row[column], sign=True) for column in COLUMNS]
+            cells = [cell(row[column], sign=True) for column in columns]
             rows.append([labels[row["run"]], labels[row["baseline"]], *cells, gains])
-    head = ["run", "minus", *COLUMNS.values(), "All by seed"]
+    head = ["run", "minus", *columns.values(), "All by seed"]
     return Table(head, rows, left=2).markdown() if rows else ""
 
 

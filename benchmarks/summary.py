@@ -1,6 +1,7 @@
 """The numbers of a table of probed runs: each run, and paired differences over seeds."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ COLUMNS = ("all", "many", "medium", "few")
 STD = "std"  # of the three groups, over 2
 TRACKER = ("spearman_samples", "spearman_classes", "auc")
 DISCOVERY = ("auc", "average_precision", "phi", "spearman_samples", "spearman_classes")
+MIN_SEEDS = 3  # of a difference that may be called significant
 SCHEMA = "bcl-cacr/reproduction"
 SCHEMA_VERSION = 2
 Values = dict[str, Any]
@@ -201,24 +203,32 @@ def mean(result: Values, run: str, protocol: str) -> Values:
     }
 
 
-def differences(result: Values, pairs: list[tuple[str, str]], protocol: str) -> list[Values]:
+def differences(
+    result: Values,
+    pairs: Sequence[tuple[str, str]],
+    protocol: str,
+    columns: Sequence[str] = COLUMNS,
+    family: int = 0,
+) -> list[Values]:
     """Differences in points over the seeds that both runs of a pair have.
 
     Args:
         result: of `summarize`.
         pairs: (run, baseline).
         protocol: of the accuracies.
+        columns: what is compared.
+        family: how many comparisons Holm's correction counts at least, done or not.
 
     Returns:
         A row per pair whose runs are there: mean, interval and p-value by column, the latter with
-        Holm's correction over the rows.
+        Holm's correction over the rows that have `MIN_SEEDS` seeds.
     """
     rows: list[Values] = []
     for run, baseline in pairs:
         if not {run, baseline} <= labels(result).keys():
             continue
         row: Values = {"run": run, "baseline": baseline}
-        for column in COLUMNS:
+        for column in columns:
             new, old = (_by_seed(result, each, protocol, column) for each in (run, baseline))
             seeds = sorted(new.keys() & old.keys())
             gains = [new[seed] - old[seed] for seed in seeds]
@@ -226,11 +236,17 @@ def differences(result: Values, pairs: list[tuple[str, str]], protocol: str) -> 
             p = paired_t([old[seed] / 100 for seed in seeds], [new[seed] / 100 for seed in seeds])
             row[column] = {**_interval(gains), "p": p, "by_seed": gains}
         rows.append(row)
-    for column in COLUMNS:
-        corrected = holm([row[column]["p"] for row in rows])
-        for row, p in zip(rows, corrected, strict=True):
-            row[column]["p_holm"] = p
+    for column in columns:
+        _correct([row[column] for row in rows], family)
     return rows
+
+
+def _correct(entries: list[Values], family: int) -> None:
+    """Add Holm's correction; a comparison that is not done counts as one without a difference."""
+    p = [each["p"] if each["seeds"] >= MIN_SEEDS else None for each in entries]
+    absent = max(0, family - sum(each is not None for each in p))
+    for entry, corrected in zip(entries, holm([*p, *[1.0] * absent]), strict=False):
+        entry["p_holm"] = corrected
 
 
 def _by_seed(result: Values, run: str, protocol: str, column: str) -> dict[int, float]:

@@ -53,9 +53,33 @@ def test_the_presets_have_every_method_and_pair_it(name, root):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_only_the_method_differs(name, root):
+def test_what_differs_besides_the_method_is_on_the_page(name, root):
     table = read(name, root, seeds=[1]).cells
     configs = {cell.key: yaml.safe_load(cell.config) for cell in table}
+    models = {key: config["model"]["init_args"] for key, config in configs.items()}
+    others = {
+        (part, option): {key for key, args in models.items() if option in args.get(part, {})}
+        for part, option in (
+            ("schedule", "restart"), ("optimizer", "weight_decay"),
+            ("optimizer", "decay_norm_and_bias"), ("projector", "features"),
+        )
+    }  # fmt: skip
+    on_cpu = name == "field"
+    assert others["schedule", "restart"] == {"gh", "bcl_gh", "sdclr_gh", "cacr_gh"}
+    decayed = {"ts", "pruned", "sdclr", "bcl_d", "sdclr_gh"}
+    assert others["optimizer", "weight_decay"] == (set(models) if on_cpu else decayed)
+    assert {args["optimizer"].get("weight_decay") for args in models.values()} == (
+        {5e-4} if on_cpu else {1e-4, None}
+    )
+    assert others["optimizer", "decay_norm_and_bias"] == {"cacr_mocov3"}
+    assert others["projector", "features"] == {"cacr_mocov3"}
+    projectors = {key: args.get("projector") for key, args in models.items()}
+    other = {key for key, value in projectors.items() if value != projectors["simclr"]}
+    assert other == ({"cacr_moco", "cacr_mocov3"} if on_cpu else {"cacr_mocov3"})
+    for key in ("isogclr", "sogclr"):
+        assert models[key]["loss"]["init_args"]["temperature"] == 0.1
+    watching = {key for key, args in models.items() if args["memory"].get("loss")}
+    assert watching == {"ts", "gh", "bcl_gh", "sdclr_gh", "cacr_gh", "colt", "bcl_colt"}
     for config in configs.values():
         args = config["model"]["init_args"]
         args["views"]["init_args"].pop("boost", None)
@@ -173,6 +197,9 @@ def test_the_page_shows_what_there_is(tmp_path, monkeypatch):
     assert "| 10.00 ± 0.00 |" in text  # Std of 50, 40 and 30
     assert "No published number is of this protocol" in text
     assert "| GH | SimCLR |" in text
+    assert "counts all 9 comparisons of the stage" in text
+    assert "3.1 times its printed" in text
+    assert "stage 2" not in text  # none of its runs is there
     (tmp_path / "field.json").unlink()
     # One run of one seed, of a preset with published numbers of another protocol.
     one = {("simclr", 0): reports["simclr", 0]}
@@ -183,19 +210,107 @@ def test_the_page_shows_what_there_is(tmp_path, monkeypatch):
     found["runs"][0]["accuracy"]["100-shot:adam"] = found["runs"][0]["accuracy"]["full"]
     summary.write(tmp_path / "field-gpu.json", found)
     text = field_page.tables()
-    assert "| SimCLR, All | 46.53 | 40.00 |" in text
-    assert "| SimCLR, Std | 2.36 | 10.00 |" in text
+    assert "| SimCLR | SimCLR | All | 46.53 | 40.00 |" in text
+    assert "| SimCLR | SimCLR | Std | 2.36 | 10.00 |" in text
     assert "51.95" not in text  # of a method that was not run
 
 
-def test_steps_are_shown_beside_simclr(tmp_path):
+def test_stages_are_families_of_comparisons_whether_run_or_not():
+    found = field_page.stages(presets.read_preset("field"))
+    assert [len(pairs) for pairs in found.values()] == [9, 12, 6]
+    assert {run for pair in found[1] for run in pair} == FIRST
+    # Of the largest of m differences with n seeds, t(1 - 0.025 / m) over t(0.975) is needed.
+    assert field_page.threshold(9, 3) == pytest.approx(3.11, abs=0.01)
+
+
+def test_differences_are_bold_by_the_whole_family_and_from_three_seeds(tmp_path):
+    gains = {0: 0.10, 1: 0.11, 2: 0.115}
+    reports = {}
+    for seed, gain in gains.items():
+        for run, more in (("simclr", 0), ("gh", gain)):
+            reports[run, seed] = fake(tmp_path, run, seed, [0.5 + more, 0.5 + more, 0.5 + more])
+    labels = {"simclr": "SimCLR", "gh": "GH"}
+
+    def shown(seeds, family):
+        chosen = {key: path for key, path in reports.items() if key[1] in seeds}
+        result = summary.summarize(chosen, labels, {})
+        pairs = [["gh", "simclr"]] + [["ts", "simclr"]] * (family - 1)
+        text, *_ = field_page.differences({**result, "pairs": pairs}, 1, "full", [])[1:]
+        other = field_page.gains_by_protocol({**result, "pairs": pairs}, ["full"])
+        assert ("**" in text) == ("**" in other)
+        return "**" in text
+
+    assert shown({0, 1, 2}, 9)  # p is 0.002
+    assert not shown({0, 1, 2}, 50)  # as many comparisons, none but this one done
+    assert not shown({0, 1}, 1)
+
+
+def test_gains_of_other_protocols_are_paired(tmp_path):
+    values = {"simclr": [0.4, 0.4, 0.4], "gh": [0.5, 0.5, 0.5]}
+    reports = {(run, 0): fake(tmp_path, run, 0, row) for run, row in values.items()}
+    result = summary.summarize(reports, {"simclr": "SimCLR", "gh": "GH"}, {})
+    for each in result["runs"]:
+        each["accuracy"]["knn"] = {"all": 20.0 if each["run"] == "gh" else 17.5}
+    result["pairs"] = [["gh", "simclr"], ["ts", "simclr"]]
+    parts = field_page.differences(result, 1, "full", ["knn"])
+    assert "| GH | SimCLR | +2.50 |" in parts[-1]
+    assert "TS" not in parts[-1]
+
+
+def test_published_names_say_what_is_not_known(tmp_path):
+    reports = {("bcl_i", 0): fake(tmp_path, "bcl_i", 0, [0.5, 0.5, 0.5])}
+    result = summary.summarize(reports, {"bcl_i": "BCL-I"}, {})
+    result["runs"][0]["accuracy"]["full+crop:adam"] = result["runs"][0]["accuracy"]["full"]
+    published = presets.read_preset("field-gpu-gh")["published"]
+    (entry,) = published.values()
+    assert set(entry["names"]) <= set(entry["runs"])
+    text = field_page.beside_published(result, published)
+    assert "from memory, checked against its group means" in text
+    assert "| BCL-I | BCL, variant not stated | All | 55.80 | 50.00 |" in text
+
+
+def test_signals_that_were_recorded_are_shown():
+    auc = {"loss": {"auc": [0.6]}, "isolation": {"auc": [0.55]}}
+    result = {
+        "runs": [
+            {"run": "simclr", "label": "SimCLR", "signals": auc},
+            {
+                "run": "isogclr",
+                "label": "iSogCLR",
+                "signals": auc | {"temperature": {"auc": [0.4]}},
+            },
+        ]
+    }
+    text = field_page.discovery(result)
+    assert "| method | loss watched | isolation | learned temperature |" in text
+    assert "| SimCLR | 0.600 | 0.550 | – |" in text
+    assert "| iSogCLR | 0.600 | 0.550 | 0.400 |" in text
+
+
+def test_steps_say_how_they_were_measured(tmp_path):
+    ratio = {"ratio": 0.934, "ratio_low": 0.921, "ratio_high": 1.08}
     rows = [
-        {"contender": "simclr", "median": 100.0, "unit": "ms", "extra": "50 MB"},
-        {"contender": "rwsam", "median": 200.0, "unit": "ms", "ratio": 2.0},
+        {"contender": "simclr", "case": "a case", "median": 636.0, "unit": "ms", "extra": "50 MB"},
+        {"contender": "ts", "median": 690.0, "unit": "ms", **ratio},
+        {"contender": "cacr", "median": 2000.0, "unit": "ms", **ratio},
     ]
-    path = tmp_path / "results.json"
-    path.write_text(json.dumps([{"job": "methods", "rows": rows}, {"job": "x", "rows": []}]))
-    assert field_page.steps(path) == {
-        "simclr": ("100 ms", "50 MB"), "rwsam": ("200 ms (2.00 × SimCLR)", "–"),
+    about = {
+        "command": "python x.py --threads 1", "commit": "c", "date": "d", "hardware": "h",
+        "clock": "wall", "seed": 0, "versions": {"python": "3", "torch": "2"}, "notes": ["A note."],
     }  # fmt: skip
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps([{"job": "methods", "rows": rows, **about}]))
+    preset = presets.read_preset("field")
+    runs = [{"run": run, "label": preset["runs"][run]["label"]} for run in ("simclr", "ts", "cacr")]
+    text = "\n".join(field_page.costs({"preset": "field", "runs": runs}, preset, path))
+    assert "a case" in text
+    assert "python x.py --threads 1" in text
+    assert "A note." in text
+    assert "within the noise" in text
+    assert "| SimCLR | 636 ms | 50 MB |" in text
+    assert "| TS | 0.934 × SimCLR (0.921 to 1.08) | – |" in text
+    assert "690" not in text  # beside SimCLR's time it would say another ratio
+    assert "| CACR, K = 1 | – | – |" in text  # of five views, and here it has two
+    (text,) = field_page.costs({"preset": "field-gpu", "runs": runs}, preset, path)
+    assert "not measured yet" in text
     assert results_page.EVIDENCE in field_page.EVIDENCE.parents

@@ -407,6 +407,18 @@ def test_holm_counts_the_pairs_of_the_table(tmp_path):
     p, corrected = ([row["few"][key] for row in rows] for key in ("p", "p_holm"))
     assert p[0] == p[1] < p[2]
     assert corrected == pytest.approx([3 * p[0], 3 * p[0], p[2]])
+    # Of five comparisons, two that are not there count as well.
+    rows = summary.differences(result(tmp_path, values), pairs, "full", family=5)
+    corrected = [row["few"]["p_holm"] for row in rows]
+    assert corrected == pytest.approx([5 * p[0], 5 * p[0], min(1, 3 * p[2])])
+
+
+def test_two_seeds_are_too_few_for_significance(tmp_path):
+    values = {("a", seed): HALF for seed in range(2)}
+    values |= {("b", seed): [0.5, 0.5, few] for seed, few in enumerate((0.6, 0.6001))}
+    (row,) = summary.differences(result(tmp_path, values), [("b", "a")], "full")
+    assert row["few"]["p"] < 0.01
+    assert row["few"]["p_holm"] is None
 
 
 def test_runs_without_a_common_seed_are_plain_json(tmp_path):
