@@ -59,7 +59,7 @@ def section(result: Result) -> str:
     parts.append(beside_published(result, preset.get("published", {})))
     parts += [
         "How well the memory's signals find the tail (AUC, rarest third of the classes against the "
-        "most frequent; 0.5 is chance), by what each run watched:",
+        "most frequent; 0.5 is chance):",
         discovery(result),
         *costs(result, preset),
     ]
@@ -116,7 +116,12 @@ def differences(result: Result, stage: int, main: str, others: list[str]) -> lis
         f"seeds the clearest of a column must be {needed:.1f} times its printed ± to be bold.",
         table,
     ]
-    return [*parts, "The same for All:", gains_by_protocol(result, others)] if others else parts
+    if others:
+        parts += [
+            "Differences of All under the other protocols:",
+            gains_by_protocol(result, others),
+        ]
+    return parts
 
 
 def threshold(family: int, seeds: int) -> float:
@@ -124,7 +129,7 @@ def threshold(family: int, seeds: int) -> float:
 
     Example:
         >>> threshold(1, 3), round(threshold(9, 3), 2), round(threshold(9, 5), 2)
-        (1.0, 3.11, 1.86)
+        (1.0, 3.11, 1.96)
     """
     needed, printed = stats.t.isf([0.025 / family, 0.025], seeds - 1)
     return float(needed / printed)
@@ -203,10 +208,11 @@ def costs(result: Result, preset: dict[str, Any], path: Path = STEPS) -> list[st
         is_measured = not COSTLY & set(own)
         rows.append([label, *(cost.get(of["method"], ("–", "–")) if is_measured else ("–", "–"))])
     return [
-        f"What a step costs, measured apart from these runs: {job['rows'][0]['case']}. SimCLR's is "
-        "a time; the others' are the median of the ratios to SimCLR within a round, with their "
-        f"quartiles.{ON_CPU if name == 'methods' else ''} – where there is no measurement, or one "
-        "with other views or another encoder than the method has here.",
+        "What a step costs, measured apart from these runs, with all parts of a method at work: "
+        f"{job['rows'][0]['case']}. SimCLR's is a time; the others' are the median of the ratios "
+        f"to SimCLR within a round, with their quartiles.{ON_CPU if name == 'methods' else ''} – "
+        "where there is no measurement, or one with other views or another encoder than the method "
+        "has here.",
         Table(["method", "step", "memory"], rows).markdown(),
         "\n".join([page.provenance(job), *(f"- {note}" for note in job["notes"])]),
     ]

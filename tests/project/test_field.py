@@ -197,6 +197,7 @@ def test_the_page_shows_what_there_is(tmp_path, monkeypatch):
     assert "| 10.00 ± 0.00 |" in text  # Std of 50, 40 and 30
     assert "No published number is of this protocol" in text
     assert "| GH | SimCLR |" in text
+    assert "hours by the clock, pauses and other work included" in text
     assert "counts all 9 comparisons of the stage" in text
     assert "3.1 times its printed" in text
     assert "stage 2" not in text  # none of its runs is there
