@@ -69,8 +69,11 @@ def losses() -> Iterator[Check]:
     yield "focal, 2", loss(focal=2.0), [0.551174, 0.662323, 0.572945, 0.625520], 1e-6
     pairs = SimilarityTemperature(0.07, 0.2)
     yield "DySTreSS, loss", loss(pairs), [1.158819, 1.236727, 1.176783, 1.211226], 1e-6
+    yield "DySTreSS, mean", loss(pairs).mean(), 1.195889, 1e-6
     cosines = torch.tensor([-1, -0.5, 0, 0.5, 1]).double()
     yield "DySTreSS, temperature", pairs(cosines), [0.2, 0.135, 0.07, 0.135, 0.2], 1e-6
+    wide = SimilarityTemperature(0.1, 0.2)(cosines)
+    yield "DySTreSS, temperature from 0.1", wide, [0.2, 0.15, 0.1, 0.15, 0.2], 1e-6
     plateau = SimilarityTemperature(0.1, 0.2, offset=0.4, width=0.7)
     at = torch.tensor([-1, -0.3, 0, 0.4, 1]).double()
     yield "DySTreSS, plateau", plateau(at), [0.2, 0.1, 0.138874, 0.2, 0.2], 1e-6
@@ -89,6 +92,8 @@ def signals() -> Iterator[Check]:
     found = contrastive_signals(z1, z2, 0.2, num_neighbors=2)
     yield "alignment", found.misalignment, [-4.575678, -4.357293, -4.543966, -4.405545], 1e-6
     yield "density", -found.isolation, [5.348207, 5.292611, 5.353065, 5.283427], 1e-6
+    decoupled = found.misalignment - found.isolation  # DCL, without the positive below
+    yield "decoupled loss", decoupled, [0.772529, 0.935318, 0.809099, 0.877883], 1e-6
     yield "COLT, k = 2", -found.tailness, [0.681391, 0.716112, 0.690083, 0.703046], 1e-6
     tracker = MemorizationTracker(4, momentum=0.97)
     for values in (-found.tailness, torch.tensor([0.70, 0.70, 0.60, 0.75])):
@@ -113,6 +118,10 @@ def signals() -> Iterator[Check]:
     sparse = feature_signals(rows, ("sparseness",))["sparseness"]
     density = (3 * (-sparse).exp() + 1) / 4  # the sample itself included
     yield "rwSAM, density", density, [0.721951, 0.697824, 0.680515, 0.250298], 1e-6
+    nearest = feature_signals(z1, ("neighbors_1",))["neighbors_1"]
+    copied = feature_signals(z1.repeat(5, 1), ("neighbors",))["neighbors"][:4]
+    two = 5 * copied - 2 * nearest  # of 10: four copies, the nearest five times, the second once
+    yield "neighbor distance, k = 2", two, [0.977849, 1.013328, 1.013626, 0.977625], 1e-6
 
 
 def states() -> Iterator[Check]:
@@ -123,17 +132,24 @@ def states() -> Iterator[Check]:
         (
             [0.074489, 0.160841, 0.093735, 0.131753],
             [4250.6700, 3865.5339, 4250.6665, 3865.5373],
+            [-0.836291, -0.897159, -0.849566, -0.880458],
             [0.112544, 0.113457, 0.112743, 0.113207],
         ),
         (
             [-0.488837, -0.426815, -0.472031, -0.455879],
             [2016.7523, 1771.6187, 1999.3271, 1790.3353],
+            [2.031074, 2.068772, 2.019844, 2.101341],
             [0.088350, 0.089155, 0.088818, 0.088290],
         ),
     )
-    for number, (values, denominators, temperatures) in enumerate(steps, 1):
+    momenta = torch.zeros(4)
+    for number, (values, denominators, slopes, temperatures) in enumerate(steps, 1):
+        before = loss.momenta.clone()
         yield f"iSogCLR, loss, step {number}", loss(pair, ids), values, 1e-6
         yield f"iSogCLR, denominators, step {number}", loss.denominators, denominators, 1e-3
+        yield f"iSogCLR, G, step {number}", 2 * loss.momenta - before, slopes, 1e-6
+        momenta = (momenta + torch.tensor(slopes).double()) / 2
+        yield f"iSogCLR, u, step {number}", loss.momenta, momenta, 1e-6
         yield f"iSogCLR, temperatures, step {number}", loss.temperatures, temperatures, 1e-6
     etf = simplex_etf(3, 3).double()
     gram = etf @ etf.T
@@ -156,6 +172,9 @@ def states() -> Iterator[Check]:
     gh.marginal.copy_(sizes)
     own = gh(pair, ids=ids, epoch=0) - base
     yield "GH, loss", own, [2.366304, 8.248573, 0.814641, 0.798765], 1e-6
+    rows = [[0.9, 0.1, -1], [0.2, 0.1, -0.3], [-0.5, 0.8, -0.3], [0.6, 0.2, -0.8]]
+    gh.state.write(ids, torch.tensor(rows))
+    yield "GH, sizes by moving means", gh.shares(), [0.75, 0.25, 0], 1e-6
     ramp = GeometricHarmonization(inner, 4, 3, 3, start=500, ramp=10)
     weights = torch.tensor([ramp.weight(epoch) for epoch in (500, 501, 505, 510, 511)])
     yield "GH, ramp", weights, [0, 0.1, 0.5, 1, 1], 1e-6

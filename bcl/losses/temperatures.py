@@ -34,8 +34,7 @@ class CosineSchedule(VaryingTemperature):
         InputError: ``low`` above ``high``, or a period that is not above 0.
 
     Source: TS (arXiv 2303.13664), with low 0.1, high 1 and a period of 400 of 2,000 epochs. The
-    released code counts epochs from 1, so that it is half a thousandth of a period ahead of a run
-    that counts from 0.
+    released code counts epochs from 1, so that it is one epoch ahead of a run that counts from 0.
 
     Example:
         >>> schedule = CosineSchedule(0.1, 1.0, period=400)
@@ -60,7 +59,9 @@ class CosineSchedule(VaryingTemperature):
 
 
 class SimilarityTemperature(VaryingTemperature):
-    r"""A temperature of each pair, by its cosine s: low for unrelated pairs, high for similar ones.
+    r"""A temperature of each pair: low for unrelated ones, high for similar and opposite ones.
+
+    With the cosine s of a pair,
 
     .. math:: \tau(s) = \tau_{\text{low}} + \tfrac12 (\tau_{\text{high}} - \tau_{\text{low}})
         \bigl(1 + \cos(\pi (1 + s))\bigr)
