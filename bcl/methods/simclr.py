@@ -335,7 +335,7 @@ class SimCLR(pl.LightningModule):
         super().optimizer_step(epoch, batch_idx, optimizer, closure)
 
     def _pass_twice(self, closure: Any, ascent: Any) -> Any:
-        with self._passing("ascent"), evaluating(self.loss):
+        with self._passing("ascent"), eval_mode(self.loss):
             closure()
         with ascent(self.parameters()), self._passing("descent"), norms_kept(self):
             return closure()
@@ -450,11 +450,17 @@ def by_size(views: list[Tensor]) -> list[Tensor]:
 @contextlib.contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
     """Put a module into evaluation mode for a while, in which nothing is compiled."""
+    with eval_mode(module), _eager():
+        yield
+
+
+@contextlib.contextmanager
+def eval_mode(module: nn.Module) -> Iterator[None]:
+    """Put a module into evaluation mode for a while."""
     training = module.training
     module.eval()
     try:
-        with _eager():
-            yield
+        yield
     finally:
         module.train(training)
 

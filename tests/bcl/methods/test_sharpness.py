@@ -6,7 +6,7 @@ from small_runs import SIZE, TINY, Cut, Images, StopError, fit, train
 from torch import nn
 
 from bcl import SDCLR, InputError, SimCLR, SogCLRLoss, signal_weights
-from bcl.methods import MemorySettings, OptimizerSettings, SharpnessSettings
+from bcl.methods import EncoderSettings, MemorySettings, OptimizerSettings, SharpnessSettings
 from bcl.training import FeatureSignals, RunRecorder
 from bcl.training.checkpoints import Checkpoints
 from cacr import CACR
@@ -97,6 +97,27 @@ def test_batch_norms_count_a_step_once(cls):
     for name, value in norms[0].items():
         assert torch.equal(value, norms[1][name]), name
         assert "batches" not in name or int(value) <= 2  # SimCLR's projector, of both views
+
+
+@pytest.mark.slow
+def test_both_passes_run_a_compiled_encoder(monkeypatch):
+    """With a backend that counts what runs through it."""
+    ran = []
+
+    def count(graph, inputs):
+        def run(*arguments):
+            ran.append(torch.is_grad_enabled())
+            return graph(*arguments)
+
+        return run
+
+    through = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda run: through(run, backend=count))
+    torch.manual_seed(1)
+    optimizer = OptimizerSettings(sharpness=SharpnessSettings())
+    encoder = EncoderSettings("resnet8", {"width": 4}, compile=True)
+    train(SimCLR(encoder, views=SIZE, optimizer=optimizer), epochs=1, max_steps=1)
+    assert ran == [True, True]
 
 
 @pytest.mark.slow
