@@ -8,6 +8,24 @@ from torch import Tensor, nn
 from bcl.core.errors import InputError
 
 
+class AroundLoss(nn.Module):
+    """A loss around another, whose reduction and gathering hold here too, at any depth."""
+
+    def __init__(self, loss: nn.Module) -> None:
+        super().__init__()
+        self.loss = loss
+
+    @property
+    def reduction(self) -> Any:
+        """That of the loss."""
+        return getattr(self.loss, "reduction", "none")
+
+    @property
+    def gather(self) -> bool:
+        """Whether all ranks call the loss together."""
+        return getattr(self.loss, "gather", True)
+
+
 def call_loss(
     loss: nn.Module,
     views: Tensor,

@@ -7,12 +7,12 @@ from torch import Tensor, nn
 
 from bcl.core.checks import TensorLike, as_ids, as_tensor, check_positive
 from bcl.core.distributed import sum_over_ranks
-from bcl.losses.context import call_loss
+from bcl.losses.context import AroundLoss, call_loss
 from bcl.losses.nt_xent import as_two_views, counts_of, cross_entropy, reduce_samples
 from bcl.losses.precision import full_precision, unit_rows
 
 
-class DomainLoss(nn.Module):
+class DomainLoss(AroundLoss):
     r"""Add to a loss that images of the training set, and external ones, attract their own kind.
 
     With the unit rows u of both views of the batch, :math:`D(u)` the other rows of the same
@@ -46,15 +46,10 @@ class DomainLoss(nn.Module):
     """
 
     def __init__(self, loss: nn.Module, weight: float = 0.2, temperature: float = 0.2) -> None:
-        super().__init__()
+        super().__init__(loss)
         check_positive("weight", weight, zero=True)
         check_positive("temperature", temperature)
-        self.loss, self.weight, self.temperature = loss, weight, temperature
-
-    @property
-    def reduction(self) -> Any:
-        """That of the loss."""
-        return getattr(self.loss, "reduction", "none")
+        self.weight, self.temperature = weight, temperature
 
     def forward(
         self,
@@ -85,7 +80,7 @@ class DomainLoss(nn.Module):
             return loss
         views = as_two_views(views)
         ids = as_ids(ids, views.shape[1])
-        counts = counts_of(views, getattr(self.loss, "gather", True))
+        counts = counts_of(views, self.gather)
         with full_precision(views):
             u = unit_rows(views)
             extra = cross_entropy(u, self.temperature, counts)  # (2, B), with the positive alone

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from bcl.core.checks import TensorLike, as_features, as_tensor, check_count, check_positive
 from bcl.core.distributed import gather_rows, rank
 from bcl.core.errors import InputError
-from bcl.losses.context import call_loss, in_epochs, need_epoch
+from bcl.losses.context import AroundLoss, call_loss, in_epochs, need_epoch
 from bcl.losses.nt_xent import counts_of, reduce_samples
 from bcl.losses.precision import at_least_float32, full_precision, unit_rows
 from bcl.losses.state import KeepsFloat32, SampleState
@@ -146,7 +146,7 @@ def _sinkhorn(
         return (logits + column).softmax(-1)
 
 
-class GeometricHarmonization(KeepsFloat32):
+class GeometricHarmonization(AroundLoss, KeepsFloat32):
     r"""Add geometric harmonization to a contrastive loss.
 
     With a simplex M of K fixed directions (`simplex_etf`), :math:`P_v` the scores
@@ -214,7 +214,7 @@ class GeometricHarmonization(KeepsFloat32):
         relax: float | None = None,
         seed: int | None = 0,
     ) -> None:
-        super().__init__()
+        super().__init__(loss)
         check_positive("start", start, zero=True)
         check_positive("ramp", ramp, zero=True)
         check_count("refresh", refresh)
@@ -223,7 +223,7 @@ class GeometricHarmonization(KeepsFloat32):
         check_count("iterations", iterations)
         if relax is not None:
             check_positive("relax", relax)
-        self.loss, self.start, self.ramp, self.refresh = loss, start, ramp, refresh
+        self.start, self.ramp, self.refresh = start, ramp, refresh
         self.epsilon, self.temperature = epsilon, temperature
         self.iterations, self.relax = iterations, relax
         self.register_buffer("simplex", simplex_etf(num_clusters, features, seed))
@@ -232,11 +232,6 @@ class GeometricHarmonization(KeepsFloat32):
         self._refreshed = -1  # the same on the host
         self._called = self._warned = False
         self.state = SampleState(num_samples, first=[0.0] * num_clusters)
-
-    @property
-    def reduction(self) -> Any:
-        """That of the loss."""
-        return getattr(self.loss, "reduction", "none")
 
     def weight(self, epoch: float, epochs: int | None = None) -> float:
         """Weight w of harmonization after ``epoch`` epochs, of ``epochs`` of the run."""
@@ -279,10 +274,9 @@ class GeometricHarmonization(KeepsFloat32):
         epoch = need_epoch("harmonization", epoch)
         ids = self.state.check(ids, views.shape[1])
         loss = call_loss(self.loss, views, *more, ids=ids, epoch=epoch, epochs=epochs, **options)
-        gather = getattr(self.loss, "gather", True)
         if not self._called:  # the start may be far
             self._called = True
-            self._warn_if_small(counts_of(views, gather))
+            self._warn_if_small(counts_of(views, self.gather))
         weight = self.weight(epoch, epochs)
         start = in_epochs("start", self.start, epochs)
         with full_precision(views):
@@ -290,10 +284,10 @@ class GeometricHarmonization(KeepsFloat32):
             if self.training:
                 if epoch >= start and self._due(epoch, start):
                     self._refresh(epoch)
-                self._remember(ids, scores[0], _LATE if epoch >= start else _EARLY, gather)
+                self._remember(ids, scores[0], _LATE if epoch >= start else _EARLY)
             if weight == 0:
                 return loss
-            counts = counts_of(views, gather)
+            counts = counts_of(views, self.gather)
             extra = self._harmonize(scores, counts)  # (B,)
             return loss + weight * reduce_samples(extra[None], self.reduction, counts)
 
@@ -317,12 +311,12 @@ class GeometricHarmonization(KeepsFloat32):
         self._refreshed = int(epoch)
         self.refreshed.fill_(self._refreshed)
 
-    def _remember(self, ids: Tensor, scores: Tensor, momentum: float, gather: bool) -> None:
+    def _remember(self, ids: Tensor, scores: Tensor, momentum: float) -> None:
         """Move the means of the samples; the first scores of a sample are its first mean."""
         scores = scores.detach().float()
         before, seen = self.state.read(ids)
         means = torch.where(seen[:, None], scores.lerp(before, momentum), scores)
-        self.state.write(ids, means, gather)
+        self.state.write(ids, means, self.gather)
 
     def _harmonize(self, scores: Tensor, counts: list[int]) -> Tensor:
         """(V, B, K) scores of unit length to (B,)."""

@@ -5,7 +5,7 @@ import torch
 from ranks import pool
 from tensors import pair
 
-from bcl import DomainLoss, InputError, NTXentLoss, SogCLRLoss, nt_xent
+from bcl import DomainLoss, GeometricHarmonization, InputError, NTXentLoss, SogCLRLoss, nt_xent
 
 IDS = torch.tensor([5, -1, 3, -1, -1, 0, 1])
 
@@ -71,6 +71,19 @@ def test_ranks_together_are_one_process(ids):
     value, grad = shared(0, (7,), ids)
     torch.testing.assert_close(sum(each[0] for each in results) / 2, value)
     torch.testing.assert_close(torch.cat([each[1] for each in results], 1), 2 * grad)
+
+
+@pytest.mark.parametrize("outer", ["domain", "harmonization"])
+def test_a_loss_that_does_not_gather_does_not_within_others(outer, monkeypatch):
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    loss, views = NTXentLoss(gather=False), torch.stack(pair(7, 5))
+    settings = {"num_samples": 7, "num_clusters": 3, "features": 5, "start": 0, "ramp": 0}
+    if outer == "domain":
+        loss = DomainLoss(GeometricHarmonization(loss, **settings))
+    else:
+        loss = GeometricHarmonization(DomainLoss(loss), **settings)
+    loss(views, ids=IDS, epoch=0)  # what gathers would find no process group
 
 
 def test_it_goes_on_top_of_a_loss_with_state():
