@@ -71,7 +71,7 @@ def nt_xent(
         z2: (B, D) features of the other view; row i is the same sample as in ``z1``. For a method
             that stops the gradient of one branch, such as SDCLR, pass that branch detached.
         temperature: :math:`\tau > 0`, or (B,) one per sample, or a tensor () to learn it; or a
-            function from the cosines of pairs to their temperatures, such as
+            function from the cosines of pairs to as many temperatures above 0, such as
             `bcl.SimilarityTemperature`, which counts as constant in the derivative.
         focal: :math:`\gamma` of the focal variant :math:`-(1 - p)^\gamma \log p`; 0 or at least 1.
             The long-tail papers use 2.

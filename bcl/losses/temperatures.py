@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from bcl.core.checks import check_positive
 from bcl.core.errors import InputError
 from bcl.losses.context import in_epochs, need_epoch
+from bcl.losses.precision import plain_only
 
 
 class VaryingTemperature(nn.Module):
@@ -121,7 +122,30 @@ class Reciprocal:
 
     def __call__(self, cosine: Tensor) -> Tensor:
         """Cosines of any shape to scales."""
-        return self.temperature(cosine).detach().reciprocal()
+        temperature = self.temperature(cosine)
+        if type(self.temperature) is not SimilarityTemperature:  # which is in its range
+            _check_function(temperature, cosine)
+        return temperature.detach().reciprocal()
+
+
+def _check_function(temperature: Any, cosine: Tensor) -> None:
+    """Refuse what a function made of cosines, but not NaN, which may come from NaN."""
+    if not isinstance(temperature, Tensor) or temperature.shape != cosine.shape:
+        shape = tuple(getattr(temperature, "shape", ()))
+        raise InputError(
+            f"the function of the temperature must return one for each cosine, of shape "
+            f"{tuple(cosine.shape)}, got {type(temperature).__name__} of {shape}; for a constant "
+            "pass a number."
+        )
+    if temperature.device.type != "cpu" or plain_only() or not temperature.numel():
+        return  # a GPU would have to wait
+    if temperature.detach().amin() <= 0:
+        wrong = temperature <= 0
+        raise InputError(
+            "the function of the temperature must be above 0 at every cosine, got "
+            f"{float(temperature[wrong][0]):.6g} at {float(cosine[wrong][0]):.6g}; bound it, as "
+            "with temperature.clamp(min=0.01)."
+        )
 
 
 def _check_range(low: float, high: float) -> None:

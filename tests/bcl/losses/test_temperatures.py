@@ -1,5 +1,7 @@
 """Temperatures by the epoch and by the pair, and NT-Xent under them."""
 
+import functools
+
 import pytest
 import torch
 from small_runs import SIZE, TINY, train
@@ -149,6 +151,41 @@ def test_a_method_passes_the_epoch_and_logs_the_temperature():
     trainer = train(SimCLR(TINY, views=SIZE, loss=loss), epochs=4)
     assert seen[::3] == [(0, 4), (1, 4), (2, 4), (3, 4)]
     assert float(trainer.callback_metrics["temperature"]) == pytest.approx(0.1)
+
+
+WRONG = {
+    "zero": (lambda cosine: cosine.clamp(min=0), "above 0 at every cosine, got 0 at"),
+    "negative": (lambda cosine: cosine - 2, "above 0 at every cosine, got -"),
+    "a number": (lambda _: 0.2, r"of shape \(.*got float of \(\)"),
+    "one for all": (lambda _: torch.tensor(0.2), r"of shape \(.*got Tensor of \(\)"),
+    "one a row": (lambda cosine: 1 + cosine[..., :1] ** 2, r"of shape \(.*got Tensor of \("),
+    "flat": (lambda cosine: 1 + cosine.flatten() ** 2, r"of shape \(.*got Tensor of \("),
+}
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("chunk_size", CHUNKS)
+@pytest.mark.parametrize(("temperature", "message"), WRONG.values(), ids=WRONG)
+def test_a_function_that_gives_no_temperatures_is_refused(
+    temperature, message, chunk_size, normalize
+):
+    views = [torch.nn.functional.normalize(z, dim=1) for z in pair()]
+    with pytest.raises(InputError, match=message):
+        nt_xent(*views, temperature, chunk_size=chunk_size, normalize=normalize)
+
+
+def test_what_is_not_finite_passes_a_function_of_the_temperature():
+    z1, z2 = pair()
+    z1[2] = torch.nan
+    assert nt_xent(z1, z2, lambda cosine: 0.3 + 0.1 * cosine).isnan()
+
+
+@pytest.mark.slow
+def test_a_function_compiles_in_one_graph():
+    z1, z2 = pair()
+    loss = functools.partial(nt_xent, temperature=lambda cosine: 0.3 + 0.1 * cosine)
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(z1, z2), loss(z1, z2))
 
 
 BAD = [
