@@ -129,6 +129,12 @@ def check_positive(name: str, value: float | Tensor, zero: bool = False) -> None
         raise InputError(f"{name} must be a finite number {bound}, got {value!r}{hint}.")
 
 
+def check_between(name: str, value: float, low: float, high: float) -> None:
+    """Refuse anything but a number in [low, high]."""
+    if not isinstance(value, Real) or not low <= value <= high:
+        raise InputError(f"{name} must be a number in [{low}, {high}], got {value!r}.")
+
+
 def check_count(name: str, value: int, at_least: int = 1) -> None:
     """Refuse anything but an integer of at least ``at_least``."""
     if isinstance(value, bool) or not isinstance(value, int) or value < at_least:

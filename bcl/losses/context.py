@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from bcl.core.checks import check_positive
 from bcl.core.errors import InputError
 
 
@@ -88,11 +89,13 @@ def in_epochs(name: str, value: float, epochs: int | None) -> float:
             f"{name}={value!r} is a share of the run; pass its length too, epochs=..., or give "
             f"{name} as a number of epochs."
         )
+    check_positive("epochs", epochs)
     return value * epochs
 
 
 def need_epoch(what: str, epoch: float | None) -> float:
-    """Return the epoch; refuse None."""
+    """Return the epoch; refuse None, and what is no epoch."""
     if epoch is None:
         raise InputError(f"{what} needs to know the epoch; call the loss with epoch=...")
+    check_positive("epoch", epoch, zero=True)
     return epoch

@@ -243,7 +243,7 @@ class GeometricHarmonization(AroundLoss, KeepsFloat32):
 
     def shares(self) -> Tensor:
         """(K,) shares of the clusters among the samples seen, by the argmax of their means."""
-        values, seen = self.state.values, self.state.seen
+        values, seen = self.state.known().values, self.state.seen
         counts = torch.zeros_like(self.marginal)
         counts.index_add_(0, values.argmax(1), seen.to(counts))
         return counts / counts.sum()

@@ -6,7 +6,13 @@ from typing import get_args
 import torch
 from torch import Tensor, nn
 
-from bcl.core.checks import TensorLike, check_choice, check_chunk_size, check_positive
+from bcl.core.checks import (
+    TensorLike,
+    check_between,
+    check_choice,
+    check_chunk_size,
+    check_positive,
+)
 from bcl.core.distributed import sum_over_ranks
 from bcl.core.errors import InputError
 from bcl.losses.nt_xent import (
@@ -107,8 +113,7 @@ def _check_settings(
     check_positive("slope", slope, zero=True)
     check_choice("reduction", reduction, get_args(Reduction))
     check_chunk_size(chunk_size)
-    if not -1 <= offset <= 1:
-        raise InputError(f"offset must be a mean cosine in [-1, 1], got {offset!r}.")
+    check_between("offset", offset, -1, 1)
     if slope * (1 + offset) >= 1:
         most = math.inf if offset == -1 else 1 / (1 + offset)
         raise InputError(

@@ -88,7 +88,8 @@ class SogCLRLoss(nn.Module):
         check_positive("rho", rho, zero=True)
         check_positive("learning_rate", learning_rate)
         for name, value in (("gamma", gamma), ("momentum", momentum)):
-            if not 0 < value <= 1:
+            check_positive(name, value)
+            if value > 1:
                 raise InputError(f"{name} must lie in (0, 1], got {value!r}.")
         low, high = bounds
         if not _LOWEST <= low <= temperature <= high < math.inf:
@@ -111,17 +112,17 @@ class SogCLRLoss(nn.Module):
     @property
     def denominators(self) -> Tensor:
         """(N,) denominators; 0 for samples that were never seen."""
-        return self.state.values[:, 0]
+        return self.state.known().values[:, 0]
 
     @property
     def temperatures(self) -> Tensor:
         """(N,) temperatures."""
-        return self.state.values[:, 1]
+        return self.state.known().values[:, 1]
 
     @property
     def momenta(self) -> Tensor:
         """(N,) momenta of the temperatures' gradients."""
-        return self.state.values[:, 2]
+        return self.state.known().values[:, 2]
 
     def forward(self, views: TensorLike, ids: TensorLike | None = None) -> Tensor:
         """(2, B, D) features, of any length, of the samples ``ids`` (B,), to () or (B,)."""
@@ -171,7 +172,7 @@ class SogCLRLoss(nn.Module):
 
     def figures(self, epoch: int, epochs: int) -> dict[str, Tensor]:  # noqa: ARG002
         """Return the mean temperature of the samples seen, for the logs."""
-        seen = self.state.seen
+        seen = self.state.known().seen
         total = torch.where(seen, self.temperatures, 0).sum()
         return {"temperature": total / seen.sum().clamp(min=1)}
 

@@ -66,10 +66,15 @@ class SampleState(KeepsFloat32):
                 "build it with the num_samples of this training set."
             )
 
-    def check(self, ids: TensorLike | None, batch: int) -> Tensor:
-        """Return ids that fit; those on a GPU are not compared with N, which would stop it."""
+    def known(self) -> "SampleState":
+        """Return the state; refuse one whose size is not known yet."""
         if self.values is None:
             raise InputError("the loss keeps numbers per sample; build it with num_samples=N.")
+        return self
+
+    def check(self, ids: TensorLike | None, batch: int) -> Tensor:
+        """Return ids that fit; those on a GPU are not compared with N, which would stop it."""
+        self.known()
         if ids is None:
             raise InputError("the loss keeps numbers per sample; call it with ids=..., of (B,).")
         ids = as_ids(ids, batch)

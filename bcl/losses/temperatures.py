@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bcl.core.checks import check_positive
+from bcl.core.checks import check_between, check_positive
 from bcl.core.errors import InputError
 from bcl.losses.context import in_epochs, need_epoch
 from bcl.losses.precision import plain_only
@@ -49,8 +49,9 @@ class CosineSchedule(VaryingTemperature):
         check_positive("period", period)
         self.low, self.high, self.period = low, high, period
 
-    def forward(self, epoch: float, epochs: int | None = None) -> float:
+    def forward(self, epoch: float | None, epochs: int | None = None) -> float:
         """Temperature after ``epoch`` epochs, of ``epochs`` if the period is a share of these."""
+        epoch = need_epoch("the schedule of the temperature", epoch)
         turns = epoch / in_epochs("period", self.period, epochs)
         return self.low + (self.high - self.low) * (1 + math.cos(2 * math.pi * turns)) / 2
 
@@ -95,8 +96,8 @@ class SimilarityTemperature(VaryingTemperature):
         super().__init__()
         _check_range(low, high)
         check_positive("width", width)
-        if offset is not None and not -1 <= offset <= 1:
-            raise InputError(f"offset must be a cosine in [-1, 1], or None, got {offset!r}.")
+        if offset is not None:
+            check_between("offset", offset, -1, 1)
         self.low, self.high, self.offset, self.width = low, high, offset, width
 
     def forward(self, cosine: Tensor) -> Tensor:
@@ -163,7 +164,6 @@ class ScheduledTemperature:
     def temperature_at(self, epoch: float | None = None, epochs: int | None = None) -> Any:
         """Return the temperature, of a schedule that of an epoch."""
         if isinstance(self.temperature, CosineSchedule):
-            epoch = need_epoch("the schedule of the temperature", epoch)
             return self.temperature.forward(epoch, epochs)
         return self.temperature
 

@@ -27,3 +27,5 @@ def test_a_number_below_one_is_a_share_of_the_run():
     assert in_epochs("start", 1, 80) == 1
     with pytest.raises(InputError, match="is a share"):
         in_epochs("start", 0.5, None)
+    with pytest.raises(InputError, match="epochs must be a finite number above 0, got 0"):
+        in_epochs("start", 0.5, 0)

@@ -230,6 +230,7 @@ BAD = [
     (lambda: sinkhorn(torch.rand(4, 3), SIZES, relax=0.0), "relax"),
     (lambda: harmonized(clusters=9), "num_clusters=9"),
     (lambda: harmonized(start=-1), "start"),
+    (lambda: GeometricHarmonization(NTXentLoss(), None).shares(), "build it with num_samples=N"),
     (lambda: harmonized(refresh=0), "refresh"),
     (lambda: harmonized()(torch.rand(2, 4, 3), epoch=0), "ids"),
     (lambda: harmonized()(torch.rand(2, 4, 3), ids=torch.arange(4)), "epoch"),

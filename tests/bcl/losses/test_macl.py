@@ -74,6 +74,7 @@ def test_the_module_is_the_function():
         ({"slope": -0.1}, "slope"),
         ({"slope": 1.0}, "slope"),
         ({"offset": 2.0}, "offset"),
+        ({"offset": "a"}, "offset must be .* got 'a'"),
         ({"slope": 0.6, "offset": 0.9}, "slope"),
         ({"reduction": "avg"}, "avg"),
     ],

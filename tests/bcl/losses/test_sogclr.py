@@ -141,6 +141,7 @@ def test_a_method_gives_it_ids_and_saves_it():
         ({"momentum": 1.5}, "momentum"),
         ({"rho": -1.0}, "rho"),
         ({"learning_rate": 0.0}, "learning_rate"),
+        ({"gamma": "a"}, "gamma must be .* got 'a'"),
         ({"bounds": (0.2, 1.0)}, "bounds"),
         ({"bounds": (0.001, 1.0)}, "bounds"),
         ({"bounds": (0.1, 0.05)}, "bounds"),
@@ -150,6 +151,12 @@ def test_a_method_gives_it_ids_and_saves_it():
 def test_bad_settings_are_refused(change, word):
     with pytest.raises(InputError, match=word):
         SogCLRLoss(**{"num_samples": 4, **change})
+
+
+def test_numbers_per_sample_are_refused_while_their_size_is_not_known():
+    for call in (lambda each: each.figures(0, 1), lambda each: each.temperatures):
+        with pytest.raises(InputError, match="build it with num_samples=N"):
+            call(SogCLRLoss())
 
 
 def test_calls_without_ids_are_refused():

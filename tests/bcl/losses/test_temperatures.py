@@ -1,6 +1,7 @@
 """Temperatures by the epoch and by the pair, and NT-Xent under them."""
 
 import functools
+import math
 
 import pytest
 import torch
@@ -193,7 +194,10 @@ BAD = [
     (lambda z: CosineSchedule(0.0, 0.1, 4), "low"),
     (lambda z: CosineSchedule(0.1, 0.2, 0), "period"),
     (lambda z: CosineSchedule(0.1, 0.2, 0.5)(3), "epochs"),
+    (lambda z: CosineSchedule(0.1, 0.2, 4)(math.nan), "epoch must be .* got nan"),
+    (lambda z: CosineSchedule(0.1, 0.2, 4)("a"), "epoch must be .* got 'a'"),
     (lambda z: SimilarityTemperature(0.2, 0.1), "low"),
+    (lambda z: SimilarityTemperature(0.1, 0.2, offset="a"), "offset must be .* got 'a'"),
     (lambda z: SimilarityTemperature(0.1, 0.2, offset=1.5), "offset"),
     (lambda z: SimilarityTemperature(0.1, 0.2, 0.4, width=0.0), "width"),
     (lambda z: nt_xent(z, z, CosineSchedule(0.1, 0.2, 4)), "epoch"),
