@@ -109,9 +109,12 @@ def check_together(reference: tuple[str, Tensor], others: Mapping[str, Tensor | 
             )
 
 
-def check_positive(name: str, value: float | Tensor, zero: bool = False) -> None:
+def check_positive(
+    name: str, value: float | Tensor, zero: bool = False, step: str | None = None
+) -> None:
     """Refuse a number, or a tensor with one, that is not finite and above 0 (or 0, if ``zero``).
 
+    The error ends with ``step``, what to do; by default, that several numbers go into a tensor.
     Tensors on a GPU are not checked: that would stop the device at every step.
     """
     if isinstance(value, Tensor):
@@ -125,7 +128,9 @@ def check_positive(name: str, value: float | Tensor, zero: bool = False) -> None
     is_number = isinstance(value, Real)
     if not is_number or not (0 < value < inf or (zero and value == 0)):  # NaN, too
         bound = "at least 0" if zero else "above 0"
-        hint = "" if is_number else "; pass several as a tensor"
+        if step is None and not isinstance(value, Real | str):
+            step = "pass several as a tensor"
+        hint = f"; {step}" if step else ""
         raise InputError(f"{name} must be a finite number {bound}, got {value!r}{hint}.")
 
 

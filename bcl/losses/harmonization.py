@@ -120,12 +120,15 @@ def sinkhorn(
             f"marginal must have a size for each of the {scores.shape[1]} clusters, got "
             f"{tuple(marginal.shape)}."
         )
-    check_positive("marginal", marginal)
-    if marginal.device.type == "cpu" and abs(float(marginal.sum()) - 1) > 1e-4:
-        raise InputError(
-            f"marginal must sum to 1, got {float(marginal.sum()):.6g}; pass marginal / "
-            "marginal.sum()."
-        )
+    if marginal.device.type == "cpu":
+        least = int(marginal.argmin())  # that of NaN, if there is one
+        step = "count an empty cluster as one sample"
+        check_positive(f"marginal[{least}]", float(marginal[least]), step=step)
+        if abs(float(marginal.sum()) - 1) > 1e-4:
+            raise InputError(
+                f"marginal must sum to 1, got {float(marginal.sum()):.6g}; pass marginal / "
+                "marginal.sum()."
+            )
     return _sinkhorn(scores, marginal, epsilon, iterations, relax)
 
 

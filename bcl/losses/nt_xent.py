@@ -221,7 +221,7 @@ def as_two_views(given: TensorLike) -> Tensor:
     views = as_features("views", given, "(2, B, D)")
     if views.shape[0] != 2:
         raise InputError(
-            f"NT-Xent takes two views, views of shape (2, B, D), got {tuple(views.shape)}; for "
+            f"this loss takes two views, views of shape (2, B, D), got {tuple(views.shape)}; for "
             "more views use cacr.CACRLoss."
         )
     return views
@@ -231,7 +231,7 @@ def check_samples(counts: list[int]) -> None:
     """Refuse a batch, of all ranks together, without negatives."""
     if sum(counts) < 2:
         raise InputError(
-            f"a batch of {sum(counts)} sample has no negatives; NT-Xent needs at least 2. Use "
+            f"a batch of {sum(counts)} sample has no negatives; this loss needs at least 2. Use "
             "drop_last=True in the loader, or a larger batch."
         )
 

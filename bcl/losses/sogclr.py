@@ -95,7 +95,8 @@ class SogCLRLoss(nn.Module):
         if not _LOWEST <= low <= temperature <= high < math.inf:
             raise InputError(
                 f"bounds must have {_LOWEST} <= low <= temperature <= high, got low={low!r}, "
-                f"temperature={temperature!r}, high={high!r}."
+                f"temperature={temperature!r}, high={high!r}; move the bounds, or the temperature "
+                "between them."
             )
         check_choice("reduction", reduction, get_args(Reduction))
         check_chunk_size(chunk_size)

@@ -46,7 +46,7 @@ class CosineSchedule(VaryingTemperature):
     def __init__(self, low: float, high: float, period: float) -> None:
         super().__init__()
         _check_range(low, high)
-        check_positive("period", period)
+        check_positive("period", period, step="give epochs, or below 1 a share of the run")
         self.low, self.high, self.period = low, high, period
 
     def forward(self, epoch: float | None, epochs: int | None = None) -> float:
@@ -150,10 +150,10 @@ def _check_function(temperature: Any, cosine: Tensor) -> None:
 
 
 def _check_range(low: float, high: float) -> None:
-    check_positive("low", low)
-    check_positive("high", high)
+    for name, value in (("low", low), ("high", high)):
+        check_positive(name, value, step="give a temperature, such as 0.1")
     if low > high:
-        raise InputError(f"low must be at most high, got low={low!r} and high={high!r}.")
+        raise InputError(f"low must be at most high, got low={low!r} and high={high!r}; swap them.")
 
 
 class ScheduledTemperature:

@@ -142,7 +142,7 @@ def test_a_method_gives_it_ids_and_saves_it():
         ({"rho": -1.0}, "rho"),
         ({"learning_rate": 0.0}, "learning_rate"),
         ({"gamma": "a"}, "gamma must be .* got 'a'"),
-        ({"bounds": (0.2, 1.0)}, "bounds"),
+        ({"bounds": (0.2, 1.0)}, "bounds .*move the bounds"),
         ({"bounds": (0.001, 1.0)}, "bounds"),
         ({"bounds": (0.1, 0.05)}, "bounds"),
         ({"reduction": "avg"}, "avg"),
@@ -157,6 +157,11 @@ def test_numbers_per_sample_are_refused_while_their_size_is_not_known():
     for call in (lambda each: each.figures(0, 1), lambda each: each.temperatures):
         with pytest.raises(InputError, match="build it with num_samples=N"):
             call(SogCLRLoss())
+
+
+def test_another_number_of_views_is_refused_without_naming_another_loss():
+    with pytest.raises(InputError, match=r"this loss takes two views.*\(3, 4, 5\)"):
+        SogCLRLoss(4)(torch.rand(3, 4, 5), ids=torch.arange(4))
 
 
 def test_calls_without_ids_are_refused():

@@ -190,9 +190,10 @@ def test_a_function_compiles_in_one_graph():
 
 
 BAD = [
-    (lambda z: CosineSchedule(0.2, 0.1, 4), "low"),
+    (lambda z: CosineSchedule(0.2, 0.1, 4), "low=0.2 and high=0.1; swap them"),
     (lambda z: CosineSchedule(0.0, 0.1, 4), "low"),
-    (lambda z: CosineSchedule(0.1, 0.2, 0), "period"),
+    (lambda z: CosineSchedule("a", 0.1, 4), "got 'a'; give a temperature, such as 0.1"),
+    (lambda z: CosineSchedule(0.1, 0.2, 0), "got 0; give epochs, or below 1 a share of the run"),
     (lambda z: CosineSchedule(0.1, 0.2, 0.5)(3), "epochs"),
     (lambda z: CosineSchedule(0.1, 0.2, 4)(math.nan), "epoch must be .* got nan"),
     (lambda z: CosineSchedule(0.1, 0.2, 4)("a"), "epoch must be .* got 'a'"),
