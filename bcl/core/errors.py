@@ -19,6 +19,10 @@ class InputError(ValueError):
     """
 
 
+class InputWarning(UserWarning):
+    """Input that works, but hardly as it was meant; a run that `bcl fit` trains notes it."""
+
+
 class Interrupted(KeyboardInterrupt):
     """A run that a signal ended in good order; ``status`` is its exit status."""
 

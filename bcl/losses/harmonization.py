@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from bcl.core.checks import TensorLike, as_features, as_tensor, check_count, check_positive
 from bcl.core.distributed import gather_rows, rank
-from bcl.core.errors import InputError
+from bcl.core.errors import InputError, InputWarning
 from bcl.losses.context import AroundLoss, call_loss, in_epochs, need_epoch
 from bcl.losses.nt_xent import counts_of, reduce_samples
 from bcl.losses.precision import at_least_float32, full_precision, unit_rows
@@ -277,10 +277,10 @@ class GeometricHarmonization(AroundLoss, KeepsFloat32):
         epoch = need_epoch("harmonization", epoch)
         ids = self.state.check(ids, views.shape[1])
         loss = call_loss(self.loss, views, *more, ids=ids, epoch=epoch, epochs=epochs, **options)
-        if not self._called:  # the start may be far
-            self._called = True
-            self._warn_if_small(counts_of(views, self.gather))
         weight = self.weight(epoch, epochs)
+        if weight or not self._called:  # the start may be far
+            self._called, counts = True, counts_of(views, self.gather)
+            self._warn_if_small(counts)
         start = in_epochs("start", self.start, epochs)
         with full_precision(views):
             scores = unit_rows(at_least_float32(views) @ self.simplex.to(at_least_float32(views)).T)
@@ -290,7 +290,6 @@ class GeometricHarmonization(AroundLoss, KeepsFloat32):
                 self._remember(ids, scores[0], _LATE if epoch >= start else _EARLY)
             if weight == 0:
                 return loss
-            counts = counts_of(views, self.gather)
             extra = self._harmonize(scores, counts)  # (B,)
             return loss + weight * reduce_samples(extra[None], self.reduction, counts)
 
@@ -324,7 +323,6 @@ class GeometricHarmonization(AroundLoss, KeepsFloat32):
     def _harmonize(self, scores: Tensor, counts: list[int]) -> Tensor:
         """(V, B, K) scores of unit length to (B,)."""
         views, batch, _ = scores.shape
-        self._warn_if_small(counts)
         with torch.no_grad():
             everyone, first = scores.transpose(0, 1), 0  # (B, V, K)
             if len(counts) > 1:
@@ -344,7 +342,8 @@ class GeometricHarmonization(AroundLoss, KeepsFloat32):
             warnings.warn(
                 f"a batch of {sum(counts)} samples cannot fill {clusters} clusters; take a larger "
                 "batch or fewer clusters (num_clusters), best a quarter of the batch.",
-                stacklevel=4,
+                InputWarning,
+                stacklevel=5,  # the caller of the module
             )
 
     def figures(self, epoch: int, epochs: int) -> dict[str, float]:

@@ -25,7 +25,7 @@ from bcl.training.history import HistoryWriter
 from bcl.training.loggers import LogHistory
 from bcl.training.online_probe import OnlineProbe
 from bcl.training.progress import RunProgress
-from bcl.training.record import RunRecorder
+from bcl.training.record import RunRecorder, warnings_noted
 from bcl.training.selection import Selection
 from bcl.training.stopping import StopOnSignal
 from bcl.training.watch import FeatureWatch
@@ -164,7 +164,7 @@ def fit(
     stop = next((each for each in callbacks if isinstance(each, StopOnSignal)), None)
     _refuse_requeued(trainer, checkpoint)
     try:
-        with _one_run(saver if trainer.is_global_zero else None):
+        with _one_run(saver if trainer.is_global_zero else None), warnings_noted(trainer):
             trainer.fit(method, datamodule=data, ckpt_path=checkpoint)
     except SystemExit:  # Lightning's answer to an interrupt
         if not trainer.interrupted:

@@ -1,8 +1,10 @@
 """The record of a run: what made it, and what each epoch gave."""
 
+import contextlib
 import json
 import time
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.utilities import rank_zero_only
 
 from bcl.core import provenance
-from bcl.core.errors import InputError
+from bcl.core.errors import InputError, InputWarning
 from bcl.core.files import write_text
 from bcl.core.progress import say
 from bcl.core.text import shown_lines
@@ -160,6 +162,33 @@ class RunRecorder(Callback):
     def on_train_end(self, trainer: pl.Trainer, *_: Any) -> None:
         """Write ``run.json``."""
         write_record(self.record, self.folder)
+
+
+@contextlib.contextmanager
+def warnings_noted(trainer: pl.Trainer) -> Iterator[None]:
+    """Make warnings about input, for a while, notes of the run."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", InputWarning)
+        others = warnings.showwarning
+
+        def show(message: Any, category: type[Warning], *place: Any, **more: Any) -> None:
+            if issubclass(category, InputWarning):
+                add_note(trainer, str(message))
+            else:
+                others(message, category, *place, **more)
+
+        warnings.showwarning = show
+        yield
+
+
+def add_note(trainer: pl.Trainer, note: str) -> None:
+    """Keep a note in the run's record, if it has one, and say it."""
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    for each in callbacks:
+        if isinstance(each, RunRecorder):
+            each.record.setdefault("notes", []).append(note)
+    if trainer.is_global_zero:
+        say(f"note: {note}")
 
 
 @rank_zero_only

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from bcl.core.checks import check_count
 from bcl.core.errors import InputError
-from bcl.core.progress import say
 from bcl.evaluation.unlabeled import PAIRS, FeatureMeasures, measure_features, sample
 from bcl.training.measurement import Measurement, undisturbed
+from bcl.training.record import add_note
 
 EVERY = 10  # epochs, for data without labels
 LEAST, MOST = 100, 2000  # images; a tenth of all between them, so that small sets cost little too
@@ -131,7 +131,4 @@ class FeatureWatch(Measurement):
             f"{found.width}, uniformity {found.values['features/uniformity']:.4f}); lower the "
             "learning rate, or start again with more warmup epochs or larger batches"
         )
-        for recorder in self.recorders(trainer):
-            recorder.record.setdefault("notes", []).append(line)
-        if trainer.is_global_zero:
-            say(f"note: {line}")
+        add_note(trainer, line)

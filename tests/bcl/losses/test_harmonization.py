@@ -211,8 +211,9 @@ def test_every_method_takes_it(cls):
 def test_a_batch_smaller_than_the_clusters_is_warned_about_once_and_at_once(start):
     views, ids = torch.stack(pair(4, 5)), torch.arange(4)
     loss = harmonized(clusters=5, features=5, start=start)
-    with pytest.warns(UserWarning, match="4 samples cannot fill 5 clusters"):
+    with pytest.warns(UserWarning, match="4 samples cannot fill 5 clusters") as told:
         loss(views, ids=ids, epoch=0)
+    assert told[0].filename == __file__  # the call, not a file of PyTorch
     loss(views, ids=ids, epoch=0)
 
 

@@ -25,3 +25,20 @@ def test_resume_with_other_bytes_is_refused() -> None:
         resume(saved | {"images_hash": "other"})
     for known in ({"images_hash": "bytes"}, {}):  # older checkpoints do not say
         assert resume(saved | known).record["epochs"] == 1
+
+
+@pytest.mark.slow
+def test_a_warning_about_input_is_a_note_of_the_run(tmp_path, capsys):
+    from small_runs import SIZE, TINY, Images, fit
+
+    from bcl import GeometricHarmonization, NTXentLoss, SimCLR
+    from bcl.training.record import RunRecorder
+
+    recorder = RunRecorder({"name": "x"}, tmp_path)
+    loss = GeometricHarmonization(NTXentLoss(reduction="none"), num_clusters=9)
+    fit(SimCLR(TINY, views=SIZE, loss=loss), recorder, data=Images(), max_epochs=1)
+    said = capsys.readouterr()
+    (note,) = recorder.record["notes"]
+    assert note.startswith("a batch of 8 samples cannot fill 9 clusters; take")
+    assert said.out.splitlines().count(f"note: {note}") == 1
+    assert "Warning" not in said.err
