@@ -1,6 +1,7 @@
 """NT-Xent: per sample, exact across ranks, memory linear in the batch."""
 
 from collections.abc import Callable
+from numbers import Real
 from typing import Any, Literal, get_args
 
 import torch
@@ -242,7 +243,7 @@ def _check_settings(
     check_temperature(temperature)
     check_choice("reduction", reduction, get_args(Reduction))
     check_chunk_size(chunk_size)
-    if focal != 0 and not 1 <= focal < float("inf"):
+    if not isinstance(focal, Real) or (focal != 0 and not 1 <= focal < float("inf")):
         raise InputError(
             f"focal must be 0 (off) or at least 1, got {focal!r}: below 1 its gradient is infinite "
             "where p = 1."

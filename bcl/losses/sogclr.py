@@ -92,6 +92,8 @@ class SogCLRLoss(nn.Module):
             if value > 1:
                 raise InputError(f"{name} must lie in (0, 1], got {value!r}.")
         low, high = bounds
+        check_positive("low of bounds", low)
+        check_positive("high of bounds", high)
         if not _LOWEST <= low <= temperature <= high < math.inf:
             raise InputError(
                 f"bounds must have {_LOWEST} <= low <= temperature <= high, got low={low!r}, "

@@ -219,6 +219,7 @@ BAD = [
     (lambda z: nt_xent(z, z, reduction="avg"), "unknown reduction 'avg'"),
     (lambda z: nt_xent(z, z, focal=0.5), "focal must be 0"),
     (lambda z: nt_xent(z, z, focal=-1), "focal must be 0"),
+    (lambda z: nt_xent(z, z, focal="a"), "focal must be 0 .* got 'a'"),
     (lambda z: nt_xent(z, z, chunk_size=-1), "chunk_size"),
     (lambda z: nt_xent(z, z, chunk_size=2.0), "chunk_size"),
     (lambda z: NTXentLoss()(z), r"views must be of shape \(2, B, D\).*got \(4, 3\)"),

@@ -143,6 +143,7 @@ def test_a_method_gives_it_ids_and_saves_it():
         ({"learning_rate": 0.0}, "learning_rate"),
         ({"gamma": "a"}, "gamma must be .* got 'a'"),
         ({"bounds": (0.2, 1.0)}, "bounds .*move the bounds"),
+        ({"bounds": ("a", 1.0)}, "bounds must be .* got 'a'"),
         ({"bounds": (0.001, 1.0)}, "bounds"),
         ({"bounds": (0.1, 0.05)}, "bounds"),
         ({"reduction": "avg"}, "avg"),
