@@ -106,6 +106,7 @@ def test_what_differs_besides_the_method_is_on_the_page(name, root):
     assert configs["simclr"]["data"]["init_args"]["split_seed"] == 1
 
 
+@pytest.mark.filterwarnings("default::bcl.core.errors.InputWarning")  # of a batch below clusters
 @pytest.mark.slow
 def test_every_run_is_built_and_stepped(root):
     images = torch.randint(0, 256, (8, 3, 32, 32), dtype=torch.uint8)

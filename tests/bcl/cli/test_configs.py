@@ -79,6 +79,7 @@ def costly(name):
     return recipe == "cifar100_lt" or (recipe != "digits_lt" and method in SAME_BUT_LOSS)
 
 
+@pytest.mark.filterwarnings("default::bcl.core.errors.InputWarning")  # of a batch below clusters
 @pytest.mark.parametrize(
     "name",
     [pytest.param(n, marks=[pytest.mark.slow] * costly(n)) for n in SMALL],
@@ -101,6 +102,7 @@ def test_the_command_takes_the_arguments_of_every_method():
             assert options.model.class_path == compose(name)["model"]["class_path"]
 
 
+@pytest.mark.filterwarnings("default::bcl.core.errors.InputWarning")  # of a batch below clusters
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [n for n in config_names() if n.startswith("imagenet_lt/")])
 def test_two_steps_at_224(name):
