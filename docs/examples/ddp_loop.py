@@ -4,6 +4,7 @@ torchrun --nproc_per_node 2 ddp_loop.py
 """
 
 # --8<-- [start:loop]
+import gc
 import os
 
 import torch
@@ -46,6 +47,8 @@ def main():
             {"tracker": tracker.state_dict(), "network": network.module.state_dict()}, "w.pt"
         )
     dist.barrier()  # no rank leaves while another still works
+    del network  # it holds the process group, whose threads must end before Python does
+    gc.collect()
     dist.destroy_process_group()
     return tracker
 
