@@ -115,6 +115,7 @@ def _triangle(z: Tensor, scale: Scale, block: int) -> Iterator[tuple[slice, Tens
         rows, scales = slice(start, min(start + block, len(z))), None
         if callable(scale):
             logits = z[rows] @ z[start:].T
+            logits.diagonal().zero_()  # left out: a function need have no value there
             scales = scale(logits)
             logits.mul_(scales).mul_(LOG2_E)
         else:
@@ -238,6 +239,8 @@ class _Pairs:
             flat.addmm_(x, self.columns.T, beta=-1)
         costs, logits = products, self.space("logits", len(x)) if sums.cost else products
         if callable(sums.scale):
+            if sums.skip is not None:
+                products.diagonal(sums.skip + rows.start, 0, -1).zero_()
             costs = sums.scale(products)  # for the gradient: each pair's scale
             logits.mul_(costs).mul_(LOG2_E)
         else:

@@ -22,8 +22,8 @@ class Sums(NamedTuple):
 
     Attributes:
         scale: s; the logit of a product d is s d. A function of d, whose derivative is left out,
-            gives each product its own; only without distance, cost and constant columns. A tensor
-            (n, 1, 1) has one for each row; in the dense form alone.
+            gives each product its own, and sees 0 for what is left out; only without distance, cost
+            and constant columns. A tensor (n, 1, 1) has one for each row; in the dense form alone.
         skip: row i leaves out column i + ``skip`` of each segment, its own sample; None for none.
         distance: whether d is :math:`-\tfrac12 \lVert x - y \rVert^2`, not the dot product.
         cost: whether the mean cost is needed.
@@ -48,9 +48,12 @@ def dense_gram(z: Tensor, scale: Scale) -> Tensor:
     return mass.view(2, -1) - scaled(partner_products(z), scale)
 
 
-def scaled(products: Tensor, scale: Scale) -> Tensor:
-    """Logits of products."""
-    return products * (scale(products.detach()) if callable(scale) else scale)
+def scaled(products: Tensor, scale: Scale, own: Tensor | None = None) -> Tensor:
+    """Logits of products; those that a row leaves out, its ``own``, are 0 to a function."""
+    if not callable(scale):
+        return products * scale
+    seen = products.detach()
+    return products * scale(seen if own is None else seen.masked_fill(own, 0))
 
 
 def partner_products(z: Tensor) -> Tensor:
@@ -66,13 +69,15 @@ def dense_stats(x: Tensor, y: Tensor, bank: Tensor | None, sums: Sums) -> tuple[
     products = (x @ columns.flatten(0, 1).T).view(len(x), len(y), -1)  # (n, S, M)
     if sums.distance:
         products = products - half_squares(x)[:, None, None] - half_squares(columns)
-    logits = scaled(products, sums.scale)
+    own = None
+    if sums.skip is not None:
+        row, column = (torch.arange(size, device=x.device) for size in products.shape[::2])
+        own = (row[:, None] + sums.skip == column)[:, None]  # (n, 1, M)
+    logits = scaled(products, sums.scale, own)
     if sums.constant < columns.shape[1]:
         near, far = logits[..., : sums.constant], logits[..., sums.constant :]
         logits = torch.cat([near, far.detach()], -1)
-    if sums.skip is not None:
-        row, column = (torch.arange(size, device=x.device) for size in logits.shape[::2])
-        own = (row[:, None] + sums.skip == column)[:, None]  # (n, 1, M)
+    if own is not None:
         logits = logits.masked_fill(own, lowest(x))
     mass = logits.logsumexp(-1)  # (n, S)
     if not sums.cost:

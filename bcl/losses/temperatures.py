@@ -123,9 +123,11 @@ class Reciprocal:
 
     def __call__(self, cosine: Tensor) -> Tensor:
         """Cosines of any shape to scales."""
+        if type(self.temperature) is SimilarityTemperature:  # it is in its range at any number
+            return self.temperature(cosine).detach().reciprocal()
+        cosine = cosine.clamp(-1, 1)  # rounding leaves them
         temperature = self.temperature(cosine)
-        if type(self.temperature) is not SimilarityTemperature:  # which is in its range
-            _check_function(temperature, cosine)
+        _check_function(temperature, cosine)
         return temperature.detach().reciprocal()
 
 

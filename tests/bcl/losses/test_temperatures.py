@@ -73,6 +73,8 @@ FUNCTIONS = {
     "plateau": SimilarityTemperature(0.1, 0.2, offset=0.4),
     "low": SimilarityTemperature(0.01, 0.2),  # by rows
     "any": lambda cosine: 0.3 + 0.1 * cosine,
+    "angle": lambda cosine: 0.1 + 0.1 * cosine.acos(),
+    "0 at 1": lambda cosine: 0.3 * (1 - cosine),  # which only a row with itself has
 }
 
 
@@ -173,6 +175,16 @@ def test_a_function_that_gives_no_temperatures_is_refused(
     views = [torch.nn.functional.normalize(z, dim=1) for z in pair()]
     with pytest.raises(InputError, match=message):
         nt_xent(*views, temperature, chunk_size=chunk_size, normalize=normalize)
+
+
+@pytest.mark.parametrize("chunk_size", CHUNKS)
+def test_a_function_sees_no_cosine_above_1(chunk_size):
+    z = torch.nn.functional.normalize(pair(dtype=torch.float32)[0], dim=1)
+    z = z * (1 + 1e-6)  # as rounding may leave them
+    known = nt_xent(z, z, lambda cosine: 0.1 + 0.1 * cosine.clamp(-1, 1).acos(), normalize=False)
+    options = {"normalize": False, "chunk_size": chunk_size}
+    found = nt_xent(z, z, lambda cosine: 0.1 + 0.1 * cosine.acos(), **options)
+    torch.testing.assert_close(found, known)
 
 
 def test_what_is_not_finite_passes_a_function_of_the_temperature():
