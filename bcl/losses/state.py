@@ -109,18 +109,15 @@ class SampleState(KeepsFloat32):
             # float64 holds ids up to 2**53 and float32 exactly, so one collective carries both.
             table = gather_rows(torch.cat([ids.double()[:, None], rows.double()], 1))
             ids, rows = table[:, 0].long(), table[:, 1:].float()
-        ordered, order = ids.sort(stable=True)
-        place = torch.arange(len(ids), device=ids.device)
-        place[1:] = torch.where(ordered[1:] == ordered[:-1], 0, place[1:])
-        # Rows of one sample all become its first: they may then be written in any order.
-        rows, own = rows[order[place.cummax(0).values]], ordered >= 0
-        # A row without a place repeats the last one: writing it changes nothing.
-        rows = torch.where(own[:, None], rows, rows[-1:])
-        target = torch.where(own, ordered, ordered[-1:].clamp(min=0))
-        finite = rows.isfinite().all(1) & (ordered[-1:] >= 0)
-        kept = torch.where(finite[:, None], rows, self.values[target])
-        self.values.index_copy_(0, target, kept)
-        self.seen.index_copy_(0, target, finite | self.seen[target])
+        ids, order = ids.sort(stable=True)
+        rows, place = rows[order], ids.clamp(min=0)
+        kept = (ids >= 0) & rows.isfinite().all(1)
+        kept[1:] &= ids[1:] != ids[:-1]  # the first row of its sample
+        # What is left out adds 0 somewhere, so that a GPU need not tell how many rows are kept.
+        for change in (-self.values[place], rows):
+            self.values.index_add_(0, place, torch.where(kept[:, None], change, 0))
+        new = kept & ~self.seen[place]
+        self.seen.view(torch.uint8).index_add_(0, place, new.byte())
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
