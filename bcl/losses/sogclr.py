@@ -1,6 +1,7 @@
 """SogCLR: the denominator of every sample is remembered, so that a batch may be small."""
 
 import math
+from collections.abc import Sequence
 from typing import get_args
 
 import torch
@@ -91,6 +92,10 @@ class SogCLRLoss(nn.Module):
             check_positive(name, value)
             if value > 1:
                 raise InputError(f"{name} must lie in (0, 1], got {value!r}.")
+        if not isinstance(bounds, Sequence) or len(bounds) != 2:
+            raise InputError(
+                f"bounds must be two temperatures, got {bounds!r}; give the lowest and the highest."
+            )
         low, high = bounds
         check_positive("low of bounds", low)
         check_positive("high of bounds", high)
