@@ -228,28 +228,42 @@ class _Pairs:
             self.memory[name] = self.x.new_empty(self.shape)
         return self.memory[name][:rows]
 
-    def weights(self, rows: slice, top: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """Weights relative to the largest, (r, S, M / S), costs, and the largest logits."""
-        x, sums = self.x[rows], self.sums
+    def products(self, rows: slice) -> Tensor:
+        """Products d of a block, (r, S, M / S)."""
+        x = self.x[rows]
         products = self.space("products", len(x))
+        flat = products.flatten(1)
         if self.norms is None:
-            torch.mm(x, self.columns.T, out=products.flatten(1))
+            torch.mm(x, self.columns.T, out=flat)
         else:
-            flat = torch.add(half_squares(x)[:, None], self.norms, out=products.flatten(1))
+            torch.add(half_squares(x)[:, None], self.norms, out=flat)
             flat.addmm_(x, self.columns.T, beta=-1)
-        costs, logits = products, self.space("logits", len(x)) if sums.cost else products
+        return products
+
+    def own(self, block: Tensor, rows: slice) -> Tensor:
+        """What the rows leave out of a block, to be written to."""
+        skip = self.sums.skip
+        return block[:0] if skip is None else block.diagonal(skip + rows.start, 0, -1)
+
+    def weights(self, rows: slice, top: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Weights of a block relative to the largest, costs h(d), and the largest logits.
+
+        Weights and costs are (r, S, M / S). Of a scale that is a function there are no costs, but
+        its values, for the gradient.
+        """
+        products, sums = self.products(rows), self.sums
         if callable(sums.scale):
-            if sums.skip is not None:
-                products.diagonal(sums.skip + rows.start, 0, -1).zero_()
-            costs = sums.scale(products)  # for the gradient: each pair's scale
-            logits.mul_(costs).mul_(LOG2_E)
-        else:
+            self.own(products, rows).zero_()
+            costs = sums.scale(products)
+            logits = products.mul_(costs).mul_(LOG2_E)
+        elif sums.cost:
+            logits = self.space("logits", len(products))
             torch.mul(products, sums.scale * LOG2_E, out=logits)
-        if sums.skip is not None:
-            logits.diagonal(sums.skip + rows.start, 0, -1).fill_(lowest(x))
+            costs = products if sums.rate is None else products.mul_(sums.rate * LOG2_E).exp2_()
+        else:
+            costs = logits = products.mul_(sums.scale * LOG2_E)
+        self.own(logits, rows).fill_(lowest(self.x))
         top = logits.amax(-1, keepdim=True) if top is None else top  # (r, S, 1)
-        if sums.rate is not None:
-            costs = products.mul_(sums.rate * LOG2_E).exp2_()
         return logits.sub_(top).exp2_(), costs, top
 
     def mean_cost(self, weights: Tensor, costs: Tensor, mass: Tensor) -> Tensor:
@@ -259,7 +273,7 @@ class _Pairs:
 
     def start_gradient(self, y_wanted: bool) -> None:
         """Begin at 0."""
-        self.x_grad, self.y_grad = torch.empty_like(self.x), None
+        self.x_grad = torch.empty_like(self.x)
         self.y_grad = torch.zeros_like(self.y) if y_wanted else None
 
     def add_gradient(
@@ -279,23 +293,32 @@ class _Pairs:
     def _slopes(
         self, weights: Tensor, costs: Tensor, mass: Tensor, cost: Tensor, *grads: Tensor
     ) -> Tensor:
-        """Derivative by the products: a weight times (base + slope h(d)), (r, S, M / S)."""
+        r"""Derivative by the products, (r, S, M / S).
+
+        With the gradients m' and r' of both statistics, weights w that sum to one, and the cost h,
+        it is
+
+        .. math:: w\, \bigl(s m' + r' (s (h - r) + h'(d))\bigr)
+            = w\, \bigl(s m' + r' (c - s r) + r' (k + s)\, h\bigr)
+
+        with h'(d) = c + k h. In constant columns s is 0.
+        """
         sums, out = self.sums, self.space("slopes", len(mass))
-        linear, rate = (1.0, 0.0) if sums.rate is None else (0.0, sums.rate)
-        mass_grad, cost_grad = (grad / mass for grad in grads)
+        mass_grad, cost_grad = (grad / mass for grad in grads)  # as the sum of weights is the mass
         if callable(sums.scale):
             return torch.mul(weights, costs, out=out).mul_(mass_grad)
-        split = min(sums.constant, out.shape[-1])
-        for part, scale in ((slice(split), sums.scale), (slice(split, None), 0.0)):
-            if part.start == out.shape[-1]:  # no column is constant
+        c, k = (1.0, 0.0) if sums.rate is None else (0.0, sums.rate)
+        first = min(sums.constant, out.shape[-1])  # of the constant columns
+        for part, s in ((slice(first), sums.scale), (slice(first, None), 0.0)):
+            w, h, slopes = weights[..., part], costs[..., part], out[..., part]
+            if not w.shape[-1]:  # no column is constant
                 continue
-            base = scale * mass_grad
+            base = s * mass_grad
             if sums.cost:
-                base = base.add_((linear - scale * cost).mul_(cost_grad))
-                slopes = torch.mul(costs[..., part], (rate + scale) * cost_grad, out=out[..., part])
-                slopes.add_(base).mul_(weights[..., part])
+                base = base.add_((c - s * cost).mul_(cost_grad))
+                torch.mul(h, (k + s) * cost_grad, out=slopes).add_(base).mul_(w)
             else:
-                torch.mul(weights[..., part], base, out=out[..., part])
+                torch.mul(w, base, out=slopes)
         return out
 
 

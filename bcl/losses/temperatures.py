@@ -123,12 +123,15 @@ class Reciprocal:
 
     def __call__(self, cosine: Tensor) -> Tensor:
         """Cosines of any shape to scales."""
-        if type(self.temperature) is SimilarityTemperature:  # it is in its range at any number
-            return self.temperature(cosine).detach().reciprocal()
+        known = type(self.temperature) is SimilarityTemperature  # which needs no check
+        temperature: Tensor = (self.temperature if known else self._checked)(cosine)
+        return temperature.detach().reciprocal()
+
+    def _checked(self, cosine: Tensor) -> Tensor:
         cosine = cosine.clamp(-1, 1)  # rounding leaves them
         temperature = self.temperature(cosine)
         _check_function(temperature, cosine)
-        return temperature.detach().reciprocal()
+        return temperature
 
 
 def _check_function(temperature: Any, cosine: Tensor) -> None:
