@@ -154,7 +154,7 @@ class CACR(SimCLR):
             return self.watch(z, self.loss_of(z, ids=ids, keys=keys))
         # Autograd keeps the negatives of this step, which the queue then overwrites.
         losses = self.loss_of(z, self.queue.keys.clone(), keys, ids=ids)
-        if self.training and self.passing != "ascent":
+        if self.training and self.current_pass.trains:
             self.queue.enqueue(keys[-1])  # those of the last view, as released
         return self.watch(z, losses)
 

@@ -1,15 +1,19 @@
-"""Settings of sharpness-aware steps, which pass their batch twice."""
+"""Sharpness-aware steps, which pass their batch twice."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
-from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
+import torch
+from torch import Tensor
 
 from bcl.core.checks import check_choice, check_positive
 from bcl.core.errors import InputError
+from bcl.losses.sharpness import sam_ascent, signal_weights
 from bcl.memorization.signals import SIGNALS, Signal
+from bcl.memorization.tracker import MemorizationTracker
+from bcl.methods.modes import eval_mode, norms_kept
 
 
 @dataclass(frozen=True)
@@ -51,15 +55,45 @@ class SharpnessSettings:
                 "memory.watch."
             )
 
+    def weights(self, trackers: Mapping[Any, MemorizationTracker], ids: Tensor) -> Tensor:
+        """(B,) weights of samples in the first pass, by the signal that the memory has of them."""
+        if self.signal is None:
+            return torch.ones(len(ids), device=ids.device)
+        tracker = trackers[self.signal]
+        weights = signal_weights(tracker.momentum_loss, self.exponent, tracker.seen)[ids]
+        return torch.where(ids < 0, 1.0, weights)
+
+
+class Pass(NamedTuple):
+    """What a pass of a batch is for.
+
+    Args:
+        records: the memory takes its losses.
+        trains: its gradient is that of the step; its loss is logged, and a queue takes its keys.
+    """
+
+    records: bool = True
+    trains: bool = True
+
+
+WHOLE = Pass()  # of a step with one
+ASCENT, DESCENT = Pass(trains=False), Pass(records=False)
+
+
+def pass_twice(method: Any, sharpness: SharpnessSettings, closure: Callable[[], Any]) -> Any:
+    """Run a step's closure at a method's weights, and then where the loss nearby is highest."""
+    with _passing(method, ASCENT), eval_mode(method.loss):
+        closure()
+    moved = sam_ascent(method.parameters(), sharpness.rho, sharpness.adaptive)
+    with moved, _passing(method, DESCENT), norms_kept(method):
+        return closure()
+
 
 @contextmanager
-def norms_kept(module: nn.Module) -> Iterator[None]:
-    """Batch norms normalize by the batch, but do not count it."""
-    norms = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
-    for norm in norms:
-        norm.track_running_stats = False
+def _passing(method: Any, current: Pass) -> Iterator[None]:
+    """Tell a method what the pass is for: Lightning's closure takes no arguments."""
+    method.current_pass = current
     try:
         yield
     finally:
-        for norm in norms:
-            norm.track_running_stats = True
+        method.current_pass = WHOLE

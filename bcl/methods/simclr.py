@@ -4,7 +4,7 @@ import contextlib
 import functools
 import itertools
 from collections.abc import Iterator
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
 import torch
@@ -16,10 +16,10 @@ from bcl.core.errors import InputError
 from bcl.core.random import permutation
 from bcl.losses.context import call_loss, figures
 from bcl.losses.nt_xent import NTXentLoss
-from bcl.losses.sharpness import sam_ascent, signal_weights
 from bcl.losses.signals import Signals, contrastive_signals, nt_xent_with_signals
 from bcl.losses.state import SampleState
 from bcl.memorization.tracker import MemorizationTracker, update_together
+from bcl.methods.modes import evaluating
 from bcl.methods.optimizers import OptimizerSettings
 from bcl.methods.schedule import ScheduleSettings
 from bcl.methods.settings import (
@@ -29,7 +29,7 @@ from bcl.methods.settings import (
     build_encoder,
     per_sample,
 )
-from bcl.methods.sharpness import norms_kept
+from bcl.methods.sharpness import WHOLE, pass_twice
 from bcl.models.encoders import to_channels_last
 from bcl.models.released import NORMALIZATIONS
 
@@ -93,7 +93,7 @@ class SimCLR(pl.LightningModule):
     """
 
     tracker: MemorizationTracker  # that steers; None until the size of the training set is known
-    passing: Literal["only", "ascent", "descent"] = "only"  # of a step, which may have two
+    current_pass = WHOLE  # of the batch; a sharpness-aware step has two
     mean: Tensor
     std: Tensor
 
@@ -310,16 +310,17 @@ class SimCLR(pl.LightningModule):
             keys = torch.where(ids < 0, -1 - external, ids)
         views = self.views(images, scores=scores, ids=keys, epoch=self.current_epoch)
         losses, watched = self.sample_losses(views, ids)  # (B,), (B,) by signal
-        if self.passing == "ascent":
-            losses = losses * self._ascent_weights(ids)  # from what the memory knew before
-        if watched and self.passing != "descent":
+        sharpness, now = self.optimizer.sharpness, self.current_pass
+        if sharpness is not None and not now.trains:
+            losses = losses * sharpness.weights(self.trackers, ids)  # before the memory has these
+        if watched and now.records:
             trackers, values = [self.trackers[n] for n in watched], torch.stack([*watched.values()])
             if external is not None:  # the memory has none of these
                 ids, values = ids[ids >= 0], values[:, ids >= 0]
             with self._naming_the_step():
                 update_together(trackers, ids, values, wait=False)
         loss: Tensor = losses.mean()
-        if self.passing != "ascent":
+        if now.trains:
             shown, size = loss.detach(), len(images)
             self.log("loss", shown, on_step=False, on_epoch=True, prog_bar=True, batch_size=size)
         return loss
@@ -330,32 +331,8 @@ class SimCLR(pl.LightningModule):
         """Step; a sharpness-aware step passes its batch twice (see `SharpnessSettings`)."""
         closure, sharpness = optimizer_closure, self.optimizer.sharpness
         if sharpness is not None:
-            ascent = functools.partial(sam_ascent, rho=sharpness.rho, adaptive=sharpness.adaptive)
-            closure = functools.partial(self._pass_twice, optimizer_closure, ascent)
+            closure = functools.partial(pass_twice, self, sharpness, optimizer_closure)
         super().optimizer_step(epoch, batch_idx, optimizer, closure)
-
-    def _pass_twice(self, closure: Any, ascent: Any) -> Any:
-        with self._passing("ascent"), eval_mode(self.loss):
-            closure()
-        with ascent(self.parameters()), self._passing("descent"), norms_kept(self):
-            return closure()
-
-    @contextlib.contextmanager
-    def _passing(self, which: Literal["ascent", "descent"]) -> Iterator[None]:
-        self.passing = which
-        try:
-            yield
-        finally:
-            self.passing = "only"
-
-    def _ascent_weights(self, ids: Tensor) -> Tensor:
-        """(B,) weights of samples in the first of two passes, equal where no signal is named."""
-        sharpness: Any = self.optimizer.sharpness
-        if sharpness.signal is None:
-            return torch.ones(len(ids), device=ids.device)
-        tracker = self.trackers[sharpness.signal]
-        weights = signal_weights(tracker.momentum_loss, sharpness.exponent, tracker.seen)[ids]
-        return torch.where(ids < 0, 1.0, weights)
 
     def on_before_optimizer_step(self, _: torch.optim.Optimizer) -> None:
         """Stop before the step if the tracker refused its losses."""
@@ -445,27 +422,3 @@ def by_size(views: list[Tensor]) -> list[Tensor]:
     """Stack neighboring (B, 3, S, S) views of one size, which pass the encoder together."""
     groups = itertools.groupby(views, key=lambda view: view.shape)
     return [torch.stack(list(group)) for _, group in groups]
-
-
-@contextlib.contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Put a module into evaluation mode for a while, in which nothing is compiled."""
-    with eval_mode(module), _eager():
-        yield
-
-
-@contextlib.contextmanager
-def eval_mode(module: nn.Module) -> Iterator[None]:
-    """Put a module into evaluation mode for a while."""
-    training = module.training
-    module.eval()
-    try:
-        yield
-    finally:
-        module.train(training)
-
-
-def _eager() -> contextlib.AbstractContextManager[Any]:
-    """Batches of evaluation differ in size; each would be compiled anew. PyTorch 2.4, 2.5 do so."""
-    stance = getattr(torch.compiler, "set_stance", None)
-    return stance("force_eager") if stance else contextlib.nullcontext()

@@ -7,6 +7,7 @@ from torch import nn
 
 from bcl import SDCLR, InputError, SimCLR, SogCLRLoss, signal_weights
 from bcl.methods import EncoderSettings, MemorySettings, OptimizerSettings, SharpnessSettings
+from bcl.methods.sharpness import WHOLE
 from bcl.training import FeatureSignals, RunRecorder
 from bcl.training.checkpoints import Checkpoints
 from cacr import CACR
@@ -139,7 +140,7 @@ def test_it_trains_and_pruned_weights_too(precision):
     train(each, precision=precision)
     assert all(not torch.equal(before[name], p) for name, p in each.named_parameters())
     assert all(p.isfinite().all() for p in each.parameters())
-    assert each.passing == "only"
+    assert each.current_pass is WHOLE
 
 
 @pytest.mark.slow
