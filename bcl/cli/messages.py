@@ -169,6 +169,11 @@ def _unknown_option(key: str, name: str, path: str, known: list[str]) -> InputEr
             f"{option} was refused because the parameters of {path} could not be read; its source "
             "file may have changed while the command started. Run it again."
         )
+    above = option.rpartition(".")[0]
+    if above in known and not any(each.startswith(f"{above}.") for each in [*own, *known]):
+        below = option.removeprefix(f"{above}.")
+        hint = "; for an object give its class_path too" if "." in above else ""
+        return InputError(f"{above} takes a value and has no '{below}' below it{hint}.")
     near = nearest(option, [*own, *(each for each in known if each != option)])
     if near:
         return InputError(f"unknown option '{option}'; did you mean {' or '.join(near)}?")

@@ -90,6 +90,10 @@ class TestFit:
             ),
             ([*SIMCLR, "--batch_size", "3"], "did you mean --data.batch_size?"),
             ([*SIMCLR, "--data.batch_size.x", "3"], "--data.batch_size takes a value"),
+            (
+                [*SIMCLR, "--model.loss.temperature", '{"low": 0.1}'],
+                "--model.loss.temperature takes a value and has no 'low' below it; for an object",
+            ),
             ([*SIMCLR, "--model.optimizer", "adam"], "--model.optimizer.name"),
             ([*SIMCLR, "--model.memory.scores", "all"], "expected 'own', 'mean', 'shuffled'"),
             ([*SIMCLR, "--data.folder", "x"], "known are --data.imbalance_factor"),
