@@ -66,7 +66,7 @@ def test_what_differs_besides_the_method_is_on_the_page(name, root):
     }  # fmt: skip
     on_cpu = name == "field"
     assert others["schedule", "restart"] == {"gh", "bcl_gh", "sdclr_gh", "cacr_gh"}
-    decayed = {"ts", "pruned", "sdclr", "bcl_d", "sdclr_gh"}
+    decayed = {"ts", "pruned", "sdclr", "bcl_d", "sdclr_gh", "sdclr_straight"}
     assert others["optimizer", "weight_decay"] == (set(models) if on_cpu else decayed)
     assert {args["optimizer"].get("weight_decay") for args in models.values()} == (
         {5e-4} if on_cpu else {1e-4, None}
@@ -219,7 +219,7 @@ def test_the_page_shows_what_there_is(tmp_path, monkeypatch):
 
 def test_stages_are_families_of_comparisons_whether_run_or_not():
     found = field_page.stages(presets.read_preset("field"))
-    assert [len(pairs) for pairs in found.values()] == [9, 12, 6]
+    assert [len(pairs) for pairs in found.values()] == [9, 14, 6]
     assert {run for pair in found[1] for run in pair} == FIRST
     # Of the largest of m differences with n seeds, t(1 - 0.025 / m) over t(0.975) is needed.
     assert field_page.threshold(9, 3) == pytest.approx(3.11, abs=0.01)
