@@ -94,7 +94,8 @@ class RunRecorder(Callback):
         changed = [*map(_change_note, self.record.get("changes", []))]
         self.record["classes"] = len(getattr(data, "class_names", ()))
         found = map(str, getattr(data, "notes", None) or [])  # the data has said them itself
-        self.record["notes"] = [*built, *found, *changed]
+        before = self.record.get("notes", [])  # of the run resumed, told once
+        self.record["notes"] = [*dict.fromkeys([*built, *found, *changed, *before])]
         if trainer.is_global_zero:
             for note in [*built, *changed]:
                 say(f"note: {shown_lines(note)}")
@@ -155,6 +156,7 @@ class RunRecorder(Callback):
         step = {"epoch": checkpoint["epoch"], "step": checkpoint["global_step"]}
         noted = [step | change._asdict() for change in found]
         self.record |= {key: saved[key] for key in ("history", "wall_seconds", "epochs")}
+        self.record["notes"] = saved.get("notes", [])
         if saved.get("changes") or noted:
             self.record["changes"] = [*saved.get("changes", []), *noted]
         self._sum, self._count = running["sum"], running["count"]
@@ -186,7 +188,8 @@ def add_note(trainer: pl.Trainer, note: str) -> None:
     callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
     for each in callbacks:
         if isinstance(each, RunRecorder):
-            each.record.setdefault("notes", []).append(note)
+            notes = each.record.get("notes", [])
+            each.record["notes"] = [*dict.fromkeys([*notes, note])]
     if trainer.is_global_zero:
         say(f"note: {note}")
 

@@ -42,3 +42,27 @@ def test_a_warning_about_input_is_a_note_of_the_run(tmp_path, capsys):
     assert note.startswith("a batch of 8 samples cannot fill 9 clusters; take")
     assert said.out.splitlines().count(f"note: {note}") == 1
     assert "Warning" not in said.err
+
+
+@pytest.mark.slow
+def test_a_resumed_run_keeps_its_notes(tmp_path):
+    from small_runs import SIZE, TINY, Images, fit
+
+    from bcl import GeometricHarmonization, NTXentLoss, SimCLR
+    from bcl.training.checkpoints import Checkpoints
+    from bcl.training.record import RunRecorder, add_note
+
+    def run(epochs, resume=None):
+        recorder = RunRecorder({"name": "x"}, tmp_path)
+        loss = GeometricHarmonization(NTXentLoss(reduction="none"), num_clusters=9)
+        callbacks = [recorder, Checkpoints(tmp_path)]
+        options = {"max_epochs": epochs, "resume": resume, "enable_checkpointing": True}
+        trainer = fit(SimCLR(TINY, views=SIZE, loss=loss), *callbacks, data=Images(), **options)
+        return trainer, recorder.record["notes"]
+
+    _, (small,) = run(1)
+    trainer, again = run(2, resume=tmp_path / "last.ckpt")
+    assert again == [small]  # told in both
+    add_note(trainer, "told once")
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    assert run(3, resume=tmp_path / "last.ckpt")[1] == [small, "told once"]
