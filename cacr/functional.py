@@ -132,7 +132,7 @@ def check_repulsion_temperature(value: float | Tensor) -> None:
         raise InputError(
             f"repulsion_temperature must be a number or of shape (B,), got {tuple(value.shape)}."
         )
-    check_positive("repulsion_temperature", value, zero=True)
+    check_positive("repulsion_temperature", value, zero=True, several=True)
 
 
 def cacr_terms(

@@ -75,7 +75,7 @@ class CACRLoss(CACRSettings, ScheduledTemperature, _Module):
         """Check the weights and the temperature."""
         super().__post_init__()
         if self.temperature is not None and not isinstance(self.temperature, CosineSchedule):
-            check_positive("temperature", self.temperature)
+            check_positive("temperature", self.temperature, several=True)
         check_positive("attraction_weight", self.attraction_weight, zero=True)
         check_positive("repulsion_weight", self.repulsion_weight, zero=True)
 
@@ -126,7 +126,7 @@ class CACRLoss(CACRSettings, ScheduledTemperature, _Module):
         if temperature is None:
             temperature = self.temperature_at(epoch, epochs)
         if temperature is not None:
-            check_positive("temperature", temperature)
+            check_positive("temperature", temperature, several=True)
             known = {each.name: getattr(self, each.name) for each in fields(CACRSettings)}
             settings = CACRSettings(**known | {"repulsion_temperature": 0.5 / temperature})
         attraction, repulsion = cacr_terms(views, negatives, keys=keys, settings=settings)

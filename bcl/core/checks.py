@@ -110,14 +110,20 @@ def check_together(reference: tuple[str, Tensor], others: Mapping[str, Tensor | 
 
 
 def check_positive(
-    name: str, value: float | Tensor, zero: bool = False, step: str | None = None
+    name: str,
+    value: float | Tensor,
+    zero: bool = False,
+    step: str | None = None,
+    several: bool = False,
 ) -> None:
-    """Refuse a number, or a tensor with one, that is not finite and above 0 (or 0, if ``zero``).
+    """Refuse a number that is not finite and above 0 (or 0, if ``zero``).
 
-    The error ends with ``step``, what to do; by default, that several numbers go into a tensor.
-    Tensors on a GPU are not checked: that would stop the device at every step.
+    It may stand in a tensor, and there may be ``several`` in one. The error ends with ``step``,
+    what to do. Values on a GPU are not checked: that would stop the device at every step.
     """
     if isinstance(value, Tensor):
+        if value.numel() != 1 and not several:
+            raise InputError(f"{name} must be one number, got a tensor {tuple(value.shape)}.")
         if value.device.type != "cpu" or torch.compiler.is_compiling():
             return
         try:
@@ -128,7 +134,7 @@ def check_positive(
     is_number = isinstance(value, Real)
     if not is_number or not (0 < value < inf or (zero and value == 0)):  # NaN, too
         bound = "at least 0" if zero else "above 0"
-        if step is None and not isinstance(value, Real | str):
+        if several and not isinstance(value, Real | str):
             step = "pass several as a tensor"
         hint = f"; {step}" if step else ""
         raise InputError(f"{name} must be a finite number {bound}, got {value!r}{hint}.")

@@ -14,6 +14,8 @@ class AroundLoss(nn.Module):
 
     def __init__(self, loss: nn.Module) -> None:
         super().__init__()
+        if not isinstance(loss, nn.Module):
+            raise InputError(f"loss must be a module, such as bcl.NTXentLoss(), got {loss!r:.80}.")
         self.loss = loss
 
     @property

@@ -60,6 +60,7 @@ def simplex_etf(num_clusters: int, features: int, seed: int | None = None) -> Te
     simplex = torch.zeros(size, features, dtype=torch.float64)
     simplex[:, : centered.shape[1]] = centered * math.sqrt(size / (size - 1))
     if seed is not None:
+        check_count("seed", seed, at_least=0)
         noise = torch.Generator().manual_seed(seed)
         square = torch.randn(features, features, generator=noise, dtype=torch.float64)
         simplex = simplex @ torch.linalg.qr(square).Q

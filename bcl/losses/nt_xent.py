@@ -258,7 +258,7 @@ def check_temperature(temperature: Temperature) -> None:
             "give the schedule to bcl.NTXentLoss and the epoch to its call."
         )
     if isinstance(temperature, Tensor) or not callable(temperature):
-        check_positive("temperature", temperature)
+        check_positive("temperature", temperature, several=True)
 
 
 class NTXentLoss(ScheduledTemperature, nn.Module):

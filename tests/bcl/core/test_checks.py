@@ -24,13 +24,21 @@ def test_counts_are_integers_of_at_least_one(value):
 @pytest.mark.parametrize("value", [0, -0.1, float("nan"), float("inf"), "1"])
 def test_positive_numbers_are_finite_and_above_zero(value):
     check_positive("temperature", 0.1)
-    check_positive("temperature", torch.tensor([0.1, 2.0]))
+    check_positive("temperature", torch.tensor([0.1, 2.0]), several=True)
     check_positive("focal", 0.0, zero=True)
     with pytest.raises(InputError, match="temperature"):
         check_positive("temperature", value)
     if not isinstance(value, str):
         with pytest.raises(InputError, match="temperature"):
-            check_positive("temperature", torch.tensor([1.0, value]))
+            check_positive("temperature", torch.tensor([1.0, value]), several=True)
+
+
+def test_several_numbers_are_refused_where_one_is_meant():
+    check_positive("rho", torch.tensor([0.1]))
+    with pytest.raises(InputError, match=r"^rho must be one number, got a tensor \(2,\)\.$"):
+        check_positive("rho", torch.tensor([0.1, 0.2]))
+    with pytest.raises(InputError, match=r"number above 0, got \[0.1, 0.2\]\.$"):
+        check_positive("rho", [0.1, 0.2])
 
 
 def test_choices_suggest_the_nearest():

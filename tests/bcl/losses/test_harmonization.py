@@ -221,6 +221,8 @@ SIZES = torch.tensor([0.5, 0.3, 0.2])
 BAD = [
     (lambda: simplex_etf(5, 3), "num_clusters=5"),
     (lambda: simplex_etf(1, 3), "num_clusters"),
+    (lambda: simplex_etf(3, 3, seed=0.5), "seed must be an integer of at least 0, got 0.5"),
+    (lambda: GeometricHarmonization(None), "loss must be a module, such as .* got None"),
     (
         lambda: sinkhorn(torch.rand(4, 3), torch.tensor([0.5, 0.5, 0.0])),
         r"marginal\[2\].*one sample",
