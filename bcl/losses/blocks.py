@@ -281,14 +281,14 @@ class _Pairs:
     ) -> None:
         """Add a block; ``stats`` are mass, cost and the gradients of both, (r, S, 1) each."""
         x, slopes = self.x[rows], self._slopes(weights, costs, *stats).flatten(1)  # (r, M)
-        own = slopes[:, : len(self.y)]
+        of_y = slopes[:, : len(self.y)]  # not of the bank
         x_grad = torch.mm(slopes, self.columns, out=self.x_grad[rows])
         if self.norms is not None:
             x_grad.addcmul_(x, slopes.sum(1, keepdim=True), value=-1)
         if self.y_grad is not None:
-            self.y_grad.addmm_(own.T, x)
+            self.y_grad.addmm_(of_y.T, x)
             if self.norms is not None:
-                self.y_grad.addcmul_(self.y, own.sum(0)[:, None], value=-1)
+                self.y_grad.addcmul_(self.y, of_y.sum(0)[:, None], value=-1)
 
     def _slopes(
         self, weights: Tensor, costs: Tensor, mass: Tensor, cost: Tensor, *grads: Tensor
