@@ -10,6 +10,8 @@ ones are mostly fixed cost.
 """
 
 import argparse
+import contextlib
+import ctypes
 import json
 import resource
 import subprocess
@@ -100,11 +102,16 @@ def probe(images: int, classes: int, width: int) -> Work:
 
 
 class Part(NamedTuple):
-    """What grows: usual values, and the sizes of each that are tried."""
+    """What grows: usual values, and the sizes of each that are tried.
+
+    Of a whole collection's work it is said what more images would take; the exponent of its time
+    ends at least at ``final``.
+    """
 
     prepare: Callable[..., Work]
     usual: dict[str, int]
     sizes: dict[str, tuple[int, ...]]
+    final: float | None = None
 
 
 PARTS = {
@@ -118,11 +125,12 @@ PARTS = {
             "width": (64, 256, 1024),
         },
     ),
-    "embed": Part(embed, {"images": 4000}, {"images": (4000, 16_000, 64_000)}),
+    "embed": Part(embed, {"images": 4000}, {"images": (4000, 16_000, 64_000)}, 1.0),
     "discover": Part(
         discover,
         {"images": 10_000, "width": 64},
         {"images": (10_000, 100_000, 1_000_000), "width": (64, 256, 1024)},
+        2.0,  # all pairs are compared
     ),
     "probe": Part(
         probe,
@@ -135,7 +143,6 @@ PARTS = {
     ),
 }
 BEYOND = (10_000_000, 100_000_000)  # images for which the fit says what they would take
-COLLECTIONS = ("embed", "discover")  # of which it is said: their work is a whole collection
 
 
 def measure(part: str, point: dict[str, int]) -> dict[str, float]:
@@ -143,8 +150,10 @@ def measure(part: str, point: dict[str, int]) -> dict[str, float]:
 
     With them the size of the file that it wrote, if it wrote one.
     """
-    keep_freed_memory()  # as the commands do
     work = PARTS[part].prepare(**point)
+    with contextlib.suppress(AttributeError):  # glibc alone has it
+        ctypes.CDLL(None).malloc_trim(0)  # what preparation freed would be used again, uncounted
+    keep_freed_memory()  # as the commands do
     held, start = _held(), time.process_time()
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
     wall = time.perf_counter()
@@ -212,28 +221,32 @@ def grow(part: str, quantity: str, sizes: Sequence[int]) -> tuple[list[results.R
         values = {f"{size:,}": [got["processor"]]}
         rows += results.compare(case, "s", values, ours=f"{size:,}", extra=extra)
         print(f"{case}: {size:,}  {rounded(got['processor'], 3)} s  {about}", flush=True)
-    return rows, describe(case, quantity == "images" and part in COLLECTIONS, sizes, found)
+    final = PARTS[part].final if quantity == "images" else None
+    return rows, describe(case, final, sizes, found)
 
 
 def describe(
-    case: str, further: bool, sizes: Sequence[int], found: Sequence[dict[str, float]]
+    case: str, final: float | None, sizes: Sequence[int], found: Sequence[dict[str, float]]
 ) -> str:
-    """Exponents of the larger half of the sizes, and what more images would take by them.
+    """Exponents of the larger half of the sizes, and with a final one what more would take.
 
     Example:
         >>> found = [{"processor": n**2 / 1e6, "megabytes": 5.0} for n in (10, 100, 1000)]
-        >>> describe("pairs", False, (10, 100, 1000), found)
+        >>> describe("pairs", None, (10, 100, 1000), found)
         'pairs: time as n^2.00, memory as n^0.00'
     """
     large = slice(min(len(sizes) // 2, len(sizes) - 2), None)
     last = found[-1]
     powers = {key: exponent(sizes[large], [each[key] for each in found[large]]) for key in last}
     note = f"{case}: time as n^{powers['processor']:.2f}, memory as n^{powers['megabytes']:.2f}"
-    for more in BEYOND if further else ():
+    if final is None:
+        return note
+    ends = {"processor": final}
+    for more in BEYOND:
         if more <= sizes[-1]:
             continue
         then = {
-            key: beyond(more, sizes, [each[key] for each in found], max(power, 1.0))
+            key: beyond(more, sizes, [each[key] for each in found], max(power, ends.get(key, 1.0)))
             for key, power in powers.items()
         }
         note += f"; {more:,} would take {in_words(then['processor'])} of processor time"
@@ -266,11 +279,19 @@ def main() -> None:
     if args.point:
         print(json.dumps(measure(args.point[0], json.loads(args.point[1]))))
         return
+    if args.sizes and (len(set(args.sizes)) < 2 or min(args.sizes) < 1):
+        given = " ".join(map(str, args.sizes))
+        parser.error(f"--sizes is {given}; growth needs two different ones or more, from 1 on")
+    known = list(dict.fromkeys(key for part in args.only for key in PARTS[part].sizes))
+    for quantity in args.over or ():
+        if quantity not in known:
+            parts = " and ".join(args.only)
+            parser.error(f"--over is {quantity}; {parts} can grow over {', '.join(known)}")
     rows, notes = [], []
     for part in args.only:
         for quantity, usual in PARTS[part].sizes.items():
             if args.over is None or quantity in args.over:
-                more, note = grow(part, quantity, args.sizes or usual)
+                more, note = grow(part, quantity, sorted(args.sizes or usual))
                 rows += more
                 notes.append(note)
                 print(note, flush=True)

@@ -170,6 +170,31 @@ def test_growth_is_that_of_the_larger_half(module, monkeypatch):
         assert [row["median"] for row in rows][-2:] == [1.0, 100.0]
 
 
+def test_what_more_images_take_grows_at_least_with_the_final_exponent(module):
+    found = [{"processor": n**1.5, "megabytes": 5.0} for n in (1e4, 1e5, 1e6)]
+    note = module("growth").describe("pairs", 2.0, (10_000, 100_000, 1_000_000), found)
+    last, step = found[-1]["processor"], found[-1]["processor"] - found[-2]["processor"]
+    days = (last + 100 * step) / 86400
+    assert "time as n^1.50" in note
+    assert f"10,000,000 would take {float(f'{days:.2g}'):,g} days of processor time" in note
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("growth.py --sizes 300", "--sizes is 300; growth needs two different ones"),
+        ("growth.py --only embed --over classes", "--over is classes; embed can grow over images"),
+    ],
+)
+def test_bad_input_is_one_clear_error(module, monkeypatch, capsys, words, said):
+    script, *options = words.split()
+    monkeypatch.setattr(sys, "argv", [script, *options])
+    with pytest.raises(SystemExit) as end:
+        module(script.removesuffix(".py")).main()
+    assert end.value.code == 2
+    assert said in capsys.readouterr().err
+
+
 def test_steps_that_grow_draw_no_order_of_all_images(module, monkeypatch):
     work = module("growth").train(images=20, batch=4, views=2, width=8)
     monkeypatch.setattr("torch.randperm", None)  # it would cost more than a step of ten million
