@@ -159,7 +159,7 @@ JOBS = (
         gpu=True,
     ),
     *(
-        Job(f"gpu-peers-{name}", f"{_GPU_PEERS} {options}", _TOY_PEERS, gpu=True)
+        Job(f"gpu-peers-{name}", f"{_GPU_PEERS} {options}", _TOY_PEERS, 12.0, gpu=True)
         for name, options in (
             ("resnet50", "--encoder resnet50 --size 224 --images 4096"),
             ("vit", "--encoder vit_small_patch16_224 --size 224 --images 4096"),
