@@ -15,6 +15,7 @@ import argparse
 import itertools
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -40,6 +41,15 @@ TITLES = {
 }
 
 DECODING = ("ours-files", "lightly-train", "lightly", "plain")  # the images anew in every epoch
+
+
+def python_of_lightly_train(parser: argparse.ArgumentParser) -> str:
+    """The program that LIGHTLY_TRAIN names, or this one; absolute, as each run has its folder."""
+    given = os.environ.get("LIGHTLY_TRAIN", sys.executable)
+    found = shutil.which(given)
+    if found is None:
+        parser.error(f"LIGHTLY_TRAIN is {given!r}, no program; give its environment's bin/python")
+    return str(Path(found).absolute())  # not resolved: an environment's python is a link
 
 
 def run(name: str, job: dict[str, Any], python: str) -> dict[str, Any] | None:
@@ -138,8 +148,12 @@ def main() -> None:
     args = parser.parse_args()
     if "ours" not in args.only:
         parser.error("--only needs ours, with which the others are compared")
+    if args.epochs < 2:
+        parser.error(f"--epochs is {args.epochs}; give 2 or more, since later epochs are compared")
+    if not timm.is_model(args.encoder):
+        parser.error(f"--encoder is {args.encoder}, no model of timm; see timm.list_models()")
 
-    theirs = os.environ.get("LIGHTLY_TRAIN", sys.executable)
+    theirs = python_of_lightly_train(parser)
     found: dict[str, list[dict[str, float]]] = {name: [] for name in args.only}
     with tempfile.TemporaryDirectory() as folder:
         stored = (48, 40) if args.size <= 64 else (round(args.size * 1.6), round(args.size * 1.2))
@@ -166,7 +180,9 @@ def main() -> None:
     if args.json:
         names = {"lightly-train": theirs, "lightly": sys.executable}
         known = [f"{n} {version(n, python)}" for n, python in names.items() if found.get(n)]
-        results.save(args.json, "peers", rows, notes=[", ".join(known)] if known else [])
+        notes = [", ".join(known)] if known else []
+        notes += results.left_out({TITLES[name]: values for name, values in found.items()})
+        results.save(args.json, "peers", rows, notes=notes)
 
 
 if __name__ == "__main__":

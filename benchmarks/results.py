@@ -83,6 +83,20 @@ def compare(
     return rows
 
 
+LEFT_OUT = "left out, since it did not run: "
+
+
+def left_out(values: Mapping[str, Sequence[Any]]) -> list[str]:
+    """A note that names the contenders without a value, if there are any.
+
+    Example:
+        >>> left_out({"ours": [1.0], "other": []}), left_out({"ours": [1.0]})
+        (['left out, since it did not run: other'], [])
+    """
+    names = [name for name, each in values.items() if not each]
+    return [LEFT_OUT + ", ".join(names)] if names else []
+
+
 def add_json_option(parser: argparse.ArgumentParser) -> None:
     """Declare ``--json``."""
     parser.add_argument("--json", metavar="FILE", help="write the results here")

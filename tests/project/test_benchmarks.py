@@ -53,6 +53,7 @@ def test_runs_at_toy_size(job, module, monkeypatch, tmp_path):
     assert {"commit", "date", "hardware", "versions", "seed", "clock", "threads"} <= found.keys()
     assert all(row["low"] <= row["median"] <= row["high"] for row in found["rows"])
     assert any(row["ours"] for row in found["rows"])
+    assert not any("did not run" in note for note in found["notes"])
     assert module("page").table([found]).count("\n") == 1 + sum(
         not r["ours"] for r in found["rows"]
     )
@@ -99,6 +100,14 @@ def test_a_failure_costs_no_other_result(module, monkeypatch, tmp_path, capsys):
     kept.write_text(json.dumps({**content, "commit": "abc"}))
     assert run.main() == 1
     assert "good: already done" in capsys.readouterr().out
+    # One that lacks a contender is made again where that one can run.
+    lacking = {**content, "commit": "abc", "notes": results.left_out({"LightlyTrain": []})}
+    for place, again in ((None, False), ("python", True)):
+        kept.write_text(json.dumps(lacking))
+        if place:
+            monkeypatch.setenv("LIGHTLY_TRAIN", place)
+        run.main()
+        assert ("good: already done" not in capsys.readouterr().out) == again
 
 
 @pytest.mark.parametrize(
@@ -184,10 +193,16 @@ def test_what_more_images_take_grows_at_least_with_the_final_exponent(module):
     [
         ("growth.py --sizes 300", "--sizes is 300; growth needs two different ones"),
         ("growth.py --only embed --over classes", "--over is classes; embed can grow over images"),
+        ("peers.py --epochs 1", "--epochs is 1; give 2 or more"),
+        ("peers.py --encoder resnet1", "--encoder is resnet1, no model of timm"),
+        ("peers.py", "LIGHTLY_TRAIN is 'no/python', no program"),
+        ("embedding.py --only plain", "--only needs ours"),
+        ("embedding.py", "LIGHTLY_TRAIN is 'no/python', no program"),
     ],
 )
 def test_bad_input_is_one_clear_error(module, monkeypatch, capsys, words, said):
     script, *options = words.split()
+    monkeypatch.setenv("LIGHTLY_TRAIN", "no/python")
     monkeypatch.setattr(sys, "argv", [script, *options])
     with pytest.raises(SystemExit) as end:
         module(script.removesuffix(".py")).main()
