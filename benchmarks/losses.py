@@ -136,15 +136,19 @@ def products(views: Tensor, pairs: int, rows: int) -> None:
 @contextlib.contextmanager
 def without_kernels() -> Iterator[None]:
     takes, fused.takes = fused.takes, lambda *_: False
-    yield
-    fused.takes = takes
+    try:
+        yield
+    finally:
+        fused.takes = takes
 
 
 @contextlib.contextmanager
 def with_three_parts() -> Iterator[None]:
     before, fused._FLOAT32 = fused._FLOAT32, "tf32x3"
-    yield
-    fused._FLOAT32 = before
+    try:
+        yield
+    finally:
+        fused._FLOAT32 = before
 
 
 # Other forms of ours on a GPU; the backward pass is of the form of the forward pass.
@@ -226,7 +230,7 @@ def make_views(views: int, batch: int, device: str) -> Tensor:
 
 
 def measure_memory(name: str, views: int, batch: int, device: str) -> float:
-    """Peak in MB beyond the inputs and their gradient; call in a fresh process."""
+    """Peak in MB beyond the inputs and their gradient, at least 0.1; call in a fresh process."""
     z = make_views(views, batch, device)
     step = loss_step(name)
     run_once(step, make_views(views, 4, device))  # one-time loading is not counted
@@ -236,11 +240,11 @@ def measure_memory(name: str, views: int, batch: int, device: str) -> float:
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         step(z).backward()
-        return (torch.cuda.max_memory_allocated() - before) / 1e6
+        return max(0.1, (torch.cuda.max_memory_allocated() - before) / 1e6)
     Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before = status_kb("VmRSS")
     step(z).backward()
-    return max(0.0, (status_kb("VmHWM") - before) * 1024 / 1e6)
+    return max(0.1, (status_kb("VmHWM") - before) * 1024 / 1e6)
 
 
 def status_kb(field: str) -> int:
@@ -344,12 +348,17 @@ def main() -> None:
         "--max-seconds", type=float, default=40, help="one pass; slower ones run once"
     )
     parser.add_argument("--max-gb", type=float, default=8)
-    parser.add_argument("--without", nargs="*", default=[], help="implementations to leave out")
+    others = [name for names in IMPLEMENTATIONS.values() for name in names[1:]]
+    parser.add_argument(
+        "--without", nargs="*", default=[], choices=others, help="implementations to leave out"
+    )
     parser.add_argument("--no-memory", action="store_true")
     results.add_json_option(parser)
     parser.add_argument("--memory-of", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     options.times = []
+    if options.threads < 1:
+        parser.error(f"--threads is {options.threads}; give 1 or more")
     torch.set_num_threads(options.threads)
     if options.memory_of:
         name, views, batch = options.memory_of
@@ -357,12 +366,22 @@ def main() -> None:
         return
     cases = [("nt_xent", 2, batch) for batch in NT_XENT_SIZES]
     cases += [("cacr", views, batch) for views, batch in CACR_SIZES]
+    cases = [
+        (loss, views, batch)
+        for loss, views, batch in cases
+        if options.loss in (None, loss)
+        and batch in (options.sizes or [batch])
+        and views in (options.views or [views])
+    ]
+    if not cases:
+        sizes = ", ".join(map(str, NT_XENT_SIZES))
+        parser.error(
+            f"no case has these --loss, --sizes and --views; sizes are {sizes}, views 2, 5"
+        )
     rows = []
-    for loss, views, batch in cases:
-        wanted = options.loss in (None, loss) and batch in (options.sizes or [batch])
-        if wanted and views in (options.views or [views]):
-            rows.append(measure_row(loss, views, batch, options))
-            show(rows[-1])
+    for case in cases:
+        rows.append(measure_row(*case, options))
+        show(rows[-1])
     fits = {}
     for loss, name, views in (("nt_xent", "bcl", 2), ("cacr", "cacr", 2), ("cacr", "cacr", 5)):
         large = [

@@ -290,6 +290,14 @@ def main() -> None:
     parser.add_argument("--step", action="store_true", help="share of a ResNet-18 step in bf16")
     results.add_json_option(parser)
     args = parser.parse_args()
+    chosen = [n for n in CONTENDERS if not args.only or any(part in n for part in args.only)]
+    if not any("ours" in name for name in chosen):
+        given, known = " ".join(args.only), "; ".join(CONTENDERS)
+        parser.error(f"--only is {given}, which chooses none of ours; there are {known}")
+    smallest = args.batch or min(BATCH[size] for size in args.sizes)
+    if not 1 <= min(args.threads) <= max(args.threads) <= smallest:
+        given = " ".join(map(str, args.threads))
+        parser.error(f"--threads is {given}; give from 1 to {smallest}, the images of a batch")
     rows: list[results.Row] = []
     device = torch.cuda.get_device_name() if args.device == "cuda" else args.device
     print(
@@ -310,11 +318,9 @@ def main() -> None:
         if not args.alone:
             pillow = Pillow(images, scores, size, k, threads)
             steps["Pillow, one image at a time"] = pillow
-        for name, prepare in CONTENDERS.items():
-            if args.only and not any(part in name for part in args.only):
-                continue
+        for name in chosen:
             try:
-                step = prepare(*there, size, k)
+                step = CONTENDERS[name](*there, size, k)
             except ImportError as error:
                 print(f"  {name} left out: {error}")
                 continue
