@@ -6,7 +6,7 @@ import itertools
 import os
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 import torch
 
@@ -28,10 +28,15 @@ def in_threads(work: Callable[[slice], None], count: int) -> None:
         return
     edges = [count * i // threads for i in range(threads + 1)]
     pool = _pool(own, os.getpid())
-    parts = [pool.submit(work, slice(*ends)) for ends in itertools.pairwise(edges)]
+    parts: list[Future[None]] = []
+    with contextlib.suppress(RuntimeError):  # the main thread has ended in between
+        for ends in itertools.pairwise(edges):
+            parts.append(pool.submit(work, slice(*ends)))
     wait(parts)
     for part in parts:
         part.result()
+    if len(parts) < threads:
+        work(slice(edges[len(parts)], count))
 
 
 @functools.lru_cache(maxsize=1)

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -127,6 +128,23 @@ def train():
 threading.Thread(target=train).start()
 """
     assert run(code) == "2\n"
+
+
+@pytest.mark.parametrize("taken", [0, 1, 2])
+def test_what_a_pool_no_longer_takes_is_done_here(taken, monkeypatch):
+    torch.set_num_threads(3)
+    squares(3)
+    submit, calls = ThreadPoolExecutor.submit, []
+
+    def until_the_end(pool, *args):
+        if len(calls) == taken:
+            raise RuntimeError("cannot schedule new futures after interpreter shutdown")
+        calls.append(args)
+        return submit(pool, *args)
+
+    monkeypatch.setattr(ThreadPoolExecutor, "submit", until_the_end)
+    assert squares(100).equal(torch.arange(100) ** 2)
+    assert len(calls) == taken
 
 
 def test_threads_that_cannot_all_start_leave_the_process_able_to_end():
