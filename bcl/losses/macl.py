@@ -5,6 +5,7 @@ from typing import get_args
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import logsigmoid
 
 from bcl.core.checks import (
     TensorLike,
@@ -15,15 +16,17 @@ from bcl.core.checks import (
 )
 from bcl.core.distributed import sum_over_ranks
 from bcl.core.errors import InputError
+from bcl.losses.blocks import row_stats
+from bcl.losses.dense import Sums
 from bcl.losses.nt_xent import (
     Reduction,
     as_pair,
     as_two_views,
     counts_of,
-    cross_entropy,
+    gather_views,
     reduce_samples,
 )
-from bcl.losses.precision import at_least_float32, full_precision, plain_only, unit_rows
+from bcl.losses.precision import at_least_float32, full_precision, unit_rows
 
 
 def macl_loss(
@@ -45,8 +48,9 @@ def macl_loss(
         \ell(u) = \frac{-\log p(u)}{1 - p(u)}
 
     with :math:`\tau`, A and the weight :math:`1 / (1 - p)` constant in the derivative. The weight
-    takes back NT-Xent's own, which is small for rows that are found easily. A sample's loss is the
-    mean over its two views. With a process group A is that of all ranks; see `bcl.nt_xent`.
+    takes back NT-Xent's own, which is small for rows that are found easily: the derivative is that
+    of :math:`\log\frac{1 - p}{p}`. A sample's loss is the mean over its two views. With a process
+    group A is that of all ranks; see `bcl.nt_xent`.
 
     Args:
         z1: (B, D) features of one view, of any length.
@@ -91,13 +95,20 @@ def _macl(
     counts = counts_of(views, gather)
     with full_precision(views):
         u = unit_rows(views) if normalize else at_least_float32(views)
-        moved = base * (1 + slope * (_alignment(u.detach(), counts) - offset))  # ()
-        # A number allows the symmetric form; a GPU would have to wait for it.
-        temperature = moved.item() if moved.device.type == "cpu" and not plain_only() else moved
-        losses = cross_entropy(u, temperature, counts, normalize, chunk_size)  # (2, B), -log p
-        missed = -torch.expm1(-losses.detach())  # 1 - p; of what rounds to 0 nothing is known
-        losses = losses / missed.clamp_min(torch.finfo(losses.dtype).eps)
-        return reduce_samples(losses, reduction, counts), moved
+        temperature = base * (1 + slope * (_alignment(u.detach(), counts) - offset))  # ()
+        d = _decoupled(u, temperature, counts, chunk_size)  # (2, B), p = sigmoid(-d)
+        x = d.detach().clamp_min(-40)  # from there on -log p / (1 - p) is 1
+        losses = d + (-logsigmoid(-x) / x.sigmoid() - d.detach())
+        return reduce_samples(losses, reduction, counts), temperature
+
+
+def _decoupled(u: Tensor, temperature: Tensor, counts: list[int], chunk_size: int | None) -> Tensor:
+    """Log of the negatives' sum over the positive, (2, B), exact where the positive is all."""
+    rows = u / temperature
+    columns, start = gather_views(u, counts)  # (2, N, D), each without the own sample
+    sums = [row_stats(each, columns, Sums(skip=start), chunk_size)[0] for each in rows.unbind(0)]
+    positive: Tensor = torch.linalg.vecdot(rows, u.flip(0))
+    return torch.stack(sums).logsumexp(-1) - positive
 
 
 def _alignment(u: Tensor, counts: list[int]) -> Tensor:

@@ -48,6 +48,19 @@ def test_value_and_gradient_match_explicit_loops(chunk_size):
     torch.testing.assert_close(*grads, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("chunk_size", [0, 3, None])
+def test_float32_is_exact_where_the_positive_is_nearly_all(chunk_size):
+    settings = {"base": 0.05, "slope": 0.0}
+    exact = torch.eye(6, dtype=torch.float64).requires_grad_()
+    expected = by_loops(exact, exact, **settings, offset=0.0)
+    z = torch.eye(6).requires_grad_()
+    found = macl_loss(z, z, **settings, reduction="none", chunk_size=chunk_size)
+    torch.testing.assert_close(found, expected.float(), rtol=1e-5, atol=0)
+    grads = [torch.autograd.grad(each.sum(), x)[0] for each, x in ((found, z), (expected, exact))]
+    torch.testing.assert_close(grads[0], grads[1].float(), rtol=1e-5, atol=1e-5)
+    assert float(macl_loss(*exact.detach().expand(2, 6, 6), base=0.01, slope=0.0)) == pytest.approx(1)
+
+
 def test_perfect_rows_have_a_finite_loss_and_gradient():
     z = torch.eye(4).requires_grad_()
     losses = macl_loss(z, z, base=0.01, reduction="none")
