@@ -170,11 +170,12 @@ class Selection(Measurement):
         )
 
     def _losses(self, trainer: pl.Trainer, method: Any, images: Any) -> Tensor:
-        """(M,) expected losses of external images, in random batches of nearly one size."""
+        """(M,) expected losses, in random batches of one size; the first images fill the last."""
         view = ContrastiveViews(method.views.size, 1, method.views.chain, seed=method.views.seed)
-        batches = math.ceil(len(images) / self.batch_size)
-        order = permutation(len(images), method.views.seed, _STREAM)
-        mixed = images.subset(order)
+        count = len(images)
+        size = math.ceil(count / math.ceil(count / self.batch_size))
+        order = permutation(count, method.views.seed, _STREAM)
+        mixed = images.subset(torch.cat([order, order[: -count % size]]))
         precision = trainer.precision_plugin.val_step_context
 
         def encode(batch: Tensor) -> Tensor:
@@ -189,9 +190,9 @@ class Selection(Measurement):
         found = extract_features(
             encode,
             mixed,
-            batch_size=math.ceil(len(images) / batches),
+            batch_size=size,
             device=trainer.strategy.root_device,
         )
-        losses = torch.empty(len(images))
-        losses[order] = found[:, 0]
+        losses = torch.empty(count)
+        losses[order] = found[:count, 0]
         return losses

@@ -1,5 +1,7 @@
 """Selections in a run: their images, what the memory holds, resume, every rule, refusals."""
 
+from contextlib import nullcontext
+from types import SimpleNamespace
 from typing import ClassVar
 
 import numpy as np
@@ -109,20 +111,35 @@ def test_external_images_have_views_of_their_own_and_the_mean_score(root):
 
 
 def losses_by_loops(run, external, passes, batch):
-    """MAK's losses when all external images are one batch, in its order."""
+    """MAK's losses in full batches, in its order; those of the first images count."""
     from bcl import ContrastiveViews
     from bcl.core.random import permutation
     from bcl.training.selection import _STREAM
 
     order = permutation(OTHERS, run.views.seed, _STREAM)
     found = torch.empty(OTHERS)
-    for rows in order.split(batch):
+    for rows in reversed(torch.cat([order, order[: -OTHERS % batch]]).split(batch)):
         images = external.images(rows)
         ids = torch.arange(len(rows))
         view = ContrastiveViews(SIZE, 1, run.views.chain, seed=run.views.seed)
         z = [run.embed(view(images, ids=ids, epoch=e)[0])[1] for e in range(passes)]
         found[rows] = expected_loss(torch.stack(z))
     return found
+
+
+def test_the_last_batch_of_maks_losses_is_full(root):
+    run, source = model(memory=MemorySettings()).eval(), data(root, rule="mak", every=0, passes=2)
+    source.setup()
+    chosen = Selection(batch_size=3)  # 40 images
+    chosen._settings = source.selection
+    precision = SimpleNamespace(val_step_context=nullcontext)
+    trainer = SimpleNamespace(
+        precision_plugin=precision, strategy=SimpleNamespace(root_device=torch.device("cpu"))
+    )
+    with torch.no_grad():
+        losses = chosen._losses(trainer, run, source.external)
+        expected = losses_by_loops(run, source.external, 2, 3)
+    torch.testing.assert_close(losses, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.slow
