@@ -18,13 +18,14 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def eval_mode(module: nn.Module) -> Iterator[None]:
-    """Put a module into evaluation mode for a while."""
-    training = module.training
+    """Put a module into evaluation mode for a while; each part then has its own mode again."""
+    training = [part for part in module.modules() if part.training]
     module.eval()
     try:
         yield
     finally:
-        module.train(training)
+        for part in training:
+            part.training = True
 
 
 @contextlib.contextmanager

@@ -161,6 +161,14 @@ def test_encode_is_in_evaluation_mode_and_leaves_no_trace():
     torch.testing.assert_close(features, method.encode(images / 255))
 
 
+def test_parts_that_were_in_evaluation_mode_stay_so():
+    method = SimCLR(TINY, views=SIZE).train()
+    method.encoder.bn1.eval()
+    method.encode(torch.rand(2, 3, SIZE, SIZE))
+    assert method.encoder.training
+    assert not method.encoder.bn1.training
+
+
 def test_channels_last_changes_the_layout_alone():
     # oneDNN of torch 2.14 writes beyond its memory for four channels in this layout (AVX2).
     encoder = EncoderSettings("resnet8", {"width": 16})
