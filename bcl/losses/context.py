@@ -95,6 +95,15 @@ def in_epochs(name: str, value: float, epochs: int | None) -> float:
     return value * epochs
 
 
+def check_begins(name: str, value: float, epochs: int | None) -> None:
+    """Refuse a number of epochs, or a share, that the run ends before."""
+    if epochs and 0 < epochs <= in_epochs(name, value, epochs):  # -1 for a run without an end
+        raise InputError(
+            f"{name}={value!r} lies beyond the {epochs} epochs of the run; set it lower, such as "
+            "0.5 for half of the run."
+        )
+
+
 def need_epoch(what: str, epoch: float | None) -> float:
     """Return the epoch; refuse None, and what is no epoch."""
     if epoch is None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from bcl.core.checks import TensorLike, as_features, as_tensor, check_count, check_positive
 from bcl.core.distributed import gather_rows, rank
 from bcl.core.errors import InputError, InputWarning
-from bcl.losses.context import AroundLoss, call_loss, in_epochs, need_epoch
+from bcl.losses.context import AroundLoss, call_loss, check_begins, in_epochs, need_epoch
 from bcl.losses.nt_xent import counts_of, reduce_samples
 from bcl.losses.precision import at_least_float32, full_precision, unit_rows
 from bcl.losses.state import KeepsFloat32, SampleState
@@ -183,8 +183,8 @@ class GeometricHarmonization(AroundLoss, KeepsFloat32):
         seed: of the simplex's rotation; None for none.
 
     Raises:
-        InputError: a number out of its range; in calls no ids or epoch, or features of another
-            width.
+        InputError: a number out of its range; in calls no ids or epoch, features of another
+            width, or a run that ends before the start.
 
     Source: GH (arXiv 2310.17622). In the released code the moving means start from memory that is
     not initialized, sizes are computed again in every step of an epoch that is due, and a cluster
@@ -239,7 +239,7 @@ class GeometricHarmonization(AroundLoss, KeepsFloat32):
 
     def weight(self, epoch: float, epochs: int | None = None) -> float:
         """Weight w of harmonization after ``epoch`` epochs, of ``epochs`` of the run."""
-        since = epoch - in_epochs("start", self.start, epochs)
+        since = need_epoch("the weight", epoch) - in_epochs("start", self.start, epochs)
         ramp = in_epochs("ramp", self.ramp, epochs)
         if since < 0 or ramp == 0:
             return float(since >= 0)
@@ -250,7 +250,7 @@ class GeometricHarmonization(AroundLoss, KeepsFloat32):
         values, seen = self.state.known().values, self.state.seen
         counts = torch.zeros_like(self.marginal)
         counts.index_add_(0, values.argmax(1), seen.to(counts))
-        return counts / counts.sum()
+        return counts / counts.sum().clamp(min=1)
 
     def forward(
         self,
@@ -277,6 +277,7 @@ class GeometricHarmonization(AroundLoss, KeepsFloat32):
         views = self._check(views)
         epoch = need_epoch("harmonization", epoch)
         ids = self.state.check(ids, views.shape[1])
+        check_begins("start", self.start, epochs)
         loss = call_loss(self.loss, views, *more, ids=ids, epoch=epoch, epochs=epochs, **options)
         weight = self.weight(epoch, epochs)
         if weight or not self._called:  # the start may be far
@@ -309,7 +310,7 @@ class GeometricHarmonization(AroundLoss, KeepsFloat32):
     @torch.no_grad()
     def _refresh(self, epoch: float) -> None:
         """Take the clusters' sizes from the samples' means."""
-        counts = (self.shares() * self.state.seen.sum()).nan_to_num(0).clamp(min=1)
+        counts = (self.shares() * self.state.seen.sum()).clamp(min=1)
         self.marginal.copy_(counts / counts.sum())
         self._refreshed = int(epoch)
         self.refreshed.fill_(self._refreshed)

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 from bcl.core.checks import check_count, check_positive
 from bcl.core.errors import InputError
-from bcl.losses.context import in_epochs
+from bcl.losses.context import check_begins, in_epochs
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,7 @@ class ScheduleSettings:
         The first step trains at t = 1 of the warm-up and the cosine, and the last at t = T, as in
         the released code.
         """
+        check_begins("restart", self.restart, epochs)
         warmup = min(round(self.warmup_epochs * total / epochs), total)
         if not self.milestones:
             turn = round(in_epochs("restart", self.restart, epochs) * total / epochs)

@@ -106,6 +106,7 @@ def test_sizes_come_from_the_means_and_an_empty_cluster_counts_one_sample():
     rows = torch.tensor([[0.9, 0.1, -1], [0.2, 0.1, -0.3], [-0.5, 0.8, -0.3], [0.6, 0.2, -0.8]])
     loss.state.write(torch.arange(4), rows)
     assert loss.shares().tolist() == [0.75, 0.25, 0.0]
+    assert harmonized().shares().tolist() == [0.0, 0.0, 0.0]  # none was seen
     loss._refresh(0)
     torch.testing.assert_close(loss.marginal, torch.tensor([3.0, 1, 1]) / 5)
 
@@ -242,6 +243,13 @@ BAD = [
     (lambda: harmonized()(torch.rand(2, 4, 3), ids=torch.arange(4)), "epoch"),
     (lambda: harmonized()(torch.rand(2, 4, 6), ids=torch.arange(4), epoch=0), "features=6"),
     (lambda: harmonized(start=0.5)(torch.rand(2, 4, 3), ids=torch.arange(4), epoch=1), "start"),
+    (
+        lambda: harmonized(start=500)(
+            torch.rand(2, 4, 3), ids=torch.arange(4), epoch=1, epochs=100
+        ),
+        "start=500 lies beyond the 100 epochs of the run; set it lower, such as 0.5 for half",
+    ),
+    (lambda: harmonized().weight(None), "epoch"),
 ]
 
 

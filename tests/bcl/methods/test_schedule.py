@@ -72,3 +72,5 @@ def test_a_restart_joins_two_cosines():
     assert [0.5 * whole.factor(s, total=40, epochs=10, base=0.5) for s in range(40)] == rates
     with pytest.raises(InputError, match="restart"):
         ScheduleSettings(restart=5, milestones=(3,))
+    with pytest.raises(InputError, match="restart=500 lies beyond the 10 epochs of the run"):
+        ScheduleSettings(restart=500).factor(0, total=40, epochs=10, base=0.5)
