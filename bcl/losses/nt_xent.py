@@ -137,7 +137,7 @@ def cross_entropy(
 ) -> Tensor:
     """Compute -log p (2, B) of the rows of two views (2, B, D), of length one if ``unit``."""
     low: float = 0  # of a tensor or an unknown function it may be anything
-    if isinstance(temperature, SimilarityTemperature):
+    if type(temperature) is SimilarityTemperature:  # a subclass may be anything, too
         low = temperature.low
     elif not isinstance(temperature, Tensor) and not callable(temperature):
         low = temperature

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bcl.core.checks import check_between, check_positive
+from bcl.core.checks import TensorLike, as_tensor, check_between, check_positive
 from bcl.core.errors import InputError
 from bcl.losses.context import in_epochs, need_epoch
 from bcl.losses.precision import plain_only
@@ -100,8 +100,9 @@ class SimilarityTemperature(VaryingTemperature):
             check_between("offset", offset, -1, 1)
         self.low, self.high, self.offset, self.width = low, high, offset, width
 
-    def forward(self, cosine: Tensor) -> Tensor:
+    def forward(self, cosine: TensorLike) -> Tensor:
         """Cosines of any shape to temperatures."""
+        cosine = as_tensor("cosine", cosine)
         offset, width = (-1.0, 1.0) if self.offset is None else (self.offset, self.width)
         swing = torch.cos((cosine - offset) * (math.pi / width))
         temperature = swing * ((self.high - self.low) / 2) + (self.high + self.low) / 2
@@ -125,7 +126,7 @@ class Reciprocal:
         """Cosines of any shape to scales."""
         known = type(self.temperature) is SimilarityTemperature  # which needs no check
         temperature: Tensor = (self.temperature if known else self._checked)(cosine)
-        return temperature.detach().reciprocal()
+        return temperature.detach().to(cosine).reciprocal()
 
     def _checked(self, cosine: Tensor) -> Tensor:
         cosine = cosine.clamp(-1, 1)  # rounding leaves them

@@ -23,6 +23,26 @@ def test_schedule_has_the_check_values():
         assert CosineSchedule(0.1, 1, 0.2)(epoch, 2000) == schedule(epoch)
 
 
+class Sharp(SimilarityTemperature):
+    """Lower than its ``low``, in a precision of its own."""
+
+    def forward(self, cosine):
+        return torch.full_like(cosine, 0.005, dtype=torch.float64)
+
+
+def test_a_subclass_may_be_lower_and_of_another_precision():
+    z1, z2 = (z.float() for z in pair())
+    found = nt_xent(z1, z2, Sharp(0.1, 0.2))
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, nt_xent(z1, z2, 0.005))
+
+
+def test_similarity_takes_what_a_tensor_is_made_of():
+    known = SimilarityTemperature(0.1, 0.2)
+    assert known([0.0, 1.0]).tolist() == pytest.approx([0.1, 0.2])
+    assert float(known(0.5)) == pytest.approx(0.15)
+
+
 def test_similarity_has_the_check_values():
     cosines = torch.tensor([-1, -0.5, 0, 0.5, 1], dtype=torch.float64)
     for low, high, known in [
