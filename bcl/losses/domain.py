@@ -79,7 +79,7 @@ class DomainLoss(AroundLoss):
         if ids is None:
             return loss
         views = as_two_views(views)
-        ids = as_ids(ids, views.shape[1])
+        ids = as_ids(ids, views.shape[1]).to(views.device)
         counts = counts_of(views, self.gather)
         with full_precision(views):
             u = unit_rows(views)
