@@ -10,6 +10,7 @@ from bcl.core.checks import (
     TensorLike,
     as_features,
     as_tensor,
+    check_between,
     check_count,
     check_positive,
     check_together,
@@ -44,7 +45,7 @@ def k_means(rows: Tensor, count: int, seed: int = 0, iterations: int = 100) -> K
         Centers and clusters, the same on every machine up to rounding.
 
     Raises:
-        InputError: more clusters than rows.
+        InputError: more clusters than rows, rows that are not finite, or a number out of its range.
 
     Example:
         >>> x = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.9, 0.1]])
@@ -52,7 +53,10 @@ def k_means(rows: Tensor, count: int, seed: int = 0, iterations: int = 100) -> K
         [1, 0, 1]
     """
     rows = as_features("rows", rows, "(N, D)")
+    check_finite("rows", rows.sum(1, keepdim=True))  # without a mask of all values
     check_count("clusters", count)
+    check_count("seed", seed, at_least=0)
+    check_count("iterations", iterations)
     if count > len(rows):
         raise InputError(f"{count} clusters of {len(rows)} images; ask for fewer clusters.")
     centers, of = _first_centers(rows, count, seed), torch.full((len(rows),), -1)
@@ -91,7 +95,7 @@ def _nearest(rows: Tensor, centers: Tensor) -> Tensor:
     return torch.cat([(part @ centers.T - half).argmax(1) for part in torch.split(rows, _BLOCK)])
 
 
-def tail_budget(tailness: Tensor, budget: int, temperature: float = 1.0) -> Tensor:
+def tail_budget(tailness: TensorLike, budget: int, temperature: float = 1.0) -> Tensor:
     r"""Share a budget among clusters, more for those that are more likely tail.
 
     .. math:: b_c = \Bigl\lfloor b\, \operatorname{softmax}_c
@@ -107,6 +111,9 @@ def tail_budget(tailness: Tensor, budget: int, temperature: float = 1.0) -> Tens
     Returns:
         (C,) int64 that sum to the budget.
 
+    Raises:
+        InputError: tailness that is not finite or not (C,), or a number out of its range.
+
     Source: COLT (arXiv 2306.04934), with its released code.
 
     Example:
@@ -115,7 +122,7 @@ def tail_budget(tailness: Tensor, budget: int, temperature: float = 1.0) -> Tens
     """
     check_count("budget", budget)
     check_positive("temperature", temperature)
-    level = tailness.double()
+    level = _finite("tailness", tailness).double()
     spread = level.std() if len(level) > 1 else level.new_zeros(())
     z = (level - level.mean()) / spread if spread > 0 else torch.zeros_like(level)
     shares = (budget * (z / temperature).softmax(0)).floor().to(torch.int64)
@@ -180,7 +187,7 @@ def colt_selection(
     return near[:, 0].isneginf().nonzero()[:, 0]
 
 
-def mak_scores(losses: Tensor, distances: Tensor, alpha: float = 0.3) -> Tensor:
+def mak_scores(losses: TensorLike, distances: TensorLike, alpha: float = 0.3) -> Tensor:
     r"""Score external images: hard, as tail images are, and close to the training set.
 
     .. math:: q = \alpha\, z(\text{loss}) - (1 - \alpha)\, z(\text{distance}), \qquad
@@ -195,7 +202,7 @@ def mak_scores(losses: Tensor, distances: Tensor, alpha: float = 0.3) -> Tensor:
         (M,).
 
     Raises:
-        InputError: ``alpha`` out of its range.
+        InputError: ``alpha`` out of its range, or other than one finite number per image.
 
     Source: MAK (arXiv 2111.01004), whose scripts take :math:`\alpha = 0.5`.
 
@@ -203,8 +210,9 @@ def mak_scores(losses: Tensor, distances: Tensor, alpha: float = 0.3) -> Tensor:
         >>> mak_scores(torch.tensor([2.0, 1, 3, 2]), torch.tensor([0.1, 0.2, 0.4, 0.3]))
         tensor([ 0.9391, -0.1112, -0.5149, -0.3130])
     """
-    if not 0 <= alpha <= 1:
-        raise InputError(f"alpha must lie in [0, 1], got {alpha!r}.")
+    check_between("alpha", alpha, 0, 1)
+    losses = _finite("losses", losses)
+    distances = _one_each("distances", _finite("distances", distances), len(losses), "losses")
 
     def z(x: Tensor) -> Tensor:
         spread = x.std(correction=0)
@@ -258,7 +266,6 @@ def mak_selection(
     if not 1 <= candidates < torch.inf:
         raise InputError(f"candidates must be at least 1 times the budget, got {candidates!r}.")
     losses = _one_each("losses", losses, len(external), "external images")
-    check_finite("losses", losses[:, None])
     centers = normalize(k_means(own, clusters, seed).centers, dim=1)
     nearest = torch.cat([(part @ centers.T).amax(1) for part in torch.split(external, _BLOCK)])
     scores = mak_scores(losses, 1 - nearest, alpha)
@@ -291,6 +298,17 @@ def _one_each(name: str, given: TensorLike, count: int, of: str) -> Tensor:
             f"{name} must be one number for each of the {count:,} {of}, got {tuple(values.shape)}."
         )
     return values
+
+
+def _finite(name: str, given: TensorLike) -> Tensor:
+    values = as_tensor(name, given)
+    if values.ndim != 1 or not len(values):
+        raise InputError(
+            f"{name} must be of shape (N,), at least one number, got {tuple(values.shape)}; pass "
+            f"{name}.flatten() of a column."
+        )
+    check_finite(name, values[:, None])
+    return values if values.is_floating_point() else values.float()
 
 
 def balanced_order(clusters: Tensor, count: int, *keys: int) -> Tensor:

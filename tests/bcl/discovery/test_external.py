@@ -146,6 +146,16 @@ def test_every_cluster_is_drawn_equally_often_and_none_again_before_all(count):
         (lambda x: colt_selection(x, x[:, 0], x[:, :1], 2), "width"),
         (lambda x: tail_budget(x[0], 0), "budget"),
         (lambda x: tail_budget(x[0], 5, 0.0), "temperature"),
+        (lambda x: tail_budget(x, 5), r"tailness must be of shape \(N,\), .* got \(8, 3\)"),
+        (lambda x: tail_budget(x[0] / 0, 5), "tailness are not finite in 3 rows"),
+        (lambda x: mak_scores(x[0] / 0, x[0]), "losses are not finite"),
+        (lambda x: mak_scores(x[0], x[0] / 0), "distances are not finite"),
+        (lambda x: mak_scores(x[0], x[1, :2]), "distances must be one number for each of the 3"),
+        (lambda x: mak_scores(x[0], x[0], "a"), r"alpha must be a number in \[0, 1\], got 'a'"),
+        (lambda x: mak_scores(x[0], x[0], torch.nan), "alpha"),
+        (lambda x: k_means(x / 0, 2), "rows are not finite in 8 rows"),
+        (lambda x: k_means(x, 2, seed=0.5), "seed"),
+        (lambda x: k_means(x, 2, iterations=0), "iterations"),
     ],
 )
 def test_bad_input_is_refused(call, word):
