@@ -214,7 +214,7 @@ def main() -> int:
     print("|---|---:|---:|")
     for name, difference, half in rows:
         print(f"| {name} | {difference:.1e} | {half:.0e} |")
-    beyond = [name for name, difference, half in rows if difference > 2 * half]
+    beyond = [name for name, difference, half in rows if not difference <= 2 * half]
     print(f"\n{len(rows)} values; beyond one unit: {', '.join(beyond) or 'none'}")
     return 1 if beyond else 0
 

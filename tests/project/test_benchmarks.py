@@ -162,6 +162,13 @@ def test_formulas_have_the_check_values(module):
         assert difference <= 2 * half, name
 
 
+def test_a_formula_that_gives_nan_is_beyond(module, monkeypatch, capsys):
+    checks = module("check_values")
+    monkeypatch.setattr(checks, "deviations", lambda: [("a", float("nan"), 1.0), ("b", 0.0, 1.0)])
+    assert checks.main() == 1
+    assert "beyond one unit: a\n" in capsys.readouterr().out
+
+
 def test_growth_is_that_of_the_larger_half(module, monkeypatch):
     growth = module("growth")
 
