@@ -32,7 +32,7 @@ def sam_ascent(
         adaptive: scale each weight's step by its size.
 
     Raises:
-        InputError: ``rho`` is not above 0, or no parameter has a gradient.
+        InputError: ``rho`` is not above 0, no tensors, or no parameter has a gradient.
 
     Source: SAM (arXiv 2010.01412), equation 2; adaptive as in ASAM (arXiv 2102.11600). Where the
     first gradient is that of a weighted loss (`signal_weights`) and the second that of the plain
@@ -48,6 +48,12 @@ def sam_ascent(
         (tensor([ 1., -2.]), None)
     """
     check_positive("rho", rho)
+    parameters = list(parameters) if isinstance(parameters, Iterable) else [parameters]
+    for parameter in parameters:
+        if not isinstance(parameter, Tensor):
+            raise InputError(
+                f"parameters must be tensors, got {parameter!r:.80}; pass model.parameters()."
+            )
     moved = [parameter for parameter in parameters if parameter.grad is not None]
     if not moved:
         raise InputError("no parameter has a gradient; call backward on the first loss before.")
@@ -79,7 +85,8 @@ def signal_weights(
     .. math:: w_i = \frac{e^{a s_i}}{\operatorname{mean}_j e^{a s_j}}
 
     The sparseness of `bcl.evaluation.feature_signals` is minus the log of a kernel density k, so
-    that its weights are :math:`k_i^{-a}` over their mean, as in rwSAM.
+    that its weights are :math:`k_i^{-a}` over their mean, as in rwSAM, whose k includes the sample
+    itself; that of the sparseness leaves it out.
 
     Args:
         signal: (N,) finite, higher for samples that are more likely tail.

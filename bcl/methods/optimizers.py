@@ -46,6 +46,11 @@ class OptimizerSettings:
         check_positive("weight_decay", self.weight_decay, zero=True)
         if not 0 <= self.momentum < 1:
             raise InputError(f"momentum must lie in [0, 1), got {self.momentum!r}.")
+        if not isinstance(self.sharpness, SharpnessSettings | None):
+            raise InputError(
+                f"sharpness must be None or settings, got {self.sharpness!r}; pass "
+                "SharpnessSettings(...)."
+            )
 
     def build(self, module: nn.Module) -> torch.optim.Optimizer:
         """Build the optimizer of a module's parameters that require a gradient."""

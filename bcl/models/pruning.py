@@ -1,6 +1,7 @@
 """Global magnitude pruning: the damaged branch of SDCLR, and training through a mask."""
 
 from collections.abc import Mapping
+from numbers import Real
 
 import torch
 from torch import Tensor, nn
@@ -44,11 +45,11 @@ def magnitude_masks(weights: Mapping[str, Tensor], fraction: float) -> dict[str,
         >>> magnitude_masks({"w": torch.tensor([0.1, -3.0, 0.2, 1.0])}, 0.5)
         {'w': tensor([False,  True, False,  True])}
     """
-    if not 0 <= fraction < 1:
-        raise InputError(f"the pruned fraction must lie in [0, 1), got {fraction!r}.")
+    if not isinstance(fraction, Real) or not 0 <= fraction < 1:
+        raise InputError(f"the pruned fraction must be a number in [0, 1), got {fraction!r}.")
     if not weights:
         raise InputError(
-            "there is no convolution to prune; SDCLR needs an encoder such as resnet18."
+            "there is no convolution to prune; use an encoder with convolutions, such as resnet18."
         )
     magnitudes = torch.cat([weight.detach().abs().flatten() for weight in weights.values()])  # (n,)
     # kthvalue counts from 1; the host knows n and k, so nothing is copied to it. At least one

@@ -94,6 +94,9 @@ def test_bad_input_is_refused(rho):
     w = nn.Parameter(torch.ones(2))
     with pytest.raises(InputError, match="no parameter has a gradient"), sam_ascent([w]):
         pass
+    for wrong in (nn.Linear(2, 2), dict(nn.Linear(2, 2).named_parameters()), [1.0]):
+        with pytest.raises(InputError, match=r"pass model\.parameters\(\)"), sam_ascent(wrong):
+            pass
     w.grad = torch.ones(2)
     with pytest.raises(InputError, match="rho"), sam_ascent([w], rho=rho):
         pass

@@ -60,7 +60,12 @@ def test_frozen_parameters_are_left_out():
 def test_bad_input():
     with pytest.raises(InputError, match="did you mean 'lars'"):
         OptimizerSettings("larz")
-    for wrong in ({"learning_rate": 0.0}, {"weight_decay": -1.0}, {"momentum": 1.0}):
+    for wrong in (
+        {"learning_rate": 0.0},
+        {"weight_decay": -1.0},
+        {"momentum": 1.0},
+        {"sharpness": {"rho": 7.0}},
+    ):
         with pytest.raises(InputError, match=next(iter(wrong))):
             OptimizerSettings(**wrong)
 

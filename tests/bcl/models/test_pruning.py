@@ -42,12 +42,12 @@ def test_convolutions_alone_are_pruned():
     assert len(names) == 20
 
 
-@pytest.mark.parametrize("fraction", [-0.1, 1.0, float("nan")])
+@pytest.mark.parametrize("fraction", [-0.1, 1.0, float("nan"), "a", None])
 def test_wrong_fraction(fraction):
     with pytest.raises(InputError, match="fraction"):
         magnitude_masks({"w": torch.ones(3)}, fraction)
 
 
 def test_nothing_to_prune():
-    with pytest.raises(InputError, match="convolution"):
+    with pytest.raises(InputError, match="use an encoder with convolutions"):
         magnitude_masks(convolution_weights(nn.Linear(2, 2)), 0.5)
