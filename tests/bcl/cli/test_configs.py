@@ -126,6 +126,7 @@ def test_the_others_differ_from_imagenet_lt_by_known_values_alone(name):
     for which in (config, reference):
         arguments = which["model"]["init_args"]
         arguments.pop("loss", None)
+        arguments.get("memory", {}).pop("loss", None)
         arguments["optimizer"].pop("learning_rate", None)
         arguments.get("teacher", {}).pop("queue_size", None)
     assert config["model"] == reference["model"]
@@ -155,6 +156,15 @@ def test_papers_values(name, expected):
         model.get("optimizer", {}).get("weight_decay", 5e-4),
     )
     assert found == expected
+
+
+def test_sdclr_has_one_temperature_with_gh_and_without():
+    plain, with_gh = (
+        compose(f"imagenet100_lt/{name}")["model"]["init_args"] for name in ("sdclr", "sdclr_gh")
+    )
+    temperature = plain["loss"]["init_args"]["temperature"]
+    for loss in (with_gh["loss"]["init_args"]["loss"], with_gh["memory"]["loss"]):
+        assert loss["init_args"]["temperature"] == temperature == 0.3
 
 
 @pytest.mark.slow
