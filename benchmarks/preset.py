@@ -58,10 +58,10 @@ def read_preset(name: str) -> Config:
         for key, values in entry["runs"].items():
             if key not in preset["runs"]:
                 raise unknown_name("run in published", key, preset["runs"])
-            if len(values) not in (1, 5):
+            if len(values) not in (1, 4, 5):
                 raise InputError(
-                    f"preset '{name}': published takes All, or All, Many, Medium, Few and Std; "
-                    f"got {values} for '{key}'."
+                    f"preset '{name}': published takes All; All, Many, Medium and Few; or these "
+                    f"and Std; got {values} for '{key}'."
                 )
     return {**preset, "runs": runs, "compare": pairs}
 
