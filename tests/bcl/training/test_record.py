@@ -35,7 +35,7 @@ def test_a_warning_about_input_is_a_note_of_the_run(tmp_path, capsys):
     from bcl.training.record import RunRecorder
 
     recorder = RunRecorder({"name": "x"}, tmp_path)
-    loss = GeometricHarmonization(NTXentLoss(reduction="none"), num_clusters=9)
+    loss = GeometricHarmonization(NTXentLoss(reduction="none"), num_clusters=9, start=0.5)
     fit(SimCLR(TINY, views=SIZE, loss=loss), recorder, data=Images(), max_epochs=1)
     said = capsys.readouterr()
     (note,) = recorder.record["notes"]
@@ -54,7 +54,7 @@ def test_a_resumed_run_keeps_its_notes(tmp_path):
 
     def run(epochs, resume=None):
         recorder = RunRecorder({"name": "x"}, tmp_path)
-        loss = GeometricHarmonization(NTXentLoss(reduction="none"), num_clusters=9)
+        loss = GeometricHarmonization(NTXentLoss(reduction="none"), num_clusters=9, start=0.5)
         callbacks = [recorder, Checkpoints(tmp_path)]
         options = {"max_epochs": epochs, "resume": resume, "enable_checkpointing": True}
         trainer = fit(SimCLR(TINY, views=SIZE, loss=loss), *callbacks, data=Images(), **options)
