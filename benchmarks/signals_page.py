@@ -27,10 +27,13 @@ PREDICTED = (
 ISOLATION = "BCL-I by isolation"
 # What it is compared with, and whether its mean gain should lie above 0.
 PREDICTED_GAINS = (("bcl_i_loss", "BCL-I by the loss", True), ("simclr", "SimCLR", False))
+# Run of signals-networks, in the order of its table; between them the network of signals-cifar10.
+NETWORKS = ("epochs_50", "simclr", "epochs_400", "wide", "mobilenet")
 TITLES = {
     "signals-cifar10": "CIFAR-10-LT",
     "signals-cifar100": "CIFAR-100-LT",
     "signals-tiny": "Tiny-ImageNet-LT, one class order",
+    "signals-networks": "CIFAR-10-LT",
 }
 
 
@@ -83,13 +86,18 @@ def of_preset(preset: str) -> Result:
     return found[0] if found else {"runs": []}
 
 
-def auc(preset: str, signal: str) -> list[float]:
-    """AUC of a signal in the SimCLR runs of a preset, by seed."""
-    return [
-        run["signals"][signal]["auc"][0]
-        for run in of_preset(preset)["runs"]
-        if run["run"] == "simclr" and signal in run["signals"]
-    ]
+def auc(preset: str, signal: str, run: str = "simclr") -> dict[int, float]:
+    """AUC of a signal in the runs of that name of a preset, by seed."""
+    return {
+        each["seed"]: each["signals"][signal]["auc"][0]
+        for each in of_preset(preset)["runs"]
+        if each["run"] == run and signal in each["signals"]
+    }
+
+
+def paired(new: dict[int, float], old: dict[int, float]) -> list[float]:
+    """Differences by the seeds that both have."""
+    return [new[seed] - old[seed] for seed in sorted(new.keys() & old.keys())]
 
 
 def gains(preset: str, baseline: str, column: str) -> list[float]:
@@ -101,7 +109,7 @@ def gains(preset: str, baseline: str, column: str) -> list[float]:
 def predictions() -> str:
     """What was predicted of means over seeds, and what was measured."""
     rows = [
-        judged(preset, f"AUC of {signal}", auc(preset, signal), above, chance=0.5)
+        judged(preset, f"AUC of {signal}", [*auc(preset, signal).values()], above, chance=0.5)
         for preset, signal, above in PREDICTED
     ]
     rows += [
@@ -110,6 +118,11 @@ def predictions() -> str:
         for baseline, label, above in PREDICTED_GAINS
         for column, title in (("all", "All"), ("few", "Few"))
     ]
+    return judgments(rows)
+
+
+def judgments(rows: list[list[str]]) -> str:
+    """A table of predictions."""
     head = ["data", "mean over seeds", "predicted", "measured", "prediction"]
     return Table(head, rows, left=5).markdown()
 
@@ -141,11 +154,52 @@ def outcome(values: list[float], above: bool, chance: float = 0.5) -> str:
     return "held" if (middle > chance) == above else "failed"
 
 
+def networks() -> str:
+    """AUC in SimCLR's runs of other networks and lengths, and what was predicted of it."""
+    result = of_preset("signals-networks")
+    labels = summary.labels(result) | {"simclr": "ResNet-8, 200 epochs"}
+    if len(labels) == 1:
+        return "*Not run yet.*"
+    found = {
+        signal: {run: auc(preset_of(run), signal, run) for run in NETWORKS} for signal in SIGNALS
+    }
+    rows = [
+        [
+            signal,
+            *(with_interval([*by_seed.values()]) if by_seed else "–" for by_seed in runs.values()),
+        ]
+        for signal, runs in found.items()
+        if any(runs.values())
+    ]
+    table = Table(["signal", *(labels.get(run, run) for run in NETWORKS)], rows).markdown()
+    predicted = [
+        judged(
+            "signals-networks", f"{labels[run]}: AUC of isolation - of the loss",
+            paired(found["isolation"][run], found["loss"][run]), above=True,
+        )
+        for run in NETWORKS
+        if run in labels and run != "simclr"
+    ]  # fmt: skip
+    loss = found["loss"]
+    predicted.append(
+        judged(
+            "signals-networks", "AUC of the loss, 400 epochs - 50 epochs",
+            paired(loss["epochs_400"], loss["epochs_50"]), above=True,
+        )
+    )  # fmt: skip
+    return "\n\n".join([*results_page.provenance(result), table, judgments(predicted)])
+
+
+def preset_of(run: str) -> str:
+    """Where a run of `NETWORKS` is from."""
+    return "signals-cifar10" if run == "simclr" else "signals-networks"
+
+
 def steering() -> str:
     """Accuracies of all runs; paired differences, a table per run that steers and data set."""
     parts = []
     for result in results_page.published(EVIDENCE):
-        if len(summary.labels(result)) < 2:
+        if len(summary.labels(result)) < 2 or not result["pairs"]:
             continue
         parts.append(f"### {result['about']}: accuracy")
         parts += results_page.provenance(result)

@@ -25,7 +25,8 @@ class EncoderSettings:
 
     Args:
         name: any timm model name, or one of `bcl.create_encoder`.
-        args: further arguments of `bcl.create_encoder`, such as ``pretrained`` or ``width``.
+        args: further arguments of `bcl.create_encoder`, such as ``pretrained`` or ``width``;
+            null drops those of a configuration that this one extends.
         compile: train it through ``torch.compile``, which needs a C++ compiler; features outside
             training are computed without it.
 
@@ -38,12 +39,12 @@ class EncoderSettings:
     """
 
     name: str
-    args: dict[str, Any] = field(default_factory=dict)
+    args: dict[str, Any] | None = field(default_factory=dict)
     compile: bool = False
 
     def build(self, image_size: int) -> nn.Module:
         """Build the encoder for square images of ``image_size`` pixels."""
-        encoder = create_encoder(self.name, image_size, **self.args)
+        encoder = create_encoder(self.name, image_size, **(self.args or {}))
         if self.compile:
             _check_compiler()
             encoder.compile()

@@ -217,6 +217,7 @@ MACROS: dict[str, Callable[..., str]] = {
     "results_table": results_page.table,
     "signals_predicted": signals_page.predictions,
     "signals_found": signals_page.found,
+    "signals_networks": signals_page.networks,
     "signals_steering": signals_page.steering,
     "field_tables": field_page.tables,
     "op_distances": op_distances,

@@ -217,7 +217,7 @@ def test_the_page_says_what_became_of_the_predictions(monkeypatch, tmp_path):
     assert "| isolation | 0.710 ± 0.025 | 0.70 [0.10, 0.90] |" in tables
     assert signals_page.steering() == "*Not run yet.*"  # there is one run only
     monkeypatch.setattr(signals_page, "EVIDENCE", tmp_path / "nothing")
-    assert signals_page.found() == "*Not run yet.*"
+    assert signals_page.found() == signals_page.networks() == "*Not run yet.*"
 
 
 def test_each_steering_signal_is_a_question_of_its_own(monkeypatch, tmp_path):
@@ -242,12 +242,35 @@ def test_a_seed_counts_once(monkeypatch, tmp_path):
         signals_page.predictions()
 
 
+def test_other_networks_stand_beside_the_first_paired_by_class_order(monkeypatch, tmp_path):
+    aucs = {
+        "signals-cifar10": {"loss": [0.40, 0.42, 0.41], "isolation": [0.70, 0.72, 0.71]},
+        "signals-networks": {"loss": [0.50, 0.60, 0.70], "isolation": [0.61, 0.70, 0.80]},
+    }
+    evidence(monkeypatch, tmp_path, aucs)
+    path = tmp_path / "signals-networks.json"
+    content = json.loads(path.read_text())
+    short = [run | {"run": "epochs_50", "label": "short"} for run in content["runs"]]
+    content["runs"] = short + [run | {"run": "epochs_400", "label": "long"} for run in short[1:]]
+    path.write_text(json.dumps(content))
+    text = signals_page.networks()
+    assert "| isolation | 0.703 ± 0.236 | 0.710 ± 0.025 | 0.750 ± 0.635 | – | – |" in text
+    assert (
+        "short: AUC of isolation - of the loss | above 0 | 0.103 ± 0.014 (3 seeds) | held" in text
+    )
+    assert "400 epochs - 50 epochs | above 0 | 0.000 ± 0.000 (2 seeds)" in text
+    assert "epochs_400" not in signals_page.steering()
+
+
 @pytest.mark.parametrize("name", ["signals", "signals-gpu"])
 def test_the_presets_watch_signals_that_exist_and_pair_what_they_compare(name):
     for part in presets.read_preset(name)["parts"]:
         preset = presets.read_preset(part)
         assert len(preset["seeds"]) >= 5
         assert set(preset["settings"]["model"]["init_args"]["memory"]["watch"]) <= {*SIGNALS}
+        if part == "signals-networks":
+            assert {*preset["runs"], "simclr"} == {*signals_page.NETWORKS}
+            continue
         stages = {key: run.get("stage", 1) for key, run in preset["runs"].items()}
         assert stages["simclr"] == stages["bcl_i"] == 1
         assert stages.get("bcl_i_isolation", 2) == 2  # Tiny-ImageNet-LT has none
