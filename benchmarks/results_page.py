@@ -86,11 +86,15 @@ def means(result: dict[str, Any], protocol: str) -> str:
 
 
 def differences(
-    result: dict[str, Any], protocol: str, columns: dict[str, str] = COLUMNS, family: int = 0
+    result: dict[str, Any],
+    protocol: str,
+    columns: dict[str, str] = COLUMNS,
+    family: int = 0,
+    seeds: int = summary.MIN_SEEDS,
 ) -> str:
     """Differences of the pairs that share seeds; empty if there are none."""
     labels, rows = summary.labels(result), []
-    for row in summary.differences(result, result["pairs"], protocol, [*columns], family):
+    for row in summary.differences(result, result["pairs"], protocol, [*columns], family, seeds):
         if row["all"]["seeds"]:
             gains = ", ".join(f"{gain:+.1f}" for gain in row["all"]["by_seed"])
             cells = [cell(row[column], sign=True) for column in columns]

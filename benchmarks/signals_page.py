@@ -25,6 +25,7 @@ PREDICTED = (
     ("signals-tiny", "loss", True),
 )
 ISOLATION = "BCL-I by isolation"
+MIN_SEEDS = 5  # of a prediction that is judged, and of a difference that may be bold
 # What it is compared with, and whether its mean gain should lie above 0.
 PREDICTED_GAINS = (("bcl_i_loss", "BCL-I by the loss", True), ("simclr", "SimCLR", False))
 # Run of signals-networks, in the order of its table; between them the network of signals-cifar10.
@@ -141,13 +142,14 @@ def outcome(values: list[float], above: bool, chance: float = 0.5) -> str:
     """Whether the interval over the seeds bears out a prediction; one that holds chance does not.
 
     Example:
-        >>> outcome([0.6, 0.61, 0.59], above=True), outcome([0.6, 0.61, 0.59], above=False)
-        ('held', 'failed')
-        >>> outcome([0.4, 0.6], above=False), outcome([], above=True)
-        ('open: 0.5 is within the interval', 'open')
+        >>> high = [0.6, 0.61, 0.59, 0.6, 0.6]
+        >>> outcome(high, above=True), outcome(high, above=False), outcome(high[:2], above=True)
+        ('held', 'failed', 'open: 2 of 5 seeds')
+        >>> outcome([0.4, 0.6, 0.4, 0.6, 0.5], above=False)
+        'open: 0.5 is within the interval'
     """
-    if len(values) < 2:
-        return "open"
+    if len(values) < MIN_SEEDS:
+        return f"open: {len(values)} of {MIN_SEEDS} seeds"
     middle, half = confidence_interval(values)
     if middle - half <= chance <= middle + half:
         return f"open: {chance:g} is within the interval"
@@ -207,6 +209,9 @@ def steering() -> str:
             parts += [f"Protocol `{name}`: {description}.", results_page.means(result, name)]
             for run in dict.fromkeys(run for run, _ in result["pairs"]):
                 own = [pair for pair in result["pairs"] if pair[0] == run]
-                if gains := results_page.differences({**result, "pairs": own}, name):
+                of_run = {**result, "pairs": own}
+                if gains := results_page.differences(
+                    of_run, name, family=len(own), seeds=MIN_SEEDS
+                ):
                     parts.append(gains)
     return "\n\n".join(parts) or "*Not run yet.*"

@@ -209,6 +209,7 @@ def differences(
     protocol: str,
     columns: Sequence[str] = COLUMNS,
     family: int = 0,
+    min_seeds: int = MIN_SEEDS,
 ) -> list[Values]:
     """Differences in points over the seeds that both runs of a pair have.
 
@@ -218,10 +219,11 @@ def differences(
         protocol: of the accuracies.
         columns: what is compared.
         family: how many comparisons Holm's correction counts at least, done or not.
+        min_seeds: of a difference that may be called significant.
 
     Returns:
         A row per pair whose runs are there: mean, interval and p-value by column, the latter with
-        Holm's correction over the rows that have `MIN_SEEDS` seeds.
+        Holm's correction over the rows that have ``min_seeds`` seeds.
     """
     rows: list[Values] = []
     for run, baseline in pairs:
@@ -237,13 +239,13 @@ def differences(
             row[column] = {**_interval(gains), "p": p, "by_seed": gains}
         rows.append(row)
     for column in columns:
-        _correct([row[column] for row in rows], family)
+        _correct([row[column] for row in rows], family, min_seeds)
     return rows
 
 
-def _correct(entries: list[Values], family: int) -> None:
+def _correct(entries: list[Values], family: int, min_seeds: int) -> None:
     """Add Holm's correction; a comparison that is not done counts as one without a difference."""
-    p = [each["p"] if each["seeds"] >= MIN_SEEDS else None for each in entries]
+    p = [each["p"] if each["seeds"] >= min_seeds else None for each in entries]
     absent = max(0, family - sum(each is not None for each in p))
     for entry, corrected in zip(entries, holm([*p, *[1.0] * absent]), strict=False):
         entry["p_holm"] = corrected

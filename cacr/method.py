@@ -100,17 +100,18 @@ class CACR(SimCLR):
     ) -> None:
         check_choice("form", form, tuple(_PAPER_LOSS))
         loss = CACRLoss.paper(_PAPER_LOSS[form], reduction="none") if loss is None else loss
+        if form != "batch" and isinstance(memory, MemorySettings) and memory.contrasts:
+            named = ", ".join(name for name in memory.of_steps if name != "loss")
+            raise InputError(
+                f"form='{form}' compares with a momentum encoder's keys, so the memory cannot "
+                f"record {named}; record the loss or signals of features."
+            )
         super().__init__(
             encoder, projector, views, loss, memory, optimizer, schedule,
             num_samples, channels_last, seed,
         )  # fmt: skip
         if self.views.num_local and form != "moco-v3":
             raise InputError(f"local views need form='moco-v3', not '{form}'; set num_local=0.")
-        if form != "batch" and self.memory.contrasts:
-            raise InputError(
-                f"form='{form}' compares with a momentum encoder's keys, so the memory cannot "
-                f"record {', '.join(self.memory.of_steps)}; record the loss or signals of features."
-            )
         self.form: Form = form
         self.teacher_settings = teacher
         self.teacher: nn.Module | None = None

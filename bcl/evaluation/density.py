@@ -37,7 +37,7 @@ def feature_signals(
     of that size, always the same. Memory does not grow with the number of pairs.
 
     Args:
-        features: (N, D) floating point, of any length.
+        features: (N, D) floating point, of lengths between 1e-12 and 1e18, or 0.
         names: the signals wanted.
         ids: (n,) rows to measure; all if not given.
         bandwidth: :math:`h` of the kernel.
@@ -76,6 +76,12 @@ def feature_signals(
     place = torch.full((len(rows),), -1, device=rows.device)  # among the others, -1 for outside
     place[others] = torch.arange(len(others), device=rows.device)
     ids = torch.arange(len(rows)) if ids is None else as_tensor("ids", ids)
+    whole = ids.ndim == 1 and not (ids.is_floating_point() or ids.dtype == torch.bool)
+    if not whole or not len(ids):
+        raise InputError(
+            f"ids must be whole numbers (n,), at least one, got {ids.dtype} of shape "
+            f"{tuple(ids.shape)}."
+        )
     if bool(((ids < 0) | (ids >= len(rows))).any()):
         raise InputError(f"ids must lie in [0, {len(rows)}), the rows; got {ids.tolist()!s:.80}.")
     step = max(1, BLOCK_BYTES // (4 * len(others)))
@@ -99,9 +105,11 @@ def _block_signals(
         if count := neighbors_of(name):
             found.append((1 - near[:, :count]).clamp(0, 2).mean(1))
         else:  # |x - y|² = 2 - 2 x·y
-            total = (similarity - 1).div_(bandwidth**2).exp_().sum(1)
+            exponents = (similarity - 1).div_(bandwidth**2)  # (n, R)
+            top = exponents.amax(1, keepdim=True)  # (n, 1)
             others = similarity.shape[1] - (place >= 0).long()
-            found.append((others / total).log())
+            total = exponents.sub_(top).exp_().sum(1)
+            found.append((others / total).log() - top[:, 0])
     return torch.stack(found)
 
 

@@ -8,7 +8,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from bcl.core.checks import as_labels, as_tensor, check_count
+from bcl.core.checks import as_labels, as_tensor, check_between, check_count
 from bcl.core.errors import InputError
 from bcl.evaluation.metrics import Interval
 from bcl.evaluation.shots import ShotGroups, shot_groups
@@ -75,7 +75,8 @@ def tail_discovery(
         seed: of the resamples.
 
     Returns:
-        The measures. A rank correlation is NaN where one side is constant.
+        The measures. A rank correlation is NaN where one side is constant, and so is its interval
+        if that happens in a resample.
 
     Raises:
         InputError: fewer than two samples, scores that are not finite or all equal, labels that do
@@ -91,14 +92,24 @@ def tail_discovery(
         (1.0, 10.0, -1.0)
     """
     check_count("resamples", resamples)
-    if not 0 < top <= 1:
-        raise InputError(f"top is a share of the samples in (0, 1], got {top!r}.")
+    check_count("seed", seed, at_least=0)
+    check_between("top", top, 0, 1)
+    if top == 0:
+        raise InputError("top is a share of the samples above 0, such as 0.1, got 0.")
     values, classes = _check_samples(scores, labels)
     counts = (
         torch.bincount(classes) if class_counts is None else as_tensor("class_counts", class_counts)
     )
-    present = (counts.cpu() > 0).nonzero()[:, 0]
-    sizes = counts.cpu()[present]
+    counts = shot_groups(counts, "thresholds").class_counts  # (C,) checked
+    unknown = classes[(classes >= len(counts)) | (counts[classes.clamp(max=len(counts) - 1)] == 0)]
+    if len(unknown):
+        raise InputError(
+            f"{len(unknown)} samples are of classes without images in class_counts of "
+            f"{len(counts)} classes, such as label {int(unknown[0])}; pass the labels and "
+            "class_counts of one training set."
+        )
+    present = (counts > 0).nonzero()[:, 0]
+    sizes = counts[present]
     if grouping == "thirds" and len(present) == 2:  # no thirds of two
         order = torch.sort(sizes, descending=True, stable=True).indices
         groups = ShotGroups("thirds", sizes, order[:1], order[:0], order[1:])
@@ -110,12 +121,10 @@ def tail_discovery(
             "none is the tail; pass labels, or class_counts, of a long-tailed set."
         )
     tail, head = (torch.isin(classes, present[ids]) for ids in (groups.few, groups.many))
-    matched = len(counts) > int(classes.max()) and bool((counts.cpu()[classes] > 0).all())
-    if not matched or not bool(tail.any() and head.any()):
+    if not bool(tail.any() and head.any()):
         raise InputError(
             f"{int(tail.sum())} samples are of tail classes and {int(head.sum())} of head classes "
-            f"({groups.description}) of {len(counts)}; pass the labels and class_counts of one "
-            "training set, or another grouping."
+            f"({groups.description}); pass another grouping, or labels of all classes."
         )
     samples = _Samples.of(values, classes, counts, tail, head)
     measured = _measure(samples, np.ones(len(values), dtype=np.int64), top)
@@ -167,7 +176,7 @@ class _Samples(NamedTuple):
         order = label.argsort(stable=True)
         y, s, t, h = (each[order].numpy() for each in (label, score, tail, head))
         classes, of_class = np.unique(y, return_inverse=True)
-        level, frequency = np.unique(-s, return_inverse=True)[1], counts.cpu().numpy()[classes]
+        level, frequency = np.unique(-s, return_inverse=True)[1], counts.numpy()[classes]
         ranks = rankdata(frequency[of_class]), rankdata(frequency)
         return cls(s, level, of_class, *ranks, t, h)
 

@@ -200,11 +200,12 @@ def _signals(
         u = unit_rows(views) if normalize else at_least_float32(views)
         columns, first = gather_views(u, counts)  # (2, N, D)
         columns = columns.flatten(0, 1) * (LOG2_E / temperature)
-        size = max(1, rows_per_block(2 * batch, len(columns), u.device, None) // 2)
+        pairs = rows_per_block(2 * batch, len(columns), u.device, None) or 2 * batch
+        size = max(1, pairs // 2)
         parts = []
-        for start in range(0, batch, size):
+        for start in range(0, max(1, batch), size):  # a rank without samples has an empty block
             rows = u[:, start : start + size]  # (2, r, D)
-            logits = (rows.flatten(0, 1) @ columns.T).view(*rows.shape[:2], 2, -1)
+            logits = (rows.flatten(0, 1) @ columns.T).view(*rows.shape[:2], 2, sum(counts))
             parts.append(_block_signals(logits, first + start, num_neighbors))
     *signals, totals = zip(*parts, strict=True)
     return Signals._make(map(torch.cat, signals)), torch.cat(totals, 1)

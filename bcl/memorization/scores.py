@@ -21,9 +21,10 @@ def memorization_scores(
 
     over the samples that were seen. The released code also divides by the standard deviation,
     which cancels. One outlier squeezes all other scores towards 0.5, the mean of the scores. In two
-    variants it does not: ``"quantile"`` first clips the losses to their 1 % and 99 % quantiles;
-    with ``"rank"``, :math:`M_i` is the rank of :math:`L_i` over :math:`n - 1`, and ties share their
-    mean rank. The mean stays 0.5. Equal losses give 0.5.
+    variants it does not: ``"quantile"`` first clips the losses to their 1 % and 99 % quantiles, so
+    that as many outliers as that do nothing; with ``"rank"``, :math:`M_i` is the rank of
+    :math:`L_i` over :math:`n - 1`, ties share their mean rank, and no number of outliers squeezes
+    the others. The mean stays 0.5. Equal losses give 0.5.
 
     Args:
         momentum_loss: (N,) momentum losses.
@@ -60,7 +61,7 @@ def _clipped(momentum_loss: Tensor, seen: Tensor) -> Tensor:
     """Losses within the quantiles of those that were seen."""
     ordered = torch.where(seen, momentum_loss, torch.inf).sort().values
     last = (seen.sum() - 1).clamp(min=0)  # ()
-    margin = (last * CLIPPED).round().long()
+    margin = (last * CLIPPED).ceil().long()
     return momentum_loss.clamp(ordered[margin], ordered[last - margin])
 
 

@@ -174,6 +174,11 @@ class MemorySettings:
         """Whether any comes from `bcl.contrastive_signals`."""
         return any(name != "loss" for name in self.of_steps)
 
+    @property
+    def num_neighbors(self) -> int:
+        """Neighbors of `bcl.contrastive_signals`, which tailness alone depends on."""
+        return 10 if "tailness" in self.signals else 1
+
     def build(self, num_samples: int, signal: str = "loss") -> MemorizationTracker:
         """Build the tracker of a signal; measurements of all images are not averaged."""
         momentum = self.momentum if signal in STEP_SIGNALS else 0.0

@@ -231,9 +231,11 @@ class SimCLR(pl.LightningModule):
         if not (self.memory.contrasts and isinstance(self.loss, NTXentLoss)):
             return self.watch(z, self.loss_of(z, ids=ids))
         temperature = self.loss.temperature_at(self.current_epoch, self._epochs())
+        memory = self.memory
         losses, signals = nt_xent_with_signals(
-            self.loss, z, temperature, signal_temperature=self.memory.temperature
-        )
+            self.loss, z, temperature,
+            signal_temperature=memory.temperature, num_neighbors=memory.num_neighbors,
+        )  # fmt: skip
         return self.watch(z, losses, signals)
 
     def loss_of(self, z: Tensor, *more: Any, **known: Any) -> Tensor:
@@ -254,7 +256,10 @@ class SimCLR(pl.LightningModule):
             if self.memory.contrasts:
                 if signals is None:
                     first, second = z.detach()
-                    signals = contrastive_signals(first, second, self.memory.temperature)
+                    signals = contrastive_signals(
+                        first, second, self.memory.temperature,
+                        num_neighbors=self.memory.num_neighbors,
+                    )  # fmt: skip
                 found = signals._asdict() | found
             if self.watched_loss is not None:
                 found["loss"] = self.watched_loss(z.detach())  # (B,)

@@ -42,7 +42,8 @@ def found_tail(discovery: dict[str, Any] | None) -> str:
 def answers(method: Method) -> list[Answer]:
     """The answer of each signal of a method, over all its seeds."""
     runs = [signals(run.tracker) for run in method.reports if run.tracker]
-    return [_answer(method, name, [run[name] for run in runs if name in run]) for name in runs[0]]
+    names = dict.fromkeys(name for run in runs for name in run)
+    return [_answer(method, name, [run[name] for run in runs if name in run]) for name in names]
 
 
 def _answer(method: Method, signal: str, runs: list[Row]) -> Answer:
@@ -56,8 +57,10 @@ def _answer(method: Method, signal: str, runs: list[Row]) -> Answer:
     words = {
         "Yes": "is higher for rare classes than for frequent ones",
         "No": "is higher for frequent classes than for rare ones",
-        "Not shown": "does not tell rare from frequent classes",
+        "Not shown": "is not shown to tell rare from frequent classes",
     }[short]
+    if len(kinds) > 1:
+        words = "differs between seeds"
     if len(found) == 1:
         value, low, high = found[0]["auc"]
         auc = f"AUC {value:.2f} [{low:.2f}, {high:.2f}], chance 0.50; one seed"

@@ -1,5 +1,7 @@
 """Signals of features: explicit loops, check values, samples of large collections, bad input."""
 
+import math
+
 import pytest
 import torch
 from torch.nn.functional import normalize
@@ -43,6 +45,18 @@ def test_densities_of_a_worked_example():
     torch.testing.assert_close((3 * without + 1) / 4, expected, rtol=0, atol=2e-6)
 
 
+def test_a_narrow_kernel_tells_far_images_apart():
+    x = torch.tensor([[1.0, 0, 0], [1, 0.01, 0], [0, 1, 0], [-1, -1, 0]])
+    near, _, far, farther = feature_signals(x, ("sparseness",), bandwidth=0.1)[
+        "sparseness"
+    ].tolist()
+    unit = normalize(x.double(), dim=1)
+    squared = torch.cdist(unit, unit)[2].square() / (2 * 0.1**2)
+    expected = math.log(3) - torch.logsumexp(-squared[[0, 1, 3]], 0).item()
+    assert far == pytest.approx(expected, rel=1e-5)
+    assert near < far < farther < math.inf
+
+
 def test_a_large_collection_is_compared_with_a_sample():
     x = torch.randn(600, 64, generator=torch.Generator().manual_seed(1))
     x[30:, 0] += 30  # all but the first 30 are alike
@@ -71,6 +85,12 @@ def test_a_large_collection_is_compared_with_a_sample():
 def test_bad_input_is_refused(x, names, message):
     with pytest.raises(InputError, match=message):
         feature_signals(x, names)
+
+
+@pytest.mark.parametrize("ids", [[0.5], [], [[0, 1]], [True]])
+def test_ids_must_be_whole_numbers(ids):
+    with pytest.raises(InputError, match="whole numbers"):
+        feature_signals(torch.eye(12), ("neighbors",), ids=torch.tensor(ids))
 
 
 @pytest.mark.parametrize("ids", [[0, 12], [-1]])

@@ -6,6 +6,7 @@ from ranks import pool
 from tensors import check_features, largest_allocation, pair, unit
 
 from bcl import InputError, NTXentLoss, contrastive_signals, nt_xent
+from bcl.losses import blocks, signals
 from bcl.losses.signals import expected_loss, nt_xent_with_signals
 
 
@@ -106,6 +107,17 @@ def test_low_temperatures_stay_finite():
         assert bool(signal.isfinite().all())
 
 
+def test_without_blocks_of_the_loss_the_signals_have_one(monkeypatch):
+    monkeypatch.setattr(blocks, "plain_only", lambda: True)  # as under torch.func
+    sizes = []
+    block = signals._block_signals
+    monkeypatch.setattr(
+        signals, "_block_signals", lambda x, *more: (sizes.append(x.shape[1]), block(x, *more))[1]
+    )
+    contrastive_signals(*pair(12))
+    assert sizes == [12]
+
+
 def test_memory_is_linear():
     z = pair(2048, 16, torch.float32)
     assert largest_allocation(lambda: contrastive_signals(*z)) <= 4 * (2 * 2048) ** 2 / 16
@@ -143,7 +155,7 @@ def shares(rank, sizes):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sizes", [(6, 6), (3, 8)])
+@pytest.mark.parametrize("sizes", [(6, 6), (3, 8), (0, 11)])
 def test_ranks_agree_with_one_process(sizes):
     whole = torch.stack(contrastive_signals(*pair(sum(sizes))))
     parts = [torch.tensor(part, dtype=torch.float64) for part in pool(2).run(shares, sizes)]

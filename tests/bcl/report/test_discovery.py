@@ -37,14 +37,16 @@ def signal(auc, name="loss"):
             "frequent ones (AUC 0.70 [0.60, 0.80], chance 0.50; one seed)."),
         ([(0.4, 0.3, 0.49)], "No", "A: its momentum loss is higher for frequent classes than for "
             "rare ones (AUC 0.40 [0.30, 0.49], chance 0.50; one seed)."),
-        ([(0.6, 0.4, 0.8)], "Not shown", "A: its momentum loss does not tell rare from frequent "
-            "classes (AUC 0.60 [0.40, 0.80], chance 0.50; one seed)."),
+        ([(0.6, 0.4, 0.8)], "Not shown", "A: its momentum loss is not shown to tell rare "
+            "from frequent classes (AUC 0.60 [0.40, 0.80], chance 0.50; one seed)."),
         ([None], "Not measured", "A: its momentum loss. 2 samples are too few."),
         ([(0.7, 0.6, 0.8), (0.65, 0.55, 0.7)], "Yes", "A: its momentum loss is higher for rare "
             "classes than for frequent ones (AUC 0.65 to 0.70, chance 0.50; yes in 2 of 2 seeds)."),
         ([(0.7, 0.6, 0.8), (0.5, 0.4, 0.6), (0.3, 0.2, 0.4)], "Not shown", "A: its momentum loss "
-            "does not tell rare from frequent classes (AUC 0.30 to 0.70, chance 0.50; yes in 1, "
-            "not shown in 1, no in 1 of 3 seeds)."),
+            "differs between seeds (AUC 0.30 to 0.70, chance 0.50; yes in 1, not shown in 1, no "
+            "in 1 of 3 seeds)."),
+        ([(0.7, 0.6, 0.8), (0.53, 0.4, 0.6)], "Not shown", "A: its momentum loss differs between "
+            "seeds (AUC 0.53 to 0.70, chance 0.50; yes in 1, not shown in 1 of 2 seeds)."),
     ],
 )  # fmt: skip
 def test_the_answer_in_words(aucs, short, words):
@@ -55,7 +57,7 @@ def test_the_answer_in_words(aucs, short, words):
 def test_every_signal_has_an_answer():
     both = signal((0.7, 0.6, 0.8)), signal((0.3, 0.2, 0.4), "tailness")
     tracker = {"signals": both[0]["signals"] | both[1]["signals"]}
-    answers = discovery.answers(method(tracker, None))
+    answers = discovery.answers(method(both[0], None, tracker))  # one seed has one signal only
     assert [(each.short, each.words.split(" is ")[0]) for each in answers] == [
         ("Yes", "A: its momentum loss"), ("No", "A: its tailness"),
     ]  # fmt: skip
