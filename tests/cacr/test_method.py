@@ -6,7 +6,7 @@ import torch
 from small_runs import SIZE, TINY, Images, fit
 
 from bcl import BoostedRandAugment, ContrastiveViews, InputError
-from bcl.methods import OptimizerSettings
+from bcl.methods import MemorySettings, OptimizerSettings
 from cacr import CACR, CACRLoss, MomentumQueue
 from cacr.method import TeacherSettings
 
@@ -134,3 +134,9 @@ def test_bad_arguments(make_it, told):
     with pytest.raises(InputError) as error:
         make_it()
     assert told in str(error.value)
+
+
+@pytest.mark.parametrize("views", [16, ContrastiveViews(16, num_views=2)])
+def test_keys_of_a_momentum_encoder_are_no_batch_to_take_signals_from(views):
+    with pytest.raises(InputError, match="memory cannot record isolation; record the loss"):
+        CACR("resnet8", views=views, form="moco", memory=MemorySettings(watch=("isolation",)))
