@@ -28,6 +28,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--root", type=Path, help="folder of JPEG files")
     args = parser.parse_args()
+    if args.root is not None and not any(args.root.rglob("*.jpg")):
+        parser.error(f"--root is {args.root}, which holds no .jpg file")
     samples, batch = 50_000_000, 4096
     before = peak()
     tracker = bcl.MemorizationTracker(samples)

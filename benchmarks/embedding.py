@@ -87,6 +87,9 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", default=list(TITLES), choices=list(TITLES))
     results.add_json_option(parser)
     args = parser.parse_args()
+    for name in ("images", "size", "batch", "rounds"):
+        if getattr(args, name) < 1:
+            parser.error(f"--{name} is {getattr(args, name)}; give 1 or more")
     if "ours" not in args.only:
         parser.error("--only needs ours, with which the others are compared")
     python = python_of_lightly_train(parser)
@@ -99,13 +102,15 @@ def main() -> None:
         root = str(photographs(here / "images", args.images, *stored))
         few = str(photographs(here / "few", 64, *stored))
         bcl = [sys.executable, "-m", "bcl.cli"]
-        subprocess.run(
+        trained = call(
             [*bcl, "fit", "--config", "images/simclr", "--data.root", few, "--epochs", "1",
              "--encoder", "resnet18", "--model.encoder.args", '{"small_stem": false}',
              "--size", str(args.size), "--batch", "32",
              "--data.cache_dir", str(here / "cache"), "--out", str(here / "run")],
-            check=True, capture_output=True,
+            args.minutes,
         )  # fmt: skip
+        if trained is None:
+            raise SystemExit("ours could not be trained; the line above says why")
         commands = {ours: [
             *bcl, "embed", str(here / "run"), root, "--out", str(here / "ours.npz"),
             "--overwrite", "--no-thumbnails", "--batch-size", str(args.batch),

@@ -287,6 +287,10 @@ def main() -> None:
         if quantity not in known:
             parts = " and ".join(args.only)
             parser.error(f"--over is {quantity}; {parts} can grow over {', '.join(known)}")
+    for part in args.only:
+        if args.over and not {*args.over} & PARTS[part].sizes.keys():
+            able = ", ".join(PARTS[part].sizes)
+            parser.error(f"--over is {' '.join(args.over)}; {part} can grow over {able}")
     rows, notes = [], []
     for part in args.only:
         for quantity, usual in PARTS[part].sizes.items():

@@ -277,9 +277,14 @@ def measure_row(
     z = make_views(views, batch, options.device)
     steps: dict[str, Step] = {}
     for name in IMPLEMENTATIONS[loss]:
-        fits = needed_gb(name, views, batch) <= options.max_gb
         same = options.device == "cpu" and parted(name)[1]  # a CPU has no kernels
-        if fits and not same and name not in options.without and available(name):
+        if same or name in options.without:
+            continue
+        if not available(name):
+            options.missing[name] = []
+        elif needed_gb(name, views, batch) > options.max_gb:
+            options.too_large.setdefault((loss, name, views), []).append(batch)
+        else:
             steps[name] = loss_step(name)
     pairs, rows = (1, 2 * batch) if loss == "nt_xent" else (views * (views - 1) // 2, batch)
     times: dict[str, list[float]] = {name: [] for name in [*steps, "products"]}
@@ -356,7 +361,9 @@ def main() -> None:
     results.add_json_option(parser)
     parser.add_argument("--memory-of", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    options.times = []
+    options.times, options.missing, options.too_large = [], {}, {}
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device is cuda, and there is no GPU here; give cpu")
     if options.threads < 1:
         parser.error(f"--threads is {options.threads}; give 1 or more")
     torch.set_num_threads(options.threads)
@@ -402,6 +409,13 @@ def main() -> None:
         notes = [
             f"{name} from 1,024 samples on, by least squares: {fit}" for name, fit in fits.items()
         ]
+        notes += results.left_out(options.missing, results.NOT_INSTALLED)
+        for (loss, name, views), sizes in options.too_large.items():
+            which = ", ".join(f"{size:,}" for size in sizes)
+            notes.append(
+                f"{name} of {loss} with {views} views left out, as it takes more than "
+                f"{options.max_gb:g} GB: {which} samples"
+            )
         results.save(options.json, "losses", common, clock=options.clock, notes=notes)
 
 

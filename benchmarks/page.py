@@ -34,13 +34,21 @@ def amount(row: Row) -> str:
 
 
 def ratio(row: Row) -> str:
-    """How many times as fast ours is, with quartiles if there are several rounds."""
+    """How many times as fast ours is, with quartiles if there are several rounds.
+
+    Example:
+        >>> ratio({"ratio": 1.5, "ratio_low": 1.5, "ratio_high": 1.5})
+        '**1.50**'
+        >>> ratio({"ratio": 0.9, "ratio_low": 0.8, "ratio_high": 1.1})
+        '0.900, behind (0.800 to 1.10)'
+    """
     if "ratio" not in row:
         return ""
+    median = number(row["ratio"])
+    text = f"**{median}**" if row["ratio"] >= 1 else f"{median}, behind"
     if row["ratio_low"] == row["ratio_high"]:
-        return f"**{number(row['ratio'])}**"
-    low, high = number(row["ratio_low"]), number(row["ratio_high"])
-    return f"**{number(row['ratio'])}** ({low} to {high})"
+        return text
+    return f"{text} ({number(row['ratio_low'])} to {number(row['ratio_high'])})"
 
 
 def table(found: Sequence[Result]) -> str:

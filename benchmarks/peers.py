@@ -78,11 +78,14 @@ def run(name: str, job: dict[str, Any], python: str) -> dict[str, Any] | None:
         return found
 
 
-def width(encoder: str, size: int) -> int:
+def width(encoder: str, size: int, parser: argparse.ArgumentParser) -> int:
     """Number of features that a model of timm gives; ``num_features`` may be fewer."""
     model = timm.create_model(encoder, num_classes=0).eval()
-    with torch.no_grad():
-        return int(model(torch.zeros(1, 3, size, size)).shape[1])
+    try:
+        with torch.no_grad():
+            return int(model(torch.zeros(1, 3, size, size)).shape[1])
+    except (AssertionError, RuntimeError) as error:
+        parser.error(f"--size is {size}, and {encoder} takes no such images: {error}")
 
 
 def version(package: str, python: str) -> str:
@@ -116,18 +119,43 @@ MEASURES = {  # title, unit, which is better
 def compare(
     ours: str, others: list[str], key: str, found: dict[str, list[dict[str, float]]], args: Any
 ) -> list[dict[str, Any]]:
-    """Rows of one measure, printed as well."""
+    """Rows of one measure."""
     title, unit, better = MEASURES[key]
     case = f"{args.encoder}, {args.size} px, batch {args.batch}, {args.precision}: {title}"
     case += ", all decoding in every epoch" if ours == "ours-files" else ""
     values = {TITLES[name]: [each[key] for each in found[name]] for name in others}
-    rows = results.compare(case, unit, values, ours=TITLES[ours], better=better)
-    print(f"\n{case}")
+    return results.compare(case, unit, values, ours=TITLES[ours], better=better)
+
+
+def compare_all(found: dict[str, list[dict[str, float]]], args: Any) -> list[results.Row]:
+    """Rows of all measures; of images that all decode in every epoch, those of the rates."""
+    rows = []
+    for name, keys in {"ours": list(MEASURES), "ours-files": ["later", "first"]}.items():
+        others = [each for each in args.only if name == "ours" or each in DECODING]
+        for key in keys if found.get(name) else []:
+            rows += compare(name, others, key, found, args)
+    return rows
+
+
+def show(rows: list[results.Row]) -> None:
+    """Print the rows, a paragraph per case."""
     for row in rows:
+        if row["ours"]:
+            print(f"\n{row['case']}")
         ratio = f"  ours is {row['ratio']:.2f} times as good" if "ratio" in row else ""
         spread = f"{row['low']:.4g} to {row['high']:.4g}"
-        print(f"  {row['contender']:<28}{row['median']:>10.4g} {unit} ({spread}){ratio}")
-    return rows
+        print(f"  {row['contender']:<28}{row['median']:>10.4g} {row['unit']} ({spread}){ratio}")
+
+
+def save(found: dict[str, list[dict[str, float]]], theirs: str, args: Any) -> None:
+    """Write what there is, after every round, as a job may be ended between two."""
+    names = {"lightly-train": theirs, "lightly": sys.executable}
+    known = [f"{n} {version(n, python)}" for n, python in names.items() if found.get(n)]
+    notes = [", ".join(known)] if known else []
+    notes += results.left_out({TITLES[name]: values for name, values in found.items()})
+    if (done := len(found["ours"])) < args.rounds:
+        notes.append(f"{done} of {args.rounds} rounds")
+    results.save(args.json, "peers", compare_all(found, args), notes=notes)
 
 
 def main() -> None:
@@ -148,6 +176,11 @@ def main() -> None:
     args = parser.parse_args()
     if "ours" not in args.only:
         parser.error("--only needs ours, with which the others are compared")
+    for name in ("size", "batch", "rounds"):
+        if getattr(args, name) < 1:
+            parser.error(f"--{name} is {getattr(args, name)}; give 1 or more")
+    if args.images < args.batch:
+        parser.error(f"--images is {args.images}; give at least one batch, {args.batch}")
     if args.epochs < 2:
         parser.error(f"--epochs is {args.epochs}; give 2 or more, since later epochs are compared")
     if not timm.is_model(args.encoder):
@@ -163,26 +196,18 @@ def main() -> None:
             **{key: getattr(args, key) for key in ("workers", "threads", "device", "precision")},
             "root": str(root),
             "resnet": args.encoder.startswith("resnet"),
-            "features": width(args.encoder, args.size),
+            "features": width(args.encoder, args.size, parser),
         }
         for _ in range(args.rounds):
             for name in args.only:
                 python = theirs if name == "lightly-train" else sys.executable
                 if clock := run(name, job, python):
                     found[name].append(figures(clock, args.images))
+            if args.json and found["ours"]:
+                save(found, theirs, args)
     if not found["ours"]:
         raise SystemExit("ours did not run; the lines above say why")
-    rows = []
-    for name, keys in {"ours": list(MEASURES), "ours-files": ["later", "first"]}.items():
-        others = [each for each in args.only if name == "ours" or each in DECODING]
-        for key in keys if found.get(name) else []:
-            rows += compare(name, others, key, found, args)
-    if args.json:
-        names = {"lightly-train": theirs, "lightly": sys.executable}
-        known = [f"{n} {version(n, python)}" for n, python in names.items() if found.get(n)]
-        notes = [", ".join(known)] if known else []
-        notes += results.left_out({TITLES[name]: values for name, values in found.items()})
-        results.save(args.json, "peers", rows, notes=notes)
+    show(compare_all(found, args))
 
 
 if __name__ == "__main__":

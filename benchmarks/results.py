@@ -84,9 +84,10 @@ def compare(
 
 
 LEFT_OUT = "left out, since it did not run: "
+NOT_INSTALLED = "left out, since it is not installed: "
 
 
-def left_out(values: Mapping[str, Sequence[Any]]) -> list[str]:
+def left_out(values: Mapping[str, Sequence[Any]], why: str = LEFT_OUT) -> list[str]:
     """A note that names the contenders without a value, if there are any.
 
     Example:
@@ -94,7 +95,7 @@ def left_out(values: Mapping[str, Sequence[Any]]) -> list[str]:
         (['left out, since it did not run: other'], [])
     """
     names = [name for name, each in values.items() if not each]
-    return [LEFT_OUT + ", ".join(names)] if names else []
+    return [why + ", ".join(names)] if names else []
 
 
 def add_json_option(parser: argparse.ArgumentParser) -> None:
@@ -188,9 +189,11 @@ def load(path: str | Path) -> dict[str, Any]:
         ValueError: the file is not such a result, or of another version.
     """
     content: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
-    found = content.get("schema"), content.get("schema_version")
-    if found != (SCHEMA, SCHEMA_VERSION):
+    known = content if isinstance(content, dict) else {}
+    found = known.get("schema"), known.get("schema_version")
+    if found != (SCHEMA, SCHEMA_VERSION) or not {*RESULT_KEYS, "rows"} - {"job"} <= known.keys():
         raise ValueError(
-            f"{path} is of schema {found}, not {(SCHEMA, SCHEMA_VERSION)}; run its benchmark again."
+            f"{path} is of schema {found}, not {(SCHEMA, SCHEMA_VERSION)}, or lacks some of it; "
+            "run its benchmark again."
         )
     return content

@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -205,20 +206,31 @@ def run(job: Job, folder: Path, quick: bool) -> str | None:
     target, log = folder / f"{job.name}.json", folder / f"{job.name}.log"
     target.unlink(missing_ok=True)
     command = [sys.executable, str(HERE / words[0]), *words[1:], "--json", str(target)]
-    with log.open("w", encoding="utf-8") as file:
-        try:
-            answer = subprocess.run(
-                command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT,
-                timeout=60 * job.minutes, check=False,
-            )  # fmt: skip
-        except subprocess.TimeoutExpired:
-            return f"not done after {job.minutes:g} minutes; see {log}"
-    if answer.returncode:
+    status = finish(command, log, job.minutes)
+    if status is None:
+        return f"not done after {job.minutes:g} minutes; see {log}"
+    if status:
         last = [line for line in log.read_text(errors="replace").splitlines() if line.strip()][-1:]
-        return f"status {answer.returncode}: {''.join(last)[:200]}; see {log}"
+        return f"status {status}: {''.join(last)[:200]}; see {log}"
     if not target.is_file():
         return f"it wrote no result; see {log}"
     return None
+
+
+def finish(command: list[str], log: Path, minutes: float) -> int | None:
+    """Status of a command; none after so many minutes, when it is ended with all its processes."""
+    with log.open("w", encoding="utf-8") as file:
+        process = subprocess.Popen(
+            command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        try:
+            return process.wait(60 * minutes)
+        except subprocess.TimeoutExpired:
+            return None
+        finally:
+            if process.returncode is None:  # by the time-out, or an interrupt
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
 
 
 def is_done(job: Job, folder: Path, quick: bool) -> bool:
@@ -247,6 +259,22 @@ def collect(folder: Path, jobs: tuple[Job, ...]) -> list[dict[str, Any]]:
     return [{"job": path.stem, **results.load(path)} for path in paths if path.is_file()]
 
 
+def read_published() -> list[dict[str, Any]]:
+    """What the pages show now.
+
+    Raises:
+        ValueError: the file is none of `results.publish`.
+    """
+    content = json.loads(PUBLISHED.read_text(encoding="utf-8"))
+    if not (
+        isinstance(content, list)
+        and content
+        and all(isinstance(each, dict) and "job" in each for each in content)
+    ):
+        raise ValueError("it holds no results")
+    return content
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=ROOT / "outputs" / "bench", metavar="DIR")
@@ -263,7 +291,16 @@ def main() -> int:
     if not jobs:
         parser.error(f"no such job; there are {', '.join(job.name for job in JOBS)}")
     folder = args.out.absolute() / ("quick" if args.quick else "")
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        parser.error(f"--out {args.out} cannot be a folder of results: {error.strerror}")
+    shown_before = []
+    if args.publish:
+        try:
+            shown_before = read_published()
+        except ValueError as error:
+            parser.error(f"{PUBLISHED} is damaged ({error}); take it from the repository again")
     left_out = [job.name for job in jobs if not can_run(job, folder, args.quick)]
     jobs = tuple(job for job in jobs if job.name not in left_out)
     if left_out:
@@ -291,7 +328,6 @@ def main() -> int:
         print(f"failed: {name}: {problem}", file=sys.stderr)
     if args.publish and not failures:
         # Of jobs that were not asked for, or that this machine cannot run.
-        shown_before = json.loads(PUBLISHED.read_text(encoding="utf-8"))
         by_job = {result["job"]: result for result in [*shown_before, *found]}
         everything = [by_job[job.name] for job in JOBS if job.name in by_job]
         results.publish(PUBLISHED, everything)

@@ -294,11 +294,14 @@ def main() -> None:
     if not any("ours" in name for name in chosen):
         given, known = " ".join(args.only), "; ".join(CONTENDERS)
         parser.error(f"--only is {given}, which chooses none of ours; there are {known}")
+    if args.batch is not None and args.batch < 1:
+        parser.error(f"--batch is {args.batch}; give 1 or more")
     smallest = args.batch or min(BATCH[size] for size in args.sizes)
     if not 1 <= min(args.threads) <= max(args.threads) <= smallest:
         given = " ".join(map(str, args.threads))
         parser.error(f"--threads is {given}; give from 1 to {smallest}, the images of a batch")
     rows: list[results.Row] = []
+    missing: dict[str, list[float]] = {}
     device = torch.cuda.get_device_name() if args.device == "cuda" else args.device
     print(
         f"torch {torch.__version__}, Pillow {PIL.__version__}, {platform.machine()}, "
@@ -323,6 +326,7 @@ def main() -> None:
                 step = CONTENDERS[name](*there, size, k)
             except ImportError as error:
                 print(f"  {name} left out: {error}")
+                missing[name] = []
                 continue
             steps[name] = counted(step, 2 * batch, args.device)
             if args.device == "cuda":
@@ -357,7 +361,8 @@ def main() -> None:
         walls = {name: [pair[0] for pair in each] for name, each in rates.items()}
         rows += results.compare(case, "views/s", walls, ours=own, better="higher", extra=extra)
     if args.json:
-        results.save(args.json, "views", rows, clock="wall", device=device)
+        notes = results.left_out(missing, results.NOT_INSTALLED)
+        results.save(args.json, "views", rows, clock="wall", notes=notes, device=device)
 
 
 if __name__ == "__main__":

@@ -55,8 +55,7 @@ class _Signal(ModuleType):
 def defer_scipy_signal() -> None:
     """Do not load ``scipy.signal`` until `end_deferral`, unless something of it is used.
 
-    Lightning loads torchmetrics, which loads it for a name that nothing here uses: a tenth of the
-    time in which `bcl fit` starts.
+    Lightning loads torchmetrics, which loads it for a name that nothing here uses.
     """
     scipy = importlib.util.find_spec("scipy")
     if scipy is None or "scipy.signal" in sys.modules:

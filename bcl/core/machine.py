@@ -63,7 +63,7 @@ def own_process() -> None:
     """Settle the memory of a process that runs one command.
 
     Memory of freed tensors is kept. Python does not search for garbage while libraries are loaded,
-    of whose 800,000 objects none is (a fifth of the time; `loaded` ends that), nor at the end.
+    of whose 800,000 objects none is (`loaded` ends that), nor at the end.
     """
     keep_freed_memory()
     defer_scipy_signal()
@@ -85,7 +85,7 @@ def keep_freed_memory() -> None:
     """Let this process keep the memory of freed tensors, for the next step to take up again.
 
     glibc returns each large block to the system at once, which then has to map and to zero it
-    anew: up to 40 % of a training step on a CPU. Other C libraries are left as they are.
+    anew, which takes a large part of a small training step. Other C libraries are left as they are.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt:

@@ -1,4 +1,4 @@
-"""Embed a collection: rows written part by part, so that memory does not grow with it."""
+"""Embed a collection: rows written part by part, so that memory hardly grows with it."""
 
 import functools
 import json

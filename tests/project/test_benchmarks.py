@@ -7,6 +7,8 @@ import runpy
 import shlex
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -110,6 +112,54 @@ def test_a_failure_costs_no_other_result(module, monkeypatch, tmp_path, capsys):
         assert ("good: already done" not in capsys.readouterr().out) == again
 
 
+def test_a_job_that_takes_too_long_ends_with_all_that_it_started(module, monkeypatch, tmp_path):
+    run = module("run")
+    started = tmp_path / "started"
+    child = f"import pathlib, time; pathlib.Path({str(started)!r}).touch(); time.sleep(60)"
+    (tmp_path / "slow.py").write_text(
+        "import subprocess, sys\n"
+        f"child = subprocess.Popen([sys.executable, '-c', {child!r}])\n"
+        "print(child.pid, flush=True)\nchild.wait()"
+    )
+    monkeypatch.setattr(run, "HERE", tmp_path)
+    problem = run.run(run.Job("slow", "slow.py", "slow.py", minutes=4 / 60), tmp_path, False)
+    assert problem is not None
+    assert "not done after" in problem
+    assert started.exists()
+    status = Path("/proc", (tmp_path / "slow.log").read_text().strip(), "stat")
+    for _ in range(50):  # until it has been collected
+        if not status.exists() or ") Z " in status.read_text():
+            return
+        time.sleep(0.1)
+    pytest.fail("it still runs")
+
+
+@pytest.mark.parametrize("content", ["", "{x", "[]", "{}", "[{}]"])
+def test_damaged_published_results_are_refused_before_a_job_runs(
+    module, monkeypatch, tmp_path, capsys, content
+):
+    run = module("run")
+    published = tmp_path / "results.json"
+    published.write_text(content)
+    monkeypatch.setattr(run, "PUBLISHED", published)
+    monkeypatch.setattr(run, "run", None)
+    monkeypatch.setattr(sys, "argv", ["run.py", "--out", str(tmp_path / "out"), "--publish"])
+    with pytest.raises(SystemExit):
+        run.main()
+    assert "results.json is damaged" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "argv", ["run.py", "--out", str(published)])
+    with pytest.raises(SystemExit):
+        run.main()
+    assert "cannot be a folder of results" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", ["[]", "{x", '{"schema": "bcl-cacr/benchmark"}'])
+def test_a_file_that_is_no_result_is_made_again(module, tmp_path, content):
+    run = module("run")
+    (tmp_path / "views.json").write_text(content)
+    assert not run.is_done(run.Job("views", "views.py", "views.py"), tmp_path, False)
+
+
 @pytest.mark.parametrize(
     ("value", "text"),
     [(0, "0"), (12345.6, "12,300"), (0.01234, "0.0123"), (1.5, "1.50"), (99.95, "100"),
@@ -200,14 +250,20 @@ def test_what_more_images_take_grows_at_least_with_the_final_exponent(module):
     [
         ("growth.py --sizes 300", "--sizes is 300; growth needs two different ones"),
         ("growth.py --only embed --over classes", "--over is classes; embed can grow over images"),
+        ("growth.py --only probe embed --over classes", "embed can grow over images"),
         ("peers.py --epochs 1", "--epochs is 1; give 2 or more"),
+        ("peers.py --rounds 0", "--rounds is 0; give 1 or more"),
+        ("peers.py --images 4", "--images is 4; give at least one batch, 128"),
         ("peers.py --encoder resnet1", "--encoder is resnet1, no model of timm"),
         ("peers.py", "LIGHTLY_TRAIN is 'no/python', no program"),
         ("losses.py --without bcl", "argument --without: invalid choice: 'bcl'"),
         ("losses.py --threads 0", "--threads is 0; give 1 or more"),
         ("losses.py --sizes 100", "no case has these --loss, --sizes and --views"),
         ("views.py --alone --only v3", "--only is v3, which chooses none of ours"),
+        ("views.py --batch 0", "--batch is 0; give 1 or more"),
         ("views.py --threads 8 --batch 4", "--threads is 8; give from 1 to 4"),
+        ("billion.py --root no/folder", "--root is no/folder, which holds no .jpg"),
+        ("embedding.py --rounds 0", "--rounds is 0; give 1 or more"),
         ("embedding.py --only plain", "--only needs ours"),
         ("embedding.py", "LIGHTLY_TRAIN is 'no/python', no program"),
     ],
