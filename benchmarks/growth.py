@@ -270,7 +270,7 @@ def beyond(more: int, sizes: Sequence[int], values: Sequence[float], power: floa
 def main() -> None:
     """Measure each quantity of each part, print and write the table."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--only", nargs="+", default=list(PARTS), choices=list(PARTS))
+    parser.add_argument("--only", nargs="+", choices=list(PARTS), help="(default: all)")
     parser.add_argument("--over", nargs="+", help="quantities (default: all)")
     parser.add_argument("--sizes", nargs="+", type=int, help="instead of the usual ones")
     parser.add_argument("--point", nargs=2, metavar=("PART", "JSON"), help=argparse.SUPPRESS)
@@ -282,17 +282,18 @@ def main() -> None:
     if args.sizes and (len(set(args.sizes)) < 2 or min(args.sizes) < 1):
         given = " ".join(map(str, args.sizes))
         parser.error(f"--sizes is {given}; growth needs two different ones or more, from 1 on")
-    known = list(dict.fromkeys(key for part in args.only for key in PARTS[part].sizes))
+    parts = args.only or list(PARTS)
+    known = list(dict.fromkeys(key for part in parts for key in PARTS[part].sizes))
     for quantity in args.over or ():
         if quantity not in known:
-            parts = " and ".join(args.only)
-            parser.error(f"--over is {quantity}; {parts} can grow over {', '.join(known)}")
-    for part in args.only:
+            named = " and ".join(parts)
+            parser.error(f"--over is {quantity}; {named} can grow over {', '.join(known)}")
+    for part in args.only or ():
         if args.over and not {*args.over} & PARTS[part].sizes.keys():
             able = ", ".join(PARTS[part].sizes)
             parser.error(f"--over is {' '.join(args.over)}; {part} can grow over {able}")
     rows, notes = [], []
-    for part in args.only:
+    for part in parts:
         for quantity, usual in PARTS[part].sizes.items():
             if args.over is None or quantity in args.over:
                 more, note = grow(part, quantity, sorted(args.sizes or usual))

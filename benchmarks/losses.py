@@ -282,7 +282,7 @@ def measure_row(
             continue
         if not available(name):
             options.missing[name] = []
-        elif needed_gb(name, views, batch) > options.max_gb:
+        elif name not in ("bcl", "cacr") and needed_gb(name, views, batch) > options.max_gb:
             options.too_large.setdefault((loss, name, views), []).append(batch)
         else:
             steps[name] = loss_step(name)

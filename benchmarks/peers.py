@@ -153,8 +153,8 @@ def save(found: dict[str, list[dict[str, float]]], theirs: str, args: Any) -> No
     known = [f"{n} {version(n, python)}" for n, python in names.items() if found.get(n)]
     notes = [", ".join(known)] if known else []
     notes += results.left_out({TITLES[name]: values for name, values in found.items()})
-    if (done := len(found["ours"])) < args.rounds:
-        notes.append(f"{done} of {args.rounds} rounds")
+    if (done := min(len(each) for each in found.values() if each)) < args.rounds:
+        notes.append(f"{results.PARTIAL}{done} of {args.rounds}")
     results.save(args.json, "peers", compare_all(found, args), notes=notes)
 
 
@@ -176,9 +176,9 @@ def main() -> None:
     args = parser.parse_args()
     if "ours" not in args.only:
         parser.error("--only needs ours, with which the others are compared")
-    for name in ("size", "batch", "rounds"):
-        if getattr(args, name) < 1:
-            parser.error(f"--{name} is {getattr(args, name)}; give 1 or more")
+    for name, least in {"size": 8, "batch": 1, "rounds": 1}.items():
+        if getattr(args, name) < least:
+            parser.error(f"--{name} is {getattr(args, name)}; give {least} or more")
     if args.images < args.batch:
         parser.error(f"--images is {args.images}; give at least one batch, {args.batch}")
     if args.epochs < 2:

@@ -84,6 +84,7 @@ def compare(
 
 
 LEFT_OUT = "left out, since it did not run: "
+PARTIAL = "rounds done before it ended: "
 NOT_INSTALLED = "left out, since it is not installed: "
 
 

@@ -236,7 +236,8 @@ def finish(command: list[str], log: Path, minutes: float) -> int | None:
 def is_done(job: Job, folder: Path, quick: bool) -> bool:
     """Whether the folder has the result of this commit and command.
 
-    One that lacks a contender is made again where LIGHTLY_TRAIN says where that one is.
+    One that lacks rounds is made again, and one that lacks a contender where LIGHTLY_TRAIN says
+    where that one is.
     """
     path = folder / f"{job.name}.json"
     if not path.is_file():
@@ -248,7 +249,8 @@ def is_done(job: Job, folder: Path, quick: bool) -> bool:
     wanted = f"python benchmarks/{job.quick if quick else job.full}"
     dirty = commit().endswith("-dirty")  # the source may have changed since
     lacking = any(note.startswith(results.LEFT_OUT) for note in found["notes"])
-    if dirty or (lacking and "LIGHTLY_TRAIN" in os.environ):
+    partial = any(note.startswith(results.PARTIAL) for note in found["notes"])
+    if dirty or partial or (lacking and "LIGHTLY_TRAIN" in os.environ):
         return False
     return bool(found["command"] == wanted and found["commit"] == commit())
 
@@ -266,13 +268,11 @@ def read_published() -> list[dict[str, Any]]:
         ValueError: the file is none of `results.publish`.
     """
     content = json.loads(PUBLISHED.read_text(encoding="utf-8"))
-    if not (
-        isinstance(content, list)
-        and content
-        and all(isinstance(each, dict) and "job" in each for each in content)
-    ):
+    wanted = {*results.RESULT_KEYS, "rows"}
+    known = content if isinstance(content, list) else []
+    if not known or not all(isinstance(each, dict) and wanted <= each.keys() for each in known):
         raise ValueError("it holds no results")
-    return content
+    return known
 
 
 def main() -> int:
@@ -299,7 +299,7 @@ def main() -> int:
     if args.publish:
         try:
             shown_before = read_published()
-        except ValueError as error:
+        except (OSError, ValueError) as error:
             parser.error(f"{PUBLISHED} is damaged ({error}); take it from the repository again")
     left_out = [job.name for job in jobs if not can_run(job, folder, args.quick)]
     jobs = tuple(job for job in jobs if job.name not in left_out)
@@ -336,4 +336,6 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    for number in (signal.SIGTERM, signal.SIGHUP):  # so that a job does not outlive this command
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
     sys.exit(main())

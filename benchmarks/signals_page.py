@@ -9,6 +9,7 @@ from typing import Any
 
 import results_page
 import summary
+from preset import read_preset
 
 from bcl.core.errors import InputError
 from bcl.evaluation.metrics import confidence_interval
@@ -30,6 +31,7 @@ MIN_SEEDS = 5  # of a prediction that is judged, and of a difference that may be
 PREDICTED_GAINS = (("bcl_i_loss", "BCL-I by the loss", True), ("simclr", "SimCLR", False))
 # Run of signals-networks, in the order of its table; between them the network of signals-cifar10.
 NETWORKS = ("epochs_50", "simclr", "epochs_400", "wide", "mobilenet")
+FIRST = "ResNet-8, 200 epochs"
 TITLES = {
     "signals-cifar10": "CIFAR-10-LT",
     "signals-cifar100": "CIFAR-100-LT",
@@ -159,9 +161,10 @@ def outcome(values: list[float], above: bool, chance: float = 0.5) -> str:
 def networks() -> str:
     """AUC in SimCLR's runs of other networks and lengths, and what was predicted of it."""
     result = of_preset("signals-networks")
-    labels = summary.labels(result) | {"simclr": "ResNet-8, 200 epochs"}
-    if len(labels) == 1:
+    if not result["runs"]:
         return "*Not run yet.*"
+    runs = read_preset("signals-networks")["runs"]
+    labels = {key: run["label"] for key, run in runs.items()} | {"simclr": FIRST}
     found = {
         signal: {run: auc(preset_of(run), signal, run) for run in NETWORKS} for signal in SIGNALS
     }
@@ -173,14 +176,14 @@ def networks() -> str:
         for signal, runs in found.items()
         if any(runs.values())
     ]
-    table = Table(["signal", *(labels.get(run, run) for run in NETWORKS)], rows).markdown()
+    table = Table(["signal", *(labels[run] for run in NETWORKS)], rows).markdown()
     predicted = [
         judged(
             "signals-networks", f"{labels[run]}: AUC of isolation - of the loss",
             paired(found["isolation"][run], found["loss"][run]), above=True,
         )
         for run in NETWORKS
-        if run in labels and run != "simclr"
+        if run != "simclr"
     ]  # fmt: skip
     loss = found["loss"]
     predicted.append(
@@ -189,7 +192,8 @@ def networks() -> str:
             paired(loss["epochs_400"], loss["epochs_50"]), above=True,
         )
     )  # fmt: skip
-    return "\n\n".join([*results_page.provenance(result), table, judgments(predicted)])
+    about = f"{FIRST}: the SimCLR runs above."
+    return "\n\n".join([*results_page.provenance(result), about, table, judgments(predicted)])
 
 
 def preset_of(run: str) -> str:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from bcl.core.checks import TensorLike, as_features, as_tensor, check_count, check_positive
+from bcl.core.checks import TensorLike, as_features, as_tensor, check_between, check_count
 from bcl.core.errors import InputError
 from bcl.core.random import permutation
 from bcl.evaluation.features import check_finite
@@ -12,6 +12,7 @@ from bcl.evaluation.neighbors import BLOCK_BYTES, largest
 from bcl.memorization.signals import neighbors_of
 
 EXACT_ROWS = 100_000
+BANDWIDTHS = (0.01, 10.0)  # beyond, float32 cannot tell the densities
 _SAMPLE_STREAM = 0xDE45
 _NAMES = ("neighbors_1", "neighbors", "neighbors_100", "sparseness")
 
@@ -40,7 +41,7 @@ def feature_signals(
         features: (N, D) floating point, of lengths between 1e-12 and 1e18, or 0.
         names: the signals wanted.
         ids: (n,) rows to measure; all if not given.
-        bandwidth: :math:`h` of the kernel.
+        bandwidth: :math:`h` of the kernel, in [0.01, 10].
         exact_rows: images up to which all pairs are compared.
 
     Returns:
@@ -60,7 +61,7 @@ def feature_signals(
     """
     features = as_features("features", features, "(N, D)")
     check_finite("features", features)
-    check_positive("bandwidth", bandwidth)
+    check_between("bandwidth", bandwidth, *BANDWIDTHS)
     check_count("exact_rows", exact_rows, at_least=2)
     if isinstance(names, str) or not names or not set(names) <= {*_NAMES}:
         raise InputError(
@@ -76,12 +77,13 @@ def feature_signals(
     place = torch.full((len(rows),), -1, device=rows.device)  # among the others, -1 for outside
     place[others] = torch.arange(len(others), device=rows.device)
     ids = torch.arange(len(rows)) if ids is None else as_tensor("ids", ids)
-    whole = ids.ndim == 1 and not (ids.is_floating_point() or ids.dtype == torch.bool)
-    if not whole or not len(ids):
+    whole = not (ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool)
+    if ids.ndim != 1 or not len(ids) or not whole:
         raise InputError(
             f"ids must be whole numbers (n,), at least one, got {ids.dtype} of shape "
             f"{tuple(ids.shape)}."
         )
+    ids = ids.long()  # bytes would be a mask
     if bool(((ids < 0) | (ids >= len(rows))).any()):
         raise InputError(f"ids must lie in [0, {len(rows)}), the rows; got {ids.tolist()!s:.80}.")
     step = max(1, BLOCK_BYTES // (4 * len(others)))

@@ -101,6 +101,11 @@ def tail_discovery(
         torch.bincount(classes) if class_counts is None else as_tensor("class_counts", class_counts)
     )
     counts = shot_groups(counts, "thresholds").class_counts  # (C,) checked
+    if isinstance(next(iter(labels)), str) and len(counts) != int(classes.max()) + 1:
+        raise InputError(
+            f"class_counts has {len(counts)} classes and labels name {int(classes.max()) + 1}, so "
+            "that no one knows which is which; number the labels."
+        )
     unknown = classes[(classes >= len(counts)) | (counts[classes.clamp(max=len(counts) - 1)] == 0)]
     if len(unknown):
         raise InputError(

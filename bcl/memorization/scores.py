@@ -61,7 +61,8 @@ def _clipped(momentum_loss: Tensor, seen: Tensor) -> Tensor:
     """Losses within the quantiles of those that were seen."""
     ordered = torch.where(seen, momentum_loss, torch.inf).sort().values
     last = (seen.sum() - 1).clamp(min=0)  # ()
-    margin = (last * CLIPPED).ceil().long()
+    # At least one value at either end, as long as two are left between.
+    margin = torch.minimum((last * CLIPPED).ceil().long(), (last - 1).clamp(min=0) // 2)
     return momentum_loss.clamp(ordered[margin], ordered[last - margin])
 
 

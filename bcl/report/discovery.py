@@ -60,7 +60,7 @@ def _answer(method: Method, signal: str, runs: list[Row]) -> Answer:
         "Not shown": "is not shown to tell rare from frequent classes",
     }[short]
     if len(kinds) > 1:
-        words = "differs between seeds"
+        words = "does not give one answer in all seeds"
     if len(found) == 1:
         value, low, high = found[0]["auc"]
         auc = f"AUC {value:.2f} [{low:.2f}, {high:.2f}], chance 0.50; one seed"

@@ -102,6 +102,11 @@ def test_a_failure_costs_no_other_result(module, monkeypatch, tmp_path, capsys):
     kept.write_text(json.dumps({**content, "commit": "abc"}))
     assert run.main() == 1
     assert "good: already done" in capsys.readouterr().out
+    # One that was ended between two rounds is made again.
+    partial = [f"{results.PARTIAL}1 of 3"]
+    kept.write_text(json.dumps({**content, "commit": "abc", "notes": partial}))
+    run.main()
+    assert "good: already done" not in capsys.readouterr().out
     # One that lacks a contender is made again where that one can run.
     lacking = {**content, "commit": "abc", "notes": results.left_out({"LightlyTrain": []})}
     for place, again in ((None, False), ("python", True)):
@@ -252,6 +257,7 @@ def test_what_more_images_take_grows_at_least_with_the_final_exponent(module):
         ("growth.py --only embed --over classes", "--over is classes; embed can grow over images"),
         ("growth.py --only probe embed --over classes", "embed can grow over images"),
         ("peers.py --epochs 1", "--epochs is 1; give 2 or more"),
+        ("peers.py --size 4", "--size is 4; give 8 or more"),
         ("peers.py --rounds 0", "--rounds is 0; give 1 or more"),
         ("peers.py --images 4", "--images is 4; give at least one batch, 128"),
         ("peers.py --encoder resnet1", "--encoder is resnet1, no model of timm"),

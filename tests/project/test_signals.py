@@ -269,7 +269,9 @@ def test_other_networks_stand_beside_the_first_paired_by_class_order(monkeypatch
     path.write_text(json.dumps(content))
     text = signals_page.networks()
     assert "| isolation | 0.703 ± 0.236 | 0.710 ± 0.025 | 0.750 ± 0.635 | – | – |" in text
-    assert "short: AUC of isolation - of the loss | above 0 | 0.103 ± 0.014 (3 seeds) |" in text
+    short = "ResNet-8, 50 epochs: AUC of isolation - of the loss"
+    assert f"{short} | above 0 | 0.103 ± 0.014 (3 seeds) |" in text
+    assert text.count("not run yet") == 2  # two networks
     assert "400 epochs - 50 epochs | above 0 | 0.000 ± 0.000 (2 seeds)" in text
     assert "epochs_400" not in signals_page.steering()
 

@@ -87,7 +87,21 @@ def test_bad_input_is_refused(x, names, message):
         feature_signals(x, names)
 
 
-@pytest.mark.parametrize("ids", [[0.5], [], [[0, 1]], [True]])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32])
+def test_ids_of_any_whole_type_are_rows(dtype):
+    x = torch.randn(12, 4, generator=torch.Generator().manual_seed(0))
+    every = feature_signals(x, ("neighbors_1",))["neighbors_1"]
+    found = feature_signals(x, ("neighbors_1",), ids=torch.arange(12, dtype=dtype))
+    assert torch.equal(found["neighbors_1"], every)
+
+
+@pytest.mark.parametrize("bandwidth", [0.0, 0.001, 100.0])
+def test_a_kernel_that_float32_cannot_hold_is_refused(bandwidth):
+    with pytest.raises(InputError, match=r"bandwidth must be a number in \[0.01, 10.0\]"):
+        feature_signals(torch.eye(3), ("sparseness",), bandwidth=bandwidth)
+
+
+@pytest.mark.parametrize("ids", [[0.5], [], [[0, 1]], [True], [1j]])
 def test_ids_must_be_whole_numbers(ids):
     with pytest.raises(InputError, match="whole numbers"):
         feature_signals(torch.eye(12), ("neighbors",), ids=torch.tensor(ids))

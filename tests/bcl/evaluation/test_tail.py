@@ -151,6 +151,12 @@ def test_equal_class_means_have_no_rank_correlation():
         ([1.0, 2, 3, 4, 5, 6], [0, 0, 1, 1, 2, 2], {}, "same number of images, 2"),
         ([1.0, 2, 3], [0, 1, 2], {"class_counts": [19, 9, 5], "grouping": "thresholds"}, "0 of h"),
         ([1.0, 2, 3], [0, 1, 2], {"top": 0}, "top"),
+        (
+            [1.0, 2, 3],
+            ["a", "c", "d"],
+            {"class_counts": [9, 5, 3, 1]},
+            "4 classes and labels name 3",
+        ),
         ([1.0, 2, 3], [0, 1, 2], {"top": "a"}, "top"),
         ([1.0, 2, 3], [0, 1, 2], {"seed": -1}, "seed"),
         ([1.0, 2, 3], [0, 1, 2], {"resamples": 0}, "resamples"),

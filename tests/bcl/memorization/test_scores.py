@@ -31,6 +31,13 @@ def test_one_outlier_squeezes_the_paper_scores_but_not_the_others(others):
     assert clipped.max() - clipped.min() > 0.98
 
 
+@pytest.mark.parametrize("losses", [[1.0, 2.0], [1.0, 2.0, 9.0]])
+def test_quantile_scores_of_two_or_three_are_the_papers(losses):
+    losses, seen = torch.tensor(losses), torch.ones(len(losses), dtype=torch.bool)
+    paper = memorization_scores(losses, seen)
+    assert torch.equal(memorization_scores(losses, seen, "quantile"), paper)
+
+
 def test_quantile_scores_are_the_papers_of_clipped_losses():
     losses = torch.randn(400, generator=torch.Generator().manual_seed(0)).exp()
     seen = torch.arange(400) < 300

@@ -43,10 +43,11 @@ def signal(auc, name="loss"):
         ([(0.7, 0.6, 0.8), (0.65, 0.55, 0.7)], "Yes", "A: its momentum loss is higher for rare "
             "classes than for frequent ones (AUC 0.65 to 0.70, chance 0.50; yes in 2 of 2 seeds)."),
         ([(0.7, 0.6, 0.8), (0.5, 0.4, 0.6), (0.3, 0.2, 0.4)], "Not shown", "A: its momentum loss "
-            "differs between seeds (AUC 0.30 to 0.70, chance 0.50; yes in 1, not shown in 1, no "
-            "in 1 of 3 seeds)."),
-        ([(0.7, 0.6, 0.8), (0.53, 0.4, 0.6)], "Not shown", "A: its momentum loss differs between "
-            "seeds (AUC 0.53 to 0.70, chance 0.50; yes in 1, not shown in 1 of 2 seeds)."),
+            "does not give one answer in all seeds (AUC 0.30 to 0.70, chance 0.50; yes in 1, "
+            "not shown in 1, no in 1 of 3 seeds)."),
+        ([(0.7, 0.6, 0.8), (0.53, 0.4, 0.6)], "Not shown", "A: its momentum loss does not "
+            "give one answer in all seeds (AUC 0.53 to 0.70, chance 0.50; yes in 1, "
+            "not shown in 1 of 2 seeds)."),
     ],
 )  # fmt: skip
 def test_the_answer_in_words(aucs, short, words):
