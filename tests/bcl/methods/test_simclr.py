@@ -467,8 +467,14 @@ def test_only_what_a_method_can_give_is_recorded():
         "loss",
         "isolation",
     ]
-    with pytest.raises(InputError, match="negatives"):
-        SimCLR(TINY, views=SIZE, memory=memory).sample_losses(torch.rand(2, 4, 3, SIZE, SIZE))
+    few = torch.rand(2, 4, 3, SIZE, SIZE)
+    assert {*SimCLR(TINY, views=SIZE, memory=memory).sample_losses(few).watched} == {
+        "loss",
+        "isolation",
+    }
+    near = MemorySettings(watch=("tailness",))  # the one that counts its nearest negatives
+    with pytest.raises(InputError, match="6 negatives"):
+        SimCLR(TINY, views=SIZE, memory=near).sample_losses(few)
 
 
 def test_only_one_thing_is_watched():
