@@ -8,6 +8,7 @@ Files of one preset and commit become one table, in which their runs are compare
 different commits are never compared.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,27 @@ def provenance(result: dict[str, Any]) -> list[str]:
         f"{result['hardware']}; {versions}. Seeds {seeds}; {epochs} epochs; {hours:.1f} hours by "
         "the clock, pauses and other work included. "
         f"Groups: {result['groups'].partition(': ')[2]}.",
-        "Training sets: " + "; ".join(sorted({run["recipe"] for run in runs})) + ".",
+        f"Training sets: {'; '.join(training_sets(run['recipe'] for run in runs))}.",
+    ]
+
+
+def training_sets(recipes: Iterable[str]) -> list[str]:
+    """Each training set once; those that differ in the split seed alone together.
+
+    Example:
+        >>> training_sets(["a.zip, split seed 1: 9 images", "a.zip, split seed 0: 9 images"])
+        ['a.zip, split seed 0, 1: 9 images']
+        >>> training_sets(["list a.txt: 9 images"] * 2)
+        ['list a.txt: 9 images']
+    """
+    seeds: dict[tuple[str, str], list[str]] = {}
+    for recipe in sorted(set(recipes)):
+        before, word, after = recipe.partition(", split seed ")
+        seed, _, images = after.partition(": ")
+        seeds.setdefault((before + word, images), []).append(seed)
+    return [
+        f"{before}{', '.join(each)}: {images}" if images else before
+        for (before, images), each in seeds.items()
     ]
 
 

@@ -1,5 +1,6 @@
 """The benchmarks run at toy size, and `make bench` keeps what it has."""
 
+import doctest
 import importlib
 import importlib.util
 import json
@@ -288,3 +289,12 @@ def test_steps_that_grow_draw_no_order_of_all_images(module, monkeypatch):
     work = module("growth").train(images=20, batch=4, views=2, width=8)
     monkeypatch.setattr("torch.randperm", None)  # it would cost more than a step of ten million
     work()
+
+
+@pytest.mark.parametrize(
+    "name", [path.stem for path in sorted(FOLDER.glob("*.py")) if ">>>" in path.read_text("utf-8")]
+)
+def test_examples_hold(module, name):
+    found = doctest.testmod(module(name))
+    assert found.attempted
+    assert not found.failed
