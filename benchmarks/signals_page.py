@@ -16,7 +16,7 @@ from bcl.evaluation.metrics import confidence_interval
 from bcl.memorization.signals import SIGNALS
 from bcl.report.tables import Table
 
-EVIDENCE = results_page.EVIDENCE / "signals"
+EVIDENCE = results_page.SIGNALS
 Result = dict[str, Any]
 # Preset, signal, and whether the mean AUC over class orders should lie above one half.
 PREDICTED = (
