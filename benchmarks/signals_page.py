@@ -55,16 +55,22 @@ def found(run: str = "simclr") -> str:
 
 
 def by_order(result: Result, run: str, measure: str) -> str:
-    """A row per signal, a column per seed, and the mean over the seeds with its interval."""
+    """A row per signal: mean over the seeds, also of the difference from the loss, and each."""
     runs = sorted((r for r in result["runs"] if r["run"] == run), key=lambda r: r["seed"])
-    rows = []
-    for signal in SIGNALS:
-        values = [each["signals"].get(signal, {}).get(measure) for each in runs]
-        if any(values):
-            mean = with_interval([value[0] for value in values if value])
-            rows.append([signal, mean, *(cell(value) for value in values)])
+    rows, loss = [], {}
+    for signal in SIGNALS:  # the loss is the first
+        found = {each["seed"]: each["signals"].get(signal, {}).get(measure) for each in runs}
+        values = {seed: value[0] for seed, value in found.items() if value}
+        if not values:
+            continue
+        gain = paired(values, loss)
+        loss = values if signal == "loss" else loss
+        difference = with_interval(gain, sign=True) if gain else "–"
+        rows.append(
+            [signal, with_interval([*values.values()]), difference, *map(cell, found.values())]
+        )
     seeds = [f"seed {each['seed']}" for each in runs]
-    return Table(["signal", "mean over seeds", *seeds], rows).markdown()
+    return Table(["signal", "mean over seeds", "minus the loss", *seeds], rows).markdown()
 
 
 def cell(value: list[float] | None) -> str:
@@ -72,10 +78,11 @@ def cell(value: list[float] | None) -> str:
     return f"{value[0]:.2f} [{value[1]:.2f}, {value[2]:.2f}]" if value else "–"
 
 
-def with_interval(values: list[float]) -> str:
+def with_interval(values: list[float], sign: bool = False) -> str:
     """Mean ± half of its 95 % interval over seeds."""
     middle, half = confidence_interval(values)
-    return f"{middle:.3f} ± {half:.3f}" if half == half else f"{middle:.3f}"
+    mean = f"{middle:+.3f}" if sign else f"{middle:.3f}"
+    return f"{mean} ± {half:.3f}" if half == half else mean
 
 
 def of_preset(preset: str) -> Result:

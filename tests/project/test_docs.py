@@ -15,7 +15,6 @@ from keyword import iskeyword
 import figures
 import pytest
 import pytorch_lightning as pl
-import results_page
 from places import ROOT
 
 from bcl.cli import COMMANDS
@@ -317,9 +316,10 @@ def test_the_built_site_asks_for_nothing_from_a_network():
         )
 
 
-def test_differences_in_the_prose_of_the_results_are_in_its_tables() -> None:
-    prose = (DOCS / "results.md").read_text(encoding="utf-8")
-    tables = results_page.page() + results_page.table()
-    stated = re.findall(r"[-+]\d+\.\d\d ± \d+\.\d\d", prose)
+@pytest.mark.parametrize("name", ["results.md", "signals.md"])
+def test_figures_in_the_prose_of_the_results_are_in_their_tables(name) -> None:
+    prose = (DOCS / name).read_text(encoding="utf-8")
+    stated = re.findall(r"[-+]?\d+\.\d\d+ ± \d+\.\d\d+", prose)
+    tables = "\n".join(line for line in PAGES[name].splitlines() if line.startswith("|"))
     assert stated
     assert [each for each in stated if each not in tables] == []

@@ -220,7 +220,8 @@ def test_the_page_says_what_became_of_the_predictions(monkeypatch, tmp_path):
     assert "0.410 ± 0.009 (5 seeds)" in rows[0]
     assert "not run yet" in rows[3]
     tables = signals_page.found()
-    assert "| isolation | 0.710 ± 0.009 | 0.70 [0.10, 0.90] |" in tables
+    assert "| isolation | 0.710 ± 0.009 | +0.300 ± 0.000 | 0.70 [0.10, 0.90] |" in tables
+    assert "| loss | 0.410 ± 0.009 | – | 0.40 [0.10, 0.90] |" in tables
     assert signals_page.steering() == "*Not run yet.*"  # there is one run only
     monkeypatch.setattr(signals_page, "EVIDENCE", tmp_path / "nothing")
     assert signals_page.found() == signals_page.networks() == "*Not run yet.*"
