@@ -8,6 +8,7 @@ Files of one preset and commit become one table, in which their runs are compare
 different commits are never compared.
 """
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -82,19 +83,18 @@ def training_sets(recipes: Iterable[str]) -> list[str]:
     """Each training set once; those that differ in the split seed alone together.
 
     Example:
-        >>> training_sets(["a.zip, split seed 1: 9 images", "a.zip, split seed 0: 9 images"])
-        ['a.zip, split seed 0, 1: 9 images']
+        >>> training_sets(["a.zip, split seed 10: 9 images", "a.zip, split seed 2: 9 images"])
+        ['a.zip, split seed 2, 10: 9 images']
         >>> training_sets(["list a.txt: 9 images"] * 2)
         ['list a.txt: 9 images']
     """
-    seeds: dict[tuple[str, str], list[str]] = {}
+    seeds: dict[str, list[int]] = {}
     for recipe in sorted(set(recipes)):
-        before, word, after = recipe.partition(", split seed ")
-        seed, _, images = after.partition(": ")
-        seeds.setdefault((before + word, images), []).append(seed)
+        seed = re.search(r"(?<=, split seed )\d+", recipe)
+        together = recipe[: seed.start()] + "{}" + recipe[seed.end() :] if seed else recipe
+        seeds.setdefault(together, []).extend([int(seed[0])] if seed else [])
     return [
-        f"{before}{', '.join(each)}: {images}" if images else before
-        for (before, images), each in seeds.items()
+        recipe.replace("{}", ", ".join(map(str, sorted(each)))) for recipe, each in seeds.items()
     ]
 
 
@@ -170,6 +170,8 @@ def comparisons() -> list[tuple[str, dict[str, Any], str, str]]:
     for preset, end, title in SETTINGS:
         parts = [each for each in made if each["preset"] == preset]
         for result in parts:
+            if not {f"bcl_i{end}", f"simclr{end}"} <= {*summary.labels(result)}:
+                continue
             commit = f", commit {summary.commits(result)[0][:7]}" if len(parts) > 1 else ""
             found.append((title + commit, result, f"bcl_i{end}", f"simclr{end}"))
     return found
@@ -192,7 +194,7 @@ def table() -> str:
                 str(gain["all"]["seeds"]),
                 cell(gain["all"], sign=True),
                 cell(gain["few"], sign=True),
-                cell(control["all"], sign=True) if control else "not run",
+                cell(control["all"], sign=True) if control else "–",
                 f"{sum(found) / len(found):+.2f}",
             ]
         )

@@ -57,17 +57,27 @@ def found(run: str = "simclr") -> str:
 def by_order(result: Result, run: str, measure: str) -> str:
     """A row per signal: mean over the seeds, also of the difference from the loss, and each."""
     runs = sorted((r for r in result["runs"] if r["run"] == run), key=lambda r: r["seed"])
-    rows, loss = [], {}
-    for signal in SIGNALS:  # the loss is the first
-        found = {each["seed"]: each["signals"].get(signal, {}).get(measure) for each in runs}
-        values = {seed: value[0] for seed, value in found.items() if value}
+    cells = {
+        signal: {each["seed"]: each["signals"].get(signal, {}).get(measure) for each in runs}
+        for signal in SIGNALS
+    }
+    means = {
+        signal: {seed: value[0] for seed, value in row.items() if value}
+        for signal, row in cells.items()
+    }
+    rows = []
+    for signal, values in means.items():
         if not values:
             continue
-        gain = paired(values, loss)
-        loss = values if signal == "loss" else loss
+        gain = [] if signal == "loss" else paired(values, means["loss"])
         difference = with_interval(gain, sign=True) if gain else "–"
         rows.append(
-            [signal, with_interval([*values.values()]), difference, *map(cell, found.values())]
+            [
+                signal,
+                with_interval([*values.values()]),
+                difference,
+                *map(cell, cells[signal].values()),
+            ]
         )
     seeds = [f"seed {each['seed']}" for each in runs]
     return Table(["signal", "mean over seeds", "minus the loss", *seeds], rows).markdown()
@@ -143,7 +153,7 @@ def judged(
     """A row on one prediction."""
     said = f"above {chance:g}" if above else f"not above {chance:g}"
     seeds = "1 seed" if len(values) == 1 else f"{len(values)} seeds"
-    measured = f"{with_interval(values)} ({seeds})" if values else "not run yet"
+    measured = f"{with_interval(values, sign=not chance)} ({seeds})" if values else "not run yet"
     return [TITLES[preset], what, said, measured, outcome(values, above, chance)]
 
 

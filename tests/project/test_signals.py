@@ -9,6 +9,7 @@ import collect
 import preset as presets
 import pytest
 import reproduce
+import results_page
 import signals_page
 import summary
 import yaml
@@ -198,7 +199,7 @@ def test_a_prediction_is_open_while_its_interval_holds_chance(monkeypatch, tmp_p
     evidence(monkeypatch, tmp_path, aucs, four)
     rows = signals_page.predictions().splitlines()[2:]
     assert outcomes(rows[4:8]) == ["open: 4 of 5 seeds"] * 4
-    assert "BCL-I by isolation - BCL-I by the loss, All | above 0 | 0.500 ± 0.130" in rows[4]
+    assert "BCL-I by isolation - BCL-I by the loss, All | above 0 | +0.500 ± 0.130" in rows[4]
     evidence(monkeypatch, tmp_path, aucs, {key: [*each, each[-1]] for key, each in four.items()})
     rows = signals_page.predictions().splitlines()[2:]
     assert outcomes(rows[4:8]) == ["held"] * 4
@@ -257,6 +258,21 @@ def test_a_seed_counts_once(monkeypatch, tmp_path):
         signals_page.predictions()
 
 
+def test_the_overview_of_results_needs_both_runs(monkeypatch, tmp_path):
+    monkeypatch.setattr(results_page, "SIGNALS", tmp_path)
+    evidence(monkeypatch, tmp_path, {"signals-tiny": {"loss": [0.5, 0.6]}})
+    assert "Tiny" not in results_page.table()  # SimCLR alone
+    gains = {"bcl_i": [0.5, 0.6]}
+    evidence(monkeypatch, tmp_path, {"signals-tiny": {"loss": [0.5, 0.6]}}, gains)
+    path = tmp_path / "signals-tiny.json"
+    content = json.loads(path.read_text())
+    for run in content["runs"]:
+        run["tracker"] = {"spearman_classes": 0.25}
+    path.write_text(json.dumps(content))
+    (row,) = (line for line in results_page.table().splitlines() if "Tiny" in line)
+    assert "| 2 | +0.55 ± 0.64 | +0.55 ± 0.64 | – | +0.25 |" in row
+
+
 def test_other_networks_stand_beside_the_first_paired_by_class_order(monkeypatch, tmp_path):
     aucs = {
         "signals-cifar10": {"loss": [0.40, 0.42, 0.41], "isolation": [0.70, 0.72, 0.71]},
@@ -271,9 +287,9 @@ def test_other_networks_stand_beside_the_first_paired_by_class_order(monkeypatch
     text = signals_page.networks()
     assert "| isolation | 0.703 ± 0.236 | 0.710 ± 0.025 | 0.750 ± 0.635 | – | – |" in text
     short = "ResNet-8, 50 epochs: AUC of isolation - of the loss"
-    assert f"{short} | above 0 | 0.103 ± 0.014 (3 seeds) |" in text
+    assert f"{short} | above 0 | +0.103 ± 0.014 (3 seeds) |" in text
     assert text.count("not run yet") == 2  # two networks
-    assert "400 epochs - 50 epochs | above 0 | 0.000 ± 0.000 (2 seeds)" in text
+    assert "400 epochs - 50 epochs | above 0 | +0.000 ± 0.000 (2 seeds)" in text
     assert "epochs_400" not in signals_page.steering()
 
 
